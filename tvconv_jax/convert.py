@@ -1,0 +1,228 @@
+"""Weights of the PyTorch reference <-> Flax variables. Every name is used or the conversion fails, both ways.
+
+A model is a list of layers, each with its name in either world and its kind; a kind is a list of tensors. Both
+directions read the same lists. Source of the names: github.com/JierunChen/TVConv (609d4bf).
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tvconv_jax.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
+from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
+from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
+
+Path = tuple[str, ...]
+
+
+class Tensor(NamedTuple):
+    """One tensor of a layer: its name in either world, and how one layout becomes the other."""
+
+    torch: str
+    flax: Path  # collection first
+    to_flax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+class Layer(NamedTuple):
+    """One layer: its name in either world and its tensors."""
+
+    torch: str
+    flax: Path
+    tensors: list[Tensor]
+
+
+def _axes(*axes: int) -> tuple[Callable, Callable]:
+    return lambda x: x.transpose(axes), lambda x: x.transpose(np.argsort(axes))
+
+
+SAME = _axes(0)
+MATRIX = _axes(1, 0)
+CONV_AXES = _axes(2, 3, 1, 0)  # [out, in, kh, kw] <-> [kh, kw, in, out]
+MAP_AXES = _axes(1, 2, 0)  # [c, h, w] <-> [h, w, c]
+AFFINITY_AXES = (lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[None])
+POINTWISE_AXES = (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+
+CONV = [Tensor("weight", ("params", "kernel"), *CONV_AXES)]
+POINTWISE = [Tensor("weight", ("params", "kernel"), *POINTWISE_AXES)]
+DENSE = [Tensor("weight", ("params", "kernel"), *MATRIX), Tensor("bias", ("params", "bias"), *SAME)]
+NORM = [
+    Tensor("weight", ("params", "scale"), *SAME),
+    Tensor("bias", ("params", "bias"), *SAME),
+    Tensor("running_mean", ("batch_stats", "mean"), *SAME),
+    Tensor("running_var", ("batch_stats", "var"), *SAME),
+]
+
+# Integers that the reference keeps as buffers; they follow from the shapes and carry no weights.
+BOOKKEEPING = ("num_batches_tracked", "TVConv_k", "TVConv_k_square", "stride", "channels", "h", "w")
+
+
+def _split_taps(x: np.ndarray, taps: int) -> np.ndarray:
+    """``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
+    return x.reshape(-1, taps, *x.shape[1:]).transpose(3, 4, 2, 1, 0)
+
+
+def _join_taps(x: np.ndarray) -> np.ndarray:
+    """``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
+    x = x.transpose(4, 3, 2, 0, 1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _generator(
+    branch: str, ours: str, hidden_layers: int, last: tuple[Callable, Callable]
+) -> Iterator[Tensor]:
+    for i in range(hidden_layers + 1):
+        yield Tensor(f"{branch}.{i}.0.weight", ("params", ours, f"block_{i}", "conv", "kernel"), *CONV_AXES)
+        yield Tensor(f"{branch}.{i}.1.weight", ("params", ours, f"block_{i}", "scale"), *MAP_AXES)
+        yield Tensor(f"{branch}.{i}.1.bias", ("params", ours, f"block_{i}", "bias"), *MAP_AXES)
+    yield Tensor(f"{branch}.{hidden_layers + 1}.weight", ("params", ours, "out", "kernel"), *last)
+
+
+def _spatial(module: nn.Module) -> list[Tensor]:
+    """Tensors of the spatial operator."""
+    if isinstance(module, DepthwiseConv):
+        return CONV + (DENSE[1:] if module.use_bias else [])
+    if not isinstance(module, TVConv):
+        raise ValueError(
+            f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do."
+        )
+    suffix = GENERATOR_NAMES[module.generator_padding]
+    taps = (functools.partial(_split_taps, taps=module.kernel_size**2), _join_taps)
+    tensors = [Tensor("posi_map", ("params", "affinity"), *AFFINITY_AXES)]
+    tensors += _generator("weight_layers", f"weights_{suffix}", module.hidden_layers, taps)
+    if module.use_bias:
+        tensors += _generator("bias_layers", f"bias_{suffix}", module.hidden_layers, CONV_AXES)
+    return tensors
+
+
+def _operator(model: nn.Module, stage: int) -> list[Tensor]:
+    return _spatial(model.conv() if stage in model.stages else DepthwiseConv())
+
+
+def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
+    yield Layer("features.0.0", ("stem", "conv"), CONV)
+    yield Layer("features.0.1", ("stem", "norm"), NORM)
+    blocks = [(stage, row[0]) for stage, row in enumerate(STAGES, start=1) for _ in range(row[2])]
+    for i, (stage, expansion) in enumerate(blocks, start=1):
+        theirs, ours = f"features.{i}.conv", f"block_{i}"
+        if expansion != 1:
+            yield Layer(f"{theirs}.0.0", (ours, "expand", "conv"), POINTWISE)
+            yield Layer(f"{theirs}.0.1", (ours, "expand", "norm"), NORM)
+        j = int(expansion != 1)
+        yield Layer(f"{theirs}.{j}.0", (ours, "conv"), _operator(model, stage))
+        yield Layer(f"{theirs}.{j}.1", (ours, "norm"), NORM)
+        yield Layer(f"{theirs}.{j + 1}", (ours, "project", "conv"), POINTWISE)
+        yield Layer(f"{theirs}.{j + 2}", (ours, "project", "norm"), NORM)
+    yield Layer(f"features.{len(blocks) + 1}.0", ("last", "conv"), POINTWISE)
+    yield Layer(f"features.{len(blocks) + 1}.1", ("last", "norm"), NORM)
+    yield from _head()
+
+
+def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
+    yield Layer("conv1.0", ("stem", "conv"), CONV)
+    yield Layer("conv1.1", ("stem", "norm"), NORM)
+    for stage, units in enumerate(UNITS, start=2):
+        for i in range(units):
+            theirs, ours, operator = f"stage{stage}.{i}", f"stage{stage}_{i}", _operator(model, stage)
+            if i == 0:
+                yield Layer(f"{theirs}.branch1.0", (ours, "shortcut", "conv"), operator)
+                yield Layer(f"{theirs}.branch1.1", (ours, "shortcut", "norm"), NORM)
+                yield Layer(f"{theirs}.branch1.2", (ours, "shortcut", "project", "conv"), POINTWISE)
+                yield Layer(f"{theirs}.branch1.3", (ours, "shortcut", "project", "norm"), NORM)
+            yield Layer(f"{theirs}.branch2.0", (ours, "branch", "expand", "conv"), POINTWISE)
+            yield Layer(f"{theirs}.branch2.1", (ours, "branch", "expand", "norm"), NORM)
+            yield Layer(f"{theirs}.branch2.3", (ours, "branch", "conv"), operator)
+            yield Layer(f"{theirs}.branch2.4", (ours, "branch", "norm"), NORM)
+            yield Layer(f"{theirs}.branch2.5", (ours, "branch", "project", "conv"), POINTWISE)
+            yield Layer(f"{theirs}.branch2.6", (ours, "branch", "project", "norm"), NORM)
+    yield Layer("conv5.0", ("last", "conv"), POINTWISE)
+    yield Layer("conv5.1", ("last", "norm"), NORM)
+    yield from _head()
+
+
+def _head() -> Iterator[Layer]:
+    yield Layer("output_layer.layer1", ("head", "norm_in"), NORM)
+    yield Layer("output_layer.layer2.0", ("head", "dense"), DENSE)
+    yield Layer("output_layer.layer2.1", ("head", "norm_out"), NORM)
+
+
+def _layers(model: nn.Module) -> Iterator[Layer]:
+    if isinstance(model, MobileNetV2):
+        return _mobilenetv2(model)
+    if isinstance(model, ShuffleNetV2):
+        return _shufflenetv2(model)
+    if isinstance(model, TVConv | DepthwiseConv):
+        return iter([Layer("", (), _spatial(model))])
+    known = "MobileNetV2, ShuffleNetV2, TVConv, DepthwiseConv"
+    raise ValueError(f"{type(model).__name__} has no counterpart in the reference; these have: {known}.")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the model by its full name in the reference, with its full path here."""
+    tensors = {}
+    for layer in _layers(model):
+        for tensor in layer.tensors:
+            collection, *rest = tensor.flax
+            name = f"{layer.torch}.{tensor.torch}" if layer.torch else tensor.torch
+            tensors[name] = tensor._replace(torch=name, flax=(collection, *layer.flax, *rest))
+    return tensors
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
+    """Flax variables from the reference's weights.
+
+    Args:
+        state_dict: The reference's ``state_dict``, each tensor as a numpy array, PyTorch's layouts. Its integer
+            buffers (``num_batches_tracked``, ``stride``, ...) may be there or not.
+        model: The linen model that the variables are for: MobileNetV2, ShuffleNetV2, TVConv or DepthwiseConv.
+
+    Returns:
+        ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays.
+
+    Raises:
+        ValueError: If a name is missing or left over (both sides are listed), or the model has no counterpart.
+    """
+    state = {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
+    tensors = _tensors(model)
+    _check_names("the state dict", set(state), set(tensors))
+    flat = {t.flax: np.ascontiguousarray(t.to_flax(np.asarray(state[name]))) for name, t in tensors.items()}
+    return unflatten_dict(flat)
+
+
+def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
+    """The reference's weights from Flax variables.
+
+    Args:
+        variables: ``{"params": ..., "batch_stats": ...}`` of the model, not frozen.
+        model: The linen model that the variables belong to.
+
+    Returns:
+        The reference's ``state_dict`` in its order, as numpy arrays, without its integer buffers: load it with
+        ``strict=False`` or update a ``state_dict()`` with it.
+
+    Raises:
+        ValueError: If a name is missing or left over (both sides are listed), or the model has no counterpart.
+    """
+    flat = flatten_dict({name: value for name, value in variables.items()})
+    tensors = _tensors(model)
+    paths = {"/".join(path) for path in flat}
+    _check_names("the variables", paths, {"/".join(t.flax) for t in tensors.values()})
+    return {name: np.ascontiguousarray(t.to_torch(np.asarray(flat[t.flax]))) for name, t in tensors.items()}
+
+
+def _check_names(what: str, given: set[str], expected: set[str]) -> None:
+    if given != expected:
+        missing, extra = sorted(expected - given), sorted(given - expected)
+        raise ValueError(
+            f"{what} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}."
+        )
+
+
+def _short(names: list[str]) -> str:
+    return (
+        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
+    )

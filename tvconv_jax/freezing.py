@@ -1,0 +1,102 @@
+"""Training over, every kernel is computed once and kept: the generators go."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from tvconv_jax.layers import GENERATOR_NAMES, WeightGenerator
+
+
+@jax.tree_util.register_pytree_node_class
+class Frozen(Mapping):
+    """Variables without generators, for the same model; also a function of the model's inputs.
+
+    ``model.apply(frozen, images, train=False)`` and ``frozen(images, train=False)`` are the same.
+
+    Attributes:
+        model: The module these variables belong to.
+        variables: ``params`` without generators, ``frozen`` with their output, other collections as they were.
+    """
+
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any]) -> None:
+        self.model = model
+        self.variables = dict(variables)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model.apply(self.variables, *args, **kwargs)
+
+    def __getitem__(self, collection: str) -> Any:
+        return self.variables[collection]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+    def tree_flatten(self) -> tuple[tuple[dict], nn.Module]:
+        return (self.variables,), self.model
+
+    @classmethod
+    def tree_unflatten(cls, model: nn.Module, children: tuple[dict]) -> "Frozen":
+        return cls(model, children[0])
+
+
+def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
+    """Computes every weight that a generator yields and drops the generators.
+
+    Args:
+        model: Any linen module that holds :class:`tvconv_jax.TVConv` layers, at any depth; also one with none.
+        variables: What ``model.init`` or training gave: ``params`` and other collections.
+
+    Returns:
+        Variables for the same model, called in the same way: ``model.apply(frozen, x)`` or ``frozen(x)``. Outputs
+        are equal to float32 rounding.
+
+    Raises:
+        ValueError: If ``variables`` has no ``params``.
+    """
+    if "params" not in variables:
+        raise ValueError(
+            f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them."
+        )
+    params, frozen = _split(variables["params"])
+    others = {name: value for name, value in variables.items() if name not in ("params", "frozen")}
+    return Frozen(model, {**others, "params": params, "frozen": {**variables.get("frozen", {}), **frozen}})
+
+
+def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Parameters without generators, and what the generators yield, in two trees of the same shape."""
+    generated = {name: _generate(name, params) for name in params}
+    frozen = {name.split("_")[0]: values for name, values in generated.items() if values is not None}
+    kept = {}
+    for name, value in params.items():
+        if generated[name] is not None or (name == "affinity" and frozen):
+            continue
+        if isinstance(value, Mapping):
+            inner_kept, inner_frozen = _split(value)
+            kept |= {name: inner_kept} if inner_kept else {}
+            frozen |= {name: inner_frozen} if inner_frozen else {}
+        else:
+            kept[name] = value
+    return kept, frozen
+
+
+def _generate(name: str, params: Mapping[str, Any]) -> jax.Array | None:
+    """What the generator of that name in a TVConv's parameters yields; ``None`` if it is none.
+
+    All that a generator needs stands in its parameters and its name.
+    """
+    for padding, suffix in GENERATOR_NAMES.items():
+        if name in (f"weights_{suffix}", f"bias_{suffix}"):
+            own = params[name]
+            generator = WeightGenerator(
+                features=own["out"]["kernel"].shape[3:],
+                hidden_channels=own["block_0"]["conv"]["kernel"].shape[3],
+                hidden_layers=len(own) - 2,
+                padding=padding,
+            )
+            return generator.apply({"params": own}, params["affinity"])
+    return None

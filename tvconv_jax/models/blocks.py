@@ -1,0 +1,111 @@
+"""What every model is built from: batch norm with PyTorch's statistics, convolutions, the embedding head."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tvconv_jax.fused import Activation, activate, affine, batch_norm, pointwise
+from tvconv_jax.layers import kaiming_normal
+
+# Makes the spatial operator of a block: called as conv(strides=2, name="conv").
+ConvFactory = Callable[..., nn.Module]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, keeping statistics as PyTorch does.
+
+    The batch is normalised with the biased variance, while the *unbiased* one enters the running average;
+    ``flax.linen.BatchNorm`` keeps the biased one.
+
+    Attributes:
+        momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
+        epsilon: Added to the variance.
+        activation: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
+
+    Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    activation: Activation = "identity"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation)
+        if not self.is_initializing():
+            count = x.size // features
+            unbiased = batch_var * (count / max(count - 1, 1))
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+        return y
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``.
+
+    Attributes:
+        features: Channels of the output.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return pointwise(x, self.param("kernel", kaiming_normal, (x.shape[-1], self.features), jnp.float32))
+
+
+class ConvNorm(nn.Module):
+    """Convolution without a bias, batch norm, activation.
+
+    Attributes:
+        features: Channels of the output.
+        activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
+        kernel_size: 1, or another odd side.
+    """
+
+    features: int
+    activation: Activation = "identity"
+    kernel_size: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.kernel_size == 1:
+            x = Pointwise(self.features, name="conv")(x)
+        else:
+            x = nn.Conv(
+                self.features,
+                (self.kernel_size, self.kernel_size),
+                padding=(self.kernel_size - 1) // 2,
+                use_bias=False,
+                kernel_init=kaiming_normal,
+                dtype=x.dtype,
+                name="conv",
+            )(x)
+        return BatchNorm(activation=self.activation, name="norm")(x, train=train)
+
+
+class EmbeddingHead(nn.Module):
+    """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
+
+    Attributes:
+        features: Size of the embedding.
+    """
+
+    features: int = 512
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = BatchNorm(name="norm_in")(x, train=train)
+        x = jnp.mean(x, axis=(1, 2))
+        x = nn.Dense(self.features, kernel_init=nn.initializers.normal(0.01), dtype=x.dtype, name="dense")(x)
+        return BatchNorm(name="norm_out")(x, train=train)

@@ -1,0 +1,90 @@
+"""MobileNetV2 for aligned faces, with the spatial operator handed in."""
+
+import flax.linen as nn
+import jax
+
+from tvconv_jax.layers import DepthwiseConv
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead
+
+# expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels * width`` to the nearest multiple of 8, at least 8, never more than 10 % below."""
+    target = channels * width
+    rounded = max(8, int(target + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * target else rounded
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), spatial operator, project (1x1); added to its input where shapes agree.
+
+    Attributes:
+        features: Channels of the output.
+        expansion: Channels in between, as a multiple of the input's.
+        strides: Strides of the spatial operator.
+        conv: Makes the spatial operator.
+    """
+
+    features: int
+    expansion: int
+    strides: int
+    conv: ConvFactory
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = x
+        if self.expansion != 1:
+            y = ConvNorm(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
+        y = self.conv(strides=self.strides, name="conv")(y)
+        y = BatchNorm(activation="relu6", name="norm")(y, train=train)
+        y = ConvNorm(self.features, name="project")(y, train=train)
+        return x + y if x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+
+    The first convolution keeps the grid (strides 1), because faces of 96x96 are small.
+
+    Attributes:
+        width: Multiplies the channels.
+        conv: Makes the spatial operator of the chosen stages.
+        stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv``; the others keep the depthwise one.
+        embedding_size: Size of the embedding.
+
+    Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
+    """
+
+    width: float = 1.0
+    conv: ConvFactory = DepthwiseConv
+    stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
+    embedding_size: int = 512
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")(images, train=train)
+        index = 1
+        for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
+            conv = self.conv if stage in self.stages else DepthwiseConv
+            for i in range(blocks):
+                block = InvertedResidual(
+                    scaled(channels, self.width),
+                    expansion,
+                    strides if i == 0 else 1,
+                    conv,
+                    name=f"block_{index}",
+                )
+                x, index = block(x, train=train), index + 1
+        x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
+        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)

@@ -1,0 +1,103 @@
+"""ShuffleNetV2 for aligned faces, with the spatial operator handed in."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tvconv_jax.layers import DepthwiseConv
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead
+
+# Channels of the stem, the three stages and the last 1x1 convolution.
+CHANNELS = {
+    0.5: (24, 48, 96, 192, 1024),
+    1.0: (24, 116, 232, 464, 1024),
+    1.5: (24, 176, 352, 704, 1024),
+}
+# Units of the stages 2, 3 and 4; grid for a 96x96 input: 24 12 6.
+UNITS = (4, 8, 4)
+WIDTHS = tuple(CHANNELS)
+
+
+def shuffle(x: jax.Array) -> jax.Array:
+    """Interleaves the two halves of the channels: a b c d -> a c b d."""
+    *shape, channels = x.shape
+    return x.reshape(*shape, 2, channels // 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+class Branch(nn.Module):
+    """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
+
+    Attributes:
+        features: Channels of the output.
+        strides: Strides of the spatial operator.
+        conv: Makes the spatial operator.
+        expand: Whether the first 1x1 convolution is there.
+    """
+
+    features: int
+    strides: int
+    conv: ConvFactory
+    expand: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.expand:
+            x = ConvNorm(self.features, "relu", name="expand")(x, train=train)
+        x = self.conv(strides=self.strides, name="conv")(x)
+        x = BatchNorm(name="norm")(x, train=train)
+        return ConvNorm(self.features, "relu", name="project")(x, train=train)
+
+
+class Unit(nn.Module):
+    """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle.
+
+    Attributes:
+        features: Channels of the output.
+        strides: 1 or 2.
+        conv: Makes the spatial operators.
+    """
+
+    features: int
+    strides: int
+    conv: ConvFactory
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        half = self.features // 2
+        branch = Branch(half, self.strides, self.conv, name="branch")
+        if self.strides == 1:
+            kept, x = jnp.split(x, 2, axis=-1)
+        else:
+            kept = Branch(half, self.strides, self.conv, expand=False, name="shortcut")(x, train=train)
+        return shuffle(jnp.concatenate([kept, branch(x, train=train)], axis=-1))
+
+
+class ShuffleNetV2(nn.Module):
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+
+    Attributes:
+        width: 0.5, 1.0 or 1.5.
+        conv: Makes the spatial operator of the chosen stages.
+        stages: Which of the stages 2-4 get ``conv``; the others keep the depthwise one.
+        embedding_size: Size of the embedding.
+
+    Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
+    """
+
+    width: float = 1.0
+    conv: ConvFactory = DepthwiseConv
+    stages: tuple[int, ...] = (2, 3, 4)
+    embedding_size: int = 512
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        stem, *channels, last = CHANNELS[self.width]
+        x = ConvNorm(stem, "relu", kernel_size=3, name="stem")(images, train=train)
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
+            conv = self.conv if stage in self.stages else DepthwiseConv
+            for i in range(units):
+                unit = Unit(features, 2 if i == 0 else 1, conv, name=f"stage{stage}_{i}")
+                x = unit(x, train=train)
+        x = ConvNorm(last, "relu", name="last")(x, train=train)
+        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)

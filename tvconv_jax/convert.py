@@ -72,9 +72,7 @@ def _join_taps(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _generator(
-    branch: str, ours: str, hidden_layers: int, last: tuple[Callable, Callable]
-) -> Iterator[Tensor]:
+def _generator(branch: str, ours: str, hidden_layers: int, last: tuple[Callable, Callable]) -> Iterator[Tensor]:
     for i in range(hidden_layers + 1):
         yield Tensor(f"{branch}.{i}.0.weight", ("params", ours, f"block_{i}", "conv", "kernel"), *CONV_AXES)
         yield Tensor(f"{branch}.{i}.1.weight", ("params", ours, f"block_{i}", "scale"), *MAP_AXES)
@@ -87,9 +85,7 @@ def _spatial(module: nn.Module) -> list[Tensor]:
     if isinstance(module, DepthwiseConv):
         return CONV + (DENSE[1:] if module.use_bias else [])
     if not isinstance(module, TVConv):
-        raise ValueError(
-            f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do."
-        )
+        raise ValueError(f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do.")
     suffix = GENERATOR_NAMES[module.generator_padding]
     taps = (functools.partial(_split_taps, taps=module.kernel_size**2), _join_taps)
     tensors = [Tensor("posi_map", ("params", "affinity"), *AFFINITY_AXES)]
@@ -217,12 +213,8 @@ def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.nda
 def _check_names(what: str, given: set[str], expected: set[str]) -> None:
     if given != expected:
         missing, extra = sorted(expected - given), sorted(given - expected)
-        raise ValueError(
-            f"{what} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}."
-        )
+        raise ValueError(f"{what} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}.")
 
 
 def _short(names: list[str]) -> str:
-    return (
-        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
-    )
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"

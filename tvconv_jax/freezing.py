@@ -59,9 +59,7 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
         ValueError: If ``variables`` has no ``params``.
     """
     if "params" not in variables:
-        raise ValueError(
-            f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them."
-        )
+        raise ValueError(f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them.")
     params, frozen = _split(variables["params"])
     others = {name: value for name, value in variables.items() if name not in ("params", "frozen")}
     return Frozen(model, {**others, "params": params, "frozen": {**variables.get("frozen", {}), **frozen}})

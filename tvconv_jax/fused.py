@@ -53,9 +53,7 @@ def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Arr
     x, kernel = residuals
     # Autodiff would form the transpose, [d, c], and XLA then transposes the cotangent to get there: 2-6x slower.
     batch = tuple(range(x.ndim - 1))
-    grad_kernel = lax.dot_general(
-        x, cotangent, ((batch, batch), ((), ())), preferred_element_type=wide(x).dtype
-    )
+    grad_kernel = lax.dot_general(x, cotangent, ((batch, batch), ((), ())), preferred_element_type=wide(x).dtype)
     return cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)
 
 

@@ -67,9 +67,7 @@ class MapConv(nn.Module):
             return kaiming_normal(key, (3, 3, channels, size), dtype).reshape(shape)
 
         kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
-        padded = jnp.pad(
-            maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge"
-        )
+        padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
         neighbours = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
         gathered = jnp.concatenate(neighbours, axis=-1).reshape(-1, 9 * channels)
         return (gathered @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
@@ -137,13 +135,9 @@ class TVConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_call(x, self.kernel_size)
         if self.generator_padding not in GENERATOR_NAMES:
-            raise ValueError(
-                f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}."
-            )
+            raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
         values = self._values(x)
-        y = tv_conv(
-            x, values["weights"].astype(x.dtype), strides=self.strides, implementation=self.implementation
-        )
+        y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides, implementation=self.implementation)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
 
     def _values(self, x: jax.Array) -> dict[str, jax.Array]:

@@ -77,9 +77,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int = 1) -> jax.
         raise ValueError(f"kernel has shape {kernel.shape}; it must be [k*k, channels].")
     _check_taps("kernel", kernel.shape[0])
     if kernel.shape[1] != x.shape[3]:
-        raise ValueError(
-            f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree."
-        )
+        raise ValueError(f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree.")
     if kernel.dtype != x.dtype:
         raise ValueError(f"kernel is {kernel.dtype}, but x is {x.dtype}; cast one of them.")
     return _shifted(x, kernel[None, None], strides)
@@ -89,9 +87,7 @@ def _check_input(x: jax.Array, strides: int) -> None:
     if x.ndim != 4:
         raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c]. Add the batch axis with x[None].")
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
-        raise ValueError(
-            f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first."
-        )
+        raise ValueError(f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first.")
     if not isinstance(strides, int) or strides < 1:
         raise ValueError(f"strides={strides!r} must be one positive integer.")
 
@@ -99,9 +95,7 @@ def _check_input(x: jax.Array, strides: int) -> None:
 def _check_taps(name: str, taps: int) -> int:
     kernel_size = math.isqrt(taps)
     if kernel_size**2 != taps or kernel_size % 2 == 0:
-        raise ValueError(
-            f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...)."
-        )
+        raise ValueError(f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...).")
     return kernel_size
 
 
@@ -118,9 +112,7 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
             f"strides={strides} gives {grid[0]}x{grid[1]}; resize x or make weights for that grid."
         )
     if weights.shape[3] != channels:
-        raise ValueError(
-            f"weights are for {weights.shape[3]} channels, but x has {channels}; they must agree."
-        )
+        raise ValueError(f"weights are for {weights.shape[3]} channels, but x has {channels}; they must agree.")
     return _check_taps("weights", weights.shape[2])
 
 
@@ -164,8 +156,7 @@ def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int) -> tuple[ja
 
 def _shifted_backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, weights = residuals
-    # The sum is linear in x, and what autodiff makes of it is as fast as the forward pass.
-    (grad_x,) = jax.vjp(lambda x: _weighted_sum(x, weights, strides), x)[1](cotangent)
+    grad_x = _input_gradient(cotangent, weights, strides, x.shape[1:3]).astype(x.dtype)
     same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     gradient = _depthwise_weight_gradient if same_everywhere else _weight_gradient
     grad_taps = gradient(x, cotangent, math.isqrt(weights.shape[2]), strides)
@@ -173,6 +164,45 @@ def _shifted_backward(strides: int, residuals: tuple, cotangent: jax.Array) -> t
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _input_gradient(cotangent: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
+    """``[n, h, w, c]``: every input position gathers from the outputs that read it.
+
+    Positions that share ``row % strides`` and ``column % strides`` are read by the same taps, so there is one sum
+    for each such phase. Autodiff's sum of padded products asks of every element and tap whether it lies in the
+    padding; here the padding is made once.
+    """
+    kernel_size = math.isqrt(weights.shape[2])
+    margin = (kernel_size - 1) // 2
+    n, _, _, c = cotangent.shape
+    rows, columns = (-(-side // strides) for side in grid)
+    gradient = _pad(_wide(cotangent), kernel_size)  # outputs that do not exist add nothing
+    weights = jnp.moveaxis(weights, 2, 0)
+    if weights.shape[1:3] == cotangent.shape[1:3]:
+        weights = _pad(weights, kernel_size)
+
+    def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
+        """The outputs whose ``tap`` reads the phase, of ``[..., h, w, c]``; a kernel shared by all as it is."""
+        if tensor.shape[-3:-1] == (1, 1):
+            return tensor
+        i, j = (margin + (at + margin - t) // strides for at, t in zip(phase, tap, strict=True))
+        return tensor[..., i : i + rows, j : j + columns, :]
+
+    def phase_sum(phase: tuple[int, int]) -> jax.Array:
+        taps = [divmod(t, kernel_size) for t in range(kernel_size**2)]
+        hits = [tap for tap in taps if all((at + margin - t) % strides == 0 for at, t in zip(phase, tap, strict=True))]
+        terms = (
+            readers(gradient, tap, phase) * _wide(readers(weights[tap[0] * kernel_size + tap[1]], tap, phase))[None]
+            for tap in hits
+        )
+        return functools.reduce(jnp.add, terms, jnp.zeros((n, rows, columns, c), gradient.dtype))
+
+    if strides == 1:
+        return phase_sum((0, 0))
+    phases = [jnp.stack([phase_sum((i, j)) for j in range(strides)], axis=3) for i in range(strides)]
+    full = jnp.stack(phases, axis=2).reshape(n, rows * strides, columns * strides, c)
+    return full[:, : grid[0], : grid[1]]
 
 
 def _weight_gradient(x: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
@@ -210,9 +240,7 @@ def _reduce(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: in
     return jnp.stack([jnp.sum(_wide(a) * gradient, axis=0) for a in shifts], axis=2)
 
 
-def _depthwise_weight_gradient(
-    x: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int
-) -> jax.Array:
+def _depthwise_weight_gradient(x: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     """``[1, 1, k*k, c]``: the per-pixel gradient summed over the grid."""
     return jnp.sum(_weight_gradient(x, cotangent, kernel_size, strides), axis=(0, 1), keepdims=True)
 

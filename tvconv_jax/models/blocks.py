@@ -94,6 +94,14 @@ class ConvNorm(nn.Module):
         return BatchNorm(activation=self.activation, name="norm")(x, train=train)
 
 
+class MaxPool(nn.Module):
+    """Maximum over 3x3 windows, every second position: ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
 class EmbeddingHead(nn.Module):
     """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
 

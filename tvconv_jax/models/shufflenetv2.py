@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
 CHANNELS = {
@@ -93,7 +93,7 @@ class ShuffleNetV2(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         stem, *channels, last = CHANNELS[self.width]
         x = ConvNorm(stem, "relu", kernel_size=3, name="stem")(images, train=train)
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = MaxPool(name="pool")(x)
         for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
             conv = self.conv if stage in self.stages else DepthwiseConv
             for i in range(units):

@@ -1,0 +1,57 @@
+# Everything lives in .venv; a second call installs nothing. To use another interpreter: make clean run PYTHON=python3.13
+PYTHON ?= python3
+CONFIG ?= configs/face_mb01.py
+# Further flags of the command that runs, e.g. make run ARGS=--workdir=runs/a
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
+
+.PHONY: help run test bench lock clean
+
+help:
+	@echo "make run     train MobileNetV2 x0.1 with TVConv on the embedded faces, verify, print where everything lies"
+	@echo "make test    lint and run the tests"
+	@echo "make bench   speed of the operator and of a training step, beside a plain PyTorch twin"
+	@echo "make lock    resolve requirements.lock anew"
+	@echo "make clean   remove .venv and caches"
+
+run: .venv/.base
+	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.main --config=$(CONFIG) $(ARGS)
+
+test: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.test
+	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench operator $(ARGS)
+	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench train $(ARGS)
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.base: .venv/.made pyproject.toml requirements.lock
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+# The test extra holds the base package, so `make run` after it installs nothing.
+.venv/.test: .venv/.made pyproject.toml requirements.lock
+	@echo "Installing into .venv with what the tests need (a few minutes the first time) ..."
+	@$(PIP) -e '.[test]'
+	@touch .venv/.base $@
+
+# uv resolves for several Python versions at once, which pip cannot. CUDA's packages are torch's to pin.
+lock: .venv/.made
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test --upgrade \
+	  --no-header --no-annotate --quiet pyproject.toml | grep -vE '^(nvidia-|cuda-|triton)' > requirements.new
+	@{ sed -n '/^#/p' requirements.lock; cat requirements.new; } > requirements.tmp
+	@mv requirements.tmp requirements.lock && rm requirements.new
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

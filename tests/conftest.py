@@ -1,0 +1,23 @@
+"""Settings of every test: the CPU, strict promotion, a cache of its own."""
+
+import os
+
+# Before jax is imported, which reads it once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+from absl import flags
+
+# Silent broadcasting between ranks and silent mixing of dtypes hide mistakes: here they are errors.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Grain reads absl flags, which only absl.app parses.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes to the user's cache; what one test draws, the others of the session read."""
+    os.environ["TVCONV_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,78 @@
+"""The benchmark at tiny sizes: both sides compute the same, and the command prints and writes what it says."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import tvconv_jax
+from tvconv_jax import bench, bench_ours, bench_twin
+
+
+@pytest.mark.parametrize("operator", ["tvconv", "depthwise"])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_twin_computes_the_same_operator(operator, strides):
+    arrays = bench_ours.operator_inputs(operator, 3, 7, 5, strides)
+    ours = bench_ours.operator_calls(operator, arrays, strides)
+    theirs = bench_twin.operator_calls(operator, arrays, strides)
+    y, grad_x, grad_weights = (a.numpy() for a in theirs["forward+backward"]())
+    if operator == "tvconv":
+        grad_weights = grad_weights.transpose(2, 3, 1, 0)
+    else:
+        grad_weights = grad_weights.reshape(5, 9).T
+    expected = (y.transpose(0, 2, 3, 1), grad_x.transpose(0, 2, 3, 1), grad_weights)
+    # Sums of at most 3 * 49 float32 products of size one, in another order.
+    for a, b in zip(ours["forward+backward"](), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours["forward"](), expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(theirs["forward"]().numpy(), y)
+
+
+def test_operator_command(capsys, tmp_path):
+    file = tmp_path / "bench.json"
+    bench.main(["operator", "--batch=1", "--image-size=16", "--runs=1", f"--json={file}"])
+    rows = json.loads(file.read_text())["operator"]
+    assert [row["operator"] for row in rows] == ["tvconv"] * 6 + ["depthwise"] * 6
+    assert rows[1]["shape"] == [1, 16, 16, 96, 2]
+    for row in rows:
+        for part in ("forward", "forward+backward"):
+            figures = row[part]
+            assert figures["ratio"] == pytest.approx(figures["twin_ms"] / figures["ours_ms"])
+    printed = capsys.readouterr().out
+    assert "geometric mean" in printed
+    assert "PyTorch 2." in printed
+
+
+def test_train_command_trains_both_sides_alike(capsys, tmp_path):
+    file = tmp_path / "bench.json"
+    bench.main(["train", "--batch=8", "--image-size=32", "--runs=1", f"--json={file}"])
+    results = json.loads(file.read_text())["train"]
+    assert list(results) == ["tvconv", "depthwise"]
+    for result in results.values():
+        # From the same weights. Batch norm over eight similar images amplifies the rounding of sums in another
+        # order, in a step's gradient more than in a loss.
+        np.testing.assert_allclose(result["losses"][0], result["twin_losses"][0], rtol=1e-4)
+        np.testing.assert_allclose(result["losses"][1], result["twin_losses"][1], rtol=1e-3)
+        assert result["losses"][1] != result["losses"][0]
+        assert result["compile_s"] > 0
+        assert result["temporaries_bytes"] > 0
+    assert "img/s" in capsys.readouterr().out
+
+
+def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tvconv_jax.bench_twin")
+    monkeypatch.delattr(tvconv_jax, "bench_twin")
+    bench.main(["operator", "--batch=1", "--image-size=16", "--runs=1"])
+    printed = capsys.readouterr().out
+    assert "pip install 'tvconv_jax[torch]'" in printed
+    assert "geometric mean" not in printed
+
+
+@pytest.mark.parametrize("argument", ["--batch=0", "--runs=x", "--width=0.4", "training"])
+def test_bad_arguments_are_one_error(argument, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        bench.main([argument])
+    assert exit_info.value.code == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,226 @@
+"""Speed of the operators and of a whole training step, ours beside a plain PyTorch twin, in one run.
+
+    python -m tvconv_jax.bench operator     forward, and forward+backward, at six shapes of MobileNetV2
+    python -m tvconv_jax.bench train        MobileNetV2 x0.1, batch 64: images per second, compile time, memory
+    python -m tvconv_jax.bench              both
+
+Ratios are the twin's time over ours: above 1, ours is faster. Calls take turns, so that a busy machine slows
+both, and figures are medians. Both use every core that the process may use (``taskset`` gives them fewer), or
+one GPU. The twin (:mod:`tvconv_jax.bench_twin`) needs the ``torch`` extra; without it ours are timed alone.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from tvconv_jax import bench_ours
+from tvconv_jax.models.mobilenetv2 import WIDTHS
+
+# Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
+SHAPES = ((96, 16, 1), (96, 96, 2), (48, 144, 1), (24, 192, 1), (12, 384, 1), (6, 960, 1))
+PASSES = ("forward", "forward+backward")
+# Seconds: a timed stretch lasts at least STRETCH; before it all rest, because the other framework's threads
+# keep spinning for a while after their work.
+STRETCH, REST = 0.05, 0.02
+
+
+def interleaved(calls: dict[Any, Callable[[], Any]], runs: int) -> dict[Any, float]:
+    """Median seconds of each call; the calls take turns, ``runs`` times, after one untimed turn."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, 1)))
+    times: dict[Any, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            time.sleep(REST)
+            times[name].append(_seconds(call, repeats[name]))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def load_twin() -> tuple[ModuleType | None, str]:
+    """The twin's module on JAX's kind of device, or ``None``; and a line that says so."""
+    try:
+        from tvconv_jax import bench_twin
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None, "no PyTorch, so ours are timed alone: pip install 'tvconv_jax[torch]' adds the twin"
+    try:
+        return bench_twin, f"twin: {bench_twin.prepare(jax.default_backend(), cores())}"
+    except RuntimeError as error:
+        return None, f"{error}, so ours are timed alone"
+
+
+def bench_operator(twin: ModuleType | None, *, batch: int, image_size: int, runs: int) -> list[dict[str, Any]]:
+    """Times both operators at the six shapes and prints a line for each.
+
+    Returns:
+        One row per operator and shape: ``operator``, ``shape`` (n, h, w, c, strides), and per pass milliseconds and
+        ratio.
+    """
+    rows = []
+    for operator in bench_ours.OPERATORS:
+        print(f"\n{operator:<18}" + "".join(f"{part:>30}" for part in PASSES))
+        shapes = [(batch, grid * image_size // 96, channels, strides) for grid, channels, strides in SHAPES]
+        table = [_operator_row(twin, operator, *shape, runs=runs) for shape in shapes]
+        if twin:
+            means = (statistics.geometric_mean(row[part]["ratio"] for row in table) for part in PASSES)
+            print(f"{'geometric mean':<18}" + "".join(f"{f'{mean:.2f}x':>30}" for mean in means))
+        rows += table
+    return rows
+
+
+def _operator_row(
+    twin: ModuleType | None, operator: str, batch: int, grid: int, channels: int, strides: int, *, runs: int
+) -> dict[str, Any]:
+    arrays = bench_ours.operator_inputs(operator, batch, grid, channels, strides)
+    calls = {("ours", part): call for part, call in bench_ours.operator_calls(operator, arrays, strides).items()}
+    if twin:
+        theirs = twin.operator_calls(operator, arrays, strides)
+        calls |= {("twin", part): call for part, call in theirs.items()}
+    seconds = interleaved(calls, runs)
+    shape = [batch, grid, grid, channels, strides]
+    compared = {part: _compared(seconds, part) for part in PASSES}
+    cells = "".join(f"{_cell(compared[part]):>30}" for part in PASSES)
+    print(f"{','.join(map(str, shape)):<18}{cells}", flush=True)
+    return {"operator": operator, "shape": shape} | compared
+
+
+def _compared(seconds: dict[Any, float], *name: str) -> dict[str, float]:
+    ours, theirs = (seconds.get((side, *name)) for side in ("ours", "twin"))
+    result = {"ours_ms": 1000 * ours}
+    return result | {"twin_ms": 1000 * theirs, "ratio": theirs / ours} if theirs else result
+
+
+def _cell(compared: dict[str, float]) -> str:
+    if "ratio" not in compared:
+        return f"({compared['ours_ms']:.2f})"
+    return f"{compared['ratio']:.2f}x ({compared['ours_ms']:.2f}, {compared['twin_ms']:.2f})"
+
+
+def bench_train(
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, width: float
+) -> dict[str, dict[str, Any]]:
+    """Times the training step with both operators, all taking turns, and prints what came out.
+
+    Returns:
+        For each operator images per second, ratio, compile seconds, memory, and the first losses of each side.
+    """
+    calls, results = {}, {}
+    for operator in bench_ours.OPERATORS:
+        arrays, class_weights = bench_ours.train_inputs(batch, image_size)
+        results[operator] = result = {}
+        state_dict = None
+        if twin:
+            theirs = twin.Trainer(operator, class_weights, arrays, width=width)
+            state_dict = theirs.state()
+            first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
+            result["twin_losses"] = [first, theirs.step()]
+            calls["twin", operator] = theirs.step
+        ours = bench_ours.Trainer(operator, class_weights, arrays, width=width, state_dict=state_dict)
+        result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
+        result["losses"] = [ours.step(), ours.step()]
+        calls["ours", operator] = ours.step
+    seconds = interleaved(calls, runs)
+    for operator, result in results.items():
+        result |= _compared(seconds, operator)
+    print(f"\nTraining step of MobileNetV2 x{width}, {image_size}x{image_size}, batch {batch}, SGD, AM-softmax")
+    for operator, result in results.items():
+        _print_training(operator, result, batch)
+    return results
+
+
+def _print_training(operator: str, result: dict[str, Any], batch: int) -> None:
+    speed = f"{1000 * batch / result['ours_ms']:.1f} img/s"
+    memory = f"temporaries {result['temporaries_bytes'] / 2**30:.2f} GiB"
+    if "ratio" in result:
+        speed = f"{result['ratio']:.2f}x  {speed}, PyTorch {1000 * batch / result['twin_ms']:.1f}"
+    if result.get("twin_memory_bytes"):
+        memory += f", PyTorch {result['twin_memory_bytes'] / 2**30:.2f}"
+    print(f"{operator:<10} {speed}; compiled in {result['compile_s']:.1f} s; {memory}")
+    if "twin_losses" in result:
+        sides = (", ".join(f"{loss:.5f}" for loss in result[key]) for key in ("losses", "twin_losses"))
+        print(f"{'':<10} first losses from the same weights: {next(sides)}; PyTorch {next(sides)}")
+
+
+def import_seconds() -> tuple[float, float]:
+    """What ``import flax.linen`` takes in a fresh process, and what ``import tvconv_jax`` adds to it."""
+    code = (
+        "import time; a = time.perf_counter(); import flax.linen; b = time.perf_counter(); import tvconv_jax; "
+        "print(b - a, time.perf_counter() - b)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    flax, ours = map(float, out.split())
+    return flax, ours
+
+
+def hardware() -> str:
+    """One line on the machine: processor or accelerator, cores, versions."""
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        info = pathlib.Path("/proc/cpuinfo")
+        models = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+        name = models[0].split(":", 1)[1].strip() if models else platform.machine()
+    return f"{name}, {cores()} cores; jax {jax.__version__} ({device.platform}), Python {platform.python_version()}"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("mode", nargs="?", choices=("operator", "train"), help="default: both")
+    parser.add_argument("--batch", type=_positive, help="images: default 32 (operator), 64 (train)")
+    parser.add_argument("--runs", type=_positive, default=7, help="timed turns of each call: default 7")
+    parser.add_argument("--image-size", type=_positive, default=96, help="grids scale with it: default 96")
+    parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
+    args = parser.parse_args(argv)
+    twin, about_twin = load_twin()
+    flax_seconds, our_seconds = import_seconds()
+    print(f"{hardware()}\n{about_twin}\nmedians of {args.runs} turns")
+    print(f"import flax.linen {flax_seconds:.2f} s, import tvconv_jax {our_seconds:.2f} s more")
+    print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's)")
+    figures: dict[str, Any] = {"hardware": hardware(), "twin": about_twin, "import_s": our_seconds}
+    common = {"image_size": args.image_size, "runs": args.runs}
+    if args.mode != "train":
+        figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
+    if args.mode != "operator":
+        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, **common)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Our side of the benchmark; :mod:`tvconv_jax.bench_twin` has the same calls in PyTorch."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tvconv_jax.convert import from_torch
+from tvconv_jax.losses import am_softmax
+from tvconv_jax.models import create_model
+from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
+
+OPERATORS = {"tvconv": tv_conv, "depthwise": depthwise_conv}
+# The paper's optimiser but for its rate, which speed does not depend on: at 0.1 and with noise for images, the
+# rounding of one step becomes another loss at the next, and the first losses of both sides could not be compared.
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
+EMBEDDING_SIZE, CLASSES = 512, 1000
+
+
+def operator_inputs(
+    operator: str, batch: int, grid: int, channels: int, strides: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seeded input ``[n, h, w, c]``, weights and cotangent for one operator, in our layouts."""
+    random = np.random.default_rng(0)
+    side = output_grid(grid, grid, strides)
+    weights_shape = (*side, 9, channels) if operator == "tvconv" else (9, channels)
+    shapes = ((batch, grid, grid, channels), weights_shape, (batch, *side, channels))
+    x, weights, cotangent = (random.standard_normal(shape, dtype=np.float32) for shape in shapes)
+    return x, weights, cotangent
+
+
+def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) -> dict[str, Callable[[], Any]]:
+    """One of ours, compiled; each call waits for its result.
+
+    Args:
+        operator: ``"tvconv"`` or ``"depthwise"``.
+        arrays: Input, weights, cotangent of :func:`operator_inputs`.
+        strides: Strides of the operator.
+
+    Returns:
+        ``"forward"``: the output; ``"forward+backward"``: output, gradient of the input, gradient of the weights.
+    """
+    x, weights, cotangent = (jnp.asarray(a) for a in arrays)
+    function = functools.partial(OPERATORS[operator], strides=strides)
+
+    def with_gradients(x: jax.Array, weights: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(function, x, weights)
+        return y, *pull(cotangent)
+
+    forward, both = jax.jit(function), jax.jit(with_gradients)
+    return {
+        "forward": lambda: jax.block_until_ready(forward(x, weights)),
+        "forward+backward": lambda: jax.block_until_ready(both(x, weights, cotangent)),
+    }
+
+
+class Trainer:
+    """Our model, class weights and SGD on one device; ``step`` trains on its batch and returns the loss.
+
+    Attributes:
+        compile_seconds: Tracing and compiling the step.
+        temporaries: Bytes that the compiled step needs beside its inputs and outputs.
+    """
+
+    def __init__(
+        self,
+        operator: str,
+        class_weights: np.ndarray,
+        batch: dict[str, np.ndarray],
+        *,
+        width: float,
+        state_dict: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        """Starts from ``state_dict``, weights under the reference's names, or from weights of its own."""
+        model = create_model("mobilenetv2", width=width, operator=operator)
+        self.batch = jax.tree.map(jnp.asarray, batch)
+        if state_dict is None:
+            variables = jax.jit(model.init)(jax.random.key(0), _normalised(self.batch["image"]))
+        else:
+            variables = from_torch(state_dict, model)
+        params = {"model": variables["params"], "head": class_weights}
+        params, stats = jax.tree.map(jnp.array, (params, variables["batch_stats"]))
+        optimizer = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(LEARNING_RATE, MOMENTUM))
+        self.state = (params, stats, optimizer.init(params))
+        start = time.perf_counter()
+        step = jax.jit(functools.partial(_train_step, model, optimizer), donate_argnums=0)
+        self.compiled = step.lower(self.state, self.batch).compile()
+        self.compile_seconds = time.perf_counter() - start
+        self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
+
+    def step(self) -> float:
+        self.state, loss = self.compiled(self.state, self.batch)
+        return float(loss)
+
+
+def _normalised(images: jax.Array) -> jax.Array:
+    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def _train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, state: tuple, batch: dict[str, jax.Array]
+) -> tuple[tuple, jax.Array]:
+    params, stats, opt_state = state
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params["model"], "batch_stats": stats}
+        images = _normalised(batch["image"])
+        embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        losses = am_softmax(embeddings, params["head"], batch["label"])
+        return jnp.mean(losses), updates["batch_stats"]
+
+    (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), stats, opt_state), loss
+
+
+def train_inputs(batch: int, image_size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Seeded batch (uint8 images, labels) and class weights."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
+    labels = random.integers(0, CLASSES, batch, dtype=np.int32)
+    class_weights = random.standard_normal((EMBEDDING_SIZE, CLASSES), dtype=np.float32)
+    return {"image": images, "label": labels}, class_weights

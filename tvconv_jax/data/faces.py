@@ -1,0 +1,50 @@
+"""Which faces a run trains and verifies on, from its config."""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from tvconv_jax.data import embedded, folder
+from tvconv_jax.data.pairs import Pairs
+from tvconv_jax.data.records import ImageSource, cache_dir
+from tvconv_jax.errors import UserError
+
+
+class FaceData(NamedTuple):
+    """Everything a face run reads.
+
+    Attributes:
+        train: Training pictures, labels 0 to ``num_classes - 1``.
+        num_classes: Identities in the training pictures.
+        verification: For each set its unique pictures and the pairs of them.
+        description: What the data is, for results.
+        notes: What the user should know: skipped and resized pictures.
+    """
+
+    train: ImageSource
+    num_classes: int
+    verification: dict[str, tuple[ImageSource, Pairs]]
+    description: str
+    notes: list[str]
+
+
+def load_faces(config: ConfigDict) -> FaceData:
+    """Opens the data of ``config.data``, preparing it in the cache the first time.
+
+    Args:
+        config: The ``data`` part of a face config: ``source`` and what that source reads.
+
+    Raises:
+        UserError: If the source is unknown or what it needs is missing or broken.
+    """
+    if config.source == "embedded":
+        train, verification, identities = embedded.load(config.size, cache_dir())
+        text = f"embedded synthetic faces drawn by tvconv_jax ({identities} people, {len(train)} pictures)"
+        return FaceData(train, identities, verification, text, [])
+    if config.source == "folder":
+        train, verification, summary = folder.load(
+            config.root, cache_dir(), image_size=config.image_size, max_corrupt=config.max_corrupt
+        )
+        text = f"folder {config.root} ({summary['identities']} identities, {len(train)} pictures)"
+        return FaceData(train, summary["identities"], verification, text, summary["notes"])
+    raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder.")

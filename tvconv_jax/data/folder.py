@@ -1,0 +1,144 @@
+"""Faces in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from tvconv_jax.data.pairs import Pairs, read_pairs
+from tvconv_jax.data.records import ImageSource, digest, info, prepare
+from tvconv_jax.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class FolderFaces(tfds.core.GeneratorBasedBuilder):
+    """Pictures of a list of files, their bytes as they are."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, splits: dict[str, list[tuple[Path, int, str]]], **kwargs: Any) -> None:
+        self._files = splits
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return info(self, "Faces from a folder of the user's.")
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+        return {split: self._pictures(files) for split, files in self._files.items()}
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("_split_generators yields the examples itself")
+
+    def _pictures(self, files: list[tuple[Path, int, str]]) -> Iterator[tuple[int, dict]]:
+        for index, (path, label, name) in enumerate(files):
+            yield index, {"image": io.BytesIO(path.read_bytes()), "label": label, "name": name}
+
+
+def load(
+    root: str, cache: Path, *, image_size: int, max_corrupt: float
+) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], dict[str, Any]]:
+    """Copies the faces of a folder into records, unless the cache holds them as they are now.
+
+    Args:
+        root: The folder; every ``<set>_pair.txt`` in it is a verification set with its pictures in ``root/<set>/``.
+        cache: The cache folder.
+        image_size: Side that pictures are expected to have; the others are counted in the notes.
+        max_corrupt: Share of unreadable training pictures that is skipped; a larger one is an error.
+
+    Returns:
+        The training pictures; each verification set's pictures and pairs; ``{"identities": int, "notes": [str]}``.
+
+    Raises:
+        UserError: If the folder is missing, holds no identities or only one, or a picture or a pair list is bad.
+    """
+    base = _existing(root)
+    train = _training_files(base)
+    lists = {}
+    for path in sorted(base.glob("*_pair.txt")):
+        name = path.name.removesuffix("_pair.txt")
+        lists[name] = read_pairs(path, base / name)
+    sets = {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
+    # The records are made anew as soon as a file comes, goes or changes.
+    every = [path for files in (train, *sets.values()) for path in files]
+    stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
+    folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
+    summary_file = folder / "summary.json"
+    if not summary_file.exists():
+        _write(folder, base, train, sets, image_size, max_corrupt)
+    builder = FolderFaces(splits=dict.fromkeys(("train", *sets), []), data_dir=folder, file_format="array_record")
+    verification = {name: (ImageSource(builder, name), pairs) for name, (pairs, _) in lists.items()}
+    return ImageSource(builder, "train"), verification, json.loads(summary_file.read_text())
+
+
+def _existing(root: str) -> Path:
+    if not root:
+        raise UserError("data.root is empty; name the folder with --config.data.root=DIR.")
+    base = Path(root).expanduser().absolute()
+    if not base.is_dir():
+        raise UserError(f"data.root {base} is no folder; name one with --config.data.root=DIR.")
+    return base
+
+
+def _training_files(base: Path) -> list[Path]:
+    """Every picture of every identity, sorted; a folder of identities named ``train``, or ``base`` itself."""
+    people = base / "train" if (base / "train").is_dir() else base
+    files = sorted(path for path in people.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    identities = {path.parent for path in files}
+    if len(identities) < 2:
+        raise UserError(
+            f"{people} holds {len(identities)} identities with pictures; training needs two or more folders "
+            f"<identity>/*.jpg in it."
+        )
+    return files
+
+
+def _write(folder: Path, base: Path, train: list[Path], sets: dict, image_size: int, max_corrupt: float) -> None:
+    """Checks every picture, then writes the records and, last, the summary that makes them complete."""
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    notes = []
+    with progress:
+        train = _readable(train, max_corrupt, image_size, notes, progress)
+        for files in sets.values():
+            _readable(files, 0, image_size, notes, progress)
+    identities = {name: label for label, name in enumerate(sorted({path.parent.name for path in train}))}
+    splits = {"train": [(path, identities[path.parent.name]) for path in train]}
+    splits |= {name: [(path, 0) for path in files] for name, files in sets.items()}
+    named = {
+        split: [(path, label, str(path.relative_to(base))) for path, label in files] for split, files in splits.items()
+    }
+    prepare(FolderFaces(splits=named, data_dir=folder, file_format="array_record"), f"the faces of {base}")
+    summary = folder / "summary.json.part"
+    summary.write_text(json.dumps({"identities": len(identities), "notes": notes}))
+    summary.rename(folder / "summary.json")
+
+
+def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str], progress: Progress) -> list[Path]:
+    """The files that decode whole; what is skipped or of another size is noted."""
+    good, bad, resized = [], [], 0
+    for path in progress.track(files, description=f"Checking {files[0].parent.parent.name}"):
+        try:
+            with Image.open(path) as image:
+                image.load()
+                resized += image.size != (side, side)
+            good.append(path)
+        except (OSError, SyntaxError, ValueError):
+            bad.append(path)
+    named = ", ".join(map(str, bad[:3])) + (" ..." if len(bad) > 3 else "")
+    if len(bad) > max_corrupt * len(files):
+        raise UserError(
+            f"{len(bad)} of {len(files)} pictures cannot be read ({named}), more than the share {max_corrupt} that "
+            f"is skipped; repair or remove them."
+        )
+    if bad:
+        notes.append(f"skipped {len(bad)} of {len(files)} pictures that cannot be read: {named}")
+    if resized:
+        notes.append(f"{resized} of {len(files)} pictures in {files[0].parent.parent} are resized to {side}x{side}")
+    return good

@@ -1,0 +1,95 @@
+"""From records to batches, with Grain: shuffled, flipped, batched; its position can be saved and set again."""
+
+import io
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from tvconv_jax.data.records import ImageSource
+from tvconv_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def decode(image: bytes, side: int) -> np.ndarray:
+    """``uint8 [side, side, 3]``, RGB; another size is resized (bilinear, antialiased)."""
+    with Image.open(io.BytesIO(image)) as picture:
+        picture = picture.convert("RGB")
+        if picture.size != (side, side):
+            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(picture)
+
+
+def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
+    """Whole batches in one pass; the remainder of each shuffled pass is dropped, as in the reference.
+
+    Raises:
+        UserError: If there is not even one whole batch.
+    """
+    if len(source) < batch_size:
+        raise UserError(
+            f"data.batch_size {batch_size} is more than the {len(source)} training pictures; make it smaller."
+        )
+    return len(source) // batch_size
+
+
+def train_batches(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    flip: bool = True,
+    workers: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator:
+    """Batches without end, every epoch in an order of its own.
+
+    Args:
+        source: Training pictures.
+        batch_size: Pictures in a batch of this shard.
+        image_size: Side to which pictures are brought.
+        seed: Of order and flips; the same seed gives the same batches.
+        flip: Whether half of the pictures, drawn anew every epoch, are mirrored.
+        workers: Processes that decode; 0 decodes in threads of this one.
+        shard_index: Which share of every epoch this process reads.
+        shard_count: Into how many shares an epoch is cut.
+
+    Returns:
+        An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``; its
+        ``get_state()`` and ``set_state()`` save and restore the position exactly.
+    """
+    if not flags.FLAGS.is_parsed():  # Grain reads absl's flags; in a program without absl.app nobody parsed them
+        flags.FLAGS.mark_as_parsed()
+
+    def load(index: int, random: np.random.Generator) -> Batch:
+        record = source[index]
+        image = decode(record["image"], image_size)
+        if flip and random.random() < 0.5:
+            image = image[:, ::-1]
+        return {"image": image, "label": np.int32(record["label"]), "index": np.int32(index)}
+
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()[shard_index::shard_count]
+    dataset = dataset.random_map(load).batch(batch_size, drop_remainder=True).repeat()
+    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    batches = dataset.to_iter_dataset(threads)
+    if workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(batches)
+
+
+def eval_batches(source: ImageSource, *, batch_size: int, image_size: int) -> Iterator[Batch]:
+    """Every picture once, in order; the last batch is filled up with zeros, ``mask`` False there.
+
+    Yields:
+        ``{"image": uint8 [n, s, s, 3], "mask": bool [n]}``.
+    """
+    for start in range(0, len(source), batch_size):
+        images = [decode(source[i]["image"], image_size) for i in range(start, min(start + batch_size, len(source)))]
+        mask = np.arange(batch_size) < len(images)
+        empty = [np.zeros_like(images[0])] * (batch_size - len(images))
+        yield {"image": np.stack(images + empty), "mask": mask}

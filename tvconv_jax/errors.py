@@ -1,9 +1,16 @@
-"""The one exception that speaks to the person who typed the command."""
+"""The exceptions that speak to the person who typed the command; commands print them as one line."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: config, data, workdir or checkpoint.
+    """A mistake in what the user gave: config, data, workdir or checkpoint. Commands exit with code 2.
 
-    The message is one line that names the value, the rule and the way out. Commands print it as
-    ``error: ...`` and exit with code 2; nothing on disk has been touched when it is raised.
+    The message is one line that names the value, the rule and the way out. Nothing on disk was written over.
     """
+
+
+class TrainingError(Exception):
+    """A run that cannot go on, as with a loss that is not finite. Commands exit with code 1."""
+
+
+class Interrupted(Exception):
+    """A run that was asked to stop, and saved. Commands exit with code 130."""

@@ -1,0 +1,18 @@
+"""ShuffleNetV2 x0.5 with TVConv on faces: 31.95 M multiply-accumulates at 96x96 (Chen et al. 2022, Table 1).
+
+    python -m tvconv_jax.main --config=configs/face_sf05.py --workdir=DIR
+
+trains on the embedded synthetic faces at 48x48. The paper's recipe, on faces of your own at 96x96:
+
+    python -m tvconv_jax.main --config=configs/face_sf05.py:data=folder --config.data.root=ROOT --workdir=DIR
+
+Compare operators with ``:operator=depthwise``. What to expect stands in the README.
+"""
+
+from ml_collections import ConfigDict
+
+from tvconv_jax.recipes import face_config
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    return face_config(arg, model="shufflenetv2", width=0.5)

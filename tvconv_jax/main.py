@@ -1,0 +1,100 @@
+"""The main job: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from tvconv_jax.errors import Interrupted, TrainingError, UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on where a run stopped), or verify.")
+
+
+def main(_: Sequence[str]) -> None:
+    from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
+    from tvconv_jax.tasks import TASKS
+
+    config, workdir = CONFIG.value, _workdir()
+    if config.task not in TASKS:
+        raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
+    check_workdir(config, workdir)
+    _keep_compiled_programs(cache_dir())
+    if MODE.value == "eval":
+        TASKS[config.task].evaluate(config, workdir)
+    else:
+        TASKS[config.task].train(config, workdir)
+
+
+def _workdir() -> Path:
+    if WORKDIR.value:
+        return Path(WORKDIR.value).expanduser().absolute()
+    return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem).absolute()
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Raises a ``UserError`` if the folder holds a run of another config."""
+    file = workdir / "config.json"
+    if not file.exists():
+        return
+    old, new = _flat(json.loads(file.read_text())), _flat(json.loads(config.to_json()))
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if different:
+        shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
+        raise UserError(
+            f"{workdir} holds a run of another config ({len(different)} keys differ: {shown}); choose another "
+            f"--workdir, or remove that folder."
+        )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _keep_compiled_programs(cache: Path) -> None:
+    """A second run of the same program starts without compiling it again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        if len(rest) > 1:
+            raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
+        if not CONFIG.value:
+            raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
+        return rest
+    except UserError as error:
+        _fail(error, 2)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(error, 2)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    try:
+        main(arguments)
+    except UserError as error:
+        _fail(error, 2)
+    except TrainingError as error:
+        _fail(error, 1)
+    except Interrupted as error:
+        _fail(error, 130)
+
+
+if __name__ == "__main__":
+    app.run(_run, flags_parser=_parse_flags)

@@ -1,0 +1,5 @@
+"""Jobs: model, loss and evaluation put together. ``TASKS`` names them for configs."""
+
+from tvconv_jax.tasks import face
+
+TASKS = {"face": face}

@@ -1,0 +1,237 @@
+"""Face recognition: train embeddings with AM-Softmax, verify them on pairs of other people."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from tvconv_jax.data.faces import FaceData, load_faces
+from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.records import ImageSource
+from tvconv_jax.errors import UserError
+from tvconv_jax.freezing import freeze
+from tvconv_jax.losses import am_softmax_logits
+from tvconv_jax.metrics.complexity import count
+from tvconv_jax.metrics.verification import Verification, ten_fold
+from tvconv_jax.models import create_model
+from tvconv_jax.training import loop
+from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.logging import MetricsLog, ProgressLine, device_description, write_json, write_text
+from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
+from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.state import TrainState, create_state
+from tvconv_jax.training.step import LossFunction, make_train_step
+from tvconv_jax.version import versions
+
+Embed = Callable[[Any, jax.Array], jax.Array]
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
+    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def init_class_weights(key: jax.Array, embedding_size: int, classes: int) -> jax.Array:
+    """``[embedding_size, classes]``: columns uniform in [-1, 1], brought to unit length."""
+    weights = jax.random.uniform(key, (embedding_size, classes), minval=-1.0, maxval=1.0)
+    return weights / jnp.linalg.norm(weights, axis=0, keepdims=True)
+
+
+def make_loss(model: nn.Module, *, margin: float, scale: float) -> LossFunction:
+    """Mean AM-Softmax over a batch of ``image`` and ``label``; also the share of them recognised."""
+
+    def loss(params: Any, batch_stats: Any, batch: Any, _: jax.Array) -> tuple:
+        variables = {"params": params["model"], "batch_stats": batch_stats}
+        images, labels = normalise(batch["image"]), batch["label"]
+        embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits = am_softmax_logits(embeddings, params["class_weights"], labels, margin=margin, scale=scale)
+        target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        losses = jax.nn.logsumexp(logits, axis=1) - target
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
+        return jnp.mean(losses), (updates["batch_stats"], {"accuracy": accuracy})
+
+    return loss
+
+
+def make_embed(model: nn.Module, *, mirror: bool) -> Embed:
+    """``(variables, uint8 images) -> [n, d]``; with ``mirror``, the sum with the mirrored images' embeddings."""
+
+    @jax.jit
+    def embed(variables: Any, images: jax.Array) -> jax.Array:
+        images = normalise(images)
+        embeddings = model.apply(variables, images, train=False)
+        return embeddings + model.apply(variables, images[:, :, ::-1], train=False) if mirror else embeddings
+
+    return embed
+
+
+def embed_all(embed: Embed, variables: Any, source: ImageSource, config: ConfigDict, mesh: Mesh) -> np.ndarray:
+    """Embeddings of every picture of a source, each once, ``[len(source), d]``."""
+    parts = []
+    for batch in eval_batches(source, batch_size=config.eval.batch_size, image_size=config.data.image_size):
+        parts.append(np.asarray(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
+    return np.concatenate(parts)
+
+
+class FaceJob:
+    """A face run put together from its config: data, model, step, evaluation.
+
+    Args:
+        config: As :func:`tvconv_jax.recipes.face_config` makes it.
+
+    Raises:
+        UserError: If something in the config or the data does not fit.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.config, self.mesh = config, make_mesh()
+        check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
+        check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        self.model = _model(config)
+        self.data: FaceData = load_faces(config.data)
+        self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
+        self.optimizer = _optimizer(config, self.steps_per_epoch)
+        self._embed = make_embed(self.model, mirror=config.eval.protocol == "standard")
+        self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
+
+    def init_state(self) -> TrainState:
+        """The state before the first step."""
+        config = self.config
+        model_key, head_key = jax.random.split(jax.random.key(config.seed))
+        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
+        variables = jax.jit(functools.partial(self.model.init, train=False))(model_key, images)
+        weights = init_class_weights(head_key, config.model.embedding_size, self.data.num_classes)
+        params = {"model": variables["params"], "class_weights": weights}
+        return create_state(params, variables["batch_stats"], self.optimizer, config.seed, self.mesh)
+
+    def verify(self, state: TrainState) -> dict[str, Verification]:
+        """Result on every verification set, with the frozen model."""
+        variables = self._freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
+        results = {}
+        for name, (source, pairs) in self.data.verification.items():
+            embeddings = embed_all(self._embed, variables, source, self.config, self.mesh)
+            left, right = embeddings[pairs.left], embeddings[pairs.right]
+            results[name] = ten_fold(left, right, pairs.same, pairs.folds, protocol=self.config.eval.protocol)
+        return results
+
+    def task(self) -> loop.Task:
+        """The job as the training loop sees it."""
+        config = self.config
+        loss = make_loss(self.model, margin=config.loss.margin, scale=config.loss.scale)
+        batches = train_batches(
+            self.data.train,
+            batch_size=config.data.batch_size,
+            image_size=config.data.image_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            workers=config.data.workers,
+        )
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
+            return {**accuracies, "score": float(np.mean(list(accuracies.values() or [0.0])))}
+
+        step = make_train_step(loss, self.optimizer, self.mesh)
+        return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
+
+    def plan(self) -> loop.Plan:
+        """When the loop logs, saves and evaluates."""
+        train = self.config.train
+        return loop.Plan(
+            total=round(self.config.optimizer.epochs * self.steps_per_epoch),
+            log_every=train.log_every,
+            checkpoint_every=train.checkpoint_every,
+            eval_every=max(1, round(train.eval_every * self.steps_per_epoch)),
+        )
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
+    job = FaceJob(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+    line = ProgressLine(job.plan().total, config.data.batch_size)
+    for note in (f"data: {job.data.description}", *job.data.notes):
+        line.print(note)
+    with Checkpoints(workdir) as checkpoints:
+        task = job.task()
+        state, best = loop.resume(job.init_state(), task, checkpoints)
+        log = MetricsLog(workdir, int(state.step))
+        try:
+            state, best = loop.fit(state, best, task, job.plan(), job.mesh, checkpoints, log, line)
+        finally:
+            line.close()
+            log.close()
+    _report(job, state, best, workdir, line.images_per_second)
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Verifies the best checkpoint of a workdir and prints the table."""
+    job = FaceJob(config)
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore(job.init_state(), best=True)
+    if restored is None:
+        raise UserError(f"{workdir} holds no checkpoint yet; train first, with --mode=train.")
+    state = restored[0]
+    _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)})")
+
+
+def _report(job: FaceJob, state: TrainState, best: loop.Best, workdir: Path, images_per_second: float) -> None:
+    config, results = job.config, job.verify(state)
+    side = config.data.image_size
+    write_json(
+        workdir / "results.json",
+        {
+            "step": int(state.step),
+            "data": job.data.description,
+            "notes": job.data.notes,
+            "protocol": config.eval.protocol,
+            "mean_accuracy": float(np.mean([result.accuracy for result in results.values()] or [0.0])),
+            "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
+            "best": best._asdict(),
+            "complexity": count(job.model, (1, side, side, 3))._asdict(),
+            "images_per_second": round(images_per_second, 1),
+            "device": device_description(),
+            "seed": config.seed,
+            "versions": versions(),
+        },
+    )
+    _print_table(results, f"Verification after step {int(state.step)} ({job.data.description})")
+    print(f"Everything is in {workdir}: results.json, metrics.jsonl, tensorboard/, checkpoints/")
+
+
+def _print_table(results: dict[str, Verification], title: str) -> None:
+    table = Table(title=title)
+    for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
+        table.add_column(column, justify="left" if column == "set" else "right")
+    for name, result in results.items():
+        cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
+        table.add_row(name, *(f"{value:.2f}" for value in cells))
+    if results:
+        table.add_row("mean", f"{np.mean([result.accuracy for result in results.values()]) * 100:.2f}")
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(table)
+
+
+def _model(config: ConfigDict) -> nn.Module:
+    try:
+        fields = config.model.to_dict()
+        return create_model(fields.pop("name"), **fields)
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def _optimizer(config: ConfigDict, steps: int) -> Any:
+    o = config.optimizer
+    schedule = step_schedule(o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=steps)
+    return sgd(schedule, momentum=o.momentum, weight_decay=o.weight_decay)

@@ -1,0 +1,1 @@
+"""Training that knows no task: state, step, loop, mesh, checkpoints, logs."""

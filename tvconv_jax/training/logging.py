@@ -1,0 +1,122 @@
+"""What a run leaves behind while it goes: ``metrics.jsonl``, TensorBoard events, and a progress line."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+
+class MetricsLog:
+    """``metrics.jsonl``, one JSON object a line with its ``step``, and TensorBoard events of the same numbers.
+
+    Args:
+        workdir: Where both are written.
+        step: Step that the run starts from; lines of later steps are dropped, for they are about to come again.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        _cut(self._path, step)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        """Writes numbers of one step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _cut(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:  # the last line of a run that was killed in the middle of it
+            continue
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+class ProgressLine:
+    """Step, loss, images per second and time left, on one line of a terminal; silent anywhere else.
+
+    Args:
+        total: Steps of the whole run.
+        batch_size: Images in a step.
+    """
+
+    def __init__(self, total: int, batch_size: int) -> None:
+        self._total, self._batch_size = total, batch_size
+        self._console = Console(file=sys.stdout)
+        self._status = self._console.status("Compiling the training step") if self._console.is_terminal else None
+        self._since: float | None = None
+        self._steps = 0
+        if self._status:
+            self._status.start()
+
+    def update(self, step: int, loss: float) -> None:
+        """Shows where the run is; the first call, with compilation behind it, starts the clock."""
+        if self._since is None:
+            self._since = time.monotonic()
+            return
+        self._steps += 1
+        if self._status:
+            left = (self._total - step) * self._batch_size / self.images_per_second
+            self._status.update(
+                f"step {step}/{self._total}  loss {loss:.3f}  {self.images_per_second:,.0f} img/s  "
+                f"{int(left) // 60}:{int(left) % 60:02d} left"
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Takes time spent elsewhere, on evaluation, off the clock."""
+        if self._since is not None:
+            self._since += seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """Of training since the first step."""
+        if self._since is None or not self._steps:
+            return 0.0
+        return self._steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
+
+    def print(self, text: str) -> None:
+        """One lasting line."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._status:
+            self._status.stop()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def device_description() -> str:
+    """The devices and their number, and the processor where they are CPUs."""
+    kind = jax.devices()[0].device_kind
+    return (
+        f"{jax.device_count()} x {kind} ({os.cpu_count()} cores)" if kind == "cpu" else f"{jax.device_count()} x {kind}"
+    )

@@ -1,0 +1,16 @@
+"""Versions of what computes, for results that should be rerun one day."""
+
+import importlib.metadata
+import platform
+
+
+def versions() -> dict[str, str]:
+    """Python's, this package's and its main dependencies' versions."""
+    names = ("tvconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[name] = "not installed"
+    return found

@@ -5,16 +5,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 
 from tvconv_jax.convert import from_torch
-from tvconv_jax.losses import am_softmax
 from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
+from tvconv_jax.tasks.face import make_loss, normalise
+from tvconv_jax.training.mesh import put_batch
+from tvconv_jax.training.optimizer import sgd
+from tvconv_jax.training.state import create_state
+from tvconv_jax.training.step import make_train_step
 
 OPERATORS = {"tvconv": tv_conv, "depthwise": depthwise_conv}
 # The paper's optimiser but for its rate, which speed does not depend on: on noise for images the gradients of an
@@ -62,7 +66,7 @@ def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) ->
 
 
 class Trainer:
-    """Our model, class weights and SGD on one device; ``step`` trains on its batch and returns the loss.
+    """The face job's training step on one device; ``step`` trains on its batch and returns the loss.
 
     Attributes:
         compile_seconds: Tracing and compiling the step.
@@ -80,45 +84,24 @@ class Trainer:
     ) -> None:
         """Starts from ``state_dict``, weights under the reference's names, or from weights of its own."""
         model = create_model("mobilenetv2", width=width, operator=operator)
-        self.batch = jax.tree.map(jnp.asarray, batch)
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+        self.batch = put_batch(batch, mesh)
         if state_dict is None:
-            variables = jax.jit(model.init)(jax.random.key(0), _normalised(self.batch["image"]))
+            variables = jax.jit(model.init)(jax.random.key(0), normalise(self.batch["image"]))
         else:
             variables = from_torch(state_dict, model)
-        params = {"model": variables["params"], "head": class_weights}
-        params, stats = jax.tree.map(jnp.array, (params, variables["batch_stats"]))
-        optimizer = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(LEARNING_RATE, MOMENTUM))
-        self.state = (params, stats, optimizer.init(params))
+        params = {"model": variables["params"], "class_weights": class_weights}
+        optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.state = create_state(params, variables["batch_stats"], optimizer, 0, mesh)
+        step = make_train_step(make_loss(model, margin=0.35, scale=32.0), optimizer, mesh)
         start = time.perf_counter()
-        step = jax.jit(functools.partial(_train_step, model, optimizer), donate_argnums=0)
         self.compiled = step.lower(self.state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - start
         self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
 
     def step(self) -> float:
-        self.state, loss = self.compiled(self.state, self.batch)
-        return float(loss)
-
-
-def _normalised(images: jax.Array) -> jax.Array:
-    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
-
-
-def _train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, state: tuple, batch: dict[str, jax.Array]
-) -> tuple[tuple, jax.Array]:
-    params, stats, opt_state = state
-
-    def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params["model"], "batch_stats": stats}
-        images = _normalised(batch["image"])
-        embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses = am_softmax(embeddings, params["head"], batch["label"])
-        return jnp.mean(losses), updates["batch_stats"]
-
-    (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return (optax.apply_updates(params, updates), stats, opt_state), loss
+        self.state, metrics = self.compiled(self.state, self.batch)
+        return float(metrics["loss"])
 
 
 def train_inputs(batch: int, image_size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -7,6 +7,7 @@ with groups. Layouts are PyTorch's, NCHW. Names are those of the reference's sta
 Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tests import this module.
 """
 
+import ctypes
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -188,20 +189,20 @@ class Trainer:
 def peak_memory(call: Callable[[], float]) -> tuple[float, int | None]:
     """What ``call`` returns, and the bytes that it needed at most beyond those in use before.
 
-    On a CPU that is resident memory, which only Linux tells (``None`` elsewhere), and only a first call shows all
-    of it: later ones are served from what the allocator kept.
+    On a CPU that is resident memory, which only Linux with glibc tells (elsewhere ``None``).
     """
     if torch.get_default_device().type != "cpu":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         return call(), torch.cuda.max_memory_allocated() - before
     try:
-        # Writing 5 makes the peak start over, see proc(5).
+        # What is free goes back to the system, and writing 5 makes the peak start over, see proc(5).
+        ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
-        return call(), _resident("VmHWM") - before
-    except OSError:
+    except (OSError, AttributeError):
         return call(), None
+    return call(), _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:

@@ -26,7 +26,7 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
 
 def wide(x: jax.Array) -> jax.Array:
     """In the dtype that sums are kept in: float32, or float64 for float64."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
@@ -20,6 +20,7 @@ def main(_: Sequence[str]) -> None:
     from tvconv_jax.tasks import TASKS
 
     config, workdir = CONFIG.value, _workdir()
+    logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they do at every start
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
     check_workdir(config, workdir)
@@ -67,20 +68,23 @@ def _keep_compiled_programs(cache: Path) -> None:
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    """Every mistake on the command line is one line and exit code 2, before anything is read or written."""
     try:
         rest = flags.FLAGS(arguments)
         if len(rest) > 1:
             raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
         if not CONFIG.value:
             raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
+        dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
         return rest
-    except UserError as error:
-        _fail(error, 2)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError) as error:  # what ml_collections raises for a key that is not there
+        text = str(error.args[0]).replace("\\n", " ").replace("\\", "").replace("'", "").replace(chr(34), "'")
+        _fail(f"unknown config key: {text}", 2)
+    except (UserError, flags.Error, TypeError, ValueError, OSError) as error:
         _fail(error, 2)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> None:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     sys.exit(code)
 

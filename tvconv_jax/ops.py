@@ -118,7 +118,7 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
 
 def _wide(x: jax.Array) -> jax.Array:
     """In the dtype that sums are kept in: float32, or float64 for float64."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _pad(x: jax.Array, kernel_size: int) -> jax.Array:

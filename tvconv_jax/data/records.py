@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -55,13 +54,15 @@ def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
     if builder.data_path.exists():
         return
     print(f"Preparing {what}, once, into {builder.data_path}", flush=True)
-    logging.set_verbosity(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     with open(os.devnull, "w") as quiet:  # TFDS prints a banner of its own
         stdout, sys.stdout = sys.stdout, quiet
         try:
             builder.download_and_prepare()
+        except FileExistsError:  # another run prepared the same records meanwhile
+            if not builder.data_path.exists():
+                raise
         finally:
             sys.stdout = stdout
 

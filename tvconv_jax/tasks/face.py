@@ -177,11 +177,13 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Verifies the best checkpoint of a workdir and prints the table."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
     job = FaceJob(config)
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(job.init_state(), best=True)
     if restored is None:
-        raise UserError(f"{workdir} holds no checkpoint yet; train first, with --mode=train.")
+        raise UserError(f"{workdir} holds no best checkpoint; train until the first evaluation, with --mode=train.")
     state = restored[0]
     _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)})")
 

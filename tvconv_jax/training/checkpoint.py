@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import logging
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.training.state import TrainState
@@ -19,7 +18,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path) -> None:
-        logging.set_verbosity(logging.ERROR)  # Orbax tells every step of every save
         folder = (workdir / "checkpoints").absolute()
         self._last = _manager(folder / "last", keep=2)
         self._best = _manager(folder / "best", keep=1)
@@ -64,7 +62,8 @@ class Checkpoints:
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    return ocp.CheckpointManager(folder, options=options, item_names=("state", "data"))
+    handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 def _save(manager: ocp.CheckpointManager, state: TrainState, data: dict[str, Any]) -> None:

@@ -116,7 +116,5 @@ def write_json(path: Path, value: Any) -> None:
 
 def device_description() -> str:
     """The devices and their number, and the processor where they are CPUs."""
-    kind = jax.devices()[0].device_kind
-    return (
-        f"{jax.device_count()} x {kind} ({os.cpu_count()} cores)" if kind == "cpu" else f"{jax.device_count()} x {kind}"
-    )
+    kind, cores = jax.devices()[0].device_kind, f" ({os.cpu_count()} cores)"
+    return f"{jax.device_count()} x {kind}{cores if kind == 'cpu' else ''}"

@@ -1,0 +1,119 @@
+"""TVConv, its generator, freezing, and use inside other people's modules."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens import load, normal, state_dict
+
+from tvconv_jax import DepthwiseConv, TVConv, freeze
+from tvconv_jax.convert import from_torch, to_torch
+
+SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
+
+
+def golden(tag):
+    arrays, meta = load(f"tvconv_{tag}")
+    config = meta["config"]
+    module = TVConv(
+        kernel_size=config["kernel_size"],
+        strides=config["stride"],
+        affinity_channels=config["affinity_channels"],
+        hidden_channels=config["hidden_channels"],
+        hidden_layers=config["hidden_layers"],
+        use_bias=config["use_bias"],
+    )
+    shape = (config["batch"], config["channels"], config["side"], config["side"])
+    return arrays, module, state_dict(meta), normal(f"{tag}/x", shape).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("implementation", ["shifted", "patches"])
+@pytest.mark.parametrize("tag", ["s1", "s2", "k5_bias"])
+def test_golden(tag, implementation):
+    arrays, module, state, x = golden(tag)
+    module = module.copy(implementation=implementation)
+    variables = from_torch(state, module)
+    y, vjp = jax.vjp(module.apply, variables, x)
+    # float32 rounding of generator and sum; the reference sums in another order
+    np.testing.assert_allclose(y.transpose(0, 3, 1, 2), arrays["output"], rtol=1e-5, atol=1e-5)
+    cotangent = normal(f"{tag}/cotangent", arrays["output"].shape).transpose(0, 2, 3, 1)
+    grads, grad_x = vjp(jnp.asarray(cotangent))
+    np.testing.assert_allclose(grad_x.transpose(0, 3, 1, 2), arrays["grad_x"], rtol=1e-3, atol=1e-5)
+    grads = to_torch(grads, module)
+    scale = np.abs(arrays["grad_affinity"]).max()
+    np.testing.assert_allclose(grads["posi_map"], arrays["grad_affinity"], rtol=1e-3, atol=1e-5 * scale)
+    for name, norm in arrays["grad_norms"].items():
+        np.testing.assert_allclose(np.linalg.norm(grads[name]), norm, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("tag", ["s1", "s2", "k5_bias"])
+def test_frozen_weights_are_the_references_and_no_generator_is_left(tag):
+    arrays, module, state, x = golden(tag)
+    variables = from_torch(state, module)
+    frozen = freeze(module, variables)
+    weights = np.asarray(frozen["frozen"]["weights"])
+    theirs = weights.transpose(3, 2, 0, 1).reshape(arrays["weights"].shape)  # channel-major taps
+    np.testing.assert_allclose(theirs, arrays["weights"], rtol=1e-5, atol=1e-5)
+    assert not frozen["params"]
+    np.testing.assert_allclose(frozen(x), module.apply(variables, x), atol=1e-6)
+    np.testing.assert_array_equal(frozen(x), module.apply(frozen, x))
+
+
+class Block(nn.Module):
+    """Somebody else's module, three levels deep, with both operators and a norm."""
+
+    padding: str = "zeros"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="mix")(x)
+        x = nn.Sequential([TVConv(strides=2, generator_padding=self.padding, use_bias=True, **SMALL), nn.relu])(x)
+        return DepthwiseConv(name="plain")(x)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "edge"])
+def test_freeze_finds_layers_inside_other_modules(padding):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 5, 3))
+    model = Block(padding)
+    variables = model.init(jax.random.key(1), x)
+    frozen = freeze(model, variables)
+    assert not [path for path, _ in jax.tree_util.tree_leaves_with_path(frozen.variables) if "generator" in str(path)]
+    np.testing.assert_allclose(jax.jit(lambda f, x: f(x))(frozen, x), model.apply(variables, x), atol=1e-6)
+
+
+def test_edge_padding_starts_as_a_depthwise_convolution_and_zeros_only_inside():
+    x = jax.random.normal(jax.random.key(0), (1, 16, 16, 2))
+    for padding, margin in (("edge", 0), ("zeros", SMALL["hidden_layers"] + 2)):
+        module = TVConv(generator_padding=padding, **SMALL)
+        weights = freeze(module, module.init(jax.random.key(1), x))["frozen"]["weights"]
+        inside = weights[margin : 16 - margin, margin : 16 - margin]
+        np.testing.assert_allclose(inside, jnp.broadcast_to(inside[0, 0], inside.shape), atol=1e-6)
+        if margin:
+            assert jnp.abs(weights[0, 0] - weights[8, 8]).max() > 1e-2
+
+
+def test_a_layer_belongs_to_its_grid():
+    module, x = TVConv(**SMALL), jnp.zeros((1, 8, 8, 2))
+    variables = module.init(jax.random.key(0), x)
+    for held in (variables, freeze(module, variables)):
+        with pytest.raises(ValueError, match="built for the output grid 8x8, but this input gives 6x7"):
+            module.apply(held, jnp.zeros((1, 6, 7, 2)))
+
+
+@pytest.mark.parametrize("layer", [TVConv, DepthwiseConv])
+def test_bad_fields_and_inputs_name_value_and_rule(layer):
+    with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
+        layer(kernel_size=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+    with pytest.raises(ValueError, match=r"x has shape \(8, 8, 2\); it must be \[n, h, w, c\]"):
+        layer().init(jax.random.key(0), jnp.zeros((8, 8, 2)))
+
+
+def test_an_unknown_padding_lists_what_exists():
+    with pytest.raises(ValueError, match=r"generator_padding='same' is not one of \['zeros', 'edge'\]"):
+        TVConv(generator_padding="same").init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+
+
+def test_freeze_wants_params():
+    with pytest.raises(ValueError, match="must hold 'params'"):
+        freeze(TVConv(), {"batch_stats": {}})

@@ -87,7 +87,8 @@ def _batch_norm_forward(
 ) -> tuple[tuple, tuple]:
     axes = tuple(range(x.ndim - 1))
     mean = jnp.mean(wide(x), axes)
-    var = jnp.mean(jnp.square(wide(x) - per_channel(mean, x)), axes)
+    # One pass for both sums; x - mean would be written out and read again.
+    var = jnp.maximum(jnp.mean(jnp.square(wide(x)), axes) - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
     y = activate(affine(x, scale * inverse, bias - mean * scale * inverse), activation).astype(x.dtype)
     return (y, mean, var), (x, scale, bias, mean, inverse)
@@ -105,7 +106,7 @@ def _batch_norm_backward(
         passes = z > low if high is None else (z > low) & (z < high)
         grad = jnp.where(passes, grad, 0)
     grad_bias = jnp.sum(grad, axes)
-    grad_scale = jnp.sum(grad * (wide(x) - per_channel(mean, x)), axes) * inverse
+    grad_scale = (jnp.sum(grad * wide(x), axes) - mean * grad_bias) * inverse
     # grad_x = scale * inverse * (grad - mean(grad) - normalised * mean(grad * normalised)), as one affine map of
     # grad and x, so that the normalised input is never stored.
     count = x.size // x.shape[-1]

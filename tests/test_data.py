@@ -1,0 +1,228 @@
+"""Embedded and folder faces, pair lists, batches: what is read is what was written, and mistakes are named."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tvconv_jax.data.draw import PERSON, VERIFICATION, draw_people, draw_photos, render
+from tvconv_jax.data.faces import load_faces
+from tvconv_jax.data.pipeline import decode, eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.errors import UserError
+
+
+def embedded():
+    return load_faces(ConfigDict({"source": "embedded", "size": "smoke"}))
+
+
+def folder(root, **changes):
+    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, **changes}
+    return load_faces(ConfigDict(config))
+
+
+def jpeg(seed, side=24):
+    file = io.BytesIO()
+    pixels = np.random.RandomState(seed).randint(0, 255, (side, side, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Three people with three pictures each, and one verification set of ten pairs."""
+    for person in range(3):
+        for i in range(3):
+            path = tmp_path / "train" / f"p{person}" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(10 * person + i))
+    lines = []
+    for i in range(10):
+        path = tmp_path / "pairs" / f"q{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(100 + i))
+        lines.append(f"q{i}.jpg q{(i + 1) % 10}.jpg {1 if i % 2 else -1}")
+    (tmp_path / "pairs_pair.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "elsewhere").mkdir()  # a folder that is no identity of train/
+    return tmp_path
+
+
+def test_drawing_is_seeded_and_people_differ_more_than_their_photos():
+    def draw(seed):
+        random = np.random.default_rng(seed)
+        return render(draw_people(random, 4), draw_photos(random, 4), 24)
+
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert (draw(0) != draw(1)).any()
+    random = np.random.default_rng(0)
+    people, photos = draw_people(random, 2), draw_photos(random, 2)
+    same_photo = {name: values[[0, 0]] for name, values in photos.items()}
+    a, b = render(people, same_photo, 24)
+    assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another person
+    assert set(people) == set(PERSON)
+
+
+def test_embedded_set_has_people_to_train_on_and_four_sets_of_others():
+    data = embedded()
+    assert data.num_classes == 8 and len(data.train) == 64
+    assert [data.train[i]["label"] for i in range(64)] == list(np.repeat(np.arange(8), 8))
+    assert "synthetic" in data.description
+    assert set(data.verification) == set(VERIFICATION)
+    for source, pairs in data.verification.values():
+        assert len(source) == 40
+        assert pairs.same.sum() == 10 and list(np.bincount(pairs.folds)) == [2] * 10
+        labels = np.array([source[i]["label"] for i in range(40)])
+        np.testing.assert_array_equal(labels[pairs.left] == labels[pairs.right], pairs.same)
+
+
+def test_a_folder_is_read_byte_for_byte(faces):
+    data = folder(faces)
+    assert data.num_classes == 3 and len(data.train) == 9 and data.notes == []
+    for i in range(9):
+        record = data.train[i]
+        assert record["image"] == (faces / record["name"]).read_bytes()
+        assert record["name"].startswith(f"train/p{record['label']}/")
+    source, pairs = data.verification["pairs"]
+    assert source[int(pairs.right[3])]["name"] == "pairs/q4.jpg"
+    assert list(pairs.same) == [False, True] * 5 and list(pairs.folds) == list(range(10))
+
+
+def test_a_folder_without_train_holds_the_identities_itself(faces):
+    assert folder(faces / "train").num_classes == 3
+
+
+def test_a_changed_file_is_seen(faces):
+    before = folder(faces).train[0]["image"]
+    (faces / "train" / "p0" / "0.jpg").write_bytes(jpeg(77))
+    assert folder(faces).train[0]["image"] != before
+
+
+def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
+    whole = jpeg(5)
+    (faces / "train" / "p1" / "0.jpg").write_bytes(whole[: len(whole) // 2])
+    data = folder(faces)
+    assert len(data.train) == 8
+    assert len(data.notes) == 1 and "skipped 1 of 9" in data.notes[0] and "p1/0.jpg" in data.notes[0]
+    assert folder(faces).notes == data.notes  # and again, from the cache
+    with pytest.raises(UserError, match=r"1 of 9 pictures cannot be read \(.*p1/0.jpg\), more than the share 0.01"):
+        folder(faces, max_corrupt=0.01)
+
+
+def test_other_sizes_are_resized_and_said_once(faces):
+    (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
+    (faces / "train" / "p1" / "1.jpg").write_bytes(jpeg(5, side=40))
+    data = folder(faces)
+    assert len(data.notes) == 1 and "2 of 9 pictures" in data.notes[0] and "resized to 24x24" in data.notes[0]
+    assert decode(data.train[3]["image"], 24).shape == (24, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: "", "data.root is empty; name the folder with --config.data.root=DIR"),
+        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: root / "elsewhere", "holds 0 identities"),
+        (lambda root: [(root / "train" / p).rename(root / p) for p in ("p1", "p2")] and root, "holds 1 identities"),
+        (lambda root: (root / "pairs" / "q3.jpg").unlink() or root, "q3.jpg does not exist; add the file"),
+        (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same person) or -1"),
+        (lambda root: append(root, "q1.jpg q2.jpg"), "must be 'left right flag'"),
+        (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be cut into 10 equal folds"),
+        (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no picture") and root, "1 of 10 pictures cannot be"),
+    ],
+)
+def test_bad_folders_get_one_line(faces, spoil, words):
+    with pytest.raises(UserError) as error:
+        folder(spoil(faces))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def append(root, line):
+    path = root / "pairs_pair.txt"
+    path.write_text(path.read_text() + line + "\n")
+    return root
+
+
+def test_an_unknown_source_lists_what_exists():
+    with pytest.raises(UserError, match="there are: embedded, folder"):
+        load_faces(ConfigDict({"source": "web"}))
+
+
+def batches(source, **changes):
+    return train_batches(source, **{"batch_size": 16, "image_size": 24, "seed": 0, **changes})
+
+
+def test_every_epoch_holds_every_picture_once_in_another_order():
+    source = embedded().train
+    iterator = batches(source)
+    epochs = [np.concatenate([next(iterator)["index"] for _ in range(4)]) for _ in range(2)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(64))
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_the_same_seed_gives_the_same_batches_and_half_are_flipped_anew_each_epoch():
+    source = embedded().train
+    first, second, other = batches(source), batches(source), batches(source, seed=1)
+    flipped = []
+    for _ in range(8):
+        a, b, c = next(first), next(second), next(other)
+        np.testing.assert_array_equal(a["image"], b["image"])
+        assert (a["index"] != c["index"]).any()
+        for image, label, index in zip(a["image"], a["label"], a["index"], strict=True):
+            plain = decode(source[index]["image"], 24)
+            is_flipped = (image != plain).any()
+            np.testing.assert_array_equal(image, plain[:, ::-1] if is_flipped else plain)
+            assert label == source[index]["label"]
+            flipped.append(is_flipped)
+    assert 0.3 < np.mean(flipped) < 0.7
+    unflipped = next(batches(source, flip=False))
+    np.testing.assert_array_equal(unflipped["image"][0], decode(source[unflipped["index"][0]]["image"], 24))
+
+
+def test_a_saved_position_goes_on_exactly():
+    source = embedded().train
+    iterator = batches(source)
+    for _ in range(6):  # into the second epoch
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = [next(iterator) for _ in range(5)]
+    fresh = batches(source)
+    fresh.set_state(state)
+    for batch in expected:
+        again = next(fresh)
+        for name, value in batch.items():
+            np.testing.assert_array_equal(again[name], value)
+
+
+def test_shards_share_an_epoch_without_overlap():
+    source = embedded().train
+    shards = [batches(source, batch_size=8, shard_index=i, shard_count=4) for i in range(4)]
+    seen = np.concatenate([next(shard)["index"] for shard in shards for _ in range(2)])
+    np.testing.assert_array_equal(np.sort(seen), np.arange(64))
+
+
+def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():
+    source = embedded().train
+    parts = list(eval_batches(source, batch_size=24, image_size=24))
+    assert [part["image"].shape for part in parts] == [(24, 24, 24, 3)] * 3
+    assert [int(part["mask"].sum()) for part in parts] == [24, 24, 16]
+    kept = np.concatenate([part["image"][part["mask"]] for part in parts])
+    np.testing.assert_array_equal(kept[63], decode(source[63]["image"], 24))
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training pictures"):
+        steps_per_epoch(embedded().train, 65)
+
+
+def test_tensorflow_is_never_imported():
+    code = (
+        "import sys; from ml_collections import ConfigDict; from tvconv_jax.data.faces import load_faces;"
+        "data = load_faces(ConfigDict({'source': 'embedded', 'size': 'smoke'})); data.train[0];"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

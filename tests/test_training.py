@@ -1,0 +1,154 @@
+"""Optimiser, checkpoints and the loop, on a model of two numbers."""
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.training import loop
+from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.logging import MetricsLog, ProgressLine
+from tvconv_jax.training.mesh import check_batch_size, make_mesh
+from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.state import create_state
+from tvconv_jax.training.step import make_train_step
+
+
+def test_sgd_is_pytorchs_with_decay_on_everything():
+    optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
+    params = {"kernel": jnp.array([1.0, -2.0]), "scale": jnp.array([3.0])}
+    state, expected, velocity = optimizer.init(params), jax.tree.map(np.array, params), None
+    for step in range(4):
+        grads = jax.tree.map(lambda p, step=step: jnp.cos(p + step), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        g = jax.tree.map(lambda p, step=step: np.cos(p + np.float32(step)) + np.float32(0.01) * p, expected)
+        velocity = g if velocity is None else jax.tree.map(lambda v, g: np.float32(0.9) * v + g, velocity, g)
+        expected = jax.tree.map(lambda p, v: p - np.float32(0.1) * v, expected, velocity)
+        for name, value in expected.items():
+            np.testing.assert_allclose(params[name], value, rtol=1e-6)
+
+
+def test_the_rate_falls_at_each_milestone():
+    schedule = step_schedule(0.1, milestones=(2, 3.5), factor=0.1, steps_per_epoch=10)
+    rates = [float(schedule(step)) for step in (0, 19, 20, 34, 35, 99)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    mesh = make_mesh()
+    check_batch_size("data.batch_size", 8 * mesh.shape["data"], mesh)
+    with pytest.raises(UserError, match="data.batch_size 0 must be a positive multiple"):
+        check_batch_size("data.batch_size", 0, mesh)
+
+
+class Batches:
+    """Numbers 0, 1, 2, ... in batches of four; one of them is bad."""
+
+    def __init__(self, bad=None):
+        self.at, self.bad = 0, bad
+
+    def __next__(self):
+        index = np.arange(4, dtype=np.int32) + 4 * self.at
+        self.at += 1
+        x = np.sin(index, dtype=np.float32)
+        return {"x": np.where(index == self.bad, np.float32(np.nan), x), "index": index}
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+def run(workdir, *, total=12, bad=None, on_step=None, width=2):
+    """A whole run in a workdir; returns its parameters and what was logged."""
+    workdir.mkdir(exist_ok=True)
+    mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
+    state = create_state({"w": jnp.ones((width,))}, {"seen": jnp.zeros(())}, optimizer, 0, mesh)
+
+    def loss(params, stats, batch, key):
+        noise = jax.random.uniform(key)  # a resumed run draws the same
+        value = jnp.mean(jnp.square(batch["x"] - jnp.sum(params["w"]))) + noise * params["w"][0]
+        return value, ({"seen": stats["seen"] + 1}, {"noise": noise})
+
+    batches = Batches(bad)
+
+    def evaluate(state):
+        if on_step:
+            on_step(int(state.step))
+        return {"score": float(-state.params["w"][0])}
+
+    task = loop.Task(make_train_step(loss, optimizer, mesh), batches, evaluate, lambda i: f"picture {i}")
+    plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
+    line = ProgressLine(total, 4)
+    with Checkpoints(workdir) as checkpoints:
+        state, best = loop.resume(state, task, checkpoints)
+        log = MetricsLog(workdir, int(state.step))
+        try:
+            state, best = loop.fit(state, best, task, plan, mesh, checkpoints, log, line)
+        finally:
+            log.close()
+    return np.asarray(state.params["w"]), best, logged(workdir)
+
+
+def logged(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)  # the only number that may differ
+    return lines
+
+
+def test_a_run_in_two_parts_equals_one_in_one_piece(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", total=7)
+    parts = run(tmp_path / "parts")
+    np.testing.assert_array_equal(parts[0], whole[0])
+    assert parts[1] == whole[1]
+    # a first part of 7 steps ends with an evaluation of its own
+    assert [line for line in parts[2] if line["step"] != 7] == [line for line in whole[2] if line["step"] != 7]
+
+
+def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    run(tmp_path / "run", total=4)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # a killed run got this far
+    _, _, lines = run(tmp_path / "run")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number):
+    assert threading.current_thread() is threading.main_thread()
+
+    def interrupt(step):
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="after step 4 of 12, and saved; the same command goes on"):
+        run(tmp_path / "run", on_step=interrupt)
+    np.testing.assert_array_equal(run(tmp_path / "run")[0], run(tmp_path / "whole")[0])
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_names_and_keeps_what_was_saved(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"loss of step 9 is nan; its pictures: picture 32, picture 33, .*35\. Lower"
+    ):
+        run(tmp_path / "run", bad=34)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
+        like = create_state({"w": jnp.ones((2,))}, {"seen": jnp.zeros(())}, optimizer, 0, make_mesh())
+        state, _ = checkpoints.restore(like)
+    assert int(state.step) == 8 and np.isfinite(state.params["w"]).all()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path / "run", total=4)
+    with pytest.raises(UserError, match=r"another model's: .* first .*saved \(2,\), wanted \(3,\)"):
+        run(tmp_path / "run", width=3)

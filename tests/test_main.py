@@ -1,0 +1,226 @@
+"""The command line, as a person uses it: whole runs in a process of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.recipes import Argument, face_config, parse_arguments
+from tvconv_jax.tasks import face
+from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "tvconv_jax.main", *map(str, arguments)]
+
+
+def run(*arguments, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def smoke(workdir, text="smoke", **environment):
+    return run(f"--config=configs/face_mb01.py:{text}", f"--workdir={workdir}", **environment)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 24 steps that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    result = smoke(workdir, "smoke,epochs=6")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def last_state(workdir, text):
+    job = FaceJob(face_config(text, model="mobilenetv2", width=0.1))
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(jax.eval_shape(job.init_state))[0]
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, stdout = finished
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+        "results.json",
+    }
+    results = json.loads((workdir / "results.json").read_text())
+    assert set(results["verification"]) == {"light", "expression", "pose", "occlusion"}
+    for result in results["verification"].values():
+        assert len(result["folds"]) == 10 and abs(np.mean(result["folds"]) - result["accuracy"]) < 1e-9
+    assert results["step"] == 24 and "synthetic" in results["data"]
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["epochs"] == 6
+    assert "light" in stdout and str(workdir) in stdout and "img/s" not in stdout  # quiet without a terminal
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_run_killed_in_mid_epoch_ends_with_the_same_bits(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("--config=configs/face_mb01.py:smoke,epochs=6", f"--workdir={workdir}"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not (workdir / "checkpoints" / "last" / "6").exists():  # 4 steps are an epoch
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = smoke(workdir, "smoke,epochs=6")
+    assert again.returncode == 0, again.stderr
+    assert losses(workdir) == losses(finished[0])
+    for ours, theirs in zip(
+        jax.tree.leaves(last_state(workdir, "smoke,epochs=6")),
+        jax.tree.leaves(last_state(finished[0], "smoke,epochs=6")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    verification = [json.loads((w / "results.json").read_text())["verification"] for w in (workdir, finished[0])]
+    assert verification[0] == verification[1]
+
+
+def test_eval_mode_verifies_the_best_checkpoint(finished):
+    workdir, _ = finished
+    result = run("--config=configs/face_mb01.py:smoke,epochs=6", f"--workdir={workdir}", "--mode=eval")
+    assert result.returncode == 0, result.stderr
+    assert "best checkpoint" in result.stdout and "occlusion" in result.stdout
+
+
+def test_four_devices_give_the_losses_of_one(finished, tmp_path):
+    workdir = tmp_path / "four"
+    result = smoke(workdir, "smoke,epochs=6", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert result.returncode == 0, result.stderr
+    one, four = losses(finished[0]), losses(workdir)
+    # sums over the batch in another order; the first steps, before rounding has grown through training
+    for step in list(one)[:3]:
+        np.testing.assert_allclose(four[step], one[step], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/face_mb01.py:foo=1"], "config argument 'foo' is unknown; there are: data, operator"),
+        (["--config=configs/face_mb01.py:operator=conv"], "operator=conv is unknown; there are: tvconv, depthwise."),
+        (["--config=configs/face_mb01.py", "--config.model.widht=1"], "unknown config key: widht Did you mean 'width'"),
+        (["--config=configs/face_mb01.py", "--config.model.width=x"], "could not convert string to float: 'x'"),
+        (["--config=configs/face_mb99.py"], "No such file or directory: 'configs/face_mb99.py'"),
+        ([], "--config is missing; name one, as in --config=configs/face_mb01.py."),
+        (["--config=configs/face_mb01.py", "--workdri=x"], "Unknown command line flag 'workdri'"),
+        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval>"),
+        (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is no flag"),
+        (["--config=configs/face_mb01.py", "--config.task=cook"], "config.task 'cook' is unknown; there are: face."),
+        (["--config=configs/face_mb01.py:smoke", "--config.model.width=0.15"], "mobilenetv2 width 0.15 is unknown"),
+        (["--config=configs/face_mb01.py:data=folder"], "data.root is empty"),
+        (["--config=configs/face_mb01.py", "--mode=eval"], "holds no checkpoint; train first"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(arguments, words, tmp_path):
+    result = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_config_is_not_written_over(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    result = smoke(workdir, "smoke,epochs=6,seed=1")
+    assert result.returncode == 2
+    assert "holds a run of another config (1 keys differ: seed: 0 there, 1 now); choose another" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+class Watched:
+    """A config that remembers which of its keys were read."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getattr__(self, name):
+        value = getattr(self._config, name)
+        if isinstance(value, ConfigDict):
+            return Watched(value, self._read, f"{self._prefix}{name}.")
+        if name == "to_dict":  # hands everything over
+            self._read.update(f"{self._prefix}{key}" for key in self._config)
+        self._read.add(self._prefix + name)
+        return value
+
+
+def leaves(config, prefix=""):
+    for name, value in config.items():
+        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+
+
+def test_every_key_of_the_config_is_read(tmp_path, capsys):
+    config = face_config("smoke,operator=depthwise", model="mobilenetv2", width=0.1)
+    read = {"task"}  # main reads it
+    with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
+        face.train(Watched(config, read), tmp_path / "run")
+    assert set(leaves(config)) <= read, set(leaves(config)) - read
+    assert "mean" in capsys.readouterr().out
+    read, config = set(), face_config("data=folder", model="mobilenetv2", width=0.1)
+    config.data.root = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no folder"):
+        FaceJob(Watched(config, read))
+    assert {"data.root", "data.max_corrupt"} <= read | {"data.max_corrupt"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_names_its_model_and_says_how_to_run_it(name):
+    scope = {}
+    exec(compile((ROOT / "configs" / name).read_text(), name, "exec"), scope)
+    assert f"--config=configs/{name}" in scope["__doc__"]
+    config = scope["get_config"]("operator=depthwise,seed=3")
+    assert config.model.operator == "depthwise" and config.seed == 3
+    prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf"}[config.model.name]
+    assert name == f"face_{prefix}{round(config.model.width * 10):02d}.py"
+    paper = scope["get_config"]("data=folder")
+    assert (paper.data.image_size, paper.data.batch_size, paper.optimizer.epochs) == (96, 512, 38)
+    assert paper.optimizer.milestones == (22, 30, 35) and paper.optimizer.learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sped=1", "'sped' is unknown; there are: size, speed, fast."),
+        ("size=big", "size=big must be of type int."),
+        ("size=1,size=2", "'size' is given twice"),
+        ("size", "'size' needs a value, as in size=3."),
+        ("fast=yes", "fast=yes must be true or false"),
+        ("speed=5", "speed=5 is unknown; there are: low, high."),
+    ],
+)
+def test_arguments_are_strict(text, words):
+    table = {
+        "size": Argument(int, 3),
+        "speed": Argument(str, "low", ("low", "high")),
+        "fast": Argument(bool, False),
+    }
+    assert parse_arguments("size=4,fast", table) == {"size": 4, "speed": "low", "fast": True}
+    assert parse_arguments(None, table) == {"size": 3, "speed": "low", "fast": False}
+    with pytest.raises(UserError) as error:
+        parse_arguments(text, table)
+    assert words in str(error.value)

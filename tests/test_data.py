@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +227,13 @@ def test_tensorflow_is_never_imported():
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_readmes_picture_is_drawn_from_a_seed(tmp_path):
+    command = [sys.executable, "-m", "tvconv_jax.data.picture", f"--out={tmp_path / 'faces.png'}"]
+    subprocess.run(command, check=True)
+    drawn, committed = (
+        np.asarray(Image.open(folder / "faces.png").convert("RGB"), int)
+        for folder in (tmp_path, Path(__file__).parent.parent / "docs")
+    )
+    assert np.abs(drawn - committed).mean() < 1  # other processors round otherwise

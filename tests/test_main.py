@@ -113,9 +113,9 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
     result = smoke(workdir, "smoke,epochs=6", XLA_FLAGS="--xla_force_host_platform_device_count=4")
     assert result.returncode == 0, result.stderr
     one, four = losses(finished[0]), losses(workdir)
-    # sums over the batch in another order; the first steps, before rounding has grown through training
-    for step in list(one)[:3]:
-        np.testing.assert_allclose(four[step], one[step], rtol=1e-4)
+    # Sums over the batch in another order; at this learning rate rounding grows a hundredfold with every step.
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
+    np.testing.assert_allclose(four[2], one[2], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

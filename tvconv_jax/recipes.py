@@ -139,7 +139,11 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "milestones": tuple(epoch * scale for epoch in MILESTONES),
                 "factor": 0.1,
             },
-            "train": {"log_every": 10, "checkpoint_every": 2 if given["smoke"] else 100, "eval_every": 2.0},
+            "train": {
+                "log_every": 1 if given["smoke"] else 10,
+                "checkpoint_every": 2 if given["smoke"] else 100,
+                "eval_every": 2.0,
+            },
             "eval": {"protocol": "standard", "batch_size": 200},
         }
     )

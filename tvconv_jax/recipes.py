@@ -86,7 +86,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     Raises:
         UserError: If an argument does not fit.
     """
-    embedded = {"image_size": 48, "epochs": 8.0, "batch_size": 64}
+    embedded = {"image_size": 48, "epochs": 4.0, "batch_size": 64}
     folder = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
     given = parse_arguments(
         arg,

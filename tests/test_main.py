@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -133,6 +134,10 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
         (["--config=configs/face_mb01.py", "--config.task=cook"], "config.task 'cook' is unknown; there are: face."),
         (["--config=configs/face_mb01.py:smoke", "--config.model.width=0.15"], "mobilenetv2 width 0.15 is unknown"),
         (["--config=configs/face_mb01.py:data=folder"], "data.root is empty"),
+        (
+            ["--config=configs/face_mb01.py", "--config.eval.protocol=x"],
+            "eval.protocol 'x' is unknown; there are: standard",
+        ),
         (["--config=configs/face_mb01.py", "--mode=eval"], "holds no checkpoint; train first"),
     ],
 )
@@ -224,3 +229,18 @@ def test_arguments_are_strict(text, words):
     with pytest.raises(UserError) as error:
         parse_arguments(text, table)
     assert words in str(error.value)
+
+
+def test_the_references_way_to_verify_shows_bgr_and_no_mirror_image():
+    class Sum(nn.Module):
+        def __call__(self, images, train):
+            return images[:, :, :, 0].sum((1, 2))[:, None] + 10 * images[:, :1, 0, 0]
+
+    images = np.random.RandomState(0).randint(0, 255, (2, 4, 4, 3)).astype(np.uint8)
+    x = images / 127.5 - 1
+    first = lambda x, c: x[..., c].sum((1, 2))  # noqa: E731
+    plain = first(x, 2) + 10 * x[:, 0, 0, 2]
+    embed = face.make_embed(Sum(), mirror=False, channel_order="bgr")
+    np.testing.assert_allclose(embed({}, images)[:, 0], plain, rtol=1e-5)
+    mirrored = 2 * first(x, 0) + 10 * (x[:, 0, 0, 0] + x[:, 0, 3, 0])
+    np.testing.assert_allclose(face.make_embed(Sum(), mirror=True)({}, images)[:, 0], mirrored, rtol=1e-5)

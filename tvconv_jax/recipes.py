@@ -144,6 +144,6 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "checkpoint_every": 2 if given["smoke"] else 100,
                 "eval_every": 2.0,
             },
-            "eval": {"protocol": "standard", "batch_size": 200},
+            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200},
         }
     )

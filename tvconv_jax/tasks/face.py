@@ -63,12 +63,18 @@ def make_loss(model: nn.Module, *, margin: float, scale: float) -> LossFunction:
     return loss
 
 
-def make_embed(model: nn.Module, *, mirror: bool) -> Embed:
-    """``(variables, uint8 images) -> [n, d]``; with ``mirror``, the sum with the mirrored images' embeddings."""
+def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") -> Embed:
+    """``(variables, uint8 RGB images) -> [n, d]``.
+
+    Args:
+        model: The linen model.
+        mirror: Whether the embedding of the mirrored picture is added.
+        channel_order: What the model is shown; ``"bgr"`` is how the reference verified, although it trained RGB.
+    """
 
     @jax.jit
     def embed(variables: Any, images: jax.Array) -> jax.Array:
-        images = normalise(images)
+        images = normalise(images if channel_order == "rgb" else images[..., ::-1])
         embeddings = model.apply(variables, images, train=False)
         return embeddings + model.apply(variables, images[:, :, ::-1], train=False) if mirror else embeddings
 
@@ -97,11 +103,14 @@ class FaceJob:
         self.config, self.mesh = config, make_mesh()
         check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        _check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
+        _check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.model = _model(config)
         self.data: FaceData = load_faces(config.data)
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = _optimizer(config, self.steps_per_epoch)
-        self._embed = make_embed(self.model, mirror=config.eval.protocol == "standard")
+        mirror = config.eval.protocol == "standard"
+        self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     def init_state(self) -> TrainState:
@@ -231,6 +240,11 @@ def _model(config: ConfigDict) -> nn.Module:
         return create_model(fields.pop("name"), **fields)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(choices)}.")
 
 
 def _optimizer(config: ConfigDict, steps: int) -> Any:

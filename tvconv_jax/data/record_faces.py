@@ -1,0 +1,182 @@
+"""Faces in RecordIO, as MXNet's ImageRecord keeps them: ``train.rec``, ``train.idx``, ``property``.
+
+A record is ``u32 flag | f32 label | u64 id | u64 id2`` little-endian, then, where flag > 0, flag labels f32 that
+stand for the one before, then the picture. Face sets have a record 0 without a picture, labels ``[a, b]``: pictures
+have the keys 1 to a - 1, and keys a to b - 1 are identities, whose labels ``[start, stop]`` are their pictures' first
+key and the one behind the last. Sources: MXNet ``python/mxnet/recordio.py`` (Apache-2.0); deepinsight/insightface @
+7fadd420 ``recognition/arcface_mxnet/common/rec_builder.py``.
+"""
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tvconv_jax.data.recordio import RecordFile, RecordWriter, index_path, read_index
+from tvconv_jax.data.records import Record
+from tvconv_jax.errors import UserError
+
+HEADER = struct.Struct("<IfQQ")
+
+
+class Content(NamedTuple):
+    """What a record holds.
+
+    Attributes:
+        labels: ``float32 [n]``; one where the record has a scalar label.
+        image: The encoded picture, empty in records that describe others.
+        vector: Whether the labels stand behind the header.
+    """
+
+    labels: np.ndarray
+    image: bytes
+    vector: bool
+
+
+def unpack(payload: bytes) -> Content:
+    """Takes a record apart.
+
+    Raises:
+        ValueError: If it is shorter than its header says.
+    """
+    if len(payload) < HEADER.size:
+        raise ValueError(f"it has {len(payload)} bytes, fewer than the header's {HEADER.size}")
+    flag, label, _, _ = HEADER.unpack_from(payload)
+    start = HEADER.size + 4 * flag
+    if start > len(payload):
+        raise ValueError(f"it has {len(payload)} bytes, fewer than the {start} of its header and {flag} labels")
+    labels = np.frombuffer(payload, "<f4", flag, HEADER.size) if flag else np.array([label], np.float32)
+    return Content(labels, payload[start:], flag > 0)
+
+
+def pack(labels: float | Iterable[float], key: int, image: bytes = b"") -> bytes:
+    """Puts a record together, with a scalar label or a vector of labels."""
+    if isinstance(labels, (int, float)):
+        return HEADER.pack(0, labels, key, 0) + image
+    vector = np.asarray(list(labels), "<f4")
+    return HEADER.pack(len(vector), 0, key, 0) + vector.tobytes() + image
+
+
+class RecordFaces:
+    """Random access to the pictures of a ``.rec``, in the order of their keys.
+
+    Args:
+        path: The ``.rec`` file. Without an ``.idx`` beside it, it is walked over once; a record's key is then its id
+            or, where ids are not unique, its place.
+
+    Attributes:
+        keys: ``int64 [n]``, the pictures' keys.
+        offsets: ``int64 [n]``, where they start in the file.
+        ranges: ``int64 [identities, 2]``, each identity's first key and the one behind its last; ``None`` where the
+            file says nothing of it.
+
+    Raises:
+        UserError: If the file or its index is missing or damaged, or they contradict each other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = RecordFile(path)
+        index = index_path(self.file.path)
+        if index.exists():
+            keys, self.offsets = read_index(index)
+        else:
+            keys, self.offsets = _walk(self.file)
+        if not len(keys):
+            raise UserError(f"{index} names no record; remove it to have {path} walked over instead.")
+        outside = self.offsets[(self.offsets < 0) | (self.offsets >= len(self.file))]
+        if outside.size:
+            raise UserError(f"{index} names offset {outside[0]}, but {path} has {len(self.file)} bytes; get both anew.")
+        self.keys, self.ranges = keys, None
+        first = self._content(0)
+        if keys[0] == 0 and first.vector and not first.image:
+            self._take_header(first.labels)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Record:
+        content = self._content(int(index))
+        return Record(image=content.image, label=int(content.labels[0]), name=self.name(index))
+
+    def name(self, index: int) -> str:
+        """What a picture is called in messages: its file's name and its key."""
+        return f"{self.file.path.name}:{self.keys[int(index)]}"
+
+    def _content(self, index: int) -> Content:
+        try:
+            return unpack(self.file.read(int(self.offsets[index])))
+        except ValueError as error:
+            raise self._error(index, str(error)) from None
+
+    def _take_header(self, labels: np.ndarray) -> None:
+        """Splits pictures from identities, as record 0 says."""
+        stop, end = (int(label) for label in labels) if labels.size == 2 and np.isfinite(labels).all() else (0, 0)
+        if not 1 < stop <= end or not np.array_equal(self.keys[:end], np.arange(end)):
+            raise self._error(
+                0, f"it says {labels.tolist()}: pictures 1 to a - 1, identities a to b - 1, but those keys do not exist"
+            )
+        ranges = [self._range(key, stop) for key in range(stop, end)]
+        self.ranges = np.array(ranges, np.int64).reshape(-1, 2)
+        self.keys, self.offsets = self.keys[1:stop], self.offsets[1:stop]
+
+    def _range(self, key: int, stop: int) -> tuple[int, int]:
+        labels = self._content(key).labels
+        if labels.size != 2 or not 1 <= labels[0] <= labels[1] <= stop:
+            raise self._error(
+                key, f"its range of pictures {labels.tolist()} does not lie within the keys 1 to {stop - 1}"
+            )
+        return int(labels[0]), int(labels[1])
+
+    def _error(self, index: int, reason: str) -> UserError:
+        return UserError(
+            f"{self.file.path}: record {self.keys[index]} at byte {self.offsets[index]} is damaged: {reason}. "
+            f"Get the file anew."
+        )
+
+
+def _walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
+    """Keys in ascending order and offsets, from the records themselves."""
+    offsets = file.scan()
+    payloads = (file.read(int(offset)) for offset in offsets)
+    ids = np.array([HEADER.unpack_from(p)[2] if len(p) >= HEADER.size else 0 for p in payloads], np.uint64)
+    if len(np.unique(ids)) < len(ids) or ids.max() > np.iinfo(np.int64).max:
+        return np.arange(len(offsets)), offsets
+    order = np.argsort(ids)
+    return ids[order].astype(np.int64), offsets[order]
+
+
+def write_faces(path: Path, faces: Iterable[Record], *, size: tuple[int, int] | None = None) -> int:
+    """Writes pictures as MXNet's face sets lay them out: record 0, pictures, identities, and ``property``.
+
+    Args:
+        path: The ``.rec`` to write; its ``.idx`` and ``property`` come to lie beside it.
+        faces: The pictures, those of an identity one after the other; labels are kept as they are.
+        size: Height and width for ``property``; ``None`` writes none.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        UserError: If the file exists, or the pictures of an identity do not stand together.
+    """
+    starts: dict[int, int] = {}
+    key = 0
+    with RecordWriter(path) as writer:
+        writer.write(0, pack((0, 0), 0))  # its labels are known at the end
+        previous = None
+        for key, face in enumerate(faces, start=1):
+            label = face["label"]
+            if label != previous and label in starts:
+                raise UserError(f"identity {label} comes back at {face['name']}; sort the pictures by identity.")
+            starts.setdefault(label, key)
+            previous = label
+            writer.write(key, pack(float(label), key, face["image"]))
+        bounds = [*starts.values(), key + 1]
+        for identity, span in enumerate(zip(bounds, bounds[1:], strict=False), start=key + 1):
+            writer.write(identity, pack(span, identity))
+        writer.rewrite_first(pack((key + 1, key + 1 + len(starts)), 0))
+    if size:
+        (Path(path).parent / "property").write_text(f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
+    return key

@@ -1,0 +1,197 @@
+"""RecordIO, the ``.rec``/``.idx`` files of MXNet, read and written without MXNet.
+
+A record is one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian;
+flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record wherever the magic
+stands at a multiple of four in it and leaves it out; a reader puts it back. An index names each record by a key:
+lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tvconv_jax.errors import UserError
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_LENGTH = 2**29 - 1
+
+
+class RecordFile:
+    """Records of one ``.rec`` by byte offset; memory-mapped, and opened anew by a process that unpickles it.
+
+    Args:
+        path: The ``.rec`` file.
+
+    Raises:
+        UserError: If there is no such file, or it is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); name a .rec file.") from None
+        except ValueError:  # nothing to map
+            raise UserError(f"{path} is empty; it must hold at least one record.") from None
+
+    def __reduce__(self) -> tuple:
+        return RecordFile, (self.path,)
+
+    def __len__(self) -> int:
+        """Bytes in the file."""
+        return len(self._bytes)
+
+    def read(self, offset: int) -> bytes:
+        """The record that starts at ``offset``.
+
+        Raises:
+            UserError: If none starts there, or the file ends inside it; names file and offset.
+        """
+        return MAGIC.join(self._bytes[start:stop] for start, stop in self._parts(offset))
+
+    def scan(self) -> np.ndarray:
+        """Offsets of all records, ``int64``, by walking over the file.
+
+        Raises:
+            UserError: If something else than a record stands in between.
+        """
+        offsets, offset = [], 0
+        while offset < len(self):
+            offsets.append(offset)
+            for _, stop in self._parts(offset):
+                offset = stop + -stop % 4
+        return np.array(offsets, np.int64)
+
+    def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
+        """Where the bytes of each part of a record start and stop."""
+        expected = (WHOLE, FIRST)
+        while True:
+            if not 0 <= offset <= len(self) - 8:
+                raise self._error(offset, f"the file ends at byte {len(self)}; it is truncated or its index is not its")
+            magic, word = self._bytes[offset : offset + 4], struct.unpack_from("<I", self._bytes, offset + 4)[0]
+            flag, start = word >> 29, offset + 8
+            stop = start + (word & MAX_LENGTH)
+            if magic != MAGIC:
+                raise self._error(offset, f"there is {magic.hex()}, not the magic {MAGIC.hex()}")
+            if flag not in expected:
+                raise self._error(offset, f"its part flag is {flag}, where one of {expected} belongs")
+            if stop > len(self):
+                raise self._error(offset, f"it ends at byte {stop}, but the file at {len(self)}; it is truncated")
+            yield start, stop
+            if flag in (WHOLE, LAST):
+                return
+            offset, expected = stop + -stop % 4, (MIDDLE, LAST)
+
+    def _error(self, offset: int, reason: str) -> UserError:
+        return UserError(f"{self.path}: no record can be read at byte {offset}: {reason}. Get the file anew.")
+
+
+class RecordWriter:
+    """Writes a ``.rec`` and its ``.idx``; both get their names only when all is written.
+
+    Args:
+        path: The ``.rec`` to write.
+
+    Raises:
+        UserError: If it exists already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if self.path.exists():
+            raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
+        self._records = open(_part(self.path), "wb")  # noqa: SIM115
+        self._index = open(_part(index_path(self.path)), "w")  # noqa: SIM115
+
+    def write(self, key: int, payload: bytes) -> None:
+        """Appends a record under ``key``.
+
+        Raises:
+            ValueError: If it is longer than the format can say.
+        """
+        if len(payload) > MAX_LENGTH:
+            raise ValueError(f"record {key} has {len(payload)} bytes; RecordIO holds up to {MAX_LENGTH}.")
+        self._index.write(f"{key}\t{self._records.tell()}\n")
+        self._records.write(framed(payload))
+
+    def rewrite_first(self, payload: bytes) -> None:
+        """Puts a payload of the same length, without the magic in it, in the place of the first record's."""
+        self._records.seek(0)
+        self._records.write(framed(payload))
+        self._records.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file, path in ((self._index, index_path(self.path)), (self._records, self.path)):
+            file.close()
+            if kind is None:
+                _part(path).rename(path)
+            else:
+                _part(path).unlink()
+
+
+def framed(payload: bytes) -> bytes:
+    """A record as it stands in a file: cut at every aligned magic, each part with its header, padded to 4."""
+    cuts, at = [], payload.find(MAGIC)
+    while at >= 0:
+        if at % 4 == 0:
+            cuts.append(at)
+        at = payload.find(MAGIC, at + (4 if at % 4 == 0 else 1))
+    starts, stops = [0, *(cut + 4 for cut in cuts)], [*cuts, len(payload)]
+    flags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]
+    parts = (
+        MAGIC + struct.pack("<I", flag << 29 | stop - start) + payload[start:stop]
+        for flag, start, stop in zip(flags, starts, stops, strict=True)
+    )
+    return b"".join(parts) + bytes(-stops[-1] % 4)
+
+
+def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an ``.idx``.
+
+    Args:
+        path: The file, ``key offset`` lines in any order.
+
+    Returns:
+        Keys in ascending order and the offset of each, ``int64 [n]``.
+
+    Raises:
+        UserError: If a line is no pair of whole numbers, or a key stands there twice.
+    """
+    words = path.read_bytes().split()
+    try:
+        keys, offsets = np.array(words, np.int64).reshape(-1, 2).T
+    except (ValueError, OverflowError):
+        raise UserError(f"{path} is no index: its lines must be 'key offset', two whole numbers.") from None
+    order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
+    twice = keys[1:][keys[1:] == keys[:-1]]
+    if twice.size:
+        raise UserError(f"{path} names key {twice[0]} twice; every record has a key of its own.")
+    return keys, offsets
+
+
+def write_index(path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
+    """Writes an ``.idx``, whole or not at all."""
+    with open(_part(path), "w") as file:
+        file.writelines(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True))
+    _part(path).rename(path)
+
+
+def index_path(records: Path) -> Path:
+    """The ``.idx`` that belongs to a ``.rec``."""
+    return records.with_suffix(".idx")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")

@@ -11,9 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from tvconv_jax.data.bin_file import write_bin
 from tvconv_jax.data.draw import PERSON, VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.pipeline import decode, eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.record_faces import write_faces
 from tvconv_jax.errors import UserError
 
 
@@ -145,6 +147,73 @@ def append(root, line):
     path = root / "pairs_pair.txt"
     path.write_text(path.read_text() + line + "\n")
     return root
+
+
+def casia(root, **changes):
+    return folder(root, source="casia", **changes)
+
+
+def first_batches(data, count=2):
+    """The first batches that a run trains on."""
+    iterator = train_batches(data.train, batch_size=4, image_size=24, seed=0)
+    return [next(iterator) for _ in range(count)]
+
+
+def test_every_format_gives_the_same_first_batches(faces, tmp_path_factory):
+    loose = casia(faces)
+    assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, pictures from folders"]
+    root = tmp_path_factory.mktemp("casia")
+    write_faces(root / "train.rec", (loose.train[i] for i in range(len(loose.train))))
+    pictures, pairs = loose.verification["pairs"]
+    both = [index for pair in zip(pairs.left, pairs.right, strict=True) for index in pair]
+    write_bin(root / "pairs.bin", [pictures[index]["image"] for index in both], pairs.same)
+    packed = casia(root)
+    assert packed.notes == ["train.rec: 9 pictures of 3 identities", "pairs: 10 pairs from pairs.bin"]
+    assert packed.num_classes == loose.num_classes == 3
+    for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
+        for key, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[key])
+    faces_of_bin, pairs_of_bin = packed.verification["pairs"]
+    np.testing.assert_array_equal(pairs_of_bin.same, pairs.same)
+    np.testing.assert_array_equal(pairs_of_bin.folds, pairs.folds)
+    for ours, theirs in zip(pairs_of_bin.right, pairs.right, strict=True):
+        assert faces_of_bin[ours]["image"] == pictures[theirs]["image"]
+
+
+def test_a_bin_goes_before_loose_pictures_of_the_same_set(faces):
+    images = [jpeg(seed) for seed in range(20)]
+    write_bin(faces / "pairs.bin", images, [True] * 10)
+    data = casia(faces)
+    assert data.notes == ["pairs: 10 pairs from pairs.bin"] and data.verification["pairs"][0][3]["image"] == images[3]
+    (faces / "pairs.bin").unlink()
+    write_bin(faces / "pairs.bin", images[:6], [True] * 3)
+    with pytest.raises(UserError, match="pairs.bin: 3 pairs cannot be cut into 10 equal folds"):
+        casia(faces)
+
+
+def test_a_bad_picture_in_a_record_is_named(tmp_path):
+    faces = [{"image": jpeg(i), "label": i % 2, "name": ""} for i in (0, 2, 1, 3)]
+    faces[2]["image"] = faces[2]["image"][:300]
+    write_faces(tmp_path / "train.rec", faces)
+    with pytest.raises(UserError, match=r"picture train.rec:3 cannot be decoded \(.*\); repair or remove it"):
+        first_batches(casia(tmp_path))
+
+
+def test_lfws_own_pair_list(faces):
+    for name in ("Ada", "Bob"):
+        for picture in (1, 2):
+            path = faces / "lfw" / name / f"{name}_{picture:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(picture))
+    lines = ["10\t1"] + ["Ada\t1\t2", "Ada\t1\tBob\t2"] * 10
+    (faces / "pairs.txt").write_text("\n".join(lines))
+    pictures, pairs = folder(faces).verification["lfw"]
+    names = [[pictures.name(index) for index in side[:2]] for side in (pairs.left, pairs.right)]
+    assert names[0] == ["lfw/Ada/Ada_0001.jpg"] * 2 and names[1] == ["lfw/Ada/Ada_0002.jpg", "lfw/Bob/Bob_0002.jpg"]
+    assert pairs.same.tolist() == [True, False] * 10 and np.bincount(pairs.folds).tolist() == [2] * 10
+    (faces / "pairs.txt").write_text("\n".join([*lines[:-1], "Ada one 2"]))
+    with pytest.raises(UserError, match="pairs.txt:21: 'Ada one 2' must be 'name 1 2' or"):
+        folder(faces)
 
 
 def test_an_unknown_source_lists_what_exists():

@@ -37,6 +37,8 @@ def test_records_come_back_bit_for_bit(tmp_path_factory, records):
     np.testing.assert_array_equal(keys, np.arange(len(records)))
     np.testing.assert_array_equal(file.scan(), offsets)
     assert [file.read(offset) for offset in offsets] == records
+    heads = [record[:9].ljust(9, b"\0") for record in records]
+    assert [head.tobytes() for head in file.heads(offsets, 9)] == heads
 
 
 def test_a_record_with_the_magic_inside_is_cut_as_the_format_says():
@@ -120,7 +122,8 @@ def test_faces_with_identities_come_back(tmp_path):
     assert write_faces(tmp_path / "train.rec", faces, size=(112, 112)) == 3
     assert (tmp_path / "property").read_text() == "5,112,112\n"
     read = RecordFaces(tmp_path / "train.rec")
-    assert [(face["image"], face["label"]) for face in read] == [(face["image"], face["label"]) for face in faces]
+    assert [face["image"] for face in read] == [face["image"] for face in faces]
+    assert [read.labels[face["label"]] for face in read] == [4, 4, 2] and read.labels.tolist() == [2, 4]
     assert read.ranges.tolist() == [[1, 3], [3, 4]] and read.keys.tolist() == [1, 2, 3]
     again = pickle.loads(pickle.dumps(read))  # as a worker process gets it
     assert again[2] == read[2] and again[2]["name"] == "train.rec:3"
@@ -131,7 +134,7 @@ def test_faces_with_identities_come_back(tmp_path):
 def test_faces_without_an_index_or_identities(tmp_path):
     path = write(tmp_path / "a.rec", [pack(1.0, 5, b"five"), pack((2, 9), 3, b"three")])
     read = RecordFaces(path)
-    assert [face["label"] for face in read] == [1, 2] and read.ranges is None
+    assert [face["label"] for face in read] == [0, 1] and read.labels.tolist() == [1, 2] and read.ranges is None
     (tmp_path / "a.idx").unlink()
     read = RecordFaces(path)  # keys are the ids in the records
     assert read.keys.tolist() == [3, 5] and [face["image"] for face in read] == [b"three", b"five"]
@@ -149,6 +152,8 @@ def test_faces_without_an_index_or_identities(tmp_path):
             r"its range of pictures \[1.0, 7.0\] does not lie within",
         ),
         ([pack((float("nan"), 3), 0), pack(0.0, 1, b"x")], "record 0 at byte 0 is damaged"),
+        ([pack(0.5, 0, b"x")], "record 0 at byte 0 is damaged: its label 0.5 is no whole number"),
+        ([pack(float("inf"), 0, b"x")], "record 0 at byte 0 is damaged"),
         ([b"short"], "it has 5 bytes, fewer than the header's 24"),
     ],
 )

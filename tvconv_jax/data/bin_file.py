@@ -4,15 +4,56 @@ The file is a pickle of ``([2 n pictures], [n flags])``, pictures as encoded byt
 2 or 3.
 """
 
+import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from tvconv_jax.data.pairs import in_order
 from tvconv_jax.data.plain_pickle import Array, load
+from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
+
+
+class BinFaces:
+    """The pictures of a verification ``.bin``, and the pairs of them.
+
+    Args:
+        path: The file; see :func:`read_bin`.
+
+    Attributes:
+        pairs: Which pictures belong together.
+
+    Raises:
+        UserError: As :func:`read_bin`, or if the pairs cannot be cut into ten folds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        images, same = read_bin(path)
+        self._images = [image if isinstance(image, bytes) else _encoded(image) for image in images]
+        self.pairs = in_order(same, str(path))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(image=self._images[int(index)], label=0, name=self.name(index))
+
+    def name(self, index: int) -> str:
+        """What a picture is called in messages: its file's name and its place."""
+        return f"{self.path.name}:{int(index)}"
+
+
+def _encoded(image: np.ndarray) -> bytes:
+    """A raw picture as PNG, which loses nothing."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:

@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.data import embedded, folder
+from tvconv_jax.data import embedded, folder, found
 from tvconv_jax.data.pairs import Pairs
-from tvconv_jax.data.records import ImageSource, cache_dir
+from tvconv_jax.data.records import Source, cache_dir
 from tvconv_jax.errors import UserError
+
+# Sources that read the user's folder: pictures in folders, or whatever of the field's formats lies there.
+FOLDERS = {"folder": folder.load, "casia": found.load}
 
 
 class FaceData(NamedTuple):
@@ -21,9 +24,9 @@ class FaceData(NamedTuple):
         notes: What the user should know: skipped and resized pictures.
     """
 
-    train: ImageSource
+    train: Source
     num_classes: int
-    verification: dict[str, tuple[ImageSource, Pairs]]
+    verification: dict[str, tuple[Source, Pairs]]
     description: str
     notes: list[str]
 
@@ -41,10 +44,12 @@ def load_faces(config: ConfigDict) -> FaceData:
         train, verification, identities = embedded.load(config.size, cache_dir())
         text = f"embedded synthetic faces drawn by tvconv_jax ({identities} people, {len(train)} pictures)"
         return FaceData(train, identities, verification, text, [])
-    if config.source == "folder":
-        train, verification, summary = folder.load(
-            config.root, cache_dir(), image_size=config.image_size, max_corrupt=config.max_corrupt
+    if config.source in FOLDERS:
+        base = folder.existing(config.root)
+        train, verification, summary = FOLDERS[config.source](
+            base, cache_dir(), image_size=config.image_size, max_corrupt=config.max_corrupt
         )
-        text = f"folder {config.root} ({summary['identities']} identities, {len(train)} pictures)"
+        text = f"{config.source} {config.root} ({summary['identities']} identities, {len(train)} pictures)"
         return FaceData(train, summary["identities"], verification, text, summary["notes"])
-    raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder.")
+    known = ", ".join(("embedded", *FOLDERS))
+    raise UserError(f"data.source {config.source!r} is unknown; there are: {known}.")

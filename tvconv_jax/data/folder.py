@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from tvconv_jax.data.pairs import Pairs, read_pairs
+from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.records import ImageSource, digest, info, prepare
 from tvconv_jax.errors import UserError
 
@@ -43,15 +43,16 @@ class FolderFaces(tfds.core.GeneratorBasedBuilder):
 
 
 def load(
-    root: str, cache: Path, *, image_size: int, max_corrupt: float
-) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], dict[str, Any]]:
+    base: Path, cache: Path, *, image_size: int, max_corrupt: float, train: bool = True
+) -> tuple[ImageSource | None, dict[str, tuple[ImageSource, Pairs]], dict[str, Any]]:
     """Copies the faces of a folder into records, unless the cache holds them as they are now.
 
     Args:
-        root: The folder; every ``<set>_pair.txt`` in it is a verification set with its pictures in ``root/<set>/``.
+        base: The folder; every ``<set>_pair.txt`` in it is a verification set with its pictures in ``base/<set>/``.
         cache: The cache folder.
         image_size: Side that pictures are expected to have; the others are counted in the notes.
         max_corrupt: Share of unreadable training pictures that is skipped; a larger one is an error.
+        train: Whether to take the identities; ``False`` where the training pictures come from elsewhere.
 
     Returns:
         The training pictures; each verification set's pictures and pairs; ``{"identities": int, "notes": [str]}``.
@@ -59,26 +60,40 @@ def load(
     Raises:
         UserError: If the folder is missing, holds no identities or only one, or a picture or a pair list is bad.
     """
-    base = _existing(root)
-    train = _training_files(base)
-    lists = {}
-    for path in sorted(base.glob("*_pair.txt")):
-        name = path.name.removesuffix("_pair.txt")
-        lists[name] = read_pairs(path, base / name)
+    lists = _pair_lists(base)
+    splits = {"train": _training_files(base)} if train else {}
     sets = {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
+    splits |= sets
+    if not splits:
+        return None, {}, {"identities": 0, "notes": []}
     # The records are made anew as soon as a file comes, goes or changes.
-    every = [path for files in (train, *sets.values()) for path in files]
+    every = [path for files in splits.values() for path in files]
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
     folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
-        _write(folder, base, train, sets, image_size, max_corrupt)
-    builder = FolderFaces(splits=dict.fromkeys(("train", *sets), []), data_dir=folder, file_format="array_record")
-    verification = {name: (ImageSource(builder, name), pairs) for name, (pairs, _) in lists.items()}
-    return ImageSource(builder, "train"), verification, json.loads(summary_file.read_text())
+        _write(folder, base, splits, image_size, max_corrupt)
+    builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder, file_format="array_record")
+    sources = {split: ImageSource(builder, split) for split in splits}
+    verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
+    return sources.get("train"), verification, json.loads(summary_file.read_text())
 
 
-def _existing(root: str) -> Path:
+def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
+    """By set: ``<set>_pair.txt``, and LFW's own ``pairs.txt``."""
+    lists = {}
+    for path in sorted(base.glob("*_pair.txt")):
+        name = path.name.removesuffix("_pair.txt")
+        if name == "train":
+            raise UserError(f"{path} would make a verification set of the training pictures; give it another name.")
+        lists[name] = read_pairs(path, base / name)
+    if "lfw" not in lists and (base / "pairs.txt").exists():
+        lists["lfw"] = read_lfw_pairs(base / "pairs.txt", base / "lfw")
+    return lists
+
+
+def existing(root: str) -> Path:
+    """The folder that ``data.root`` names; a ``UserError`` if there is none."""
     if not root:
         raise UserError("data.root is empty; name the folder with --config.data.root=DIR.")
     base = Path(root).expanduser().absolute()
@@ -100,19 +115,20 @@ def _training_files(base: Path) -> list[Path]:
     return files
 
 
-def _write(folder: Path, base: Path, train: list[Path], sets: dict, image_size: int, max_corrupt: float) -> None:
+def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: int, max_corrupt: float) -> None:
     """Checks every picture, then writes the records and, last, the summary that makes them complete."""
     progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     notes = []
     with progress:
-        train = _readable(train, max_corrupt, image_size, notes, progress)
-        for files in sets.values():
-            _readable(files, 0, image_size, notes, progress)
-    identities = {name: label for label, name in enumerate(sorted({path.parent.name for path in train}))}
-    splits = {"train": [(path, identities[path.parent.name]) for path in train]}
-    splits |= {name: [(path, 0) for path in files] for name, files in sets.items()}
+        splits = {
+            split: _readable(files, max_corrupt if split == "train" else 0, image_size, notes, progress)
+            for split, files in splits.items()
+        }
+    people = sorted({path.parent.name for path in splits.get("train", [])})
+    identities = {name: label for label, name in enumerate(people)}
     named = {
-        split: [(path, label, str(path.relative_to(base))) for path, label in files] for split, files in splits.items()
+        split: [(path, identities.get(path.parent.name, 0), str(path.relative_to(base))) for path in files]
+        for split, files in splits.items()
     }
     prepare(FolderFaces(splits=named, data_dir=folder, file_format="array_record"), f"the faces of {base}")
     summary = folder / "summary.json.part"

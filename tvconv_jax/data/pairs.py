@@ -1,5 +1,6 @@
 """Pair lists of face verification: which two pictures, the same person or not, in which of ten folds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,28 +42,78 @@ def read_pairs(path: Path, root: Path) -> tuple[Pairs, list[str]]:
             pairs is not a multiple of ten.
     """
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        fields = line.split()
+    for number, fields in _lines(path):
         if len(fields) != 3:
-            raise UserError(f"{path}:{number}: {line.strip()!r} must be 'left right flag'; correct or drop the line.")
+            raise UserError(
+                f"{path}:{number}: {' '.join(fields)!r} must be 'left right flag'; correct or drop the line."
+            )
         if fields[2] not in ("1", "-1"):
             raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same person) or -1; correct the line.")
-        for name in fields[:2]:
+        rows.append((number, *fields[:2], fields[2] == "1"))
+    return _indexed(path, root, rows)
+
+
+def read_lfw_pairs(path: Path, root: Path) -> tuple[Pairs, list[str]]:
+    """Reads LFW's ``pairs.txt``: ``name 1 2`` or ``name 1 other 2`` a line, after a line ``10 300``.
+
+    Args:
+        path: The list, http://vis-www.cs.umass.edu/lfw/pairs.txt or one like it.
+        root: The folder of ``name/name_0001.jpg``.
+
+    Returns:
+        As :func:`read_pairs`.
+
+    Raises:
+        UserError: If a line is of neither kind, and as :func:`read_pairs`.
+    """
+    rows = []
+    for number, fields in _lines(path):
+        if number == 1 and all(field.isdigit() for field in fields):
+            continue  # folds, and pairs of each kind in one
+        same = len(fields) == 3
+        if len(fields) not in (3, 4) or not (fields[1].isdigit() and fields[-1].isdigit()):
+            raise UserError(
+                f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2'; correct it."
+            )
+        pictures = ((fields[0], fields[1]), (fields[0 if same else 2], fields[-1]))
+        left, right = (f"{name}/{name}_{int(picture):04d}.jpg" for name, picture in pictures)
+        rows.append((number, left, right, same))
+    return _indexed(path, root, rows)
+
+
+def in_order(same: np.ndarray, what: str) -> Pairs:
+    """Pairs of pictures that lie one after the other: 0 and 1, 2 and 3, ...
+
+    Raises:
+        UserError: If their number is not a multiple of ten; ``what`` says whose.
+    """
+    numbers = np.arange(len(same), dtype=np.int32)
+    return Pairs(2 * numbers, 2 * numbers + 1, same, _folds(len(same), what))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if line.strip():
+            yield number, line.split()
+
+
+def _indexed(path: Path, root: Path, rows: list[tuple[int, str, str, bool]]) -> tuple[Pairs, list[str]]:
+    for number, *files, _ in rows:
+        for name in files:
             if not (root / name).is_file():
                 raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
-        rows.append(fields)
-    if not rows or len(rows) % FOLDS:
-        raise UserError(
-            f"{path}: {len(rows)} pairs cannot be cut into {FOLDS} equal folds; give a multiple of {FOLDS}."
-        )
-    names = sorted({name for row in rows for name in row[:2]})
+    names = sorted({name for row in rows for name in row[1:3]})
     index = {name: i for i, name in enumerate(names)}
     pairs = Pairs(
-        left=np.array([index[row[0]] for row in rows], np.int32),
-        right=np.array([index[row[1]] for row in rows], np.int32),
-        same=np.array([row[2] == "1" for row in rows]),
-        folds=np.arange(len(rows), dtype=np.int32) * FOLDS // len(rows),
+        left=np.array([index[row[1]] for row in rows], np.int32),
+        right=np.array([index[row[2]] for row in rows], np.int32),
+        same=np.array([row[3] for row in rows], bool),
+        folds=_folds(len(rows), str(path)),
     )
     return pairs, names
+
+
+def _folds(pairs: int, what: str) -> np.ndarray:
+    if not pairs or pairs % FOLDS:
+        raise UserError(f"{what}: {pairs} pairs cannot be cut into {FOLDS} equal folds; give a multiple of {FOLDS}.")
+    return np.arange(pairs, dtype=np.int32) * FOLDS // pairs

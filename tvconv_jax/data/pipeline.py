@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tvconv_jax.data.records import ImageSource
+from tvconv_jax.data.records import Record, Source
 from tvconv_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -23,7 +23,16 @@ def decode(image: bytes, side: int) -> np.ndarray:
         return np.asarray(picture)
 
 
-def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
+def _picture(source: Source, index: int, side: int) -> tuple[Record, np.ndarray]:
+    """A record, and its picture decoded; a ``UserError`` that names it if that cannot be."""
+    record = source[index]
+    try:
+        return record, decode(record["image"], side)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"picture {record['name']} cannot be decoded ({error}); repair or remove it.") from None
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
     """Whole batches in one pass; the remainder of each shuffled pass is dropped, as in the reference.
 
     Raises:
@@ -37,7 +46,7 @@ def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
 
 
 def train_batches(
-    source: ImageSource,
+    source: Source,
     *,
     batch_size: int,
     image_size: int,
@@ -67,8 +76,7 @@ def train_batches(
         flags.FLAGS.mark_as_parsed()
 
     def load(index: int, random: np.random.Generator) -> Batch:
-        record = source[index]
-        image = decode(record["image"], image_size)
+        record, image = _picture(source, index, image_size)
         if flip and random.random() < 0.5:
             image = image[:, ::-1]
         return {"image": image, "label": np.int32(record["label"]), "index": np.int32(index)}
@@ -82,14 +90,14 @@ def train_batches(
     return iter(batches)
 
 
-def eval_batches(source: ImageSource, *, batch_size: int, image_size: int) -> Iterator[Batch]:
+def eval_batches(source: Source, *, batch_size: int, image_size: int) -> Iterator[Batch]:
     """Every picture once, in order; the last batch is filled up with zeros, ``mask`` False there.
 
     Yields:
         ``{"image": uint8 [n, s, s, 3], "mask": bool [n]}``.
     """
     for start in range(0, len(source), batch_size):
-        images = [decode(source[i]["image"], image_size) for i in range(start, min(start + batch_size, len(source)))]
+        images = [_picture(source, i, image_size)[1] for i in range(start, min(start + batch_size, len(source)))]
         mask = np.arange(batch_size) < len(images)
         empty = [np.zeros_like(images[0])] * (batch_size - len(images))
         yield {"image": np.stack(images + empty), "mask": mask}

@@ -71,6 +71,7 @@ class RecordFaces:
         offsets: ``int64 [n]``, where they start in the file.
         ranges: ``int64 [identities, 2]``, each identity's first key and the one behind its last; ``None`` where the
             file says nothing of it.
+        labels: ``int64 [identities]``, the label in the file of each label that the pictures get here, 0, 1, ...
 
     Raises:
         UserError: If the file or its index is missing or damaged, or they contradict each other.
@@ -92,17 +93,29 @@ class RecordFaces:
         first = self._content(0)
         if keys[0] == 0 and first.vector and not first.image:
             self._take_header(first.labels)
+        # The file's labels, whatever whole numbers they are, as 0 to identities - 1.
+        self.labels, self._label = np.unique(self._read_labels(), return_inverse=True)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
         content = self._content(int(index))
-        return Record(image=content.image, label=int(content.labels[0]), name=self.name(index))
+        return Record(image=content.image, label=int(self._label[index]), name=self.name(index))
 
     def name(self, index: int) -> str:
         """What a picture is called in messages: its file's name and its key."""
         return f"{self.file.path.name}:{self.keys[int(index)]}"
+
+    def _read_labels(self) -> np.ndarray:
+        """The first label of every picture, ``int64``, without reading the pictures."""
+        heads = self.file.heads(self.offsets, HEADER.size + 4)
+        flags, scalars = heads[:, :8].copy().view("<u4")[:, 0], heads[:, 4:8].copy().view("<f4")[:, 0]
+        labels = np.where(flags > 0, heads[:, HEADER.size :].copy().view("<f4")[:, 0], scalars)
+        wrong = np.flatnonzero((labels != np.trunc(labels)) | ~(np.abs(labels) < 2**31))
+        if wrong.size:
+            raise self._error(wrong[0], f"its label {labels[wrong[0]]} is no whole number")
+        return labels.astype(np.int64)
 
     def _content(self, index: int) -> Content:
         try:
@@ -139,8 +152,7 @@ class RecordFaces:
 def _walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
     """Keys in ascending order and offsets, from the records themselves."""
     offsets = file.scan()
-    payloads = (file.read(int(offset)) for offset in offsets)
-    ids = np.array([HEADER.unpack_from(p)[2] if len(p) >= HEADER.size else 0 for p in payloads], np.uint64)
+    ids = file.heads(offsets, HEADER.size)[:, 8:16].copy().view("<u8")[:, 0]
     if len(np.unique(ids)) < len(ids) or ids.max() > np.iinfo(np.int64).max:
         return np.arange(len(offsets)), offsets
     order = np.argsort(ids)

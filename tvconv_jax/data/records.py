@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,6 +24,18 @@ class Record(TypedDict):
     image: bytes
     label: int
     name: str
+
+
+class Source(Protocol):
+    """Random access to encoded pictures; can be pickled, so that worker processes read too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def name(self, index: int) -> str:
+        """Name of one picture, for messages."""
+        ...
 
 
 class ImageSource:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.records import ImageSource
+from tvconv_jax.data.records import Source
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.losses import am_softmax_logits
@@ -81,7 +81,7 @@ def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") ->
     return embed
 
 
-def embed_all(embed: Embed, variables: Any, source: ImageSource, config: ConfigDict, mesh: Mesh) -> np.ndarray:
+def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> np.ndarray:
     """Embeddings of every picture of a source, each once, ``[len(source), d]``."""
     parts = []
     for batch in eval_batches(source, batch_size=config.eval.batch_size, image_size=config.data.image_size):

@@ -222,7 +222,8 @@ def _report(job: FaceJob, state: TrainState, best: loop.Best, workdir: Path, ima
 
 
 def _print_table(results: dict[str, Verification], title: str) -> None:
-    table = Table(title=title)
+    print(title)
+    table = Table()
     for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
         table.add_column(column, justify="left" if column == "set" else "right")
     for name, result in results.items():

@@ -20,7 +20,10 @@ def test_every_example_runs(example):
 @pytest.mark.parametrize(("module", "arguments"), COMMANDS, ids=range(len(COMMANDS)))
 def test_every_command_names_what_exists(module, arguments):
     """The commands themselves run, small, in the tests of their modules."""
-    assert hasattr(importlib.import_module(module), "main")
+    imported = importlib.import_module(module)
+    if hasattr(imported, "__path__"):  # a package's command
+        imported = importlib.import_module(f"{module}.__main__")
+    assert hasattr(imported, "main")
     for name, text in re.findall(r"--config=(configs/\w+\.py):?(\S*)", arguments):
         scope = {}
         exec(compile((ROOT / name).read_text(), name, "exec"), scope)

@@ -2,17 +2,15 @@
 
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
+from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, digest, info, prepare
 from tvconv_jax.errors import UserError
 
@@ -61,7 +59,7 @@ def load(
         UserError: If the folder is missing, holds no identities or only one, or a picture or a pair list is bad.
     """
     lists = _pair_lists(base)
-    splits = {"train": _training_files(base)} if train else {}
+    splits = {"train": training_files(base)} if train else {}
     sets = {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
     splits |= sets
     if not splits:
@@ -102,7 +100,7 @@ def existing(root: str) -> Path:
     return base
 
 
-def _training_files(base: Path) -> list[Path]:
+def training_files(base: Path) -> list[Path]:
     """Every picture of every identity, sorted; a folder of identities named ``train``, or ``base`` itself."""
     people = base / "train" if (base / "train").is_dir() else base
     files = sorted(path for path in people.glob("*/*") if path.suffix.lower() in SUFFIXES)
@@ -117,13 +115,11 @@ def _training_files(base: Path) -> list[Path]:
 
 def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: int, max_corrupt: float) -> None:
     """Checks every picture, then writes the records and, last, the summary that makes them complete."""
-    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     notes = []
-    with progress:
-        splits = {
-            split: _readable(files, max_corrupt if split == "train" else 0, image_size, notes, progress)
-            for split, files in splits.items()
-        }
+    splits = {
+        split: _readable(files, max_corrupt if split == "train" else 0, image_size, notes)
+        for split, files in splits.items()
+    }
     people = sorted({path.parent.name for path in splits.get("train", [])})
     identities = {name: label for label, name in enumerate(people)}
     named = {
@@ -136,10 +132,10 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: 
     summary.rename(folder / "summary.json")
 
 
-def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str], progress: Progress) -> list[Path]:
+def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]) -> list[Path]:
     """The files that decode whole; what is skipped or of another size is noted."""
     good, bad, resized = [], [], 0
-    for path in progress.track(files, description=f"Checking {files[0].parent.parent.name}"):
+    for path in track(files, total=len(files), text=f"Checking {files[0].parent.parent.name}"):
         try:
             with Image.open(path) as image:
                 image.load()

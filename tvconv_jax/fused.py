@@ -51,9 +51,11 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 
 def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    # Autodiff would form the transpose, [d, c], and XLA then transposes the cotangent to get there: 2-6x slower.
+    # XLA transposes the first operand of this product in memory: the one with fewer channels goes first.
+    narrow, broad = (x, cotangent) if x.shape[-1] <= cotangent.shape[-1] else (cotangent, x)
     batch = tuple(range(x.ndim - 1))
-    grad_kernel = lax.dot_general(x, cotangent, ((batch, batch), ((), ())), preferred_element_type=wide(x).dtype)
+    grad_kernel = lax.dot_general(narrow, broad, ((batch, batch), ((), ())), preferred_element_type=wide(x).dtype)
+    grad_kernel = grad_kernel if narrow is x else grad_kernel.T
     return cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)
 
 

@@ -137,29 +137,33 @@ def _shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, 
     ]
 
 
-def _weighted_sum(x: jax.Array, weights: jax.Array, strides: int) -> jax.Array:
+def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
     """Forward pass; ``weights`` is ``[ho, wo, t, c]`` or, the same everywhere, ``[1, 1, t, c]``."""
     kernel_size = math.isqrt(weights.shape[2])
-    shifts = _shifts(_pad(x, kernel_size), kernel_size, strides, output_grid(*x.shape[1:3], strides))
+    shifts = _shifts(padded, kernel_size, strides, grid)
     terms = (_wide(a) * _wide(weights[None, :, :, t]) for t, a in enumerate(shifts))
-    return functools.reduce(jnp.add, terms).astype(x.dtype)
+    return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted(x: jax.Array, weights: jax.Array, strides: int) -> jax.Array:
-    return _weighted_sum(x, weights, strides)
+    return _shifted_forward(x, weights, strides)[0]
 
 
 def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int) -> tuple[jax.Array, tuple]:
-    return _weighted_sum(x, weights, strides), (x, weights)
+    padded = _pad(x, math.isqrt(weights.shape[2]))
+    y = _weighted_sum(padded, weights, strides, output_grid(*x.shape[1:3], strides))
+    return y, (padded, weights)  # the padded input alone is kept, so that x itself need not be written
 
 
 def _shifted_backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, weights = residuals
-    grad_x = _input_gradient(cotangent, weights, strides, x.shape[1:3]).astype(x.dtype)
+    padded, weights = residuals
+    kernel_size = math.isqrt(weights.shape[2])
+    grid = tuple(side - kernel_size + 1 for side in padded.shape[1:3])
+    grad_x = _input_gradient(cotangent, weights, strides, grid).astype(padded.dtype)
     same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     gradient = _depthwise_weight_gradient if same_everywhere else _weight_gradient
-    grad_taps = gradient(x, cotangent, math.isqrt(weights.shape[2]), strides)
+    grad_taps = gradient(padded, cotangent, kernel_size, strides)
     return grad_x, grad_taps.astype(weights.dtype)
 
 
@@ -205,7 +209,7 @@ def _input_gradient(cotangent: jax.Array, weights: jax.Array, strides: int, grid
     return full[:, : grid[0], : grid[1]]
 
 
-def _weight_gradient(x: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
+def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     """``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
 
     A CPU reads the batch four images at a time, so that the running sums stay in its cache (autodiff's nine
@@ -213,35 +217,35 @@ def _weight_gradient(x: jax.Array, cotangent: jax.Array, kernel_size: int, strid
     chip idle, and partitioned batches get the reductions.
     """
     return lax.platform_dependent(
-        x,
+        padded,
         cotangent,
         cpu=functools.partial(_accumulate, kernel_size=kernel_size, strides=strides),
         default=functools.partial(_reduce, kernel_size=kernel_size, strides=strides),
     )
 
 
-def _accumulate(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
+def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
     grid = cotangent.shape[1:3]
 
     def add_image(n: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        image = _pad(lax.dynamic_slice_in_dim(x, n, 1), kernel_size)
+        image = lax.dynamic_slice_in_dim(padded, n, 1)
         gradient = _wide(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
         shifts = _shifts(image, kernel_size, strides, grid)
         return tuple(total + _wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
 
     zeros = tuple(jnp.zeros_like(_wide(cotangent[0])) for _ in range(kernel_size**2))
-    return jnp.stack(lax.fori_loop(0, x.shape[0], add_image, zeros, unroll=4), axis=2)
+    return jnp.stack(lax.fori_loop(0, padded.shape[0], add_image, zeros, unroll=4), axis=2)
 
 
-def _reduce(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
-    shifts = _shifts(_pad(x, kernel_size), kernel_size, strides, cotangent.shape[1:3])
+def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
+    shifts = _shifts(padded, kernel_size, strides, cotangent.shape[1:3])
     gradient = _wide(cotangent)
     return jnp.stack([jnp.sum(_wide(a) * gradient, axis=0) for a in shifts], axis=2)
 
 
-def _depthwise_weight_gradient(x: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
+def _depthwise_weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     """``[1, 1, k*k, c]``: the per-pixel gradient summed over the grid."""
-    return jnp.sum(_weight_gradient(x, cotangent, kernel_size, strides), axis=(0, 1), keepdims=True)
+    return jnp.sum(_weight_gradient(padded, cotangent, kernel_size, strides), axis=(0, 1), keepdims=True)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:

@@ -28,6 +28,22 @@ def convert(*paths):
     main(["convert", *map(str, paths)])
 
 
+def test_a_lost_index_is_written_anew(tmp_path):
+    convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
+    index = (tmp_path / "train.idx").read_bytes()
+    (tmp_path / "train.idx").unlink()
+    convert(tmp_path / "train.rec", tmp_path / "train.idx")
+    assert (tmp_path / "train.idx").read_bytes() == index
+
+
+def test_a_list_of_names_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "train.lst").write_text("mine")
+    with pytest.raises(SystemExit, match="2"):
+        convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
+    assert "train.lst exists" in capsys.readouterr().err
+    assert (tmp_path / "train.lst").read_text() == "mine" and not (tmp_path / "train.rec").exists()
+
+
 def test_folder_to_record_and_back(tmp_path, capsys):
     convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
     assert "3 pictures of 2 identities" in capsys.readouterr().out

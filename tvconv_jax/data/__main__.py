@@ -3,7 +3,7 @@
     python -m tvconv_jax.data convert SOURCE TARGET
 
 converts ``DIR`` of ``<identity>/*.jpg`` to ``train.rec`` and back, and ``<set>_pair.txt`` to ``<set>.bin`` and back; no
-picture is encoded anew.
+picture is encoded anew. ``train.rec`` to ``train.idx`` writes an index that was lost.
 """
 
 import argparse

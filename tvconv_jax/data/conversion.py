@@ -7,7 +7,8 @@ from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.folder import training_files
 from tvconv_jax.data.pairs import read_pairs
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.record_faces import RecordFaces, write_faces
+from tvconv_jax.data.record_faces import RecordFaces, walk, write_faces
+from tvconv_jax.data.recordio import RecordFile, write_index
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
 
@@ -17,6 +18,8 @@ SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 
 def convert(source: Path, target: Path) -> str:
     """Converts training pictures between folders and ``.rec``, verification sets between ``_pair.txt`` and ``.bin``.
+
+    From a ``.rec`` that has lost its ``.idx``, that too.
 
     Args:
         source: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``<set>_pair.txt`` with ``<set>/`` beside it, or ``*.bin``.
@@ -32,6 +35,7 @@ def convert(source: Path, target: Path) -> str:
     known = {
         ("folder", "rec"): _folder_to_rec,
         ("rec", "folder"): _rec_to_folder,
+        ("rec", "idx"): _rec_to_index,
         ("pairs", "bin"): _pairs_to_bin,
         ("bin", "pairs"): _bin_to_pairs,
     }
@@ -45,18 +49,17 @@ def convert(source: Path, target: Path) -> str:
 def _kind(path: Path) -> str:
     if path.name.endswith("_pair.txt"):
         return "pairs"
-    return {".rec": "rec", ".bin": "bin"}.get(path.suffix, "folder")
+    return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix, "folder")
 
 
 def _folder_to_rec(source: Path, target: Path) -> str:
     files = training_files(source)
     identities = {name: label for label, name in enumerate(sorted({path.parent.name for path in files}))}
     faces = (Record(image=p.read_bytes(), label=identities[p.parent.name], name=str(p)) for p in files)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    count = write_faces(target, track(faces, total=len(files), text=f"Writing {target.name}"))
     names = target.with_suffix(".lst")  # which key was which file, as MXNet's im2rec says it
     lines = (f"{key}\t{identities[p.parent.name]}\t{_relative(p)}\n" for key, p in enumerate(files, start=1))
-    names.write_text("".join(lines))
+    _write(names, "".join(lines).encode())
+    count = write_faces(target, track(faces, total=len(files), text=f"Writing {target.name}"))
     return f"{count} pictures of {len(identities)} identities; the files' names are in {names}"
 
 
@@ -72,6 +75,14 @@ def _rec_to_folder(source: Path, target: Path) -> str:
         label = int(faces.labels[face["label"]])
         _write(target / names.get(key, f"{label:07d}/{key:08d}{_suffix(face['image'])}"), face["image"])
     return f"{len(faces)} pictures of {len(faces.labels)} identities"
+
+
+def _rec_to_index(source: Path, target: Path) -> str:
+    if target.exists():
+        raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
+    keys, offsets = walk(RecordFile(source))
+    write_index(target, keys, offsets)
+    return f"{len(keys)} records"
 
 
 def _names(path: Path) -> dict[int, str]:
@@ -96,7 +107,7 @@ def _write(path: Path, image: bytes) -> None:
     if path.exists():
         if path.read_bytes() == image:
             return
-        raise UserError(f"{path} exists with other content and is not written over; choose another folder.")
+        raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(image)

@@ -83,7 +83,7 @@ class RecordFaces:
         if index.exists():
             keys, self.offsets = read_index(index)
         else:
-            keys, self.offsets = _walk(self.file)
+            keys, self.offsets = walk(self.file)
         if not len(keys):
             raise UserError(f"{index} names no record; remove it to have {path} walked over instead.")
         outside = self.offsets[(self.offsets < 0) | (self.offsets >= len(self.file))]
@@ -149,8 +149,8 @@ class RecordFaces:
         )
 
 
-def _walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
-    """Keys in ascending order and offsets, from the records themselves."""
+def walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
+    """Keys in ascending order and offsets, ``int64 [n]`` each, from the records themselves: what an ``.idx`` holds."""
     offsets = file.scan()
     ids = file.heads(offsets, HEADER.size)[:, 8:16].copy().view("<u8")[:, 0]
     if len(np.unique(ids)) < len(ids) or ids.max() > np.iinfo(np.int64).max:

@@ -1,10 +1,20 @@
 """The convert command: what goes in comes out, nothing is written over."""
 
+import io
+import json
+import struct
+
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.bin_file import read_bin
 from tvconv_jax.data.record_faces import RecordFaces
+from tvconv_jax.data.recordio import RecordWriter
+from tvconv_jax.data.tfds_faces import TfdsFaces, locate
+from tvconv_jax.errors import UserError
 
 PICTURES = {
     "ann/1.jpg": b"\xff\xd8 one",
@@ -97,3 +107,110 @@ def test_mistakes_are_one_line_and_leave_everything(tmp_path, capsys, paths, wor
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and words in error
     assert tree(tmp_path) == before
+
+
+def test_through_all_formats_and_back(tmp_path):
+    convert(lay(tmp_path / "faces", PICTURES), tmp_path / "a" / "train.rec")
+    convert(tmp_path / "a" / "train.rec", f"tfds:{tmp_path}/b/faces")
+    convert(tmp_path / "b" / "faces", tmp_path / "c")
+    assert tree(tmp_path / "c") == PICTURES
+    convert(f"tfds:{tmp_path}/b/faces", tmp_path / "d" / "train.rec")
+    assert tree(tmp_path / "d") == tree(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["faces"]  # nothing of TFDS lies around
+
+
+def test_a_killed_conversion_to_records_goes_on(tmp_path, monkeypatch):
+    lay(tmp_path / "faces", PICTURES)
+    convert(tmp_path / "faces", tmp_path / "whole.rec")
+    write, written = RecordWriter.write, []
+
+    def killed(self, key, payload):
+        if len(written) == 3:  # the header and two pictures
+            raise KeyboardInterrupt
+        written.append(key)
+        write(self, key, payload)
+
+    monkeypatch.setattr(RecordWriter, "write", killed)
+    with pytest.raises(SystemExit, match="130"):
+        convert(tmp_path / "faces", tmp_path / "a.rec")
+    part = tmp_path / "a.rec.part"
+    part.write_bytes(part.read_bytes()[:-3])  # and the second of them only in part
+    monkeypatch.setattr(
+        RecordWriter, "write", lambda self, key, payload: (written.append(key), write(self, key, payload))
+    )
+    convert(tmp_path / "faces", tmp_path / "a.rec")
+    assert written == [0, 1, 2, 2, 3, 4, 5]
+    for ending in ("rec", "idx", "lst"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_part_of_other_pictures_is_refused(tmp_path, capsys):
+    lay(tmp_path / "faces", PICTURES)
+    convert(tmp_path / "faces", tmp_path / "a.rec")
+    (tmp_path / "a.rec").rename(tmp_path / "a.rec.part")
+    lay(tmp_path / "faces", {"bob/10.jpg": b"changed"})
+    with pytest.raises(SystemExit, match="2"):
+        convert(tmp_path / "faces", tmp_path / "a.rec")
+    assert "a.rec.part was begun with other pictures; remove it" in capsys.readouterr().err
+
+
+class Lfw(tfds.core.GeneratorBasedBuilder):
+    """As TFDS lays out LFW: identities are texts, pictures have no names."""
+
+    VERSION = tfds.core.Version("0.1.1")
+    SKIP_REGISTERING = True
+    name = "lfw"
+
+    def _info(self):
+        features = {"label": tfds.features.Text(), "image": tfds.features.Image(shape=(None, None, 3))}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, name in enumerate(["Bob", "Ann", "Bob"]):
+            yield i, {"label": name, "image": io.BytesIO(b"\x89P" + bytes([i]))}
+
+
+@pytest.fixture
+def lfw(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    builder = Lfw(data_dir=tmp_path / "sets", file_format="array_record")
+    builder.download_and_prepare(download_dir=tmp_path / "nothing")
+    return builder.data_path
+
+
+def as_tfrecord(folder):
+    """Writes the records again as TensorFlow would have."""
+    for path in folder.glob("*.array_record-*"):
+        records = ArrayRecordDataSource([str(path)])
+        framed = [struct.pack("<Q4x", len(records[i])) + records[i] + bytes(4) for i in range(len(records))]
+        path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(b"".join(framed))
+        path.unlink()
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_a_set_that_tfds_made_is_taken(tmp_path, lfw, kind):
+    if kind == "tfrecord":
+        as_tfrecord(lfw)
+    convert("tfds:lfw", tmp_path / "out")
+    pictures = tree(tmp_path / "out")
+    assert sorted(name.split("/")[0] for name in pictures) == ["Ann", "Bob", "Bob"]
+    assert sorted(pictures.values()) == [b"\x89P" + bytes([i]) for i in range(3)]
+    assert pictures[next(name for name in pictures if name.startswith("Ann"))] == b"\x89P\x01"
+    faces = TfdsFaces(locate("lfw"))
+    assert faces.identities == ["Ann", "Bob"] and faces[0]["name"] == "lfw/train:0"
+    np.testing.assert_array_equal(sorted(faces[i]["label"] for i in range(3)), [0, 1, 1])
+
+
+def test_a_truncated_tfrecord_names_the_place(lfw):
+    as_tfrecord(lfw)
+    file = next(lfw.glob("*.tfrecord*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"tfrecord.*: the record at byte \d+ does not end within the file"):
+        TfdsFaces(locate("lfw"))

@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tvconv_jax.data.bin_file import write_bin
+from tvconv_jax.data.conversion import convert
+from tvconv_jax.data.decoder import decode, pixels
 from tvconv_jax.data.draw import PERSON, VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.data.pipeline import decode, eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.kept import write_kept
+from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.record_faces import write_faces
 from tvconv_jax.errors import UserError
 
@@ -24,7 +27,7 @@ def embedded():
 
 
 def folder(root, **changes):
-    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, **changes}
+    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, "keep": "", **changes}
     return load_faces(ConfigDict(config))
 
 
@@ -150,7 +153,7 @@ def append(root, line):
 
 
 def casia(root, **changes):
-    return folder(root, source="casia", **changes)
+    return folder(root, source="casia", **{"verify_root": "", **changes})
 
 
 def first_batches(data, count=2):
@@ -163,7 +166,7 @@ def test_every_format_gives_the_same_first_batches(faces, tmp_path_factory):
     loose = casia(faces)
     assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, pictures from folders"]
     root = tmp_path_factory.mktemp("casia")
-    write_faces(root / "train.rec", (loose.train[i] for i in range(len(loose.train))))
+    write_faces(root / "train.rec", loose.train)
     pictures, pairs = loose.verification["pairs"]
     both = [index for pair in zip(pairs.left, pairs.right, strict=True) for index in pair]
     write_bin(root / "pairs.bin", [pictures[index]["image"] for index in both], pairs.same)
@@ -178,6 +181,58 @@ def test_every_format_gives_the_same_first_batches(faces, tmp_path_factory):
     np.testing.assert_array_equal(pairs_of_bin.folds, pairs.folds)
     for ours, theirs in zip(pairs_of_bin.right, pairs.right, strict=True):
         assert faces_of_bin[ours]["image"] == pictures[theirs]["image"]
+
+
+def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factory, monkeypatch):
+    loose, root = casia(faces), tmp_path_factory.mktemp("tfds")
+    convert(faces, f"tfds:{root}/people")
+    for name in (f"tfds:{root}/people", root / "people"):
+        packed = casia(name, verify_root=str(faces))
+        assert packed.num_classes == 3 and packed.notes[0].endswith("9 pictures of 3 identities")
+        assert packed.notes[1:] == ["pairs: 10 pairs, pictures from folders"]
+        for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
+            for key, value in ours.items():
+                np.testing.assert_array_equal(value, theirs[key])
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    assert len(casia("tfds:people").train) == 9 and not casia("tfds:people").verification
+    with pytest.raises(UserError, match="no prepared TFDS set 'nobody' in"):
+        casia("tfds:nobody")
+
+
+def test_a_kept_list_trains_on_that_part(faces, tmp_path):
+    kept = tmp_path / "kept.txt"
+    write_kept(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
+    data = folder(faces, keep=str(kept))
+    assert [(face["name"], face["label"]) for face in data.train] == [
+        ("train/p0/0.jpg", 0),
+        ("train/p2/0.jpg", 1),
+        ("train/p2/1.jpg", 1),
+    ]
+    assert data.num_classes == 2 and data.train.name(2) == "train/p2/1.jpg"
+    assert data.notes == [f"kept 3 of 9 pictures, 2 identities, by {kept}"]
+    for names, words in (
+        (["p0/0.jpg", "x/0.jpg", "x/1.jpg"], "names 'x/0.jpg' and 1 more, which the training set has not"),
+        (["p0/0.jpg"], "keeps 1 identity"),
+        ([], "is empty"),
+    ):
+        write_kept(kept, names)
+        with pytest.raises(UserError, match=words):
+            folder(faces, keep=str(kept))
+    with pytest.raises(UserError, match="cannot be read"):
+        folder(faces, keep=str(tmp_path / "none.txt"))
+
+
+def test_jpegs_decode_to_the_bits_that_pillow_gives():
+    pictures = {mode: Image.open(io.BytesIO(jpeg(1))).convert(mode) for mode in ("RGB", "L", "CMYK")}
+    for kind, options in (("RGB", {"progressive": True}), ("RGB", {"quality": 30}), ("L", {}), ("CMYK", {})):
+        file = io.BytesIO()
+        pictures[kind].save(file, "JPEG", **options)
+        np.testing.assert_array_equal(pixels(file.getvalue()), np.asarray(Image.open(file).convert("RGB")))
+    file = io.BytesIO()
+    pictures["RGB"].save(file, "PNG")
+    np.testing.assert_array_equal(pixels(file.getvalue()), np.asarray(pictures["RGB"]))
+    with pytest.raises(OSError, match="truncated"):
+        pixels(jpeg(1)[:-40])
 
 
 def test_a_bin_goes_before_loose_pictures_of_the_same_set(faces):

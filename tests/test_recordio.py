@@ -127,8 +127,8 @@ def test_faces_with_identities_come_back(tmp_path):
     assert read.ranges.tolist() == [[1, 3], [3, 4]] and read.keys.tolist() == [1, 2, 3]
     again = pickle.loads(pickle.dumps(read))  # as a worker process gets it
     assert again[2] == read[2] and again[2]["name"] == "train.rec:3"
-    with pytest.raises(UserError, match="identity 1 comes back at late; sort"):
-        write_faces(tmp_path / "b.rec", [face(1), face(2), face(1, name="late")])
+    with pytest.raises(UserError, match="identity 1 comes back at picture 3; sort"):
+        write_faces(tmp_path / "b.rec", [face(1), face(2), face(1)])
 
 
 def test_faces_without_an_index_or_identities(tmp_path):

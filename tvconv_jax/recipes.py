@@ -104,7 +104,9 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     base = {**(embedded if given["data"] == "embedded" else folder), **size}
     base |= {name: given[name] for name in base if given[name] is not None}
     scale = base["epochs"] / EPOCHS
-    source = {"root": "", "max_corrupt": 0.01}
+    source = {"root": "", "max_corrupt": 0.01, "keep": ""}
+    if given["data"] == "casia":
+        source["verify_root"] = ""
     if given["data"] == "embedded":
         source = {"size": "smoke" if given["smoke"] else "full"}
     return ConfigDict(

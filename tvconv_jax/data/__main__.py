@@ -9,7 +9,6 @@ picture is encoded anew. ``train.rec`` to ``train.idx`` writes an index that was
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tvconv_jax.data.conversion import convert
 from tvconv_jax.errors import UserError
@@ -20,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tvconv_jax.data", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("convert", help="from one format into another, byte for byte")
-    command.add_argument("source", type=Path, help="folder of identities, .rec, <set>_pair.txt or .bin")
-    command.add_argument("target", type=Path, help="what to write, named alike")
+    command.add_argument("source", help="folder of identities, .rec, tfds:NAME, <set>_pair.txt or .bin")
+    command.add_argument("target", help="what to write, named alike")
     args = parser.parse_args(argv)
     try:
         print(convert(args.source, args.target))

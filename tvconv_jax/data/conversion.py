@@ -1,30 +1,35 @@
 """Face data from one format into another, byte for byte: pictures are never decoded or written anew."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from tvconv_jax.data.bin_file import BinFaces, write_bin
-from tvconv_jax.data.folder import training_files
+from tvconv_jax.data.decoder import DECODE_ERRORS
 from tvconv_jax.data.pairs import read_pairs
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.record_faces import RecordFaces, walk, write_faces
+from tvconv_jax.data.record_faces import walk, write_faces
 from tvconv_jax.data.recordio import RecordFile, write_index
 from tvconv_jax.data.records import Record
+from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
+from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
 
-# A picture's file name says what its first bytes are.
-SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 
-
-def convert(source: Path, target: Path) -> str:
-    """Converts training pictures between folders and ``.rec``, verification sets between ``_pair.txt`` and ``.bin``.
+def convert(source: str | Path, target: str | Path) -> str:
+    """Converts training pictures between folders, ``.rec`` and TFDS, verification sets between pair lists and ``.bin``.
 
     From a ``.rec`` that has lost its ``.idx``, that too.
 
     Args:
-        source: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``<set>_pair.txt`` with ``<set>/`` beside it, or ``*.bin``.
-        target: What to write, named alike. Loose pictures that are there already are left; other files are written
-            whole or not at all, so that a killed conversion goes on when it is given again.
+        source: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME``, ``<set>_pair.txt`` with ``<set>/`` beside it,
+            or ``*.bin``.
+        target: What to write, named alike. A conversion that was killed goes on when it is given again: loose pictures
+            that are there are left, a ``.rec`` is taken up where it stopped, the others are begun anew. Nothing but
+            loose pictures gets its name before it is whole.
 
     Returns:
         What was done, in a line.
@@ -32,86 +37,104 @@ def convert(source: Path, target: Path) -> str:
     Raises:
         UserError: If the kinds do not fit each other, the source is damaged or the target is there.
     """
-    known = {
-        ("folder", "rec"): _folder_to_rec,
-        ("rec", "folder"): _rec_to_folder,
-        ("rec", "idx"): _rec_to_index,
-        ("pairs", "bin"): _pairs_to_bin,
-        ("bin", "pairs"): _bin_to_pairs,
-    }
-    kinds = _kind(source), _kind(target)
-    if kinds not in known:
-        ways = "; ".join(f"{a} to {b}" for a, b in known)
-        raise UserError(f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {ways}.")
-    return known[kinds](source, target)
+    faces = {"folder": _to_folder, "rec": _to_records, "tfds": _to_tfds}
+    others = {("rec", "idx"): _index, ("pairs", "bin"): _pairs_to_bin, ("bin", "pairs"): _bin_to_pairs}
+    kinds = kind_of(source), kind_of(target)
+    if kinds in others:
+        return others[kinds](Path(source), Path(target))
+    if not (kinds[0] in faces and kinds[1] in faces and kinds[0] != kinds[1]):
+        ways = "; ".join(f"{a} to {b}" for a, b in others)
+        raise UserError(
+            f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {', '.join(faces)} "
+            f"into each other; {ways}."
+        )
+    return faces[kinds[1]](open_faces(source), Path(str(target).removeprefix(PREFIX)))
 
 
-def _kind(path: Path) -> str:
-    if path.name.endswith("_pair.txt"):
-        return "pairs"
-    return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix, "folder")
+def _to_folder(faces: FaceSet, target: Path) -> str:
+    for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
+        image = faces.source[index]["image"]
+        _write(target / faces.file(index, image), image)
+    return _said(faces)
 
 
-def _folder_to_rec(source: Path, target: Path) -> str:
-    files = training_files(source)
-    identities = {name: label for label, name in enumerate(sorted({path.parent.name for path in files}))}
-    faces = (Record(image=p.read_bytes(), label=identities[p.parent.name], name=str(p)) for p in files)
+def _to_records(faces: FaceSet, target: Path) -> str:
+    order = _together(faces)
     names = target.with_suffix(".lst")  # which key was which file, as MXNet's im2rec says it
-    lines = (f"{key}\t{identities[p.parent.name]}\t{_relative(p)}\n" for key, p in enumerate(files, start=1))
-    _write(names, "".join(lines).encode())
-    count = write_faces(target, track(faces, total=len(files), text=f"Writing {target.name}"))
-    return f"{count} pictures of {len(identities)} identities; the files' names are in {names}"
+    _write(names, "".join(_listed(faces, order)).encode())
+    size = _size(faces.source[int(order[0])]["image"])
+    # Trainers of the field look for a property file beside a train.rec.
+    write_faces(target, _Ordered(faces, order), size=size if target.name == "train.rec" else None, resume=True)
+    return f"{_said(faces)}; the files' names are in {names}"
 
 
-def _relative(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+class _Ordered(Sequence):
+    """The pictures of a set in another order, labelled as the set says."""
+
+    def __init__(self, faces: FaceSet, order: np.ndarray) -> None:
+        self._faces, self._order = faces, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Record:
+        index = int(self._order[index])
+        return self._faces.source[index] | {"label": int(self._faces.labels[index])}
 
 
-def _rec_to_folder(source: Path, target: Path) -> str:
-    faces = RecordFaces(source)
-    names = _names(source.with_suffix(".lst"))
-    for index in track(range(len(faces)), total=len(faces), text=f"Writing {target.name}"):
-        face, key = faces[index], int(faces.keys[index])
-        label = int(faces.labels[face["label"]])
-        _write(target / names.get(key, f"{label:07d}/{key:08d}{_suffix(face['image'])}"), face["image"])
-    return f"{len(faces)} pictures of {len(faces.labels)} identities"
+def _to_tfds(faces: FaceSet, target: Path) -> str:
+    order = _together(faces)
+
+    def records() -> Iterator[Record]:
+        for index in map(int, order):
+            image = faces.source[index]["image"]
+            yield Record(image=image, label=int(faces.labels[index]), name=faces.file(index, image))
+
+    folder = write_tfds(target, records(), list(faces.identities))
+    return f"{_said(faces)} in {folder}"
 
 
-def _rec_to_index(source: Path, target: Path) -> str:
+def _together(faces: FaceSet) -> np.ndarray:
+    """Pictures in the order of their identities, and of the source within these."""
+    return np.argsort(faces.labels, kind="stable")
+
+
+def _said(faces: FaceSet) -> str:
+    return f"{len(faces.labels)} pictures of {len(faces.identities)} identities"
+
+
+def _listed(faces: FaceSet, order: np.ndarray) -> Iterator[str]:
+    for key, index in enumerate(map(int, order), start=1):
+        image = b"" if faces.files else faces.source[index]["image"]
+        yield f"{key}\t{faces.labels[index]}\t{faces.file(index, image)}\n"
+
+
+def _size(image: bytes) -> tuple[int, int] | None:
+    """Height and width, from the picture's header."""
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return picture.height, picture.width
+    except DECODE_ERRORS:
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    if path.exists():
+        if path.read_bytes() == content:
+            return
+        raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.rename(path)
+
+
+def _index(source: Path, target: Path) -> str:
     if target.exists():
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
     keys, offsets = walk(RecordFile(source))
     write_index(target, keys, offsets)
     return f"{len(keys)} records"
-
-
-def _names(path: Path) -> dict[int, str]:
-    """Names by key, where the file of names is there; a name outside of the target folder is refused."""
-    names = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
-        key, *_, name = line.split("\t")
-        parts = Path(name).parts
-        if not key.isdigit() or len(parts) != 2 or ".." in parts or Path(name).is_absolute():
-            raise UserError(
-                f"{path}:{number}: {line!r} must be 'key label identity/file'; correct it or remove {path}."
-            )
-        names[int(key)] = name
-    return names
-
-
-def _suffix(image: bytes) -> str:
-    return SIGNATURES.get(image[:2], ".jpg")
-
-
-def _write(path: Path, image: bytes) -> None:
-    if path.exists():
-        if path.read_bytes() == image:
-            return
-        raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(image)
-    part.rename(path)
 
 
 def _pairs_to_bin(source: Path, target: Path) -> str:
@@ -133,7 +156,7 @@ def _bin_to_pairs(source: Path, target: Path) -> str:
     names: dict[bytes, str] = {}  # a picture of several pairs is one file
     for index in track(range(len(faces)), total=len(faces), text=f"Writing {root.name}"):
         image = faces[index]["image"]
-        name = names.setdefault(image, f"{len(names):06d}{_suffix(image)}")
+        name = names.setdefault(image, f"{len(names):06d}{suffix(image)}")
         _write(root / name, image)
     part = target.with_name(f"{target.name}.part")
     part.write_text("".join(_pair_lines(faces, names)))

@@ -1,16 +1,15 @@
 """Which faces a run trains and verifies on, from its config."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from tvconv_jax.data import embedded, folder, found
+from tvconv_jax.data.kept import KeptFaces
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source, cache_dir
 from tvconv_jax.errors import UserError
-
-# Sources that read the user's folder: pictures in folders, or whatever of the field's formats lies there.
-FOLDERS = {"folder": folder.load, "casia": found.load}
 
 
 class FaceData(NamedTuple):
@@ -44,12 +43,17 @@ def load_faces(config: ConfigDict) -> FaceData:
         train, verification, identities = embedded.load(config.size, cache_dir())
         text = f"embedded synthetic faces drawn by tvconv_jax ({identities} people, {len(train)} pictures)"
         return FaceData(train, identities, verification, text, [])
-    if config.source in FOLDERS:
-        base = folder.existing(config.root)
-        train, verification, summary = FOLDERS[config.source](
-            base, cache_dir(), image_size=config.image_size, max_corrupt=config.max_corrupt
-        )
-        text = f"{config.source} {config.root} ({summary['identities']} identities, {len(train)} pictures)"
-        return FaceData(train, summary["identities"], verification, text, summary["notes"])
-    known = ", ".join(("embedded", *FOLDERS))
-    raise UserError(f"data.source {config.source!r} is unknown; there are: {known}.")
+    if config.source not in ("folder", "casia"):
+        raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder, casia.")
+    size = {"image_size": config.image_size, "max_corrupt": config.max_corrupt}
+    if config.source == "folder":
+        train, verification, summary = folder.load(folder.existing(config.root), cache_dir(), **size)
+    else:
+        train, verification, summary = found.load(config.root, cache_dir(), verify_root=config.verify_root, **size)
+    identities, notes = summary["identities"], summary["notes"]
+    if config.keep:
+        train = KeptFaces(train, Path(config.keep).expanduser())
+        notes.append(train.note)
+        identities = train.identities
+    text = f"{config.source} {config.root} ({identities} identities, {len(train)} pictures)"
+    return FaceData(train, identities, verification, text, notes)

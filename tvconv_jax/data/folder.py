@@ -1,43 +1,24 @@
 """Faces in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.records import ImageSource, digest, info, prepare
+from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, prepare
 from tvconv_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class FolderFaces(tfds.core.GeneratorBasedBuilder):
-    """Pictures of a list of files, their bytes as they are."""
+class FolderFaces(RecordBuilder):
+    """Copies of the user's loose pictures, in the cache."""
 
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, splits: dict[str, list[tuple[Path, int, str]]], **kwargs: Any) -> None:
-        self._files = splits
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return info(self, "Faces from a folder of the user's.")
-
-    def _split_generators(self, _: Any) -> dict[str, Iterator]:
-        return {split: self._pictures(files) for split, files in self._files.items()}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("_split_generators yields the examples itself")
-
-    def _pictures(self, files: list[tuple[Path, int, str]]) -> Iterator[tuple[int, dict]]:
-        for index, (path, label, name) in enumerate(files):
-            yield index, {"image": io.BytesIO(path.read_bytes()), "label": label, "name": name}
+    name = "folder_faces"
 
 
 def load(
@@ -71,7 +52,7 @@ def load(
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         _write(folder, base, splits, image_size, max_corrupt)
-    builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder, file_format="array_record")
+    builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder)
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
     return sources.get("train"), verification, json.loads(summary_file.read_text())
@@ -90,13 +71,13 @@ def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
     return lists
 
 
-def existing(root: str) -> Path:
-    """The folder that ``data.root`` names; a ``UserError`` if there is none."""
+def existing(root: str, key: str = "data.root") -> Path:
+    """The folder that a config key names; a ``UserError`` if there is none."""
     if not root:
-        raise UserError("data.root is empty; name the folder with --config.data.root=DIR.")
+        raise UserError(f"{key} is empty; name the folder with --config.{key}=DIR.")
     base = Path(root).expanduser().absolute()
     if not base.is_dir():
-        raise UserError(f"data.root {base} is no folder; name one with --config.data.root=DIR.")
+        raise UserError(f"{key} {base} is no folder; name one with --config.{key}=DIR.")
     return base
 
 
@@ -122,11 +103,14 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: 
     }
     people = sorted({path.parent.name for path in splits.get("train", [])})
     identities = {name: label for label, name in enumerate(people)}
-    named = {
-        split: [(path, identities.get(path.parent.name, 0), str(path.relative_to(base))) for path in files]
-        for split, files in splits.items()
-    }
-    prepare(FolderFaces(splits=named, data_dir=folder, file_format="array_record"), f"the faces of {base}")
+
+    def records(files: list[Path]) -> Iterator[Record]:
+        for path in files:
+            label = identities.get(path.parent.name, 0)
+            yield Record(image=path.read_bytes(), label=label, name=str(path.relative_to(base)))
+
+    records_of = {split: records(files) for split, files in splits.items()}
+    prepare(FolderFaces(splits=records_of, data_dir=folder), f"the faces of {base}")
     summary = folder / "summary.json.part"
     summary.write_text(json.dumps({"identities": len(identities), "notes": notes}))
     summary.rename(folder / "summary.json")

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder of face data, in the formats of the field: RecordIO or folders, ``.bin`` or pair lists."""
+"""Whatever lies in a folder of face data, in the formats of the field: RecordIO, TFDS or folders, ``.bin`` or pairs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,23 @@ from tvconv_jax.data.bin_file import BinFaces
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
 
 
 def load(
-    base: Path, cache: Path, *, image_size: int, max_corrupt: float
+    root: str, cache: Path, *, verify_root: str, image_size: int, max_corrupt: float
 ) -> tuple[Source, dict[str, tuple[Source, Pairs]], dict[str, Any]]:
-    """Opens what ``base`` holds, and says what that is.
+    """Opens what ``root`` holds, and says what that is.
 
-    Training pictures are ``base/train.rec`` or else folders of identities; verification sets are every ``<set>.bin``,
-    every ``<set>_pair.txt`` with its folder, and LFW's ``pairs.txt``. Of a set that is there
+    Training pictures are ``root/train.rec``, a TFDS set, or else folders of identities; verification sets are every
+    ``<set>.bin``, every ``<set>_pair.txt`` with its folder, and LFW's ``pairs.txt``. Of a set that is there
     twice, its ``.bin`` is taken.
 
     Args:
-        base: The folder.
+        root: The folder, or ``tfds:NAME``.
         cache: The cache folder; loose pictures are copied into records there.
+        verify_root: The folder of the verification sets; empty: the same.
         image_size: Side that pictures are expected to have.
         max_corrupt: Share of unreadable loose training pictures that is skipped.
 
@@ -32,21 +34,41 @@ def load(
     Raises:
         UserError: If there is nothing to train on, or a file is damaged.
     """
-    records = base / "train.rec"
-    loose, verification, summary = folder.load(
-        base, cache, image_size=image_size, max_corrupt=max_corrupt, train=not records.exists()
-    )
-    notes = [f"{name}: {len(pairs.same)} pairs, pictures from folders" for name, (_, pairs) in verification.items()]
-    for path in sorted(base.glob("*.bin")):
+    size = {"image_size": image_size, "max_corrupt": max_corrupt}
+    base = None if root.startswith(PREFIX) else folder.existing(root)
+    train, identities, notes = _packed(base or root)
+    tests = folder.existing(verify_root, "data.verify_root") if verify_root else base
+    verification: dict[str, tuple[Source, Pairs]] = {}
+    loose = train is None
+    if loose:
+        train, verification, summary = folder.load(base, cache, **size)
+        identities, notes = summary["identities"], summary["notes"]
+    if tests is not None and not (loose and tests == base):
+        _, verification, summary = folder.load(tests, cache, **size, train=False)
+        notes += summary["notes"]
+    said = {
+        name: f"{name}: {len(pairs.same)} pairs, pictures from folders" for name, (_, pairs) in verification.items()
+    }
+    for path in sorted(tests.glob("*.bin")) if tests else []:
         faces = BinFaces(path)
-        if path.stem in verification:
-            notes = [note for note in notes if not note.startswith(f"{path.stem}:")]
-        notes.append(f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}")
+        said[path.stem] = f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}"
         verification[path.stem] = (faces, faces.pairs)
-    if loose is not None:
-        return loose, verification, summary | {"notes": [*summary["notes"], *notes]}
-    train = RecordFaces(records)
-    if len(train.labels) < 2:
-        raise UserError(f"{records} holds {len(train.labels)} identity; training needs two or more.")
-    notes.insert(0, f"train.rec: {len(train)} pictures of {len(train.labels)} identities")
-    return train, verification, {"identities": len(train.labels), "notes": [*summary["notes"], *notes]}
+    return train, verification, {"identities": identities, "notes": [*notes, *said.values()]}
+
+
+def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
+    """Training pictures in one of the packed formats, how many identities they show, and what they are."""
+    if isinstance(root, str) or is_tfds(root):
+        faces = TfdsFaces(locate(str(root).removeprefix(PREFIX)))
+        names = faces.identities
+        identities = len(names) if names else 1 + max(faces[i]["label"] for i in range(len(faces)))
+        note, what = f"TFDS {faces.path}: {len(faces)} pictures of {identities} identities", str(root)
+    elif (records := root / "train.rec").exists():
+        faces = RecordFaces(records)
+        identities = len(faces.labels)
+        note, what = f"train.rec: {len(faces)} pictures of {identities} identities", str(records)
+    else:
+        return None, 0, []
+    if identities < 2:
+        raise UserError(f"{what} holds {identities} identity; training needs two or more.")
+    return faces, identities, [note]

@@ -1,26 +1,16 @@
 """From records to batches, with Grain: shuffled, flipped, batched; its position can be saved and set again."""
 
-import io
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
+from tvconv_jax.data.decoder import DECODE_ERRORS, decode
 from tvconv_jax.data.records import Record, Source
 from tvconv_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-
-
-def decode(image: bytes, side: int) -> np.ndarray:
-    """``uint8 [side, side, 3]``, RGB; another size is resized (bilinear, antialiased)."""
-    with Image.open(io.BytesIO(image)) as picture:
-        picture = picture.convert("RGB")
-        if picture.size != (side, side):
-            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(picture)
 
 
 def _picture(source: Source, index: int, side: int) -> tuple[Record, np.ndarray]:
@@ -28,7 +18,7 @@ def _picture(source: Source, index: int, side: int) -> tuple[Record, np.ndarray]
     record = source[index]
     try:
         return record, decode(record["image"], side)
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODE_ERRORS as error:
         raise UserError(f"picture {record['name']} cannot be decoded ({error}); repair or remove it.") from None
 
 

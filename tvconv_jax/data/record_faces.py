@@ -8,12 +8,13 @@ key and the one behind the last. Sources: MXNet ``python/mxnet/recordio.py`` (Ap
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tvconv_jax.data.progress import track
 from tvconv_jax.data.recordio import RecordFile, RecordWriter, index_path, read_index
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
@@ -72,6 +73,7 @@ class RecordFaces:
         ranges: ``int64 [identities, 2]``, each identity's first key and the one behind its last; ``None`` where the
             file says nothing of it.
         labels: ``int64 [identities]``, the label in the file of each label that the pictures get here, 0, 1, ...
+        label: ``int64 [n]``, the label that each picture gets here.
 
     Raises:
         UserError: If the file or its index is missing or damaged, or they contradict each other.
@@ -94,14 +96,14 @@ class RecordFaces:
         if keys[0] == 0 and first.vector and not first.image:
             self._take_header(first.labels)
         # The file's labels, whatever whole numbers they are, as 0 to identities - 1.
-        self.labels, self._label = np.unique(self._read_labels(), return_inverse=True)
+        self.labels, self.label = np.unique(self._read_labels(), return_inverse=True)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
         content = self._content(int(index))
-        return Record(image=content.image, label=int(self._label[index]), name=self.name(index))
+        return Record(image=content.image, label=int(self.label[index]), name=self.name(index))
 
     def name(self, index: int) -> str:
         """What a picture is called in messages: its file's name and its key."""
@@ -159,36 +161,56 @@ def walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
     return ids[order].astype(np.int64), offsets[order]
 
 
-def write_faces(path: Path, faces: Iterable[Record], *, size: tuple[int, int] | None = None) -> int:
+def write_faces(
+    path: Path, faces: Sequence[Record], *, size: tuple[int, int] | None = None, resume: bool = False
+) -> int:
     """Writes pictures as MXNet's face sets lay them out: record 0, pictures, identities, and ``property``.
 
     Args:
         path: The ``.rec`` to write; its ``.idx`` and ``property`` come to lie beside it.
         faces: The pictures, those of an identity one after the other; labels are kept as they are.
         size: Height and width for ``property``; ``None`` writes none.
+        resume: Whether to go on where a call with the same pictures was killed.
 
     Returns:
         The number of pictures.
 
     Raises:
-        UserError: If the file exists, or the pictures of an identity do not stand together.
+        UserError: If a file exists, or the pictures of an identity do not stand together.
     """
+    path = Path(path)
+    if size and path.with_name("property").exists():
+        raise UserError(f"{path.with_name('property')} exists and is not written over; remove it.")
     starts: dict[int, int] = {}
-    key = 0
-    with RecordWriter(path) as writer:
-        writer.write(0, pack((0, 0), 0))  # its labels are known at the end
+    with RecordWriter(path, resume=len(faces) + 1 if resume else 0) as writer:
+        done = _taken(path, writer.taken[1:], faces)
+        if not writer.taken:
+            writer.write(0, pack((0, 0), 0))  # its labels are known at the end
         previous = None
-        for key, face in enumerate(faces, start=1):
-            label = face["label"]
+        for key in track(range(1, len(faces) + 1), total=len(faces), text=f"Writing {path.name}"):
+            face = None if key <= len(done) else faces[key - 1]
+            label = face["label"] if face else done[key - 1]
             if label != previous and label in starts:
-                raise UserError(f"identity {label} comes back at {face['name']}; sort the pictures by identity.")
+                raise UserError(f"identity {label} comes back at picture {key}; sort the pictures by identity.")
             starts.setdefault(label, key)
             previous = label
-            writer.write(key, pack(float(label), key, face["image"]))
-        bounds = [*starts.values(), key + 1]
-        for identity, span in enumerate(zip(bounds, bounds[1:], strict=False), start=key + 1):
+            if face:
+                writer.write(key, pack(float(label), key, face["image"]))
+        bounds = [*starts.values(), len(faces) + 1]
+        for identity, span in enumerate(zip(bounds, bounds[1:], strict=False), start=len(faces) + 1):
             writer.write(identity, pack(span, identity))
-        writer.rewrite_first(pack((key + 1, key + 1 + len(starts)), 0))
+        writer.rewrite_first(pack((len(faces) + 1, len(faces) + 1 + len(starts)), 0))
     if size:
-        (Path(path).parent / "property").write_text(f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
-    return key
+        path.with_name("property").write_text(f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
+    return len(faces)
+
+
+def _taken(path: Path, offsets: list[int], faces: Sequence[Record]) -> list[int]:
+    """Labels of pictures that a killed call has written; refused if its last picture is not one of these."""
+    if not offsets:
+        return []
+    part = path.with_name(f"{path.name}.part")
+    file = RecordFile(part)
+    if unpack(file.read(offsets[-1])).image != faces[len(offsets) - 1]["image"]:
+        raise UserError(f"{part} was begun with other pictures; remove it.")
+    return [int(unpack(file.read(offset)).labels[0]) for offset in offsets]

@@ -117,17 +117,27 @@ class RecordWriter:
 
     Args:
         path: The ``.rec`` to write.
+        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped.
+
+    Attributes:
+        taken: The payloads' places that were taken over, as offsets in ``path.part``.
 
     Raises:
         UserError: If it exists already.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, *, resume: int = 0) -> None:
+        self.path, self._resume = Path(path), resume
         if self.path.exists():
             raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
-        self._records = open(_part(self.path), "wb")  # noqa: SIM115
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(self.path)
+        self.taken, end = _whole_records(part, resume) if resume and part.exists() else ([], 0)
+        self._records = open(part, "r+b" if self.taken else "wb")  # noqa: SIM115
+        self._records.truncate(end)
+        self._records.seek(end)
         self._index = open(_part(index_path(self.path)), "w")  # noqa: SIM115
+        self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
 
     def write(self, key: int, payload: bytes) -> None:
         """Appends a record under ``key``.
@@ -154,8 +164,25 @@ class RecordWriter:
             file.close()
             if kind is None:
                 _part(path).rename(path)
-            else:
+            elif not (self._resume and kind is KeyboardInterrupt):
                 _part(path).unlink()
+
+
+def _whole_records(path: Path, count: int) -> tuple[list[int], int]:
+    """Offsets of the first whole records of a file that ends anywhere, and where the last of them ends."""
+    offsets, end = [], 0
+    try:
+        file = RecordFile(path)
+        while len(offsets) < count and end < len(file):
+            start = end
+            for _, stop in file._parts(start):
+                end = stop + -stop % 4
+            if end > len(file):  # without its padding
+                return offsets, start
+            offsets.append(start)
+    except UserError:
+        end = start if offsets else 0
+    return offsets, end
 
 
 def framed(payload: bytes) -> bytes:

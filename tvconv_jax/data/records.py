@@ -1,21 +1,16 @@
 """Encoded pictures with a label and a name, kept as TFDS array records; TensorFlow is never imported."""
 
 import hashlib
+import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-FEATURES = tfds.features.FeaturesDict(
-    {
-        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-        "label": np.int64,
-        "name": tfds.features.Text(),
-    }
-)
 
 
 class Record(TypedDict):
@@ -56,9 +51,56 @@ class ImageSource:
         return self[index]["name"]
 
 
-def info(builder: tfds.core.DatasetBuilder, text: str) -> tfds.core.DatasetInfo:
-    """What TFDS wants to know; records keep the order in which they are yielded."""
-    return tfds.core.DatasetInfo(builder=builder, description=text, features=FEATURES, disable_shuffling=True)
+def info(
+    builder: tfds.core.DatasetBuilder, text: str, identities: Sequence[str] | None = None
+) -> tfds.core.DatasetInfo:
+    """What TFDS wants to know; records keep the order in which they are yielded.
+
+    Args:
+        builder: Whose records.
+        text: What they are.
+        identities: Names of the labels, where they have any.
+    """
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=identities) if identities else np.int64,
+            "name": tfds.features.Text(),
+        }
+    )
+    return tfds.core.DatasetInfo(builder=builder, description=text, features=features, disable_shuffling=True)
+
+
+class RecordBuilder(tfds.core.GeneratorBasedBuilder):
+    """Encoded pictures of other formats, their bytes as they are. Subclasses give the set's ``name``.
+
+    Args:
+        splits: The records of every split; read once, while they are written.
+        identities: Names of the labels, where they have any.
+        **kwargs: Of :class:`tfds.core.DatasetBuilder`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    SKIP_REGISTERING = True
+
+    def __init__(
+        self, *, splits: Mapping[str, Iterable[Record]], identities: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        self._splits, self._identities = splits, identities
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return info(self, "Faces of the user's.", self._identities)
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+        return {split: self._examples(records) for split, records in self._splits.items()}
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("_split_generators yields the examples itself")
+
+    def _examples(self, records: Iterable[Record]) -> Iterator[tuple[int, dict]]:
+        for index, record in enumerate(records):
+            yield index, {**record, "image": io.BytesIO(record["image"])}
 
 
 def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
@@ -71,7 +113,8 @@ def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
     with open(os.devnull, "w") as quiet:  # TFDS prints a banner of its own
         stdout, sys.stdout = sys.stdout, quiet
         try:
-            builder.download_and_prepare()
+            with tempfile.TemporaryDirectory() as nothing:  # nothing is downloaded, yet TFDS makes the folder
+                builder.download_and_prepare(download_dir=nothing)
         except FileExistsError:  # another run prepared the same records meanwhile
             if not builder.data_path.exists():
                 raise

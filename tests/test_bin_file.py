@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvconv_jax.data.bin_file import read_bin, write_bin
+from tvconv_jax.data.bin_file import BinFaces, read_bin, write_bin
 from tvconv_jax.errors import UserError
 
 IMAGES, SAME = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three\n'", b"\0"], [True, False]
@@ -112,7 +112,6 @@ def test_what_would_execute_is_refused_by_name(tmp_path, evil, words, protocol):
         b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",  # a string of 2**63 bytes
         b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7ft\x85R.",
         b"(" * 100_000 + b"l" * 100_000 + b".",
-        pickle.dumps(([np.zeros(10**5, np.uint8)] * 1000, [True] * 500)),  # one array, a thousand times
         b"\x80\x02](X\xe8\x03\0\0" + b"a" * 1000 + b"q\0" + b"c_codecs\nencode\nh\0\x85R" * 500 + b"e].",
         b"I" + b"9" * 100_000 + b"\n.",
         b"",
@@ -127,6 +126,14 @@ def test_bombs_and_other_things_are_one_line(tmp_path, data):
     with pytest.raises(UserError) as error:
         read_bin(save(tmp_path / "a.bin", data))
     assert str(tmp_path / "a.bin") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("picture", [IMAGES[0], np.frombuffer(IMAGES[0], np.uint8), np.zeros((50, 50, 3), np.uint8)])
+def test_a_picture_of_many_pairs_is_read_once(tmp_path, picture):
+    path = save(tmp_path / "a.bin", pickle.dumps(([picture] * 1000, [True] * 500)))
+    assert len({id(image) for image in read_bin(path)[0]}) == 1
+    faces = BinFaces(path)
+    assert faces[0]["image"] is faces[999]["image"]
 
 
 def test_a_missing_file_is_one_line(tmp_path):

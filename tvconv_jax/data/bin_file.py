@@ -35,7 +35,8 @@ class BinFaces:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         images, same = read_bin(path)
-        self._images = [image if isinstance(image, bytes) else _encoded(image) for image in images]
+        encoded = {id(image): image if isinstance(image, bytes) else _encoded(image) for image in images}
+        self._images = [encoded[id(image)] for image in images]
         self.pairs = in_order(same, str(path))
 
     def __len__(self) -> int:
@@ -98,14 +99,18 @@ def _flags(flags: Any) -> np.ndarray:
 
 
 def _pictures(pictures: Any, room: int) -> list[bytes | np.ndarray]:
-    """All pictures; each has bytes of its own in the file, so together they are no larger than it."""
-    images = []
+    """All pictures; a picture of several pairs may stand in the file once, and is then one object here too.
+
+    Different ones have bytes of their own in the file, so together they are no larger than it.
+    """
+    known: dict[int, bytes | np.ndarray] = {}
     for picture in pictures:
-        images.append(_picture(picture))
-        room -= images[-1].nbytes if isinstance(images[-1], np.ndarray) else len(images[-1])
+        if id(picture) not in known:
+            image = known[id(picture)] = _picture(picture)
+            room -= image.nbytes if isinstance(image, np.ndarray) else len(image)
         if room < 0:
             raise ValueError("its pictures are larger than the file")
-    return images
+    return [known[id(picture)] for picture in pictures]
 
 
 def _picture(picture: Any) -> bytes | np.ndarray:

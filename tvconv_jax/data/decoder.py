@@ -14,8 +14,12 @@ from PIL import Image
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
 
 
-def pixels(image: bytes) -> np.ndarray:
+def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
     """``uint8 [h, w, 3]``, RGB, from a JPEG or whatever else Pillow opens.
+
+    Args:
+        image: The file's bytes.
+        strict: Whether a JPEG with damaged data in its middle, which decodes with smears, is refused too.
 
     Raises:
         OSError, SyntaxError or ValueError: If it is no picture, or truncated.
@@ -25,7 +29,9 @@ def pixels(image: bytes) -> np.ndarray:
             if simplejpeg.decode_jpeg_header(image)[2] not in ("CMYK", "YCCK"):
                 return simplejpeg.decode_jpeg(image, "RGB")
         except ValueError:
-            pass  # Pillow is more lenient, and says better what is wrong
+            if strict:
+                raise
+            # Pillow is more lenient, and says better what is wrong
     with Image.open(io.BytesIO(image)) as picture:
         return np.asarray(picture.convert("RGB"))
 

@@ -1,11 +1,11 @@
 """The part of a training set that a list keeps, as ``purify`` writes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tvconv_jax.data.records import Record, Source
+from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.errors import UserError
 
 
@@ -46,6 +46,12 @@ class KeptFaces:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._index[index])] | {"label": int(self._label[index])}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        records = read(self._source, [int(self._index[int(index)]) for index in indices])
+        return [
+            record | {"label": int(self._label[int(index)])} for record, index in zip(records, indices, strict=True)
+        ]
 
     def name(self, index: int) -> str:
         """Name of one picture, for messages."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.proto import tf_example_pb2
 
 
 class Record(TypedDict):
@@ -33,22 +35,41 @@ class Source(Protocol):
         ...
 
 
+def read(source: Source, indices: Sequence[int]) -> list[Record]:
+    """Many pictures of a source; at once, where it offers ``__getitems__``, which is several times as fast."""
+    many = getattr(source, "__getitems__", None)
+    return many(indices) if many else [source[index] for index in indices]
+
+
 class ImageSource:
     """Random access to the records of one split, in the order in which the builder yielded them."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
-        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._records = ArrayRecordDataSource([str(path) for path in builder.info.splits[split].filepaths])
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[int(index)]
-        return Record(image=record["image"], label=int(record["label"]), name=record["name"].decode())
+        return _record(self._records[int(index)])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        return [_record(example) for example in self._records.__getitems__([int(index) for index in indices])]
 
     def name(self, index: int) -> str:
         """Name of one picture, for messages."""
         return self[index]["name"]
+
+
+def columns(example: bytes) -> Any:
+    """A serialised ``tf.train.Example`` by column, straight from its message: a tenth of the time TFDS takes."""
+    return tf_example_pb2.Example.FromString(example).features.feature
+
+
+def _record(example: bytes) -> Record:
+    column = columns(example)
+    name = column["name"].bytes_list.value[0].decode()
+    return Record(image=column["image"].bytes_list.value[0], label=column["label"].int64_list.value[0], name=name)
 
 
 def info(

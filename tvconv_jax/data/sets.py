@@ -9,10 +9,11 @@ import numpy as np
 from tvconv_jax.data.folder import training_files
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.record_faces import RecordFaces
-from tvconv_jax.data.records import Record, Source
+from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
 
+CHUNK = 1024  # records read at once
 # A picture's file name says what its first bytes are.
 SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 
@@ -46,20 +47,23 @@ class FaceSet(NamedTuple):
         return f"{folder}/{key:08d}{suffix(image)}"
 
 
-class FolderFiles:
-    """Loose pictures, read straight from their files; ``labels`` by the sorted names of their folders."""
+class LooseFiles:
+    """Pictures read straight from their files.
 
-    def __init__(self, base: Path) -> None:
-        self._files = training_files(base)
-        self.identities = sorted({path.parent.name for path in self._files})
-        label = {name: index for index, name in enumerate(self.identities)}
-        self.labels = np.array([label[path.parent.name] for path in self._files], np.int64)
+    Args:
+        files: The files.
+        labels: Theirs; ``None`` where they have none.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int] | None = None) -> None:
+        self._files, self._labels = files, labels
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(image=self._files[index].read_bytes(), label=int(self.labels[index]), name=self.name(index))
+        label = 0 if self._labels is None else int(self._labels[index])
+        return Record(image=self._files[index].read_bytes(), label=label, name=self.name(index))
 
     def name(self, index: int) -> str:
         """The file."""
@@ -110,8 +114,11 @@ def open_faces(text: str | Path) -> FaceSet:
 
 
 def _open_folder(text: str) -> FaceSet:
-    files = FolderFiles(Path(text))
-    return FaceSet("folders of identities", files, files.labels, files.identities, named=True, files=True)
+    files = training_files(Path(text))
+    identities = sorted({path.parent.name for path in files})
+    label_of = {name: label for label, name in enumerate(identities)}
+    labels = np.array([label_of[path.parent.name] for path in files], np.int64)
+    return FaceSet("folders of identities", LooseFiles(files, labels), labels, identities, named=True, files=True)
 
 
 def _open_records(text: str) -> FaceSet:
@@ -132,13 +139,16 @@ def _open_records(text: str) -> FaceSet:
 
 def _open_tfds(text: str) -> FaceSet:
     faces = TfdsFaces(locate(text.removeprefix(PREFIX)))
-    scan = track(range(len(faces)), total=len(faces), text="Reading labels")
-    labels = np.array([faces[index]["label"] for index in scan], np.int64)
+    labels = []
+    for start in track(range(0, len(faces), CHUNK), total=-(-len(faces) // CHUNK), text="Reading labels"):
+        labels += [face["label"] for face in read(faces, range(start, min(start + CHUNK, len(faces))))]
     identities = faces.identities
     if not identities:
         found, labels = np.unique(labels, return_inverse=True)
         identities = [f"{label:07d}" for label in found.tolist()]
-    return FaceSet("TFDS", faces, labels, identities, named=bool(faces.identities), files=faces.named)
+    return FaceSet(
+        "TFDS", faces, np.array(labels, np.int64), identities, named=bool(faces.identities), files=faces.named
+    )
 
 
 def read_names(path: Path) -> dict[int, str]:

@@ -9,13 +9,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from tvconv_jax.data.records import Record, RecordBuilder, prepare
+from tvconv_jax.data.records import Record, RecordBuilder, columns, prepare, read
 from tvconv_jax.data.tfrecord import TFRecords
 from tvconv_jax.errors import UserError
 
 PREFIX = "tfds:"
 INFO = "dataset_info.json"
-SKIP = tfds.decode.SkipDecoding()
 
 
 class TfdsFaces:
@@ -50,13 +49,14 @@ class TfdsFaces:
         self._records = ArrayRecordDataSource([str(f) for f in files]) if kind == "array_record" else TFRecords(files)
         self.named = "name" in self._features
         self.identities: list[str] | None = None
-        self._label_of_text: dict[str, int] = {}
+        self._label_of_text: dict[bytes, int] = {}
         feature = self._features[self._label]
         if isinstance(feature, tfds.features.ClassLabel):
             self.identities = feature.names
         elif isinstance(feature, tfds.features.Text):
-            self.identities = sorted({_plain(self._example(i)[self._label]) for i in range(len(self))})
-            self._label_of_text = {text: label for label, text in enumerate(self.identities)}
+            texts = sorted({self._text(index) for index in range(len(self))})
+            self.identities = [text.decode() for text in texts]
+            self._label_of_text = {text: label for label, text in enumerate(texts)}
 
     def __reduce__(self) -> tuple:
         return TfdsFaces, (self.path,)
@@ -65,20 +65,27 @@ class TfdsFaces:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        example = self._example(int(index))
-        label = _plain(example[self._label])
-        return Record(
-            image=example[self._image],
-            label=self._label_of_text[label] if self._label_of_text else int(label),
-            name=_plain(example["name"]) if self.named else f"{self._set}:{int(index)}",
-        )
+        return self._record(int(index), self._records[int(index)])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        examples = read(self._records, [int(index) for index in indices])
+        return [self._record(int(index), example) for index, example in zip(indices, examples, strict=True)]
 
     def name(self, index: int) -> str:
         """What a picture is called in messages: its own name, or the set's and its place."""
         return self[index]["name"]
 
-    def _example(self, index: int) -> dict[str, Any]:
-        return self._features.deserialize_example_np(self._records[index], decoders={self._image: SKIP})
+    def _text(self, index: int) -> bytes:
+        return columns(self._records[index])[self._label].bytes_list.value[0]
+
+    def _record(self, index: int, example: bytes) -> Record:
+        column = columns(example)
+        label = column[self._label]
+        return Record(
+            image=column[self._image].bytes_list.value[0],
+            label=self._label_of_text[label.bytes_list.value[0]] if self._label_of_text else label.int64_list.value[0],
+            name=column["name"].bytes_list.value[0].decode() if self.named else f"{self._set}:{index}",
+        )
 
 
 def _columns(features: tfds.features.FeaturesDict, path: Path) -> tuple[str, str]:
@@ -93,10 +100,6 @@ def _columns(features: tfds.features.FeaturesDict, path: Path) -> tuple[str, str
 def _tells_apart(feature: Any) -> bool:
     kinds = (tfds.features.ClassLabel, tfds.features.Text)
     return isinstance(feature, kinds) or (feature.shape == () and np.issubdtype(feature.np_dtype, np.integer))
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def is_tfds(path: Path) -> bool:

@@ -222,6 +222,19 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
         folder(faces, keep=str(tmp_path / "none.txt"))
 
 
+def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
+    convert(faces, tmp_path / "packed" / "train.rec")
+    convert(faces, f"tfds:{tmp_path}/set")
+    write_kept(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
+    for root in (faces, tmp_path / "packed", tmp_path / "set"):
+        data = casia(root, keep=str(tmp_path / "kept.txt"))
+        assert [data.train[i]["image"] for i in range(3)] == [jpeg(10), jpeg(12), jpeg(21)]
+        assert [data.train[i]["label"] for i in range(3)] == [0, 0, 1] and data.num_classes == 2
+    (tmp_path / "packed" / "train.lst").unlink()  # pictures are then called by their keys
+    write_kept(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
+    assert len(casia(tmp_path / "packed", keep=str(tmp_path / "kept.txt")).train) == 2
+
+
 def test_jpegs_decode_to_the_bits_that_pillow_gives():
     pictures = {mode: Image.open(io.BytesIO(jpeg(1))).convert(mode) for mode in ("RGB", "L", "CMYK")}
     for kind, options in (("RGB", {"progressive": True}), ("RGB", {"quality": 30}), ("L", {}), ("CMYK", {})):

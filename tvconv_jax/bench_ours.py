@@ -14,7 +14,8 @@ from jax.sharding import AxisType
 from tvconv_jax.convert import from_torch
 from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
-from tvconv_jax.tasks.face import make_loss, normalise
+from tvconv_jax.tasks.face import make_loss
+from tvconv_jax.tasks.run import normalise
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state

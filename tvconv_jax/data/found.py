@@ -6,8 +6,8 @@ from typing import Any
 from tvconv_jax.data import folder
 from tvconv_jax.data.bin_file import BinFaces
 from tvconv_jax.data.pairs import Pairs
-from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.sets import open_faces
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
 
@@ -64,8 +64,8 @@ def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
         identities = len(names) if names else 1 + max(faces[i]["label"] for i in range(len(faces)))
         note, what = f"TFDS {faces.path}: {len(faces)} pictures of {identities} identities", str(root)
     elif (records := root / "train.rec").exists():
-        faces = RecordFaces(records)
-        identities = len(faces.labels)
+        packed = open_faces(records)  # with the names of train.lst, where it is there
+        faces, identities = packed.source, len(packed.identities)
         note, what = f"train.rec: {len(faces)} pictures of {identities} identities", str(records)
     else:
         return None, 0, []

@@ -84,14 +84,24 @@ def train_batches(
     return iter(batches)
 
 
-def eval_batches(source: Source, *, batch_size: int, image_size: int) -> Iterator[Batch]:
+def eval_batches(
+    source: Source, *, batch_size: int, image_size: int, start: int = 0, stop: int | None = None
+) -> Iterator[Batch]:
     """Every picture once, in order; the last batch is filled up with zeros, ``mask`` False there.
+
+    Args:
+        source: The pictures.
+        batch_size: Pictures in a batch.
+        image_size: Side to which pictures are brought.
+        start: The first picture.
+        stop: The one behind the last; ``None``: all.
 
     Yields:
         ``{"image": uint8 [n, s, s, 3], "mask": bool [n]}``.
     """
-    for start in range(0, len(source), batch_size):
-        records = read(source, range(start, min(start + batch_size, len(source))))
+    stop = len(source) if stop is None else stop
+    for first in range(start, stop, batch_size):
+        records = read(source, range(first, min(first + batch_size, stop)))
         images = [_pixels(record, image_size) for record in records]
         mask = np.arange(batch_size) < len(images)
         empty = [np.zeros_like(images[0])] * (batch_size - len(images))

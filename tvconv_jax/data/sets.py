@@ -62,8 +62,11 @@ class LooseFiles:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Record:
-        label = 0 if self._labels is None else int(self._labels[index])
-        return Record(image=self._files[index].read_bytes(), label=label, name=self.name(index))
+        return Record(image=self._files[index].read_bytes(), label=self.label(index), name=self.name(index))
+
+    def label(self, index: int) -> int:
+        """Of one picture, without reading it."""
+        return 0 if self._labels is None else int(self._labels[index])
 
     def name(self, index: int) -> str:
         """The file."""

@@ -23,22 +23,24 @@ from tvconv_jax.freezing import freeze
 from tvconv_jax.losses import am_softmax_logits
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, ten_fold
-from tvconv_jax.models import create_model
+from tvconv_jax.tasks.run import (
+    Ended,
+    check_trained,
+    model_of,
+    normalise,
+    optimizer_of,
+    plan_of,
+    restore_best,
+    run,
+)
 from tvconv_jax.training import loop
-from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, ProgressLine, device_description, write_json, write_text
+from tvconv_jax.training.logging import device_description, write_json
 from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
-from tvconv_jax.training.optimizer import sgd, step_schedule
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
 
 Embed = Callable[[Any, jax.Array], jax.Array]
-
-
-def normalise(images: jax.Array) -> jax.Array:
-    """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
-    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
 
 
 def init_class_weights(key: jax.Array, embedding_size: int, classes: int) -> jax.Array:
@@ -105,10 +107,10 @@ class FaceJob:
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         _check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         _check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
-        self.model = _model(config)
+        self.model = model_of(config)
         self.data: FaceData = load_faces(config.data)
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = _optimizer(config, self.steps_per_epoch)
+        self.optimizer = optimizer_of(config, self.steps_per_epoch)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
@@ -155,50 +157,31 @@ class FaceJob:
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""
-        train = self.config.train
-        return loop.Plan(
-            total=round(self.config.optimizer.epochs * self.steps_per_epoch),
-            log_every=train.log_every,
-            checkpoint_every=train.checkpoint_every,
-            eval_every=max(1, round(train.eval_every * self.steps_per_epoch)),
-        )
+        return plan_of(self.config, self.steps_per_epoch)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the person at the terminal should know before the first step."""
+        return [f"data: {self.data.description}", *self.data.notes]
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
     job = FaceJob(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
-    line = ProgressLine(job.plan().total, config.data.batch_size)
-    for note in (f"data: {job.data.description}", *job.data.notes):
-        line.print(note)
-    with Checkpoints(workdir) as checkpoints:
-        task = job.task()
-        state, best = loop.resume(job.init_state(), task, checkpoints)
-        log = MetricsLog(workdir, int(state.step))
-        try:
-            state, best = loop.fit(state, best, task, job.plan(), job.mesh, checkpoints, log, line)
-        finally:
-            line.close()
-            log.close()
-    _report(job, state, best, workdir, line.images_per_second)
+    ended = run(job, workdir)
+    _report(job, ended, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Verifies the best checkpoint of a workdir and prints the table."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+    check_trained(workdir)
     job = FaceJob(config)
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(job.init_state(), best=True)
-    if restored is None:
-        raise UserError(f"{workdir} holds no best checkpoint; train until the first evaluation, with --mode=train.")
-    state = restored[0]
+    state = restore_best(job, workdir)
     _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)})")
 
 
-def _report(job: FaceJob, state: TrainState, best: loop.Best, workdir: Path, images_per_second: float) -> None:
-    config, results = job.config, job.verify(state)
+def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
+    config, state, results = job.config, ended.state, job.verify(ended.state)
     side = config.data.image_size
     write_json(
         workdir / "results.json",
@@ -209,9 +192,9 @@ def _report(job: FaceJob, state: TrainState, best: loop.Best, workdir: Path, ima
             "protocol": config.eval.protocol,
             "mean_accuracy": float(np.mean([result.accuracy for result in results.values()] or [0.0])),
             "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
-            "best": best._asdict(),
+            "best": ended.best._asdict(),
             "complexity": count(job.model, (1, side, side, 3))._asdict(),
-            "images_per_second": round(images_per_second, 1),
+            "images_per_second": round(ended.images_per_second, 1),
             "device": device_description(),
             "seed": config.seed,
             "versions": versions(),
@@ -235,20 +218,6 @@ def _print_table(results: dict[str, Verification], title: str) -> None:
     (console if console.is_terminal else Console(width=100)).print(table)
 
 
-def _model(config: ConfigDict) -> nn.Module:
-    try:
-        fields = config.model.to_dict()
-        return create_model(fields.pop("name"), **fields)
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
-
-
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(choices)}.")
-
-
-def _optimizer(config: ConfigDict, steps: int) -> Any:
-    o = config.optimizer
-    schedule = step_schedule(o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=steps)
-    return sgd(schedule, momentum=o.momentum, weight_decay=o.weight_decay)

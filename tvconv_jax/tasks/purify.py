@@ -1,0 +1,138 @@
+"""Purification: the frontal part of a training set, by a classifier of configs/frontal.py.
+
+The paper trains on the 329k frontal ones of CASIA-WebFace's 490k pictures (Chen et al. 2022, section 4.1).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tvconv_jax.data.kept import short_name, write_kept
+from tvconv_jax.data.progress import track
+from tvconv_jax.data.records import digest
+from tvconv_jax.data.sets import FaceSet, open_faces
+from tvconv_jax.data.sheet import COLUMNS, write_sheet
+from tvconv_jax.errors import UserError
+from tvconv_jax.tasks.frontal import FrontalJob
+from tvconv_jax.tasks.run import check_trained, restore_best
+from tvconv_jax.training.logging import write_json, write_text
+
+CHUNK = 2000  # pictures between two writes of the scores
+
+
+def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) -> str:
+    """Scores a training set and lists what is frontal enough.
+
+    Writes into ``out``: ``kept.txt``, which ``data.keep`` of a face config takes; ``scores.csv`` and ``scores.npy``,
+    the probability of every picture; ``histogram.png``; ``sheet.png``, faces from profile to frontal; ``counts.json``.
+    When it was killed, the same command goes on; with another threshold it scores nothing anew.
+
+    Args:
+        source: The training set, as :func:`tvconv_jax.data.sets.open_faces` takes it.
+        classifier: Workdir of a run of ``configs/frontal.py``; its best checkpoint is taken.
+        out: The folder to write.
+        threshold: Least probability of being frontal that is kept.
+
+    Returns:
+        What was kept, and where it lies.
+
+    Raises:
+        UserError: If there is no classifier, no set, or ``out`` holds the scores of others.
+    """
+    if not 0 < threshold < 1:
+        raise UserError(f"threshold {threshold} must lie between 0 and 1.")
+    job = _classifier(classifier)
+    faces = open_faces(source)
+    out.mkdir(parents=True, exist_ok=True)
+    scores = _scores(job, faces, source, classifier, out)
+    kept = np.flatnonzero(scores >= threshold)
+    names = [faces.source.name(index) for index in range(len(scores))]
+    write_kept(out / "kept.txt", (names[index] for index in kept))
+    lines = (f"{short_name(name)},{score:.6f}\n" for name, score in zip(names, scores.tolist(), strict=True))
+    write_text(out / "scores.csv", "name,frontal\n" + "".join(lines))
+    counts = _counts(faces, scores, kept, threshold)
+    write_json(out / "counts.json", {"source": source, "classifier": str(classifier), **counts})
+    _histogram(out / "histogram.png", scores, threshold, counts)
+    _sheet(out / "sheet.png", faces, scores)
+    return (
+        f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} pictures ({len(kept) / len(scores):.1%}) and "
+        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n"
+        f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
+        f"Train on it with --config.data.keep={out / 'kept.txt'}"
+    )
+
+
+def _classifier(workdir: Path) -> FrontalJob:
+    try:
+        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        if config.task != "frontal":
+            raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
+    except (OSError, ValueError, AttributeError):
+        raise UserError(
+            f"{workdir} holds no classifier; train configs/frontal.py first, or name --classifier."
+        ) from None
+    check_trained(workdir)
+    return FrontalJob(config)
+
+
+def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
+    """Probabilities of all pictures, ``float32 [n]``; those that a killed call has written are not computed again."""
+    state = restore_best(job, classifier.absolute())
+    names = (faces.source.name(index) for index in range(len(faces.labels)))
+    of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": f"{classifier}, step {int(state.step)}"}
+    path, what = out / "scores.npy", out / "scores.json"
+    if what.exists() and json.loads(what.read_text()) != of:
+        raise UserError(f"{out} holds the scores of another set or classifier; choose another --out or remove it.")
+    write_json(what, of)
+    if not path.exists():
+        part = out / "scores.part.npy"
+        np.save(part, np.full(len(faces.labels), np.nan, np.float32))
+        part.rename(path)
+    scores = np.load(path, mmap_mode="r+")
+    starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]
+    for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} pictures at a time"):
+        stop = min(start + CHUNK, len(scores))
+        scores[start:stop] = job.probabilities(state, faces.source, start, stop)
+        scores.flush()
+    return np.array(scores)
+
+
+def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: float) -> dict[str, float]:
+    each = np.bincount(faces.labels[kept], minlength=len(faces.identities))
+    return {
+        "threshold": threshold,
+        "pictures": len(scores),
+        "pictures_kept": len(kept),
+        "identities": len(faces.identities),
+        "identities_kept": int(np.sum(each > 0)),
+        "pictures_kept_of_an_identity_median": float(np.median(each)),
+        "mean_probability": float(scores.mean()),
+    }
+
+
+def _histogram(path: Path, scores: np.ndarray, threshold: float, counts: dict[str, float]) -> None:
+    from matplotlib.figure import Figure  # late: nothing else here draws
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(scores, bins=50, range=(0, 1), color="0.45")
+    axes.axvline(threshold, color="black", linestyle="--")
+    axes.set_yscale("log")
+    axes.set_xlabel("probability of being frontal")
+    axes.set_ylabel("pictures")
+    axes.set_title(f"{counts['pictures_kept']:,} of {counts['pictures']:,} pictures are kept", fontsize="medium")
+    figure.savefig(path, dpi=150)
+
+
+def _sheet(path: Path, faces: FaceSet, scores: np.ndarray) -> None:
+    """A row of faces about each tenth of the probability."""
+    order = np.argsort(scores)
+    rows = {}
+    for low in np.arange(10) / 10:
+        found = order[(scores[order] >= low) & (scores[order] < low + 0.1)]
+        if len(found):
+            chosen = found[np.linspace(0, len(found) - 1, min(COLUMNS, len(found))).astype(int)]
+            rows[f"{low:.1f} to {low + 0.1:.1f} frontal, {len(found):,} pictures"] = chosen.tolist()
+    write_sheet(path, faces.source, rows)

@@ -1,0 +1,118 @@
+"""What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.models import create_model
+from tvconv_jax.training import loop
+from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.logging import MetricsLog, ProgressLine, write_text
+from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.state import TrainState
+
+
+class Job(Protocol):
+    """A job put together from its config.
+
+    Attributes:
+        config: The config.
+        mesh: Over which batches are cut.
+        notes: What the person at the terminal should know before the first step.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    notes: list[str]
+
+    def init_state(self) -> TrainState: ...
+
+    def task(self) -> loop.Task: ...
+
+    def plan(self) -> loop.Plan: ...
+
+
+class Ended(NamedTuple):
+    """A run that took its last step."""
+
+    state: TrainState
+    best: loop.Best
+    images_per_second: float
+
+
+def run(job: Job, workdir: Path) -> Ended:
+    """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step."""
+    config = job.config
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+    line = ProgressLine(job.plan().total, config.data.batch_size)
+    for note in job.notes:
+        line.print(note)
+    with Checkpoints(workdir) as checkpoints:
+        task = job.task()
+        state, best = loop.resume(job.init_state(), task, checkpoints)
+        log = MetricsLog(workdir, int(state.step))
+        try:
+            state, best = loop.fit(state, best, task, job.plan(), job.mesh, checkpoints, log, line)
+        finally:
+            line.close()
+            log.close()
+    return Ended(state, best, line.images_per_second)
+
+
+def check_trained(workdir: Path) -> None:
+    """Raises a ``UserError`` if a workdir was never trained in."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+
+
+def restore_best(job: Job, workdir: Path) -> TrainState:
+    """The best state of a workdir.
+
+    Raises:
+        UserError: If there is none.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore(job.init_state(), best=True)
+    if restored is None:
+        raise UserError(f"{workdir} holds no best checkpoint; train until the first evaluation, with --mode=train.")
+    return restored[0]
+
+
+def model_of(config: ConfigDict) -> nn.Module:
+    """The model that ``config.model`` names; a ``UserError`` if a field does not fit."""
+    try:
+        fields = config.model.to_dict()
+        return create_model(fields.pop("name"), **fields)
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with the schedule of ``config.optimizer``."""
+    o = config.optimizer
+    schedule = step_schedule(o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=steps_per_epoch)
+    return sgd(schedule, momentum=o.momentum, weight_decay=o.weight_decay)
+
+
+def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
+    """When the loop logs, saves and evaluates, by ``config.train`` and ``config.optimizer.epochs``."""
+    train = config.train
+    return loop.Plan(
+        total=round(config.optimizer.epochs * steps_per_epoch),
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        eval_every=max(1, round(train.eval_every * steps_per_epoch)),
+    )
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
+    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5

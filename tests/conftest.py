@@ -19,5 +19,8 @@ flags.FLAGS.mark_as_parsed()
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes to the user's cache; what one test draws, the others of the session read."""
-    os.environ["TVCONV_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """No test writes to the user's cache; what one test draws or compiles, the others of the session read."""
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["TVCONV_JAX_CACHE"] = str(cache)
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))  # as the commands that tests run do
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

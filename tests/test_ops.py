@@ -82,6 +82,46 @@ def test_the_same_kernel_everywhere_is_the_depthwise_convolution(strides):
     np.testing.assert_allclose(grad_kernel, jnp.sum(full[1], axis=(0, 1)), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("strides", "dilation", "padding"), [(1, 1, 0), (2, 1, 0), (3, 1, 1), (1, 2, None), (1, 2, 0), (1, 3, 2)]
+)
+def test_depthwise_padding_and_dilation_are_the_librarys(strides, dilation, padding):
+    x, kernel = draw(2, 8, 11, 3), draw(9, 3, seed=1)
+    zeros = dilation if padding is None else padding
+
+    def library(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel.reshape(3, 3, 1, 3),
+            (strides, strides),
+            [(zeros, zeros)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    ours = functools.partial(depthwise_conv, strides=strides, dilation=dilation, padding=padding)
+    (y, vjp), (theirs, their_vjp) = jax.vjp(ours, x, kernel), jax.vjp(library, x, kernel)
+    np.testing.assert_allclose(y, theirs, atol=1e-5)
+    cotangent = draw(*y.shape, seed=2)
+    for gradient, expected in zip(vjp(cotangent), their_vjp(cotangent), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dilation": 2, "strides": 2}, "dilation=2 must be positive, and 1 with strides=2"),
+        ({"padding": 3}, "padding=3 must be 0 to 2"),
+        ({"dilation": 2, "padding": 0}, "x 4x4 with padding=0 is smaller than the 5 that the kernel spans"),
+    ],
+)
+def test_depthwise_misfits_name_value_and_rule(options, words):
+    with pytest.raises(ValueError) as error:
+        depthwise_conv(draw(1, 4, 4, 2), draw(9, 2), **options)
+    assert words in str(error.value)
+
+
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.RandomState(0).standard_normal((2, 5, 4, 2)))

@@ -18,9 +18,9 @@ from jax import lax
 Implementation = Literal["shifted", "patches"]
 
 
-def output_grid(height: int, width: int, strides: int) -> tuple[int, int]:
-    """Grid that an odd kernel with padding ``(k - 1) // 2`` leaves: every ``strides``-th position."""
-    return (height - 1) // strides + 1, (width - 1) // strides + 1
+def output_grid(height: int, width: int, strides: int, shrink: int = 0) -> tuple[int, int]:
+    """Every ``strides``-th position; ``shrink`` are lost at the border, none with padding ``(k - 1) // 2``."""
+    return (height - shrink - 1) // strides + 1, (width - shrink - 1) // strides + 1
 
 
 def tv_conv(
@@ -50,13 +50,15 @@ def tv_conv(
     _check_input(x, strides)
     kernel_size = _check_weights(x, weights, strides)
     if implementation == "shifted":
-        return _shifted(x, weights, strides)
+        return _shifted(x, weights, strides, (kernel_size - 1) // 2)
     if implementation == "patches":
         return _patches(x, weights, kernel_size, strides)
     raise ValueError(f"implementation={implementation!r} is not one of 'shifted', 'patches'.")
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int = 1) -> jax.Array:
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, *, strides: int = 1, dilation: int = 1, padding: int | None = None
+) -> jax.Array:
     """Depthwise convolution in the same shifted form, so that comparisons on any backend are fair.
 
     XLA's own grouped convolution is 3-60x slower than this on a CPU.
@@ -65,12 +67,14 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int = 1) -> jax.
         x: Images or features, ``[n, h, w, c]``, float32, bfloat16 or float64.
         kernel: One kernel per channel, ``[k*k, c]``, taps row-major, same dtype as ``x``.
         strides: Step between output positions, the same along both axes.
+        dilation: Step between the positions that taps see; more than 1 only with ``strides=1``.
+        padding: Zeros on each side; ``None`` keeps the grid, ``dilation * (k - 1) // 2``.
 
     Returns:
         ``[n, ho, wo, c]`` in the dtype of ``x``; sums are kept in float32 or better.
 
     Raises:
-        ValueError: If a rank, dtype, channel count or kernel size does not fit.
+        ValueError: If a rank, dtype, channel count, kernel size or option does not fit.
     """
     _check_input(x, strides)
     if kernel.ndim != 2:
@@ -80,7 +84,35 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int = 1) -> jax.
         raise ValueError(f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree.")
     if kernel.dtype != x.dtype:
         raise ValueError(f"kernel is {kernel.dtype}, but x is {x.dtype}; cast one of them.")
-    return _shifted(x, kernel[None, None], strides)
+    reach = dilation * (math.isqrt(kernel.shape[0]) - 1)
+    padding = reach // 2 if padding is None else padding
+    _check_reach(x, strides, dilation, padding, reach)
+    if dilation == 1:
+        return _shifted(x, kernel[None, None], strides, padding)
+    return _dilated(x, kernel, dilation, padding, reach)
+
+
+def _dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: int, reach: int) -> jax.Array:
+    """Positions that share ``row % dilation`` and ``column % dilation`` see only each other: they become images."""
+    n, height, width, channels = x.shape
+    rows, columns = (-(-(side + 2 * padding) // dilation) for side in (height, width))
+    end = [size * dilation - side - padding for size, side in ((rows, height), (columns, width))]
+    x = jnp.pad(x, ((0, 0), (padding, end[0]), (padding, end[1]), (0, 0)))
+    x = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(2, 4, 0, 1, 3, 5)
+    y = _shifted(x.reshape(-1, rows, columns, channels), kernel[None, None], 1, 0)
+    y = y.reshape(dilation, dilation, n, *y.shape[1:]).transpose(2, 3, 0, 4, 1, 5)
+    y = y.reshape(n, y.shape[1] * dilation, -1, channels)
+    return y[:, : height + 2 * padding - reach, : width + 2 * padding - reach]
+
+
+def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach: int) -> None:
+    if dilation < 1 or (dilation > 1 and strides > 1):
+        raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
+    if not 0 <= padding <= reach:
+        raise ValueError(f"padding={padding} must be 0 to {reach}, what the kernel reaches over.")
+    if min(x.shape[1:3]) + 2 * padding <= reach:
+        grid = "x".join(map(str, x.shape[1:3]))
+        raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")
 
 
 def _check_input(x: jax.Array, strides: int) -> None:
@@ -121,8 +153,7 @@ def _wide(x: jax.Array) -> jax.Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _pad(x: jax.Array, kernel_size: int) -> jax.Array:
-    margin = (kernel_size - 1) // 2
+def _pad(x: jax.Array, margin: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
@@ -145,32 +176,33 @@ def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tup
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x: jax.Array, weights: jax.Array, strides: int) -> jax.Array:
-    return _shifted_forward(x, weights, strides)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted(x: jax.Array, weights: jax.Array, strides: int, margin: int) -> jax.Array:
+    return _shifted_forward(x, weights, strides, margin)[0]
 
 
-def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int) -> tuple[jax.Array, tuple]:
-    padded = _pad(x, math.isqrt(weights.shape[2]))
-    y = _weighted_sum(padded, weights, strides, output_grid(*x.shape[1:3], strides))
+def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, margin: int) -> tuple[jax.Array, tuple]:
+    padded, kernel_size = _pad(x, margin), math.isqrt(weights.shape[2])
+    y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
     return y, (padded, weights)  # the padded input alone is kept, so that x itself need not be written
 
 
-def _shifted_backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     padded, weights = residuals
-    kernel_size = math.isqrt(weights.shape[2])
-    grid = tuple(side - kernel_size + 1 for side in padded.shape[1:3])
-    grad_x = _input_gradient(cotangent, weights, strides, grid).astype(padded.dtype)
+    grid = tuple(side - 2 * margin for side in padded.shape[1:3])
+    grad_x = _input_gradient(cotangent, weights, strides, margin, grid).astype(padded.dtype)
     same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     gradient = _depthwise_weight_gradient if same_everywhere else _weight_gradient
-    grad_taps = gradient(padded, cotangent, kernel_size, strides)
+    grad_taps = gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
     return grad_x, grad_taps.astype(weights.dtype)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def _input_gradient(cotangent: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
+def _input_gradient(
+    cotangent: jax.Array, weights: jax.Array, strides: int, margin: int, grid: tuple[int, int]
+) -> jax.Array:
     """``[n, h, w, c]``: every input position gathers from the outputs that read it.
 
     Positions that share ``row % strides`` and ``column % strides`` are read by the same taps, so there is one sum
@@ -178,19 +210,21 @@ def _input_gradient(cotangent: jax.Array, weights: jax.Array, strides: int, grid
     padding; here the padding is made once.
     """
     kernel_size = math.isqrt(weights.shape[2])
-    margin = (kernel_size - 1) // 2
-    n, _, _, c = cotangent.shape
+    n, *outputs, c = cotangent.shape
     rows, columns = (-(-side // strides) for side in grid)
-    gradient = _pad(_wide(cotangent), kernel_size)  # outputs that do not exist add nothing
+    # Outputs that do not exist add nothing: zeros stand where the first and the last tap would look for them.
+    before, after = -((margin - kernel_size + 1) // strides), (strides - 1 + margin) // strides
+    around = [(before, size + after - side) for size, side in zip((rows, columns), outputs, strict=True)]
+    gradient = jnp.pad(_wide(cotangent), ((0, 0), *around, (0, 0)))
     weights = jnp.moveaxis(weights, 2, 0)
     if weights.shape[1:3] == cotangent.shape[1:3]:
-        weights = _pad(weights, kernel_size)
+        weights = jnp.pad(weights, ((0, 0), *around, (0, 0)))
 
     def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
         """The outputs whose ``tap`` reads the phase, of ``[..., h, w, c]``; a kernel shared by all as it is."""
         if tensor.shape[-3:-1] == (1, 1):
             return tensor
-        i, j = (margin + (at + margin - t) // strides for at, t in zip(phase, tap, strict=True))
+        i, j = (before + (at + margin - t) // strides for at, t in zip(phase, tap, strict=True))
         return tensor[..., i : i + rows, j : j + columns, :]
 
     def phase_sum(phase: tuple[int, int]) -> jax.Array:

@@ -5,7 +5,7 @@ directions read the same lists. Source of the names: github.com/JierunChen/TVCon
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
+from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
 
@@ -49,6 +50,7 @@ POINTWISE_AXES = (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
 CONV = [Tensor("weight", ("params", "kernel"), *CONV_AXES)]
 POINTWISE = [Tensor("weight", ("params", "kernel"), *POINTWISE_AXES)]
+CLASSIFIER = [POINTWISE[0], Tensor("bias", ("params", "bias"), *SAME)]
 DENSE = [Tensor("weight", ("params", "kernel"), *MATRIX), Tensor("bias", ("params", "bias"), *SAME)]
 NORM = [
     Tensor("weight", ("params", "scale"), *SAME),
@@ -99,23 +101,50 @@ def _operator(model: nn.Module, stage: int) -> list[Tensor]:
     return _spatial(model.conv() if stage in model.stages else DepthwiseConv())
 
 
+def conv_norm(theirs: str, ours: Path, conv: list[Tensor], first: int = 0) -> Iterator[Layer]:
+    """A convolution and the norm behind it, numbers ``first`` and ``first + 1`` of a sequence there."""
+    yield Layer(f"{theirs}.{first}", (*ours, "conv"), conv)
+    yield Layer(f"{theirs}.{first + 1}", (*ours, "norm"), NORM)
+
+
+def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Tensor]) -> Iterator[Layer]:
+    """An inverted residual block with that operator in its middle."""
+    if expansion != 1:
+        yield from conv_norm(f"{theirs}.0", (*ours, "expand"), POINTWISE)
+    j = int(expansion != 1)
+    yield from conv_norm(f"{theirs}.{j}", ours, operator)
+    yield from conv_norm(theirs, (*ours, "project"), POINTWISE, j + 1)
+
+
+# The stage and the expansion of every block of MobileNetV2, in order.
+BLOCKS = [(stage, row[0]) for stage, row in enumerate(STAGES, start=1) for _ in range(row[2])]
+
+
 def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
-    yield Layer("features.0.0", ("stem", "conv"), CONV)
-    yield Layer("features.0.1", ("stem", "norm"), NORM)
-    blocks = [(stage, row[0]) for stage, row in enumerate(STAGES, start=1) for _ in range(row[2])]
-    for i, (stage, expansion) in enumerate(blocks, start=1):
-        theirs, ours = f"features.{i}.conv", f"block_{i}"
-        if expansion != 1:
-            yield Layer(f"{theirs}.0.0", (ours, "expand", "conv"), POINTWISE)
-            yield Layer(f"{theirs}.0.1", (ours, "expand", "norm"), NORM)
-        j = int(expansion != 1)
-        yield Layer(f"{theirs}.{j}.0", (ours, "conv"), _operator(model, stage))
-        yield Layer(f"{theirs}.{j}.1", (ours, "norm"), NORM)
-        yield Layer(f"{theirs}.{j + 1}", (ours, "project", "conv"), POINTWISE)
-        yield Layer(f"{theirs}.{j + 2}", (ours, "project", "norm"), NORM)
-    yield Layer(f"features.{len(blocks) + 1}.0", ("last", "conv"), POINTWISE)
-    yield Layer(f"features.{len(blocks) + 1}.1", ("last", "norm"), NORM)
+    yield from conv_norm("features.0", ("stem",), CONV)
+    for i, (stage, expansion) in enumerate(BLOCKS, start=1):
+        yield from inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, _operator(model, stage))
+    yield from conv_norm(f"features.{len(BLOCKS) + 1}", ("last",), POINTWISE)
     yield from _head()
+
+
+def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
+    yield from conv_norm("backbone.low_level_features.0", ("backbone", "stem"), CONV)
+    for i, (_, expansion) in enumerate(BLOCKS, start=1):
+        part = "low_level_features" if i <= LOW_LEVEL else "high_level_features"
+        yield from inverted_residual(f"backbone.{part}.{i}.conv", ("backbone", f"block_{i}"), expansion, CONV)
+    yield from conv_norm("classifier.project", ("low_level",), POINTWISE)
+    yield from conv_norm("classifier.aspp.convs.0", ("pyramid", "point"), POINTWISE)
+    for i in range(3):
+        theirs, ours = f"classifier.aspp.convs.{i + 1}", ("pyramid", f"branch_{i}")
+        if model.conv is None:
+            yield from conv_norm(theirs, ours, CONV)
+        else:
+            yield from inverted_residual(f"{theirs}.0.conv", ours, 6, _spatial(model.conv()))
+    yield from conv_norm("classifier.aspp.convs.4", ("pyramid", "image"), POINTWISE, 1)
+    yield from conv_norm("classifier.aspp.project", ("pyramid", "project"), POINTWISE)
+    yield from conv_norm("classifier.classifier", ("fuse",), CONV)
+    yield Layer("classifier.classifier.3", ("classify",), CLASSIFIER)
 
 
 def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
@@ -151,16 +180,23 @@ def _layers(model: nn.Module) -> Iterator[Layer]:
         return _mobilenetv2(model)
     if isinstance(model, ShuffleNetV2):
         return _shufflenetv2(model)
+    if isinstance(model, DeepLabV3Plus):
+        return _deeplabv3plus(model)
     if isinstance(model, TVConv | DepthwiseConv):
         return iter([Layer("", (), _spatial(model))])
-    known = "MobileNetV2, ShuffleNetV2, TVConv, DepthwiseConv"
+    known = "MobileNetV2, ShuffleNetV2, DeepLabV3Plus, TVConv, DepthwiseConv"
     raise ValueError(f"{type(model).__name__} has no counterpart in the reference; these have: {known}.")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the model by its full name in the reference, with its full path here."""
+    return by_name(_layers(model))
+
+
+def by_name(layers: Iterable[Layer]) -> dict[str, Tensor]:
+    """Every tensor of the layers by its full name there, with its full path here."""
     tensors = {}
-    for layer in _layers(model):
+    for layer in layers:
         for tensor in layer.tensors:
             collection, *rest = tensor.flax
             name = f"{layer.torch}.{tensor.torch}" if layer.torch else tensor.torch
@@ -174,7 +210,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     Args:
         state_dict: The reference's ``state_dict``, each tensor as a numpy array, PyTorch's layouts. Its integer
             buffers (``num_batches_tracked``, ``stride``, ...) may be there or not.
-        model: The linen model that the variables are for: MobileNetV2, ShuffleNetV2, TVConv or DepthwiseConv.
+        model: The linen model that the variables are for: MobileNetV2, ShuffleNetV2,
+            DeepLabV3Plus, TVConv or DepthwiseConv.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays.
@@ -184,7 +221,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     """
     state = {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
     tensors = _tensors(model)
-    _check_names("the state dict", set(state), set(tensors))
+    check_names("the state dict", set(state), set(tensors))
     flat = {t.flax: np.ascontiguousarray(t.to_flax(np.asarray(state[name]))) for name, t in tensors.items()}
     return unflatten_dict(flat)
 
@@ -206,11 +243,12 @@ def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.nda
     flat = flatten_dict({name: value for name, value in variables.items()})
     tensors = _tensors(model)
     paths = {"/".join(path) for path in flat}
-    _check_names("the variables", paths, {"/".join(t.flax) for t in tensors.values()})
+    check_names("the variables", paths, {"/".join(t.flax) for t in tensors.values()})
     return {name: np.ascontiguousarray(t.to_torch(np.asarray(flat[t.flax]))) for name, t in tensors.items()}
 
 
-def _check_names(what: str, given: set[str], expected: set[str]) -> None:
+def check_names(what: str, given: set[str], expected: set[str]) -> None:
+    """Raises a ``ValueError`` that lists both sides, unless they are equal."""
     if given != expected:
         missing, extra = sorted(expected - given), sorted(given - expected)
         raise ValueError(f"{what} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}.")

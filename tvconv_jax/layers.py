@@ -25,16 +25,18 @@ class GeneratorBlock(nn.Module):
         features: Channels of the output.
         padding: What the 3x3 convolution sees outside the map, ``"zeros"`` or ``"edge"``.
         epsilon: Added to the variance.
+        kernel_init: What the convolution starts from.
     """
 
     features: int
     padding: GeneratorPadding = "zeros"
     epsilon: float = 1e-5
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
         """Maps ``[h, w, c]`` -> ``[h, w, features]``."""
-        maps = MapConv((self.features,), self.padding, name="conv")(maps)
+        maps = MapConv((self.features,), self.padding, self.kernel_init, name="conv")(maps)
         # One mean and one variance for the whole (h, w, c) block, as torch.nn.LayerNorm([c, h, w]) takes them.
         maps = maps - jnp.mean(maps)
         maps = maps * jax.lax.rsqrt(jnp.mean(jnp.square(maps)) + self.epsilon)
@@ -52,10 +54,12 @@ class MapConv(nn.Module):
     Attributes:
         features: Shape of the output at every position.
         padding: What lies outside the map, ``"zeros"`` or ``"edge"``.
+        kernel_init: What the kernel starts from.
     """
 
     features: tuple[int, ...]
     padding: GeneratorPadding = "zeros"
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
@@ -64,7 +68,7 @@ class MapConv(nn.Module):
         size = math.prod(self.features)
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-            return kaiming_normal(key, (3, 3, channels, size), dtype).reshape(shape)
+            return self.kernel_init(key, (3, 3, channels, size), dtype).reshape(shape)
 
         kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
         padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
@@ -84,6 +88,7 @@ class WeightGenerator(nn.Module):
         hidden_layers: Hidden blocks after the first.
         padding: ``"zeros"`` as the reference (kernels within ``hidden_layers + 2`` pixels of the border differ
             from the start), or ``"edge"`` (they start equal everywhere).
+        kernel_init: What the convolutions start from.
 
     Source: Chen et al., CVPR 2022, section 3.2, and github.com/JierunChen/TVConv (609d4bf).
     """
@@ -92,14 +97,17 @@ class WeightGenerator(nn.Module):
     hidden_channels: int = 64
     hidden_layers: int = 3
     padding: GeneratorPadding = "zeros"
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, affinity: jax.Array) -> jax.Array:
         """Affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
         maps = affinity
         for i in range(self.hidden_layers + 1):
-            maps = GeneratorBlock(self.hidden_channels, self.padding, name=f"block_{i}")(maps)
-        return MapConv(self.features, self.padding, name="out")(maps)
+            maps = GeneratorBlock(self.hidden_channels, self.padding, kernel_init=self.kernel_init, name=f"block_{i}")(
+                maps
+            )
+        return MapConv(self.features, self.padding, self.kernel_init, name="out")(maps)
 
 
 class TVConv(nn.Module):
@@ -117,6 +125,7 @@ class TVConv(nn.Module):
         use_bias: Whether a second generator yields a bias per position and channel.
         generator_padding: ``"zeros"`` (the reference) or ``"edge"``, see :class:`WeightGenerator`.
         implementation: Passed to :func:`tvconv_jax.ops.tv_conv`.
+        kernel_init: What the generator's convolutions start from.
 
     Source: Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual
     Processing", CVPR 2022, https://arxiv.org/abs/2203.10489.
@@ -130,6 +139,7 @@ class TVConv(nn.Module):
     use_bias: bool = False
     generator_padding: GeneratorPadding = "zeros"
     implementation: Implementation = "shifted"
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -159,6 +169,7 @@ class TVConv(nn.Module):
                 hidden_channels=self.hidden_channels,
                 hidden_layers=self.hidden_layers,
                 padding=self.generator_padding,
+                kernel_init=self.kernel_init,
                 name=f"{name}_{GENERATOR_NAMES[self.generator_padding]}",
             )(affinity)
             for name, shape in features.items()
@@ -179,19 +190,26 @@ class DepthwiseConv(nn.Module):
         kernel_size: Odd side of the kernels.
         strides: Step between output positions.
         use_bias: Whether a bias per channel is added.
+        dilation: Step between the positions that taps see.
+        padding: Zeros on each side; ``None`` keeps the grid.
+        kernel_init: What the kernel starts from.
     """
 
     kernel_size: int = 3
     strides: int = 1
     use_bias: bool = False
+    dilation: int = 1
+    padding: int | None = None
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_call(x, self.kernel_size)
         channels = x.shape[3]
         shape = (self.kernel_size, self.kernel_size, 1, channels)
-        kernel = self.param("kernel", kaiming_normal, shape, jnp.float32)
-        y = depthwise_conv(x, kernel.reshape(-1, channels).astype(x.dtype), strides=self.strides)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        taps = kernel.reshape(-1, channels).astype(x.dtype)
+        y = depthwise_conv(x, taps, strides=self.strides, dilation=self.dilation, padding=self.padding)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
             y = y + bias.astype(x.dtype)[None, None, None]

@@ -22,6 +22,7 @@ from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.models import create_model
 from tvconv_jax.models.blocks import BatchNorm, EmbeddingHead, MaxPool, Pointwise
+from tvconv_jax.models.deeplabv3plus import ImagePool
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
 PAPER_MMACS = {
@@ -45,6 +46,7 @@ COSTS: dict[type[nn.Module], Callable[[Any, tuple[int, ...], tuple[int, ...]], i
     BatchNorm: lambda norm, x, y: math.prod(y) * (2 + (norm.activation != "identity")),
     EmbeddingHead: lambda _, x, y: math.prod(x),  # the average over the grid; its layers count themselves
     MaxPool: lambda _, x, y: math.prod(x),
+    ImagePool: lambda _, x, y: math.prod(x),
 }
 
 

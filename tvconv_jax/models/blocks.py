@@ -55,13 +55,15 @@ class Pointwise(nn.Module):
 
     Attributes:
         features: Channels of the output.
+        kernel_init: What the kernel starts from.
     """
 
     features: int
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pointwise(x, self.param("kernel", kaiming_normal, (x.shape[-1], self.features), jnp.float32))
+        return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
 
 class ConvNorm(nn.Module):
@@ -71,23 +73,34 @@ class ConvNorm(nn.Module):
         features: Channels of the output.
         activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
         kernel_size: 1, or another odd side.
+        strides: Step between output positions of a kernel larger than 1.
+        dilation: Step between the positions that its taps see.
+        padding: Zeros on each side; ``None`` keeps the grid.
+        kernel_init: What the kernel starts from.
     """
 
     features: int
     activation: Activation = "identity"
     kernel_size: int = 1
+    strides: int = 1
+    dilation: int = 1
+    padding: int | None = None
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.kernel_size == 1:
-            x = Pointwise(self.features, name="conv")(x)
+            x = Pointwise(self.features, self.kernel_init, name="conv")(x)
         else:
+            keeps_grid = self.dilation * (self.kernel_size - 1) // 2
             x = nn.Conv(
                 self.features,
                 (self.kernel_size, self.kernel_size),
-                padding=(self.kernel_size - 1) // 2,
+                strides=self.strides,
+                padding=keeps_grid if self.padding is None else self.padding,
+                kernel_dilation=self.dilation,
                 use_bias=False,
-                kernel_init=kaiming_normal,
+                kernel_init=self.kernel_init,
                 dtype=x.dtype,
                 name="conv",
             )(x)

@@ -1,9 +1,12 @@
 """MobileNetV2 for aligned faces, with the spatial operator handed in."""
 
+import functools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from tvconv_jax.layers import DepthwiseConv
+from tvconv_jax.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
@@ -34,21 +37,26 @@ class InvertedResidual(nn.Module):
         expansion: Channels in between, as a multiple of the input's.
         strides: Strides of the spatial operator.
         conv: Makes the spatial operator.
+        margin: Zeros put around the input before it is expanded, for an operator that does not pad (DeepLab).
+        kernel_init: What the 1x1 convolutions start from.
     """
 
     features: int
     expansion: int
     strides: int
     conv: ConvFactory
+    margin: int = 0
+    kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = x
+        pointwise = functools.partial(ConvNorm, kernel_init=self.kernel_init)
+        y = jnp.pad(x, ((0, 0), *[(self.margin, self.margin)] * 2, (0, 0)))
         if self.expansion != 1:
-            y = ConvNorm(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
+            y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
         y = self.conv(strides=self.strides, name="conv")(y)
         y = BatchNorm(activation="relu6", name="norm")(y, train=train)
-        y = ConvNorm(self.features, name="project")(y, train=train)
+        y = pointwise(self.features, name="project")(y, train=train)
         return x + y if x.shape == y.shape else y
 
 

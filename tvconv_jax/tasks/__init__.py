@@ -1,5 +1,5 @@
 """Jobs: model, loss and evaluation put together. ``TASKS`` names them for configs."""
 
-from tvconv_jax.tasks import face, frontal
+from tvconv_jax.tasks import face, frontal, segmentation
 
-TASKS = {"face": face, "frontal": frontal}
+TASKS = {"face": face, "frontal": frontal, "segmentation": segmentation}

@@ -18,13 +18,13 @@ from rich.table import Table
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
-from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.losses import am_softmax_logits
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, ten_fold
 from tvconv_jax.tasks.run import (
     Ended,
+    check_choice,
     check_trained,
     model_of,
     normalise,
@@ -102,11 +102,11 @@ class FaceJob:
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh = config, make_mesh()
+        self.config, self.mesh, self.batch_size = config, make_mesh(), config.data.batch_size
         check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
-        _check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
-        _check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
+        check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
+        check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.model = model_of(config)
         self.data: FaceData = load_faces(config.data)
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
@@ -216,8 +216,3 @@ def _print_table(results: dict[str, Verification], title: str) -> None:
         table.add_row("mean", f"{np.mean([result.accuracy for result in results.values()]) * 100:.2f}")
     console = Console()
     (console if console.is_terminal else Console(width=100)).print(table)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(choices)}.")

@@ -97,6 +97,7 @@ class FrontalJob:
 
     def __init__(self, config: ConfigDict, data: poses.Poses | None = None) -> None:
         self.config, self.mesh, self.data = config, make_mesh(), data
+        self.batch_size = config.data.batch_size
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         self.model = model_of(config)
         self.steps_per_epoch = 1

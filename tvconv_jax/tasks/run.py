@@ -1,7 +1,8 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -25,11 +26,13 @@ class Job(Protocol):
     Attributes:
         config: The config.
         mesh: Over which batches are cut.
+        batch_size: Pictures in a step.
         notes: What the person at the terminal should know before the first step.
     """
 
     config: ConfigDict
     mesh: Mesh
+    batch_size: int
     notes: list[str]
 
     def init_state(self) -> TrainState: ...
@@ -52,7 +55,7 @@ def run(job: Job, workdir: Path) -> Ended:
     config = job.config
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
-    line = ProgressLine(job.plan().total, config.data.batch_size)
+    line = ProgressLine(job.plan().total, job.batch_size)
     for note in job.notes:
         line.print(note)
     with Checkpoints(workdir) as checkpoints:
@@ -86,10 +89,20 @@ def restore_best(job: Job, workdir: Path) -> TrainState:
     return restored[0]
 
 
+def restore_last(job: Job, workdir: Path) -> TrainState:
+    """The last state of a workdir that was trained in."""
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore(job.init_state())
+    if restored is None:
+        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+    return restored[0]
+
+
 def model_of(config: ConfigDict) -> nn.Module:
     """The model that ``config.model`` names; a ``UserError`` if a field does not fit."""
     try:
         fields = config.model.to_dict()
+        fields.pop("pretrained", None)  # says what its variables start from
         return create_model(fields.pop("name"), **fields)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
@@ -116,3 +129,9 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
 def normalise(images: jax.Array) -> jax.Array:
     """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
     return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def check_choice(name: str, value: Any, choices: Iterable) -> None:
+    """Raises a ``UserError`` that lists the choices, if ``value`` is none of them."""
+    if value not in choices:
+        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")

@@ -1,0 +1,216 @@
+"""Optic disc and cup: train on three clinics, measure on the fourth, which the model never saw."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from tvconv_jax.data import fundus, fundus_batches
+from tvconv_jax.data.records import cache_dir
+from tvconv_jax.freezing import freeze
+from tvconv_jax.metrics import segmentation as metrics
+from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
+from tvconv_jax.tasks.measured import Predicted, dices, measure, print_table, write_results
+from tvconv_jax.tasks.run import (
+    check_choice,
+    check_trained,
+    model_of,
+    normalise,
+    plan_of,
+    restore_best,
+    restore_last,
+    run,
+)
+from tvconv_jax.training import loop
+from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
+from tvconv_jax.training.optimizer import step_schedule
+from tvconv_jax.training.state import TrainState, create_state
+from tvconv_jax.training.step import LossFunction, make_train_step
+
+# Which state is measured in the end, and what that means for the figure.
+SELECTIONS = {
+    "last": "the last step",
+    "held_out": "the best epoch on the test pictures of the training domains",
+    "reference": "the best epoch on the test domain itself, as the reference selects: this flatters the result",
+}
+
+
+def make_loss(model: nn.Module) -> LossFunction:
+    """Mean binary cross entropy over the pixels of both maps; a batch holds ``image`` and ``mask``."""
+
+    def loss(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = model.apply(
+            variables, normalise(batch["image"]), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        true = jnp.stack([batch["mask"] == fundus.CUP, batch["mask"] != fundus.BACKGROUND], axis=-1)
+        losses = optax.sigmoid_binary_cross_entropy(logits, true.astype(jnp.float32))
+        return jnp.mean(losses), (updates["batch_stats"], {})
+
+    return loss
+
+
+class SegmentationJob:
+    """A segmentation run put together from its config.
+
+    Args:
+        config: As :func:`tvconv_jax.recipes.odoc_config` makes it.
+
+    Raises:
+        UserError: If something in the config or the data does not fit.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.config, self.mesh = config, make_mesh()
+        check_choice("eval.select", config.eval.select, SELECTIONS)
+        check_choice("eval.hd95", config.eval.hd95, metrics.DEFINITIONS)
+        check_choice("eval.empty", config.eval.empty, metrics.EMPTY)
+        check_choice("data.test_domain", config.data.test_domain, fundus.DOMAINS)
+        check_choice("data.sampling", config.data.sampling, ("shuffled", "replacement"))
+        check_choice("data.source", config.data.source, ("embedded", "folder"))
+        self.model = model_of(config)
+        self._pretrained = read_torch_file(Path(config.model.pretrained)) if config.model.pretrained else None
+        load = functools.partial(fundus.load_embedded, config.data.get("size"))
+        if config.data.source == "folder":
+            load = functools.partial(fundus.load_folder, config.data.root)
+        self.data = load(cache=cache_dir())
+        self.train_sources = {d: s for d, s in self.data.train.items() if d != config.data.test_domain}
+        self.batch_size = config.data.per_domain * len(self.train_sources)
+        check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh)
+        check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
+        o = config.optimizer
+        schedule = step_schedule(
+            o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=self.steps_per_epoch
+        )
+        self.optimizer = optax.adam(schedule, b1=o.b1, b2=o.b2)
+        self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
+        self._probabilities = jax.jit(self._forward, static_argnums=2)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the person at the terminal should know before the first step."""
+        return [
+            f"data: {self.data.description}; trained on {', '.join(map(str, self.train_sources))}, tested on "
+            f"{self.config.data.test_domain}",
+            f"backbone: {self.backbone}",
+        ]
+
+    @property
+    def backbone(self) -> str:
+        """What the backbone starts from."""
+        return f"weights of {self.config.model.pretrained}" if self.config.model.pretrained else "from scratch"
+
+    def init_state(self) -> TrainState:
+        """The state before the first step."""
+        side = self.config.data.image_size
+        images = jnp.zeros((1, side, side, 3))
+        init = jax.jit(lambda key: self.model.init(key, images, train=False))
+        variables = init(jax.random.key(self.config.seed))
+        if self._pretrained is not None:
+            variables = backbone_from_torchvision(self._pretrained, variables)
+        return create_state(variables["params"], variables["batch_stats"], self.optimizer, self.config.seed, self.mesh)
+
+    def task(self) -> loop.Task:
+        """The job as the training loop sees it."""
+        data = self.config.data
+        batches = fundus_batches.train_batches(
+            self.train_sources,
+            per_domain=data.per_domain,
+            image_size=data.image_size,
+            seed=self.config.seed,
+            sampling=data.sampling,
+            scale_crop=data.scale_crop,
+            workers=data.workers,
+        )
+        names = fundus.names(self.train_sources)
+        watched = [self.data.test[d] for d in self._watched_domains()]
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            found = [dices(one) for source in watched for one in self.predict(state, source)]
+            cup, disc = (float(value) for value in np.mean(found, axis=0))
+            return {"cup_dice": cup, "disc_dice": disc, "score": (cup + disc) / 2}
+
+        step = make_train_step(make_loss(self.model), self.optimizer, self.mesh)
+        return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=lambda index: names[index])
+
+    def plan(self) -> loop.Plan:
+        """When the loop logs, saves and evaluates."""
+        return plan_of(self.config, self.steps_per_epoch)
+
+    def selected(self, state: TrainState, workdir: Path) -> TrainState:
+        """The state that ``eval.select`` chooses, given the last one."""
+        return state if self.config.eval.select == "last" else restore_best(self, workdir)
+
+    def predict(self, state: TrainState, source: fundus.FundusSource) -> Iterator[Predicted]:
+        """Cleaned masks of every picture, at the size of its own mask."""
+        config = self.config
+        variables = self._freeze({"params": state.params, "batch_stats": state.batch_stats})
+        size = {"batch_size": config.eval.batch_size, "image_size": config.data.image_size}
+        for batch in fundus_batches.eval_batches(source, **size):
+            images, decoded = put_batch(batch.images, self.mesh), [fundus.pixels(record) for record in batch.records]
+            for grid in {mask.shape for _, mask in decoded}:
+                found = np.asarray(self._probabilities(variables, images, grid)) > config.eval.threshold
+                for row, (record, (image, mask)) in enumerate(zip(batch.records, decoded, strict=True)):
+                    if mask.shape == grid:
+                        pred = np.stack([metrics.clean(found[row, ..., i]) for i in range(2)], axis=-1)
+                        yield Predicted(record["name"], image, fundus.to_maps(mask), pred)
+
+    def constant(self) -> np.ndarray:
+        """Boolean ``[s, s, 2]``: where most training pictures have cup and disc; what any model has to beat."""
+        side, total, count_of = self.config.data.image_size, 0, 0
+        for source in self.train_sources.values():
+            for index in range(len(source)):
+                total = total + fundus.to_maps(fundus.pixels(source[index], side)[1]).astype(np.int32)
+                count_of += 1
+        return total * 2 > count_of
+
+    def _watched_domains(self) -> list[int]:
+        """Whose test pictures are looked at while training."""
+        if self.config.eval.select == "reference":
+            return [self.config.data.test_domain]
+        return list(self.train_sources)
+
+    def _forward(self, variables: Any, images: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        logits = self.model.apply(variables, normalise(images), train=False)
+        if logits.shape[1:3] != grid:
+            logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
+        return jax.nn.sigmoid(logits)
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
+    job = SegmentationJob(config)
+    ended = run(job, workdir)
+    state = job.selected(ended.state, workdir)
+    found = [measure(one, config.eval) for one in job.predict(state, job.data.test[config.data.test_domain])]
+    write_results(
+        workdir,
+        found,
+        config,
+        constant=job.constant(),
+        step=int(state.step),
+        selection=SELECTIONS[config.eval.select],
+        data=job.notes[0].removeprefix("data: "),
+        backbone=job.backbone,
+        model=job.model,
+        images_per_second=ended.images_per_second,
+    )
+    print_table(found, config, f"Domain {config.data.test_domain} after step {int(state.step)}")
+    print(f"Everything is in {workdir}: results.json, scores.csv, pictures.png, metrics.jsonl, checkpoints/")
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Measures the chosen checkpoint of a workdir and prints the table."""
+    check_trained(workdir)
+    job = SegmentationJob(config)
+    state = restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir)
+    found = [measure(one, config.eval) for one in job.predict(state, job.data.test[config.data.test_domain])]
+    print_table(found, config, f"Domain {config.data.test_domain}, checkpoint of step {int(state.step)}")

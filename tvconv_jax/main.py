@@ -1,14 +1,13 @@
 """The main job: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import config_flags
 
-from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax import command
+from tvconv_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
@@ -23,8 +22,8 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they do at every start
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
-    check_workdir(config, workdir)
-    _keep_compiled_programs(cache_dir())
+    command.check_workdir(config, workdir)
+    command.keep_compiled_programs(cache_dir())
     if MODE.value == "eval":
         TASKS[config.task].evaluate(config, workdir)
     else:
@@ -37,68 +36,5 @@ def _workdir() -> Path:
     return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem).absolute()
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises a ``UserError`` if the folder holds a run of another config."""
-    file = workdir / "config.json"
-    if not file.exists():
-        return
-    old, new = _flat(json.loads(file.read_text())), _flat(json.loads(config.to_json()))
-    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if different:
-        shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
-        raise UserError(
-            f"{workdir} holds a run of another config ({len(different)} keys differ: {shown}); choose another "
-            f"--workdir, or remove that folder."
-        )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _keep_compiled_programs(cache: Path) -> None:
-    """A second run of the same program starts without compiling it again."""
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-
-
-def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
-    """Every mistake on the command line is one line and exit code 2, before anything is read or written."""
-    try:
-        rest = flags.FLAGS(arguments)
-        if len(rest) > 1:
-            raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
-        if not CONFIG.value:
-            raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
-        dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
-        return rest
-    except (AttributeError, KeyError) as error:  # what ml_collections raises for a key that is not there
-        text = str(error.args[0]).replace("\\n", " ").replace("\\", "").replace("'", "").replace(chr(34), "'")
-        _fail(f"unknown config key: {text}", 2)
-    except (UserError, flags.Error, TypeError, ValueError, OSError) as error:
-        _fail(error, 2)
-
-
-def _fail(error: Exception | str, code: int) -> None:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)
-
-
-def _run(arguments: Sequence[str]) -> None:
-    try:
-        main(arguments)
-    except UserError as error:
-        _fail(error, 2)
-    except TrainingError as error:
-        _fail(error, 1)
-    except Interrupted as error:
-        _fail(error, 130)
-
-
 if __name__ == "__main__":
-    app.run(_run, flags_parser=_parse_flags)
+    command.run(main, CONFIG)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 SIDE, GAP, LINE = 224, 6, 20
 # Told apart in grey too: the truth is light, the prediction dark.
-TRUE, PRED = {"cup": (255, 255, 255), "disc": (255, 255, 255)}, {"cup": (0, 70, 0), "disc": (0, 0, 160)}
+TRUE, PRED = {"cup": (255, 255, 255), "disc": (255, 255, 255)}, {"cup": (0, 130, 0), "disc": (0, 30, 230)}
 
 
 class Outlined(NamedTuple):
@@ -55,7 +55,7 @@ def outlined(one: Outlined) -> Image.Image:
     """The picture at the sheet's size with its outlines."""
     size = (SIDE, SIDE)
     pixels = np.array(Image.fromarray(one.image).resize(size, Image.Resampling.BICUBIC))
-    for maps, colours, width in ((one.true, TRUE, 2), (one.pred, PRED, 1)):
+    for maps, colours, width in ((one.true, TRUE, 3), (one.pred, PRED, 2)):
         for i, structure in enumerate(("cup", "disc")):
             mask = np.asarray(Image.fromarray(maps[..., i]).resize(size, Image.Resampling.NEAREST))
             line = mask & ~ndimage.binary_erosion(mask, iterations=width)

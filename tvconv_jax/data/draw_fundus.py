@@ -13,9 +13,9 @@ CUP, RIM, BACKGROUND = 0, 128, 255
 
 # name: (mean, standard deviation between eyes)
 EYE = {
-    "disc": (0.46, 0.045),  # radius
+    "disc": (0.44, 0.060),  # radius
     "disc_shape": (1.08, 0.04),  # height over width
-    "cup": (0.52, 0.10),  # share of the disc's radius
+    "cup": (0.54, 0.12),  # share of the disc's radius
     "cup_shape": (1.06, 0.06),
     "cup_x": (-0.03, 0.03),
     "cup_y": (0.0, 0.03),
@@ -25,14 +25,14 @@ EYE = {
 # One row a clinic: retina and disc colours, how much brighter the cup is, how dark vessels are, how far the disc
 # strays from the centre, its size, blur in 1/100 of the side, noise, unevenness of the light.
 DOMAINS = {
-    1: {"retina": (0.62, 0.28, 0.12), "disc": (0.88, 0.62, 0.34), "cup": 0.22, "vessel": 0.45,
-        "stray": 0.06, "zoom": 1.00, "blur": 0.5, "noise": 0.02, "light": 0.15},
-    2: {"retina": (0.48, 0.18, 0.10), "disc": (0.72, 0.42, 0.24), "cup": 0.14, "vessel": 0.35,
-        "stray": 0.10, "zoom": 1.15, "blur": 1.4, "noise": 0.03, "light": 0.30},
-    3: {"retina": (0.55, 0.33, 0.22), "disc": (0.80, 0.66, 0.50), "cup": 0.20, "vessel": 0.55,
-        "stray": 0.05, "zoom": 0.85, "blur": 0.8, "noise": 0.04, "light": 0.20},
-    4: {"retina": (0.36, 0.20, 0.15), "disc": (0.60, 0.50, 0.38), "cup": 0.16, "vessel": 0.30,
-        "stray": 0.08, "zoom": 0.95, "blur": 1.0, "noise": 0.03, "light": 0.35},
+    1: {"retina": (0.62, 0.28, 0.12), "disc": (0.88, 0.62, 0.34), "cup": 0.30, "vessel": 0.45,
+        "stray": 0.14, "zoom": 1.00, "blur": 0.5, "noise": 0.02, "light": 0.15},
+    2: {"retina": (0.48, 0.18, 0.10), "disc": (0.72, 0.42, 0.24), "cup": 0.22, "vessel": 0.35,
+        "stray": 0.18, "zoom": 1.15, "blur": 1.4, "noise": 0.03, "light": 0.30},
+    3: {"retina": (0.55, 0.33, 0.22), "disc": (0.80, 0.66, 0.50), "cup": 0.28, "vessel": 0.55,
+        "stray": 0.12, "zoom": 0.85, "blur": 0.8, "noise": 0.04, "light": 0.20},
+    4: {"retina": (0.36, 0.20, 0.15), "disc": (0.60, 0.50, 0.38), "cup": 0.24, "vessel": 0.30,
+        "stray": 0.16, "zoom": 0.95, "blur": 1.0, "noise": 0.03, "light": 0.35},
 }  # fmt: skip
 
 VESSELS = 7

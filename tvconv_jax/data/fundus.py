@@ -139,7 +139,7 @@ def load_embedded(size: str, cache: Path) -> FundusData:
         size: ``"full"`` (60 + 30 pictures a domain at 128x128) or ``"smoke"``.
         cache: The cache folder.
     """
-    counts, side = ({"train": 60, "test": 30}, 128) if size == "full" else ({"train": 6, "test": 3}, 64)
+    counts, side = ({"train": 60, "test": 30}, 128) if size == "full" else ({"train": 12, "test": 4}, 64)
     seeds = iter(np.random.SeedSequence(0).spawn(len(DOMAINS) * len(PHASES)))
     splits = {
         _split(domain, phase): _drawn(next(seeds), domain, counts[phase], side)

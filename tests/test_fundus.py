@@ -1,0 +1,167 @@
+"""Fundus data: the DoFE layout and what can be wrong with it, the drawn set, batches of equal shares."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tvconv_jax.data import fundus
+from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM, draw_fundus
+from tvconv_jax.data.fundus import DOMAINS, PHASES, load_embedded, load_folder, pixels, to_maps
+from tvconv_jax.data.fundus_batches import eval_batches, random_scale_crop, steps_per_epoch, train_batches
+from tvconv_jax.errors import UserError
+
+# Pictures to train and to test on, by domain.
+COUNTS = {1: (3, 2), 2: (5, 2), 3: (2, 1), 4: (2, 3)}
+
+
+@pytest.fixture
+def dofe(tmp_path):
+    """A folder in the DoFE layout; pictures of domain d are grey, 10 d + their number."""
+    root = tmp_path / "fundus"
+    for domain, counts in COUNTS.items():
+        for phase, count in zip(PHASES, counts, strict=True):
+            for i in range(count):
+                mask = np.full((20, 20), BACKGROUND, np.uint8)
+                mask[4:16, 4:16], mask[8:12, 8:12] = RIM, CUP
+                grey = np.full((20, 20, 3), 10 * domain + i, np.uint8)
+                for kind, array in (("image", grey), ("mask", mask)):
+                    path = root / f"Domain{domain}" / phase / "ROIs" / kind / f"g{i:04d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(path)
+    return root
+
+
+def test_records_hold_the_files_bytes_and_are_made_anew_when_one_changes(dofe, tmp_path):
+    data = load_folder(str(dofe), tmp_path / "cache")
+    assert {d: (len(data.train[d]), len(data.test[d])) for d in DOMAINS} == COUNTS
+    record = data.train[2][3]
+    path = dofe / "Domain2/train/ROIs/image/g0003.png"
+    assert record["image"] == path.read_bytes() and record["name"] == "Domain2/train/ROIs/image/g0003.png"
+    assert record["mask"] == (dofe / "Domain2/train/ROIs/mask/g0003.png").read_bytes()
+    Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(path)
+    assert load_folder(str(dofe), tmp_path / "cache").train[2][3]["image"] == path.read_bytes()
+
+
+def break_mask(root):
+    Image.fromarray(np.full((20, 20), 77, np.uint8)).save(root / "Domain1/train/ROIs/mask/g0001.png")
+
+
+def shrink_mask(root):
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(root / "Domain1/train/ROIs/mask/g0001.png")
+
+
+def truncate(root):
+    path = root / "Domain3/test/ROIs/image/g0000.png"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def empty(root):
+    for path in root.glob("Domain3/test/ROIs/*/*.png"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda r: (r / "Domain1/train/ROIs/mask/g0001.png").unlink(), "image/g0001.png has no mask of the same name"),
+        (lambda r: (r / "Domain2/test/ROIs/image/g0000.png").unlink(), "mask/g0000.png has no image of the same name"),
+        (break_mask, "mask/g0001.png holds the values 77; a mask holds 0 (cup), 128 (rim) and 255 (outside) only."),
+        (shrink_mask, "its mask differ in size (20x20 and 20x10); they must agree."),
+        (truncate, "Domain3/test/ROIs/image/g0000.png cannot be read"),
+        (empty, "Domain3/test/ROIs/image holds no *.png; every domain needs pictures"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_the_file_and_nothing_is_kept(dofe, tmp_path, spoil, words):
+    spoil(dofe)
+    with pytest.raises(UserError) as error:
+        load_folder(str(dofe), tmp_path / "cache")
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_root_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match="data.root is empty; name the folder of Domain1 to Domain4"):
+        load_folder("", tmp_path)
+
+
+def test_masks_become_nested_maps():
+    maps = to_maps(np.array([CUP, RIM, BACKGROUND], np.uint8))
+    assert maps.tolist() == [[True, True], [False, True], [False, False]]  # the disc holds the cup
+
+
+@pytest.mark.parametrize("sampling", ["shuffled", "replacement"])
+def test_every_batch_takes_as_many_of_each_domain(dofe, tmp_path, sampling):
+    data = load_folder(str(dofe), tmp_path / "cache")
+    sources = {d: data.train[d] for d in (1, 2, 4)}
+    names = fundus.names(sources)
+    assert steps_per_epoch(sources, 2) == 3  # five pictures of domain 2, two a step
+    options = {"per_domain": 2, "image_size": 20, "seed": 5, "sampling": sampling, "scale_crop": False}
+    batches, seen = train_batches(sources, **options), []
+    for _ in range(30):
+        batch = next(batches)
+        assert batch["image"].shape == (6, 20, 20, 3) and batch["mask"].shape == (6, 20, 20)
+        domains = [names[i].split("/")[0] for i in batch["index"]]
+        assert sorted(domains) == ["Domain1"] * 2 + ["Domain2"] * 2 + ["Domain4"] * 2
+        for index, image in zip(batch["index"], batch["image"], strict=True):
+            assert image[0, 0, 0] == 10 * int(names[index][6]) + int(names[index][-5])  # the picture of that name
+        seen += [i for i in batch["index"] if 3 <= i < 8]
+    passes = np.array(seen).reshape(-1, 5)  # domain 2, five at a time
+    whole = [sorted(row) == [3, 4, 5, 6, 7] for row in passes]
+    assert all(whole) if sampling == "shuffled" else not all(whole)
+    again = train_batches(sources, **options)
+    np.testing.assert_array_equal(next(again)["index"], next(train_batches(sources, **options))["index"])
+
+
+def test_a_saved_position_goes_on_exactly(dofe, tmp_path):
+    data = load_folder(str(dofe), tmp_path / "cache")
+    make = lambda: train_batches(data.train, per_domain=2, image_size=20, seed=0)  # noqa: E731
+    batches = make()
+    for _ in range(4):
+        next(batches)
+    state, expected = batches.get_state(), [next(batches) for _ in range(3)]
+    other = make()
+    other.set_state(state)
+    for batch in expected:
+        for key, value in next(other).items():
+            np.testing.assert_array_equal(value, batch[key])
+
+
+def test_scale_crops_keep_size_values_and_match_of_picture_and_mask():
+    image = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 40, 0).repeat(3, 2)
+    mask = np.where(image[..., 0] < 128, CUP, BACKGROUND).astype(np.uint8)
+    random, changed = np.random.default_rng(0), 0
+    for _ in range(200):
+        x, y = random_scale_crop(image, mask, random)
+        assert x.shape == image.shape and y.shape == mask.shape and set(np.unique(y)) <= {CUP, BACKGROUND}
+        inside, outside = x[..., 0][y == CUP], x[..., 0][y == BACKGROUND]
+        assert inside.size == 0 or inside.max() < 140
+        assert outside.size == 0 or outside.min() > 115
+        changed += not np.array_equal(x, image)
+    assert 70 < changed < 130  # half of them
+
+
+def test_every_picture_is_tested_once_in_order(dofe, tmp_path):
+    source = load_folder(str(dofe), tmp_path / "cache").test[4]
+    batches = list(eval_batches(source, batch_size=2, image_size=20))
+    assert [len(batch.records) for batch in batches] == [2, 1]
+    assert [batch.images[:, 0, 0, 0].tolist() for batch in batches] == [[40, 41], [42, 0]]
+
+
+def test_the_drawn_set_is_the_same_every_time_and_differs_between_clinics(tmp_path):
+    data = load_embedded("smoke", tmp_path)
+    image, mask = pixels(data.train[1][0])
+    assert image.shape == (64, 64, 3) and mask.shape == (64, 64) and set(np.unique(mask)) == {CUP, RIM, BACKGROUND}
+    again, _ = pixels(load_embedded("smoke", tmp_path / "other").train[1][0])
+    np.testing.assert_array_equal(image, again)
+    means = [np.mean([pixels(data.train[d][i])[0].mean((0, 1)) for i in range(6)], axis=0) for d in DOMAINS]
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(means) for b in means[:i]]
+    assert min(distances) > 10  # grey levels
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_rim_is_left_all_round_the_cup(domain):
+    for seed in range(5):
+        _, mask = draw_fundus(np.random.default_rng(seed), domain, 96)
+        cup = np.argwhere(mask == CUP)
+        for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+            assert not np.any(mask[cup[:, 0] + y, cup[:, 1] + x] == BACKGROUND)

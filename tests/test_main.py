@@ -133,7 +133,7 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
         (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is no flag"),
         (
             ["--config=configs/face_mb01.py", "--config.task=cook"],
-            "config.task 'cook' is unknown; there are: face, frontal.",
+            "config.task 'cook' is unknown; there are: face, frontal, segmentation.",
         ),
         (["--config=configs/face_mb01.py:smoke", "--config.model.width=0.15"], "mobilenetv2 width 0.15 is unknown"),
         (["--config=configs/face_mb01.py:data=folder"], "data.root is empty"),
@@ -204,7 +204,7 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
     config = scope["get_config"]("operator=depthwise,seed=3")
     assert config.model.operator == "depthwise" and config.seed == 3
     if config.task != "face":
-        assert name == f"{config.task}.py"
+        assert name == {"frontal": "frontal.py", "segmentation": "odoc.py"}[config.task]
         return
     prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf"}[config.model.name]
     assert name == f"face_{prefix}{round(config.model.width * 10):02d}.py"

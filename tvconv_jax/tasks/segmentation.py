@@ -1,6 +1,5 @@
 """Optic disc and cup: train on three clinics, measure on the fourth, which the model never saw."""
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,10 +76,10 @@ class SegmentationJob:
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         self.model = model_of(config)
         self._pretrained = read_torch_file(Path(config.model.pretrained)) if config.model.pretrained else None
-        load = functools.partial(fundus.load_embedded, config.data.get("size"))
         if config.data.source == "folder":
-            load = functools.partial(fundus.load_folder, config.data.root)
-        self.data = load(cache=cache_dir())
+            self.data = fundus.load_folder(config.data.root, cache_dir())
+        else:
+            self.data = fundus.load_embedded(config.data.size, cache_dir())
         self.train_sources = {d: s for d, s in self.data.train.items() if d != config.data.test_domain}
         self.batch_size = config.data.per_domain * len(self.train_sources)
         check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh)

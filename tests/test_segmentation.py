@@ -1,0 +1,191 @@
+"""The segmentation job on the drawn set: it learns, says how it was measured, selects as told; Table 2 over folds."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image
+from test_main import ROOT, Watched, leaves
+
+from tvconv_jax.analysis import table2
+from tvconv_jax.analysis.contours import Outlined, outlined
+from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.recipes import odoc_config
+from tvconv_jax.tasks import segmentation
+from tvconv_jax.tasks.measured import Predicted, measure, summary
+
+# What the trained model has to be better than the same mask for every picture.
+MARGIN = {"cup": 0.05, "disc": 0.10}
+
+
+def small(arguments="test_domain=1,epochs=30"):
+    config = odoc_config(f"smoke,{arguments}")
+    config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 30.0, 30, 100
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    config, read = small(), {"task"}
+    workdir = tmp_path_factory.mktemp("runs") / "tvconv" / "domain1" / "seed0"
+    with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
+        segmentation.train(Watched(config, read), workdir)
+    assert set(leaves(config)) <= read, set(leaves(config)) - read
+    return workdir
+
+
+def test_it_beats_the_same_mask_for_every_picture(trained):
+    results = json.loads((trained / "results.json").read_text())
+    for structure, margin in MARGIN.items():
+        assert results[structure]["dice"] > results["constant_mask_dice"][structure] + margin, results
+    assert results["selection"] == "the last step" and results["backbone"] == "from scratch"
+    assert results["pictures"] == 4 and results["step"] == 90 and results["cup"]["empty"] == 0
+    assert "medpy" in results["definitions"]["hd95"] and results["definitions"]["empty"] == "100"
+    assert results["complexity"]["macs"] > 1e8
+
+
+def test_scores_of_every_picture_and_outlines_are_left(trained):
+    results = json.loads((trained / "results.json").read_text())
+    with (trained / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"Domain1/{i:03d}.png" for i in range(4)]
+    assert np.isclose(np.mean([float(row["cup_dice"]) for row in rows]), results["cup"]["dice"], atol=1e-5)
+    with Image.open(trained / "pictures.png") as picture:
+        assert picture.size[0] > 4 * 224
+
+
+def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
+    segmentation.evaluate(small(), trained)
+    results = json.loads((trained / "results.json").read_text())
+    printed = capsys.readouterr().out
+    assert "Domain 1, checkpoint of step 90 (4 pictures; HD95 pooled, an empty mask counts 100)" in printed
+    assert f"{results['disc']['dice'] * 100:.2f}" in printed and f"{results['cup']['hd95']:.2f}" in printed
+
+
+def test_selections_look_where_they_say(trained):
+    """Held out: the test pictures of the training domains. Reference: the test domain, said in the results."""
+    jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,select={select}")) for select in
+            ("last", "held_out", "reference")}  # fmt: skip
+    watched = {select: job._watched_domains() for select, job in jobs.items()}
+    assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
+    assert "flatters" in segmentation.SELECTIONS["reference"]
+    job = jobs["held_out"]
+    best = job.selected(None, trained)  # from the run's best checkpoint
+    assert int(best.step) == 90
+    assert 1 not in job.train_sources and job.batch_size == 12
+
+
+def picture(pred_size, name="x"):
+    true, pred = np.zeros((8, 8, 2), bool), np.zeros((8, 8, 2), bool)
+    true[2:6, 2:6] = True
+    pred[2 : 2 + pred_size, 2:6] = True
+    return Predicted(name, np.zeros((8, 8, 3), np.uint8), true, pred)
+
+
+@pytest.mark.parametrize(("empty", "mean"), [("100", 50.0), ("nan", 0.0), ("diagonal", np.hypot(8, 8) / 2)])
+def test_empty_predictions_are_counted_and_weighed_as_named(empty, mean):
+    config = ConfigDict({"hd95": "pooled", "empty": empty})
+    result = summary([measure(picture(4), config), measure(picture(0), config)])
+    assert result["cup"]["empty"] == 1
+    assert np.isclose(result["cup"]["hd95"], mean)
+    only = summary([measure(picture(0), config)])
+    assert (only["cup"]["hd95"] is None) == (empty == "nan")
+
+
+def test_outlines_lie_on_the_masks_borders():
+    one = picture(4)
+    pixels = np.asarray(outlined(Outlined(one.image, one.true, one.pred, "")))
+    inside, border = pixels[100, 100], pixels[57:60, 110]  # 224 pixels for 8: the masks begin at 56
+    assert inside.tolist() == [0, 0, 0] and np.any(border != 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("eval.select", "best", "eval.select 'best' is unknown; there are: last, held_out, reference."),
+        ("eval.hd95", "max", "there are: pooled, directed."),
+        ("eval.empty", "0", "there are: 100, nan, diagonal."),
+        ("data.test_domain", 5, "data.test_domain 5 is unknown; there are: 1, 2, 3, 4."),
+        ("data.sampling", "x", "there are: shuffled, replacement."),
+        ("data.source", "x", "there are: embedded, folder."),
+        ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
+        ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
+        ("data.per_domain", 0, "must be a positive multiple"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_line(key, value, words):
+    config = small()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as error:
+        segmentation.SegmentationJob(config)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Flags of the command as a user would give them, set back afterwards."""
+    before = {name: flags.FLAGS[name].value for name in ("config", "out", "operators", "domains", "seeds")}
+
+    def give(**values):
+        for name, value in values.items():
+            flags.FLAGS[name].value = value
+
+    give(out=str(tmp_path / "out"))
+    yield give
+    give(**before)
+
+
+def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
+    trained, settings, tmp_path, monkeypatch, capsys
+):
+    """One fold was trained above, one fails, the others answer figures whose means are known."""
+    done = json.loads((trained / "results.json").read_text())
+    shutil.copytree(trained.parent.parent, tmp_path / "out" / "tvconv")
+    ran = []
+
+    def train(config, workdir):
+        fold = config.model.operator, config.data.test_domain, config.seed
+        ran.append(fold)
+        if fold == ("depthwise", 2, 0):
+            raise TrainingError("the loss of step 3 is nan")
+        result = {**done, "cup": {**done["cup"], "dice": 0.5 + 0.1 * config.seed}}
+        workdir.mkdir(parents=True)
+        (workdir / "results.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr(segmentation, "train", train)
+    settings(config=small(), operators=["depthwise", "tvconv"], domains=["1", "2"], seeds=["0", "1"])
+    with pytest.raises(TrainingError, match="1 of 8 runs failed; the same command tries them again"):
+        table2.main([])
+    assert len(ran) == 7 and ("tvconv", 1, 0) not in ran
+    printed = capsys.readouterr().out
+    assert "failed: depthwise, domain 2, seed 0: the loss of step 3 is nan" in printed
+    assert "55.00 ± 5.00" in printed and "(constant mask)" in printed
+    assert len(json.loads((tmp_path / "out" / "table2.json").read_text())) == 7
+    ran.clear()
+    with pytest.raises(TrainingError):
+        table2.main([])
+    assert ran == [("depthwise", 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--operators=conv"], "--operators: 'conv' is unknown; there are: baseline, tvconv, depthwise."),
+        (["--domains=7"], "--domains: 7 is unknown; there are: 1, 2, 3, 4."),
+        (["--seeds=a"], "--seeds=a must be integers"),
+        (["--config=configs/face_mb01.py"], "--config is of task 'face'"),
+    ],
+)
+def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path):
+    command = [sys.executable, "-m", "tvconv_jax.analysis.table2", f"--out={tmp_path / 'out'}", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -27,6 +27,7 @@ test: .venv/.test
 bench: .venv/.test
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench operator $(ARGS)
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench train $(ARGS)
+	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench segmentation $(ARGS)
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or later is needed: make PYTHON=python3.11 ...")'

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -58,6 +59,16 @@ def test_train_command_trains_both_sides_alike(capsys, tmp_path):
         assert result["compile_s"] > 0
         assert result["temporaries_bytes"] > 0
     assert "img/s" in capsys.readouterr().out
+
+
+def test_segmentation_command_trains_both_sides_alike(capsys, tmp_path):
+    file = tmp_path / "bench.json"
+    with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
+        bench.main(["segmentation", "--batch=2", "--image-size=32", "--runs=1", f"--json={file}"])
+    result = json.loads(file.read_text())["segmentation"]
+    np.testing.assert_allclose(result["losses"][0], result["twin_losses"][0], rtol=0.05)  # but for dropout's bits
+    assert result["losses"][1] != result["losses"][0] and result["ratio"] > 0
+    assert "atrous convolutions, 32x32, batch 2" in capsys.readouterr().out
 
 
 def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):

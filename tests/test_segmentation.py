@@ -184,7 +184,8 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
     ],
 )
 def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path):
-    command = [sys.executable, "-m", "tvconv_jax.analysis.table2", f"--out={tmp_path / 'out'}", *arguments]
+    config = [] if arguments[0].startswith("--config") else ["--config=configs/odoc.py"]
+    command = [sys.executable, "-m", "tvconv_jax.analysis.table2", f"--out={tmp_path / 'out'}", *config, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1

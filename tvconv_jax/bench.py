@@ -2,7 +2,8 @@
 
     python -m tvconv_jax.bench operator     forward, and forward+backward, at six shapes of MobileNetV2
     python -m tvconv_jax.bench train        MobileNetV2 x0.1, batch 64: images per second, compile time, memory
-    python -m tvconv_jax.bench              both
+    python -m tvconv_jax.bench segmentation DeepLabV3+ with atrous convolutions, 256x256, batch 8
+    python -m tvconv_jax.bench              all
 
 Ratios are the twin's time over ours: above 1, ours is faster. Calls take turns, so that a busy machine slows
 both, and figures are medians. Both use every core that the process may use (``taskset`` gives them fewer), or
@@ -26,6 +27,7 @@ from typing import Any
 import jax
 
 from tvconv_jax import bench_ours
+from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
@@ -137,7 +139,7 @@ def bench_train(
             first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
             result["twin_losses"] = [first, theirs.step()]
             calls["twin", operator] = theirs.step
-        ours = bench_ours.Trainer(operator, class_weights, arrays, width=width, state_dict=state_dict)
+        ours = bench_ours.face_trainer(operator, class_weights, arrays, width=width, state_dict=state_dict)
         result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
         result["losses"] = [ours.step(), ours.step()]
         calls["ours", operator] = ours.step
@@ -148,6 +150,32 @@ def bench_train(
     for operator, result in results.items():
         _print_training(operator, result, batch)
     return results
+
+
+def bench_segmentation(twin: ModuleType | None, *, batch: int, image_size: int, runs: int) -> dict[str, Any]:
+    """Times the training step of DeepLabV3+ with atrous convolutions and prints what came out.
+
+    Returns:
+        As one entry of :func:`bench_train`.
+    """
+    arrays, calls, result, state_dict = bench_ours.segmentation_inputs(batch, image_size), {}, {}, None
+    if twin:
+        from tvconv_jax import bench_twin_deeplab
+
+        theirs = bench_twin_deeplab.Trainer(arrays["image"], to_maps(arrays["mask"]), bench_ours.LEARNING_RATE)
+        state_dict = theirs.state()
+        first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
+        result["twin_losses"] = [first, theirs.step()]
+        calls["twin"] = theirs.step
+    ours = bench_ours.segmentation_trainer(arrays, state_dict=state_dict)
+    result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
+    result["losses"] = [ours.step(), ours.step()]
+    calls["ours"] = ours.step
+    seconds = interleaved(calls, runs)
+    result |= _compared({(side,): value for side, value in seconds.items()})
+    print(f"\nTraining step of DeepLabV3+, atrous convolutions, {image_size}x{image_size}, batch {batch}, Adam")
+    _print_training("baseline", result, batch)
+    return result
 
 
 def _print_training(operator: str, result: dict[str, Any], batch: int) -> None:
@@ -200,10 +228,10 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("mode", nargs="?", choices=("operator", "train"), help="default: both")
-    parser.add_argument("--batch", type=_positive, help="images: default 32 (operator), 64 (train)")
+    parser.add_argument("mode", nargs="?", choices=("operator", "train", "segmentation"), help="default: all")
+    parser.add_argument("--batch", type=_positive, help="images: default 32 (operator), 64 (train), 8 (segmentation)")
     parser.add_argument("--runs", type=_positive, default=7, help="timed turns of each call: default 7")
-    parser.add_argument("--image-size", type=_positive, default=96, help="grids scale with it: default 96")
+    parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
@@ -213,11 +241,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"import flax.linen {flax_seconds:.2f} s, import tvconv_jax {our_seconds:.2f} s more")
     print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's)")
     figures: dict[str, Any] = {"hardware": hardware(), "twin": about_twin, "import_s": our_seconds}
-    common = {"image_size": args.image_size, "runs": args.runs}
-    if args.mode != "train":
+    common = {"image_size": args.image_size or 96, "runs": args.runs}
+    if args.mode in ("operator", None):
         figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
-    if args.mode != "operator":
+    if args.mode in ("train", None):
         figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, **common)
+    if args.mode in ("segmentation", None):
+        common["image_size"] = args.image_size or 256
+        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, **common)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

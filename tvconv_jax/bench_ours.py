@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +13,15 @@ import optax
 from jax.sharding import AxisType
 
 from tvconv_jax.convert import from_torch
+from tvconv_jax.data.draw_fundus import draw_fundus
 from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
-from tvconv_jax.tasks.face import make_loss
+from tvconv_jax.tasks import face, segmentation
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
-from tvconv_jax.training.step import make_train_step
+from tvconv_jax.training.step import LossFunction, make_train_step
 
 OPERATORS = {"tvconv": tv_conv, "depthwise": depthwise_conv}
 # The paper's optimiser but for its rate, which speed does not depend on: on noise for images the gradients of an
@@ -67,7 +69,7 @@ def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) ->
 
 
 class Trainer:
-    """The face job's training step on one device; ``step`` trains on its batch and returns the loss.
+    """A training step on one device; ``step`` trains on its batch and returns the loss.
 
     Attributes:
         compile_seconds: Tracing and compiling the step.
@@ -76,33 +78,62 @@ class Trainer:
 
     def __init__(
         self,
-        operator: str,
-        class_weights: np.ndarray,
+        params: Any,
+        batch_stats: Any,
+        loss: LossFunction,
+        optimizer: optax.GradientTransformation,
         batch: dict[str, np.ndarray],
-        *,
-        width: float,
-        state_dict: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Starts from ``state_dict``, weights under the reference's names, or from weights of its own."""
-        model = create_model("mobilenetv2", width=width, operator=operator)
         mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
         self.batch = put_batch(batch, mesh)
-        if state_dict is None:
-            variables = jax.jit(model.init)(jax.random.key(0), normalise(self.batch["image"]))
-        else:
-            variables = from_torch(state_dict, model)
-        params = {"model": variables["params"], "class_weights": class_weights}
-        optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        self.state = create_state(params, variables["batch_stats"], optimizer, 0, mesh)
-        step = make_train_step(make_loss(model, margin=0.35, scale=32.0), optimizer, mesh)
+        self.state = create_state(params, batch_stats, optimizer, 0, mesh)
         start = time.perf_counter()
-        self.compiled = step.lower(self.state, self.batch).compile()
+        self.compiled = make_train_step(loss, optimizer, mesh).lower(self.state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - start
         self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
 
     def step(self) -> float:
         self.state, metrics = self.compiled(self.state, self.batch)
         return float(metrics["loss"])
+
+
+def _variables(model: nn.Module, images: np.ndarray, state_dict: dict[str, np.ndarray] | None) -> dict[str, Any]:
+    """From ``state_dict``, weights under the reference's names, or weights of our own."""
+    if state_dict is not None:
+        return from_torch(state_dict, model)
+    return jax.jit(model.init)(jax.random.key(0), normalise(jnp.asarray(images)))
+
+
+def face_trainer(
+    operator: str,
+    class_weights: np.ndarray,
+    batch: dict[str, np.ndarray],
+    *,
+    width: float,
+    state_dict: dict[str, np.ndarray] | None = None,
+) -> Trainer:
+    """The face job's training step; starts from ``state_dict``, if it is given."""
+    model = create_model("mobilenetv2", width=width, operator=operator)
+    variables = _variables(model, batch["image"], state_dict)
+    params = {"model": variables["params"], "class_weights": class_weights}
+    optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    return Trainer(params, variables["batch_stats"], face.make_loss(model, margin=0.35, scale=32.0), optimizer, batch)
+
+
+def segmentation_trainer(batch: dict[str, np.ndarray], *, state_dict: dict[str, np.ndarray] | None = None) -> Trainer:
+    """The segmentation job's training step with the baseline model; starts from ``state_dict``, if it is given."""
+    model = create_model("deeplabv3plus", operator="baseline")
+    variables = _variables(model, batch["image"], state_dict)
+    optimizer = optax.adam(LEARNING_RATE, b1=0.9, b2=0.99)
+    return Trainer(variables["params"], variables["batch_stats"], segmentation.make_loss(model), optimizer, batch)
+
+
+def segmentation_inputs(batch: int, image_size: int) -> dict[str, np.ndarray]:
+    """Seeded batch: uint8 images, masks of discs and cups."""
+    random = np.random.default_rng(0)
+    pictures = [draw_fundus(random, 1 + i % 4, image_size) for i in range(batch)]
+    images, masks = (np.stack(arrays) for arrays in zip(*pictures, strict=True))
+    return {"image": images, "mask": masks}
 
 
 def train_inputs(batch: int, image_size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

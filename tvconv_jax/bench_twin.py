@@ -87,7 +87,8 @@ def depthwise(channels: int, strides: int, side: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, strides, 1, groups=channels, bias=False)
 
 
-def _norm_relu(conv: nn.Module, channels: int) -> nn.Sequential:
+def norm_relu(conv: nn.Module, channels: int) -> nn.Sequential:
+    """A convolution, its norm and ReLU6."""
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6())
 
 
@@ -98,10 +99,10 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = inputs * expansion
         self.residual = strides == 1 and inputs == features
-        expand = [_norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False), hidden)] if expansion != 1 else []
+        expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False), hidden)] if expansion != 1 else []
         self.conv = nn.Sequential(
             *expand,
-            _norm_relu(spatial(hidden, strides, side), hidden),
+            norm_relu(spatial(hidden, strides, side), hidden),
             nn.Conv2d(hidden, features, 1, bias=False),
             nn.BatchNorm2d(features),
         )
@@ -128,7 +129,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, width: float, spatial: Spatial, side: int, *, embedding_size: int = 512) -> None:
         super().__init__()
         channels, last = scaled(32, width), scaled(512, max(1.0, width))
-        features = [_norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False), channels)]
+        features = [norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False), channels)]
         for expansion, outputs, blocks, first_strides in STAGES:
             for i in range(blocks):
                 strides = first_strides if i == 0 else 1
@@ -136,7 +137,7 @@ class MobileNetV2(nn.Module):
                 outputs_scaled = scaled(outputs, width)
                 block = InvertedResidual(channels, outputs_scaled, expansion, strides, side, spatial)
                 features, channels = [*features, block], outputs_scaled
-        features.append(_norm_relu(nn.Conv2d(channels, last, 1, bias=False), last))
+        features.append(norm_relu(nn.Conv2d(channels, last, 1, bias=False), last))
         self.features = nn.Sequential(*features)
         self.output_layer = EmbeddingHead(last, embedding_size)
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -42,15 +44,15 @@ def keep_compiled_programs(cache: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def _parse_flags(config: flags.FlagHolder, arguments: Sequence[str]) -> Sequence[str]:
+def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     """Every mistake on the command line is one line and exit code 2, before anything is read or written."""
     try:
         rest = flags.FLAGS(arguments)
         if len(rest) > 1:
             raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
-        if not config.value:
+        if not CONFIG.value:
             raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
-        dict(config.value)  # a file that cannot be loaded says so only when it is looked at
+        dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
         return rest
     except (AttributeError, KeyError) as error:  # what ml_collections raises for a key that is not there
         text = str(error.args[0]).replace("\\n", " ").replace("\\", "").replace("'", "").replace(chr(34), "'")
@@ -75,6 +77,6 @@ def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
         _fail(error, 130)
 
 
-def run(main: Callable[[Sequence[str]], None], config: flags.FlagHolder) -> None:
+def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, runs ``main`` and ends the process: 0, 1 (training failed), 2 (user's mistake), 130."""
-    app.run(functools.partial(_ends_well, main), flags_parser=functools.partial(_parse_flags, config))
+    app.run(functools.partial(_ends_well, main), flags_parser=_parse_flags)

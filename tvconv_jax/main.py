@@ -7,9 +7,9 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from tvconv_jax import command
+from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on where a run stopped), or verify.")
 
@@ -37,4 +37,4 @@ def _workdir() -> Path:
 
 
 if __name__ == "__main__":
-    command.run(main, CONFIG)
+    command.run(main)

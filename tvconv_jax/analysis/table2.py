@@ -1,6 +1,6 @@
 """The paper's Table 2: every operator, trained on three clinics and tested on the fourth, for each of the four.
 
-    python -m tvconv_jax.analysis.table2 --out=runs/table2                              # embedded, drawn pictures
+    python -m tvconv_jax.analysis.table2 --config=configs/odoc.py                    # embedded, drawn pictures
     python -m tvconv_jax.analysis.table2 --config=configs/odoc.py:data=folder --config.data.root=fundus --seeds=0,1,2
 
 Runs that ended are not repeated, one that was stopped goes on, one that fails does not keep the others from running.
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax import command
+from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import TrainingError, UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/odoc.py", "Config file, with arguments behind a colon.")
 OUT = flags.DEFINE_string("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
 DOMAINS = flags.DEFINE_list("domains", ["1", "2", "3", "4"], "Domains to test on, one after the other.")
@@ -173,4 +173,4 @@ def _mean_cell(by_domain: Sequence[Sequence[float]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, CONFIG)
+    command.run(main)

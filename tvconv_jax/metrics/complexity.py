@@ -21,7 +21,7 @@ from rich.table import Table
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.models import create_model
-from tvconv_jax.models.blocks import BatchNorm, EmbeddingHead, MaxPool, Pointwise
+from tvconv_jax.models.blocks import BatchNorm, Conv, EmbeddingHead, MaxPool, Pointwise
 from tvconv_jax.models.deeplabv3plus import ImagePool
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
@@ -39,6 +39,7 @@ PAPER_MMACS = {
 # What one call of a layer costs, from its module and the elements of its input [n, ..., c] and output [n, ..., d].
 COSTS: dict[type[nn.Module], Callable[[Any, tuple[int, ...], tuple[int, ...]], int]] = {
     nn.Conv: lambda conv, x, y: math.prod(y) * math.prod(conv.kernel_size) * x[-1],
+    Conv: lambda conv, x, y: math.prod(y) * conv.kernel_size**2 * x[-1],
     nn.Dense: lambda dense, x, y: math.prod(y) * (x[-1] + dense.use_bias),
     Pointwise: lambda _, x, y: math.prod(y) * x[-1],
     DepthwiseConv: lambda conv, x, y: math.prod(y) * (conv.kernel_size**2 + conv.use_bias),

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.convolution import conv
 from tvconv_jax.fused import Activation, activate, affine, batch_norm, pointwise
 from tvconv_jax.layers import kaiming_normal
 
@@ -66,6 +67,32 @@ class Pointwise(nn.Module):
         return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
 
+class Conv(nn.Module):
+    """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
+
+    Attributes:
+        features: Channels of the output.
+        kernel_size: Odd side of the kernels.
+        strides: Step between output positions.
+        dilation: Step between the positions that taps see.
+        padding: Zeros on each side; ``None`` keeps the grid.
+        kernel_init: What the kernel starts from.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    dilation: int = 1
+    padding: int | None = None
+    kernel_init: nn.initializers.Initializer = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
+        return conv(x, kernel, strides=self.strides, dilation=self.dilation, padding=self.padding)
+
+
 class ConvNorm(nn.Module):
     """Convolution without a bias, batch norm, activation.
 
@@ -92,16 +119,13 @@ class ConvNorm(nn.Module):
         if self.kernel_size == 1:
             x = Pointwise(self.features, self.kernel_init, name="conv")(x)
         else:
-            keeps_grid = self.dilation * (self.kernel_size - 1) // 2
-            x = nn.Conv(
+            x = Conv(
                 self.features,
-                (self.kernel_size, self.kernel_size),
+                self.kernel_size,
                 strides=self.strides,
-                padding=keeps_grid if self.padding is None else self.padding,
-                kernel_dilation=self.dilation,
-                use_bias=False,
+                dilation=self.dilation,
+                padding=self.padding,
                 kernel_init=self.kernel_init,
-                dtype=x.dtype,
                 name="conv",
             )(x)
         return BatchNorm(activation=self.activation, name="norm")(x, train=train)

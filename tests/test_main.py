@@ -123,7 +123,7 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
     ("arguments", "words"),
     [
         (["--config=configs/face_mb01.py:foo=1"], "config argument 'foo' is unknown; there are: data, operator"),
-        (["--config=configs/face_mb01.py:operator=conv"], "operator=conv is unknown; there are: tvconv, depthwise."),
+        (["--config=configs/face_mb01.py:operator=conv"], "operator=conv is unknown; there are: tvconv, depthwise,"),
         (["--config=configs/face_mb01.py", "--config.model.widht=1"], "unknown config key: widht Did you mean 'width'"),
         (["--config=configs/face_mb01.py", "--config.model.width=x"], "could not convert string to float: 'x'"),
         (["--config=configs/face_mb99.py"], "No such file or directory: 'configs/face_mb99.py'"),

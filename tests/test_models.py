@@ -169,12 +169,15 @@ def test_stages_choose_where_the_operator_goes():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ({"name": "mobilenet"}, "model 'mobilenet' is unknown; there are: mobilenetv2, shufflenetv2, deeplabv3plus."),
+        (
+            {"name": "mobilenet"},
+            "model 'mobilenet' is unknown; there are: mobilenetv2, shufflenetv2, mlp_mixer, deeplabv3plus.",
+        ),
         (
             {"name": "mobilenetv2", "width": 0.4},
             "mobilenetv2 width 0.4 is unknown; there are: 0.1, 0.2, 0.3, 0.5, 1.0.",
         ),
-        ({"name": "mobilenetv2", "operator": "conv"}, "operator 'conv' is unknown; there are: tvconv, depthwise."),
+        ({"name": "mobilenetv2", "operator": "conv"}, "operator 'conv' is unknown; there are: tvconv, depthwise, cond"),
         ({"name": "mobilenetv2", "stages": (0,)}, "mobilenetv2 stage 0 is unknown"),
         ({"name": "mobilenetv2", "hidden": 3}, "field 'hidden' is unknown; there are: width, operator"),
     ],

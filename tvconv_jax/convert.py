@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
+from tvconv_jax.models.blocks import Pointwise
 from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
@@ -120,7 +121,13 @@ def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Te
 BLOCKS = [(stage, row[0]) for stage, row in enumerate(STAGES, start=1) for _ in range(row[2])]
 
 
+def _check_pointwise(model: nn.Module) -> None:
+    if model.pointwise is not Pointwise:
+        raise ValueError("a model with pointwise experts has no counterpart in the reference; plain 1x1 ones do.")
+
+
 def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
+    _check_pointwise(model)
     yield from conv_norm("features.0", ("stem",), CONV)
     for i, (stage, expansion) in enumerate(BLOCKS, start=1):
         yield from inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, _operator(model, stage))
@@ -148,6 +155,7 @@ def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
 
 
 def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
+    _check_pointwise(model)
     yield Layer("conv1.0", ("stem", "conv"), CONV)
     yield Layer("conv1.1", ("stem", "norm"), NORM)
     for stage, units in enumerate(UNITS, start=2):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from tvconv_jax.layers import GENERATOR_NAMES, WeightGenerator
+from tvconv_jax.operators.tvconv_linear import linear_map
 
 
 @jax.tree_util.register_pytree_node_class
@@ -48,7 +49,8 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
     """Computes every weight that a generator yields and drops the generators.
 
     Args:
-        model: Any linen module that holds :class:`tvconv_jax.TVConv` layers, at any depth; also one with none.
+        model: Any linen module that holds :class:`tvconv_jax.TVConv` layers, or their linear or low-rank kin, at any
+            depth; also one with none. What depends on the input stays as it is.
         variables: What ``model.init`` or training gave: ``params`` and other collections.
 
     Returns:
@@ -83,12 +85,14 @@ def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
 
 
 def _generate(name: str, params: Mapping[str, Any]) -> jax.Array | None:
-    """What the generator of that name in a TVConv's parameters yields; ``None`` if it is none.
+    """What the generator of that name in an operator's parameters yields; ``None`` if it is none.
 
     All that a generator needs stands in its parameters and its name.
     """
+    if name in ("weights_linear", "bias_linear"):
+        return linear_map(params["affinity"], params[name])
     for padding, suffix in GENERATOR_NAMES.items():
-        if name in (f"weights_{suffix}", f"bias_{suffix}"):
+        if name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}"):
             own = params[name]
             generator = WeightGenerator(
                 features=own["out"]["kernel"].shape[3:],

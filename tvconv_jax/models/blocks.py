@@ -104,6 +104,7 @@ class ConvNorm(nn.Module):
         dilation: Step between the positions that its taps see.
         padding: Zeros on each side; ``None`` keeps the grid.
         kernel_init: What the kernel starts from.
+        pointwise: Makes the convolution where ``kernel_size`` is 1: called as ``pointwise(features, kernel_init=...)``.
     """
 
     features: int
@@ -113,11 +114,12 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     padding: int | None = None
     kernel_init: nn.initializers.Initializer = kaiming_normal
+    pointwise: ConvFactory = Pointwise
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.kernel_size == 1:
-            x = Pointwise(self.features, self.kernel_init, name="conv")(x)
+            x = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")(x)
         else:
             x = Conv(
                 self.features,

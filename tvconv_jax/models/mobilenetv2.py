@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, Pointwise
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
 STAGES = (
@@ -39,6 +39,7 @@ class InvertedResidual(nn.Module):
         conv: Makes the spatial operator.
         margin: Zeros put around the input before it is expanded, for an operator that does not pad (DeepLab).
         kernel_init: What the 1x1 convolutions start from.
+        pointwise: Makes the 1x1 convolutions.
     """
 
     features: int
@@ -47,10 +48,11 @@ class InvertedResidual(nn.Module):
     conv: ConvFactory
     margin: int = 0
     kernel_init: nn.initializers.Initializer = kaiming_normal
+    pointwise: ConvFactory = Pointwise
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        pointwise = functools.partial(ConvNorm, kernel_init=self.kernel_init)
+        pointwise = functools.partial(ConvNorm, kernel_init=self.kernel_init, pointwise=self.pointwise)
         y = jnp.pad(x, ((0, 0), *[(self.margin, self.margin)] * 2, (0, 0)))
         if self.expansion != 1:
             y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
@@ -68,8 +70,10 @@ class MobileNetV2(nn.Module):
     Attributes:
         width: Multiplies the channels.
         conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv``; the others keep the depthwise one.
+        stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv`` and ``pointwise``; the others keep the
+            depthwise and the plain 1x1 convolution.
         embedding_size: Size of the embedding.
+        pointwise: Makes the 1x1 convolutions of the chosen stages.
 
     Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
     """
@@ -78,19 +82,21 @@ class MobileNetV2(nn.Module):
     conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
     embedding_size: int = 512
+    pointwise: ConvFactory = Pointwise
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         x = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")(images, train=train)
         index = 1
         for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
-            conv = self.conv if stage in self.stages else DepthwiseConv
+            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
             for i in range(blocks):
                 block = InvertedResidual(
                     scaled(channels, self.width),
                     expansion,
                     strides if i == 0 else 1,
                     conv,
+                    pointwise=pointwise,
                     name=f"block_{index}",
                 )
                 x, index = block(x, train=train), index + 1

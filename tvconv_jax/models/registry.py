@@ -7,7 +7,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from tvconv_jax.layers import DepthwiseConv, TVConv
-from tvconv_jax.models import deeplabv3plus, mobilenetv2, shufflenetv2
+from tvconv_jax.models import deeplabv3plus, mlp_mixer, mobilenetv2, shufflenetv2
+from tvconv_jax.operators.axial import Axial
+from tvconv_jax.operators.condconv import CondConv
+from tvconv_jax.operators.ddf import DDF
+from tvconv_jax.operators.dyconv_dw import DyConvDW
+from tvconv_jax.operators.dyconv_pw import DyConvPW
+from tvconv_jax.operators.involution import Involution
+from tvconv_jax.operators.locally_connected import LocallyConnected
+from tvconv_jax.operators.sasa import SASA
+from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
+from tvconv_jax.operators.weightnet import WeightNet
 
 
 class Model(NamedTuple):
@@ -18,38 +30,64 @@ class Model(NamedTuple):
         widths: Multipliers of the channels.
         stages: Stages that can get the operator; none where it goes into one fixed place.
         fields: Fields of its own.
-        baseline: What operator ``"baseline"`` means, where there is one.
+        places: Its fields that take an operator: ``"conv"``, ``"pointwise"``.
+        baseline: What operator ``"baseline"`` means, where there is one: the model with no operator handed in.
     """
 
     module: type[nn.Module]
     widths: tuple[float, ...]
     stages: tuple[int, ...]
     fields: tuple[str, ...]
+    places: tuple[str, ...] = ("conv", "pointwise")
     baseline: bool = False
 
 
+class Operator(NamedTuple):
+    """An operator that models take.
+
+    Attributes:
+        module: Its linen module.
+        fields: The fields of :func:`create_model` that it takes.
+        place: Which field of the model it goes to.
+        last_stages: How many of the last stages get it, unless ``stages`` says which; ``None``: all.
+    """
+
+    module: type[nn.Module]
+    fields: tuple[str, ...]
+    place: str = "conv"
+    last_stages: int | None = None
+
+
+FACE = ("embedding_size",)
 MODELS = {
-    "mobilenetv2": Model(mobilenetv2.MobileNetV2, mobilenetv2.WIDTHS, (1, 2, 3, 4, 5, 6, 7), ("embedding_size",)),
-    "shufflenetv2": Model(shufflenetv2.ShuffleNetV2, shufflenetv2.WIDTHS, (2, 3, 4), ("embedding_size",)),
-    "deeplabv3plus": Model(deeplabv3plus.DeepLabV3Plus, (1.0,), (), ("num_classes", "output_stride"), baseline=True),
+    "mobilenetv2": Model(mobilenetv2.MobileNetV2, mobilenetv2.WIDTHS, (1, 2, 3, 4, 5, 6, 7), FACE),
+    "shufflenetv2": Model(shufflenetv2.ShuffleNetV2, shufflenetv2.WIDTHS, (2, 3, 4), FACE),
+    "mlp_mixer": Model(mlp_mixer.MlpMixer, mlp_mixer.WIDTHS, (), ("patch_size", "layers", *FACE), (), baseline=True),
+    "deeplabv3plus": Model(
+        deeplabv3plus.DeepLabV3Plus, (1.0,), (), ("num_classes", "output_stride"), ("conv",), baseline=True
+    ),
 }
 
-# name: (module, the fields of create_model that it takes)
+GENERATOR = ("affinity_channels", "hidden_channels", "hidden_layers", "use_bias", "generator_padding")
+ATTENTION = ("experts", "reduction", "temperature")
 OPERATORS = {
-    "tvconv": (
-        TVConv,
-        (
-            "affinity_channels",
-            "hidden_channels",
-            "hidden_layers",
-            "use_bias",
-            "generator_padding",
-            "implementation",
-        ),
-    ),
-    "depthwise": (DepthwiseConv, ("use_bias",)),
+    "tvconv": Operator(TVConv, (*GENERATOR, "implementation")),
+    "depthwise": Operator(DepthwiseConv, ("use_bias",)),
+    "condconv": Operator(CondConv, ("experts", "use_bias")),
+    "weightnet": Operator(WeightNet, ("use_bias",)),
+    "dyconv_dw": Operator(DyConvDW, (*ATTENTION, "use_bias")),
+    "dyconv_pw": Operator(DyConvPW, ATTENTION, place="pointwise"),
+    "involution": Operator(Involution, ("reduction", "group_channels")),
+    "ddf": Operator(DDF, ("squeeze",)),
+    # The paper compares with attention in the last three stages only: on large grids it costs too much.
+    "sasa": Operator(SASA, ("heads",), last_stages=3),
+    "axial": Operator(Axial, ("heads",), last_stages=3),
+    "locally_connected": Operator(LocallyConnected, ("use_bias",)),
+    "tvconv_linear": Operator(TVConvLinear, ("affinity_channels", "use_bias")),
+    "tvconv_lowrank": Operator(TVConvLowrank, ("rank", *GENERATOR)),
+    "tvconv_dynamic": Operator(TVConvDynamic, GENERATOR),
 }
-FIELDS = tuple(dict.fromkeys(field for _, fields in OPERATORS.values() for field in fields))
+FIELDS = tuple(dict.fromkeys(field for operator in OPERATORS.values() for field in operator.fields))
 
 
 def list_models() -> dict[str, tuple[float, ...]]:
@@ -59,30 +97,34 @@ def list_models() -> dict[str, tuple[float, ...]]:
 
 def list_operators(name: str) -> tuple[str, ...]:
     """Operators that :func:`create_model` takes for a model."""
-    return (("baseline",) if MODELS[name].baseline else ()) + tuple(OPERATORS)
+    model = MODELS[name]
+    fitting = tuple(operator for operator, row in OPERATORS.items() if row.place in model.places)
+    return (("baseline",) if model.baseline else ()) + fitting
 
 
 def create_model(
     name: str,
     *,
     width: float = 1.0,
-    operator: str = "tvconv",
+    operator: str | None = None,
     stages: Sequence[int] | None = None,
     **fields: Any,
 ) -> nn.Module:
     """Builds a model by name.
 
     Args:
-        name: ``"mobilenetv2"``, ``"shufflenetv2"`` or ``"deeplabv3plus"``.
+        name: ``"mobilenetv2"``, ``"shufflenetv2"``, ``"mlp_mixer"`` or ``"deeplabv3plus"``.
         width: Multiplier of the channels, one of ``list_models()[name]``.
-        operator: Spatial operator, ``"tvconv"`` or ``"depthwise"``; for DeepLabV3+ also ``"baseline"``, its
-            atrous convolutions.
+        operator: Spatial operator, one of ``list_operators(name)``: ``"tvconv"``, ``"depthwise"`` and those of
+            :mod:`tvconv_jax.operators`; for DeepLabV3+ also ``"baseline"``, its atrous convolutions. MLP-Mixer takes
+            none, only ``"baseline"``. ``None``: ``"tvconv"`` where there is one.
         stages: Stages that get ``operator`` (MobileNetV2 1-7, ShuffleNetV2 2-4); the others keep the depthwise
-            convolution. ``None``: all. In DeepLabV3+ it goes into the pyramid of its head.
-        **fields: Of the model: ``embedding_size=512``; for DeepLabV3+ ``num_classes=2``, ``output_stride=16`` (or
-            8). Of the operator: ``affinity_channels``, ``hidden_channels``, ``hidden_layers``, ``use_bias``,
-            ``generator_padding``, ``implementation`` (see :class:`tvconv_jax.TVConv`). An operator gets those
-            that it has, so one call, with another ``operator``, compares two of them.
+            convolution. ``None``: all, but the last three for ``"sasa"`` and ``"axial"``. In DeepLabV3+ it goes into
+            the pyramid of its head.
+        **fields: Of the model: ``embedding_size=512``; for MLP-Mixer ``patch_size=8``, ``layers=8``; for DeepLabV3+
+            ``num_classes=2``, ``output_stride=16`` (or 8). Of the operator: those in its row of ``OPERATORS``, which
+            its module describes. An operator gets those that it has, so one call, with another ``operator``,
+            compares two of them.
 
     Returns:
         A linen module: ``model.init(key, images, train=False)``, ``model.apply(variables, images, train=False)``
@@ -93,6 +135,8 @@ def create_model(
     """
     _check_choice("model", name, MODELS)
     model = MODELS[name]
+    if operator is None:
+        operator = "tvconv" if model.places else "baseline"
     _check_choice(f"{name} operator" if model.baseline else "operator", operator, list_operators(name))
     _check_choice(f"{name} width", width, model.widths)
     placed = ("stages",) if model.stages else ()
@@ -101,19 +145,18 @@ def create_model(
     own = {key: value for key, value in fields.items() if key in model.fields}
     if "output_stride" in own:
         _check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
+    row = OPERATORS.get(operator)
     if model.stages:
-        own |= {"width": width, "stages": model.stages if stages is None else tuple(stages)}
+        default = model.stages[-row.last_stages :] if row.last_stages else model.stages
+        own["stages"] = default if stages is None else tuple(stages)
         for stage in own["stages"]:
             _check_choice(f"{name} stage", stage, model.stages)
-    return model.module(conv=_conv(operator, fields), **own)
-
-
-def _conv(operator: str, fields: dict[str, Any]) -> Any:
-    """Makes the operator; ``None`` for the model's own."""
-    if operator not in OPERATORS:
-        return None
-    layer, layer_fields = OPERATORS[operator]
-    return functools.partial(layer, **{key: value for key, value in fields.items() if key in layer_fields})
+    if len(model.widths) > 1:
+        own["width"] = width
+    if row:
+        given = {key: value for key, value in fields.items() if key in row.fields}
+        own[row.place] = functools.partial(row.module, **given)
+    return model.module(**own)
 
 
 def _check_choice(what: str, value: Any, choices: Any) -> None:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
 CHANNELS = {
@@ -31,21 +31,23 @@ class Branch(nn.Module):
         features: Channels of the output.
         strides: Strides of the spatial operator.
         conv: Makes the spatial operator.
+        pointwise: Makes the 1x1 convolutions.
         expand: Whether the first 1x1 convolution is there.
     """
 
     features: int
     strides: int
     conv: ConvFactory
+    pointwise: ConvFactory
     expand: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.expand:
-            x = ConvNorm(self.features, "relu", name="expand")(x, train=train)
+            x = ConvNorm(self.features, "relu", pointwise=self.pointwise, name="expand")(x, train=train)
         x = self.conv(strides=self.strides, name="conv")(x)
         x = BatchNorm(name="norm")(x, train=train)
-        return ConvNorm(self.features, "relu", name="project")(x, train=train)
+        return ConvNorm(self.features, "relu", pointwise=self.pointwise, name="project")(x, train=train)
 
 
 class Unit(nn.Module):
@@ -55,20 +57,23 @@ class Unit(nn.Module):
         features: Channels of the output.
         strides: 1 or 2.
         conv: Makes the spatial operators.
+        pointwise: Makes the 1x1 convolutions.
     """
 
     features: int
     strides: int
     conv: ConvFactory
+    pointwise: ConvFactory
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         half = self.features // 2
-        branch = Branch(half, self.strides, self.conv, name="branch")
+        branch = Branch(half, self.strides, self.conv, self.pointwise, name="branch")
         if self.strides == 1:
             kept, x = jnp.split(x, 2, axis=-1)
         else:
-            kept = Branch(half, self.strides, self.conv, expand=False, name="shortcut")(x, train=train)
+            shortcut = Branch(half, self.strides, self.conv, self.pointwise, expand=False, name="shortcut")
+            kept = shortcut(x, train=train)
         return shuffle(jnp.concatenate([kept, branch(x, train=train)], axis=-1))
 
 
@@ -78,8 +83,10 @@ class ShuffleNetV2(nn.Module):
     Attributes:
         width: 0.5, 1.0 or 1.5.
         conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 2-4 get ``conv``; the others keep the depthwise one.
+        stages: Which of the stages 2-4 get ``conv`` and ``pointwise``; the others keep the depthwise and the plain
+            1x1 convolution.
         embedding_size: Size of the embedding.
+        pointwise: Makes the 1x1 convolutions of the chosen stages.
 
     Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
     """
@@ -88,6 +95,7 @@ class ShuffleNetV2(nn.Module):
     conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (2, 3, 4)
     embedding_size: int = 512
+    pointwise: ConvFactory = Pointwise
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -95,9 +103,9 @@ class ShuffleNetV2(nn.Module):
         x = ConvNorm(stem, "relu", kernel_size=3, name="stem")(images, train=train)
         x = MaxPool(name="pool")(x)
         for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
-            conv = self.conv if stage in self.stages else DepthwiseConv
+            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
             for i in range(units):
-                unit = Unit(features, 2 if i == 0 else 1, conv, name=f"stage{stage}_{i}")
+                unit = Unit(features, 2 if i == 0 else 1, conv, pointwise, name=f"stage{stage}_{i}")
                 x = unit(x, train=train)
         x = ConvNorm(last, "relu", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import list_operators
+from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
@@ -13,8 +13,8 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     """The face job.
 
     Args:
-        arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=tvconv|depthwise``, ``image_size``, ``epochs``,
-            ``batch_size``, ``seed``, ``smoke`` (seconds, to see that everything runs).
+        arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=`` one of ``list_operators(model)``,
+            ``image_size``, ``epochs``, ``batch_size``, ``seed``, ``smoke`` (seconds, to see that everything runs).
         model: Name of the model.
         width: Its width.
 
@@ -27,11 +27,12 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     """
     embedded = {"image_size": 48, "epochs": 4.0, "batch_size": 64}
     folder = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
+    operators = list_operators(model)
     given = parse_arguments(
         arg,
         {
             "data": Argument(str, "embedded", ("embedded", "folder", "casia")),
-            "operator": Argument(str, "tvconv", list_operators(model)),
+            "operator": Argument(str, operators[0], operators),
             "image_size": Argument(int, None),
             "epochs": Argument(float, None),
             "batch_size": Argument(int, None),
@@ -56,7 +57,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "name": model,
                 "width": width,
                 "operator": given["operator"],
-                "stages": (1,) if given["smoke"] else None,
+                "stages": (MODELS[model].stages[:1] or None) if given["smoke"] else None,
                 "affinity_channels": 4,
                 "hidden_channels": 8 if given["smoke"] else 64,
                 "hidden_layers": 1 if given["smoke"] else 3,

@@ -1,0 +1,91 @@
+"""MLP-Mixer for aligned faces: no convolution, one product along the positions, one along the channels."""
+
+import flax.linen as nn
+import jax
+
+from tvconv_jax.models.blocks import EmbeddingHead
+from tvconv_jax.models.mobilenetv2 import scaled
+
+# Of Mixer-S, which width 1 is: channels, hidden channels of the products along positions and along channels.
+CHANNELS, HIDDEN_POSITIONS, HIDDEN_CHANNELS = 512, 256, 2048
+WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``.
+
+    Attributes:
+        hidden: Features in between.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.gelu(nn.Dense(self.hidden, dtype=x.dtype, name="expand")(x))
+        return nn.Dense(x.shape[-1], dtype=x.dtype, name="project")(y)
+
+
+class MixerBlock(nn.Module):
+    """Mixes the positions of every channel, then the channels of every position: ``[n, s, c]`` -> ``[n, s, c]``.
+
+    Attributes:
+        positions: Hidden features of the first.
+        channels: Hidden features of the second.
+    """
+
+    positions: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.LayerNorm(dtype=x.dtype, name="norm_positions")(x).swapaxes(1, 2)
+        x = x + Mlp(self.positions, name="positions")(y).swapaxes(1, 2)
+        return x + Mlp(self.channels, name="channels")(nn.LayerNorm(dtype=x.dtype, name="norm_channels")(x))
+
+
+class MlpMixer(nn.Module):
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+
+    The model belongs to one input size: it has a weight for every pair of positions.
+
+    Attributes:
+        width: Multiplies the channels and the hidden features.
+        patch_size: Side of the squares that become positions: 144 of them for a 96x96 input.
+        layers: Blocks.
+        embedding_size: Size of the embedding.
+
+    Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021, section 2 and Table 1,
+    https://arxiv.org/abs/2105.01601; authors' source: github.com/google-research/vision_transformer. Width 1 is their
+    Mixer-S but for patches of 8, because faces of 96x96 are small, and the head, which is the other face models'.
+    """
+
+    width: float = 1.0
+    patch_size: int = 8
+    layers: int = 8
+    embedding_size: int = 512
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        n, height, width, colours = images.shape
+        p = self.patch_size
+        if height % p or width % p:
+            raise ValueError(f"images are {height}x{width}; patch_size={p} must divide both sides: resize them.")
+        grid = (height // p, width // p)
+        x = images.reshape(n, grid[0], p, grid[1], p, colours).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
+        self._check_positions(x.shape[1])
+        x = nn.Dense(scaled(CHANNELS, self.width), dtype=x.dtype, name="stem")(x)
+        hidden = (scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width))
+        for i in range(self.layers):
+            x = MixerBlock(*hidden, name=f"block_{i}")(x)
+        x = nn.LayerNorm(dtype=x.dtype, name="norm")(x).reshape(n, *grid, -1)
+        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    def _check_positions(self, positions: int) -> None:
+        if self.layers and self.has_variable("params", "block_0"):
+            built = self.get_variable("params", "block_0")["positions"]["expand"]["kernel"].shape[0]
+            if built != positions:
+                raise ValueError(
+                    f"the model was built for {built} patches, but these images give {positions}; its weights belong "
+                    "to positions: resize the images or initialise anew."
+                )

@@ -1,0 +1,11 @@
+"""The operators that the paper compares TVConv with, its own limits, and one of ours; each takes TVConv's place.
+
+=====================  ===================================================================================
+per image dynamic      ``condconv``, ``weightnet``, ``dyconv_dw``, ``dyconv_pw``: one kernel an image
+per pixel dynamic      ``involution``, ``ddf``, ``tvconv_dynamic``: one kernel an image and pixel
+self-attention         ``sasa`` (local), ``axial`` (along h, then w)
+static, per pixel      ``locally_connected`` (Eq. 2), ``tvconv_linear`` (Eq. 3), ``tvconv_lowrank`` (ours)
+=====================  ===================================================================================
+
+No operator normalises over the batch: blocks call them without ``train``, and a norm follows each of them anyway.
+"""

@@ -1,0 +1,71 @@
+"""Linear TVConv: every pixel's kernel is a linear mix of a few, by its affinity maps.
+
+Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing", CVPR 2022,
+section 3.1, Eq. 3, https://arxiv.org/abs/2203.10489: ``W' = B' A'``, the decomposition that TVConv's
+weight-generating block makes non-linear.
+
+    W[i, j, t, c] = sum_a A[i, j, a] B[a, t, c]
+
+As in TVConv the maps start at 1. Every row of ``B`` is drawn as a depthwise kernel and divided by the root of their
+number, so that it starts exactly as a depthwise convolution starts. The paper does not say how it starts.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tvconv_jax.layers import kaiming_normal
+from tvconv_jax.operators.dynamic import check_call, check_grid, stacked
+from tvconv_jax.ops import output_grid, tv_conv
+
+
+def linear_map(affinity: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Values of every position, ``[ho, wo, a]``, ``[a, ...]`` -> ``[ho, wo, ...]``."""
+    return jnp.tensordot(affinity, kernel, axes=1)
+
+
+class TVConvLinear(nn.Module):
+    """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+
+    Attributes:
+        kernel_size: Odd side of the kernels.
+        strides: Step between output positions.
+        affinity_channels: Affinity maps, and rows of ``B``.
+        use_bias: Whether a bias per position and channel, made likewise, is added.
+        kernel_init: What the rows of ``B`` are drawn with.
+    """
+
+    kernel_size: int = 3
+    strides: int = 1
+    affinity_channels: int = 4
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_call(x, self.kernel_size)
+        values = self._values(output_grid(*x.shape[1:3], self.strides), x.shape[3])
+        y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
+        return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
+
+    def _values(self, grid: tuple[int, int], channels: int) -> dict[str, jax.Array]:
+        """``weights [ho, wo, k*k, c]`` and, with a bias, ``bias [ho, wo, c]``: frozen ones, else computed."""
+        names = ("weights", "bias") if self.use_bias else ("weights",)
+        if self.has_variable("frozen", "weights"):
+            values = {name: self.get_variable("frozen", name) for name in names}
+            check_grid(self, values["weights"].shape, grid)
+            return values
+        if self.has_variable("params", "affinity"):
+            check_grid(self, self.get_variable("params", "affinity").shape, grid)
+        maps, k = self.affinity_channels, self.kernel_size
+        affinity = self.param("affinity", nn.initializers.ones, (*grid, maps), jnp.float32)
+
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+            return stacked(self.kernel_init)(key, (maps, k, k, 1, channels), dtype).reshape(shape) * maps**-0.5
+
+        kernel = self.param("weights_linear", init, (maps, k * k, channels), jnp.float32)
+        values = {"weights": linear_map(affinity, kernel)}
+        if self.use_bias:
+            bias = self.param("bias_linear", nn.initializers.zeros, (maps, channels), jnp.float32)
+            values["bias"] = linear_map(affinity, bias)
+        return values

@@ -28,6 +28,7 @@ MARGIN = {"cup": 0.05, "disc": 0.10}
 def small(arguments="test_domain=1,epochs=30"):
     config = odoc_config(f"smoke,{arguments}")
     config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 30.0, 30, 100
+    config.eval.show = "Domain1/002.png"
     return config
 
 
@@ -59,6 +60,8 @@ def test_scores_of_every_picture_and_outlines_are_left(trained):
     assert np.isclose(np.mean([float(row["cup_dice"]) for row in rows]), results["cup"]["dice"], atol=1e-5)
     with Image.open(trained / "pictures.png") as picture:
         assert picture.size[0] > 4 * 224
+        # Three rows: the one asked for, the worst, and as many others as are left: none of four.
+        assert picture.size[1] > 2 * 224
 
 
 def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
@@ -118,6 +121,7 @@ def test_outlines_lie_on_the_masks_borders():
         ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
         ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
         ("data.per_domain", 0, "must be a positive multiple"),
+        ("eval.show", "Domain1/9.png", "eval.show 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_line(key, value, words):
@@ -177,7 +181,7 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--operators=conv"], "--operators: 'conv' is unknown; there are: baseline, tvconv, depthwise."),
+        (["--operators=conv"], "--operators: 'conv' is unknown; there are: baseline, tvconv, depthwise,"),
         (["--domains=7"], "--domains: 7 is unknown; there are: 1, 2, 3, 4."),
         (["--seeds=a"], "--seeds=a must be integers"),
         (["--config=configs/face_mb01.py"], "--config is of task 'face'"),

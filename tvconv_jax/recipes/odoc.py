@@ -88,6 +88,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "hd95": "pooled",
                 "empty": "100",
                 "pictures": 8,
+                "show": "",
             },
         }
     )

@@ -108,7 +108,7 @@ def write_results(
     same = [dices(one.picture._replace(pred=_resized(constant, one.picture.true.shape[:2]))) for one in found]
     _write_csv(workdir / "scores.csv", found)
     if config.eval.pictures:
-        _draw(workdir / "pictures.png", found, config.eval.pictures)
+        _draw(workdir / "pictures.png", found, config.eval.pictures, chosen_names(config.eval.show))
     write_json(
         workdir / "results.json",
         {
@@ -165,12 +165,19 @@ def _write_csv(path: Path, found: Sequence[Measured]) -> None:
             writer.writerow([one.picture.name, *(f"{value:.6f}" for scores in one.scores for value in scores)])
 
 
-def _draw(path: Path, found: Sequence[Measured], number: int) -> None:
-    """The worst pictures, worst first, and as many spread evenly over the others."""
+def chosen_names(text: str) -> list[str]:
+    """Names of ``eval.show``, ``"Domain4/000.png,Domain4/007.png"``."""
+    return [name for name in text.split(",") if name]
+
+
+def _draw(path: Path, found: Sequence[Measured], number: int, chosen: Sequence[str]) -> None:
+    """The pictures asked for, the worst, worst first, and as many spread evenly over the others."""
     order = sorted(found, key=lambda one: sum(scores.dice for scores in one.scores))
     worst, rest = order[:number], order[number:]
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
+    by_name = {one.picture.name: one for one in found}
     rows = {
+        "chosen": [_outlined(by_name[name]) for name in chosen],
         "the worst": [_outlined(one) for one in worst],
         "a sample of the others": [_outlined(one) for one in spread],
     }

@@ -16,7 +16,7 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
-from tvconv_jax.tasks.measured import Predicted, dices, measure, print_table, write_results
+from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.run import (
     check_choice,
     check_trained,
@@ -81,6 +81,9 @@ class SegmentationJob:
         else:
             self.data = fundus.load_embedded(config.data.size, cache_dir())
         self.train_sources = {d: s for d, s in self.data.train.items() if d != config.data.test_domain}
+        tested = fundus.names({0: self.data.test[config.data.test_domain]})
+        for name in chosen_names(config.eval.show):
+            check_choice("eval.show", name, tested)
         self.batch_size = config.data.per_domain * len(self.train_sources)
         check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)

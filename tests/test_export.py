@@ -1,0 +1,250 @@
+"""Export: the folded graph and every artifact answer as the JAX model does; what does not fit leaves nothing behind."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tvconv_jax import create_model
+from tvconv_jax.errors import UserError
+from tvconv_jax.export import artifacts, onnx_writer, torch_model, torch_writer
+from tvconv_jax.export.__main__ import main
+from tvconv_jax.export.fine_tuning import fine_tune
+from tvconv_jax.export.fold import fold
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.onnx_speed import runner
+from tvconv_jax.export.precision import rounded
+from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.training.checkpoint import Checkpoints
+
+TOLERANCE = 1e-4  # relative; float32 through 60 layers of random weights, in another order
+SMALL = {"hidden_channels": 4, "hidden_layers": 0}
+# name: (side, fields); every kind of node stands in one of them.
+MODELS = {
+    "mobilenetv2": (32, {"width": 0.1, "operator": "tvconv", "stages": (1, 2, 7), "use_bias": True, **SMALL}),
+    "shufflenetv2": (32, {"width": 0.5, "operator": "tvconv_lowrank", "rank": 2, **SMALL}),
+    "deeplabv3plus": (64, {"operator": "tvconv", **SMALL}),
+}
+
+
+def drawn(shape, scale=1.0):
+    return scale * np.random.RandomState(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def drawn_variable(name, shape):
+    """A variable as training might leave it; nothing is compiled to make it."""
+    if name in ("scale", "var"):
+        return 1 + 0.2 * np.square(drawn(shape))
+    spread = {"bias": 0.1, "mean": 0.1, "affinity": 0.3}.get(name, np.sqrt(2 / np.prod(shape[:-1])))
+    return drawn(shape, spread) + (name == "affinity")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folded(request):
+    """A model with statistics and maps as training leaves them, its graph, pictures, and its answers to them."""
+    side, fields = MODELS[request.param]
+    model, images = create_model(request.param, **fields), drawn((3, side, side, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
+    expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
+    return fold(model, variables, side), images, expected
+
+
+def relative(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def channels_first(array):
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
+
+
+def by_jax(graph, images):
+    return np.asarray(jax.jit(make_run(graph))(arrays_of(graph), images))
+
+
+def by_onnx(graph, images, **options):
+    return runner(onnx_writer.to_onnx(graph, "{}", output="y", **options))(channels_first(images))
+
+
+def by_torch(graph, images, path, **options):
+    path.write_bytes(torch_writer.to_safetensors(graph, {}, **options))
+    with torch.inference_mode():
+        return torch_model.load(path)(torch.from_numpy(channels_first(images))).numpy()
+
+
+def test_folding_changes_nothing_but_rounding(folded):
+    graph, images, expected = folded
+    assert relative(by_jax(graph, images), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("lowering", onnx_writer.LOWERINGS)
+def test_onnx_answers_alike_in_any_batch(folded, lowering):
+    graph, images, expected = folded
+    assert relative(by_onnx(graph, images, lowering=lowering), channels_first(expected)) < TOLERANCE
+    assert relative(by_onnx(graph, images[:1], lowering=lowering), channels_first(expected[:1])) < TOLERANCE
+
+
+def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
+    graph, images, expected = folded
+    assert relative(by_torch(graph, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
+    torch_writer.write_module(tmp_path)
+    imports = [line for line in (tmp_path / "model.py").read_text().splitlines() if "import " in line[:20]]
+    assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_fewer_bits_are_exactly_what_the_rounded_graph_says(folded, precision, tmp_path):
+    graph, images, expected = folded
+    small = rounded(graph, precision)
+    ours = channels_first(by_jax(small, images))
+    found = {
+        "onnx": by_onnx(small, images, precision=precision),
+        "slices": by_onnx(small, images, precision=precision, lowering="slices"),
+        "torch": by_torch(small, images, tmp_path / "m.safetensors", precision=precision),
+    }
+    for runtime, answers in found.items():
+        assert relative(answers, ours) < TOLERANCE, runtime
+    assert relative(ours, channels_first(expected)) > TOLERANCE  # it is not the exact model any more
+    sizes = [len(torch_writer.to_safetensors(rounded(graph, p), {}, precision=p)) for p in ("float32", precision)]
+    assert sizes[0] / sizes[1] > {"float16": 1.8, "int8": 2.9}[precision]
+
+
+def test_full_rank_is_exact_and_less_is_the_best_approximation():
+    weights = drawn((5, 4, 9, 3))
+    graph = Graph(5)
+    graph.shapes[0] = (5, 4, 3)
+    graph.add("per_pixel", 0, arrays={"weights": weights, "bias": drawn((3,))}, strides=1, activation="identity")
+
+    def field(graph):
+        (node,) = graph.nodes
+        terms = np.einsum("rhwc,rijc->hwijc", node.arrays["gains"], node.arrays["kernels"])
+        return terms.reshape(weights.shape)
+
+    np.testing.assert_allclose(field(truncate(graph, 9)[0]), weights, atol=1e-5)
+    lower, (kept,) = truncate(graph, 2)
+    lost = np.square(field(lower) - weights).sum((0, 1, 2)) / np.square(weights).sum((0, 1, 2))
+    np.testing.assert_allclose(1 - kept, lost, atol=1e-5)
+    values = np.linalg.svd(weights[..., 0].reshape(20, 9), compute_uv=False)
+    np.testing.assert_allclose(kept[0], np.square(values[:2]).sum() / np.square(values).sum(), rtol=1e-5)
+
+
+def test_a_truncated_model_is_the_jax_model_with_truncated_kernels(folded, tmp_path):
+    """The same kernels, once as a sum of gains times depthwise convolutions, once as a kernel a pixel."""
+    graph, images, _ = folded
+    lower, kept = truncate(graph, 1)
+
+    def whole(node):
+        if node.kind != "low_rank" or len(node.arrays["kernels"]) > 1:
+            return node
+        gains, kernels = node.arrays["gains"][0], node.arrays["kernels"][0]
+        weights = gains[:, :, None] * kernels.reshape(1, 1, -1, kernels.shape[2])
+        return node._replace(kind="per_pixel", arrays={"weights": weights, "bias": node.arrays["bias"]})
+
+    expected = by_jax(lower.map(whole), images)
+    assert relative(by_onnx(lower, images), channels_first(expected)) < TOLERANCE
+    assert relative(by_torch(lower, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
+    assert all(np.all((0 < share) & (share <= 1)) for share in kept)
+
+
+def test_fine_tuning_brings_a_truncated_graph_closer():
+    graph = Graph(6)
+    arrays = {"weights": drawn((6, 6, 9, 3)), "bias": np.zeros(3, np.float32)}
+    x = graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
+    graph.add("linear", graph.add("mean", x, keep_grid=False), arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
+    lower, _ = truncate(graph, 1)
+    random = np.random.default_rng(0)
+    batches = (random.integers(0, 255, (16, 6, 6, 3), np.uint8) for _ in itertools.count())
+    exact, arrays = make_run(graph), arrays_of(graph)
+    with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
+        tuned = fine_tune(lower, lambda images: exact(arrays, images), batches, steps=200, learning_rate=1e-2)
+    images = drawn((32, 6, 6, 3))
+    before, after = (relative(by_jax(g, images), by_jax(graph, images)) for g in (lower, tuned))
+    assert after < 0.7 * before
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir with a checkpoint of the state before the first step."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = face_config("smoke", model="mobilenetv2", width=0.1)
+    job = FaceJob(config)
+    (workdir / "config.json").write_text(config.to_json())
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
+    return workdir
+
+
+def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    main([f"--workdir={run}", f"--out={out}", "--rank=1", "--precision=float16"])
+    printed = capsys.readouterr().out
+    names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "check.npz"}
+    assert {path.name for path in out.iterdir()} == names
+    assert "rank 1; energy kept" in printed and "the same person: cosine above" in printed
+    model = onnx.load(out / "model.onnx")
+    assert (model.ir_version, model.opset_import[0].version) == (8, 17)
+    metadata = json.loads(model.metadata_props[0].value)
+    same, _ = torch_model.read(out / "model.safetensors")
+    for one in (metadata, same):
+        assert one["rank"] == "1" and one["input"]["colour"] == "RGB" and one["config"]["task"] == "face"
+        assert one["thresholds"]["squared_l2"] == pytest.approx(2 - 2 * one["thresholds"]["cosine"])
+        sets = [one["accuracy"][name] for name in ("light", "expression", "pose", "occlusion")]
+        assert one["accuracy"]["mean"] == pytest.approx(np.mean(sets))
+    with np.load(out / "check.npz") as check:
+        answers = runner(out / "model.onnx")(check["images"])
+        assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
+
+
+def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.onnx").write_text("the one before")
+    monkeypatch.setattr(onnx_writer, "LOWERINGS", ("slices",))
+    monkeypatch.setattr(onnx_writer.Writer, "_activated", lambda self, x, activation: x)
+    with pytest.raises(SystemExit) as end:
+        main([f"--workdir={run}", f"--out={out}", "--formats=onnx"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "model.onnx differs from the JAX model by" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "model.onnx").read_text() == "the one before" and len(list(out.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workdir=nowhere"], "nowhere holds no run (config.json); name a workdir of tvconv_jax.main."),
+        (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
+        (["--workdir={run}", "--rank=0"], "'0' must be exact, auto, or a number of terms"),
+        (["--workdir={run}", "--best"], "holds no best checkpoint"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, arguments, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*(argument.format(run=run) for argument in arguments), f"--out={tmp_path / 'out'}"])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_operator_that_depends_on_the_picture_is_refused():
+    model = create_model("mobilenetv2", width=0.1, operator="involution")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes)
+    with pytest.raises(UserError, match="makes its kernels from the picture; nothing to freeze"):
+        fold(model, variables, 32)
+
+
+@pytest.mark.parametrize("data", [b"", b"junk" * 9, b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_damaged_file_is_one_line(data, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not a model exported by tvconv_jax, or is cut off"):
+        torch_model.load(path)

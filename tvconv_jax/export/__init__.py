@@ -1,0 +1,1 @@
+"""Trained models as artifacts for other runtimes: frozen, folded, checked against the JAX model."""

@@ -1,0 +1,76 @@
+"""Exports the model of a workdir to ONNX, PyTorch and a native engine.
+
+    python -m tvconv_jax.export --workdir=runs/a --formats=onnx,torch --out=runs/a/export
+    python -m tvconv_jax.export --workdir=runs/a --rank=auto --precision=float16 --out=runs/a/small
+
+Every file is run on pictures of the run and compared with the JAX model before it is kept.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvconv_jax.errors import UserError
+
+
+def _formats(text: str) -> list[str]:
+    from tvconv_jax.export.artifacts import FORMATS  # late, so that --help is quick
+
+    names = text.split(",")
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are: {', '.join(FORMATS)}")
+    return names
+
+
+def _rank(text: str) -> str:
+    if text in ("exact", "auto") or (text.isdigit() and int(text) > 0):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} must be exact, auto, or a number of terms: 1, 2, ...")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--workdir", type=Path, required=True, help="a run of tvconv_jax.main")
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
+    add("--rank", type=_rank, default="exact", help="of per-pixel kernels: exact (default), 1, 2, ..., auto")
+    add("--max-loss", type=float, default=0.2, help="points of mean accuracy that auto may lose; default 0.2")
+    add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
+    add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
+    add("--best", action="store_true", help="takes the best checkpoint, not the last")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    args = _parser().parse_args(argv)
+    from tvconv_jax.export.exporting import export
+
+    try:
+        print(
+            export(
+                args.workdir,
+                args.out.expanduser().absolute(),
+                formats=args.formats,
+                rank=args.rank,
+                max_loss=args.max_loss,
+                fine_tune_steps=args.fine_tune,
+                precision=args.precision,
+                best=args.best,
+            )
+        )
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Writes a graph in every format wanted, runs each file on pictures, and keeps all of them or none."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.precision import Precision
+
+FORMATS = ("onnx", "torch", "native")
+# Largest difference that an artifact may have: of normalised embeddings; of logits, relative to the largest.
+TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
+CHECKED = 8  # pictures kept in check.npz, for the check on the device
+
+# images [n, 3, s, s] -> [n, d], or [n, classes, h, w]
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class Artifact(NamedTuple):
+    """A file that was written and ran.
+
+    Attributes:
+        file: Its name.
+        size: Bytes.
+        difference: Largest, from the JAX model.
+        note: How it was written.
+    """
+
+    file: str
+    size: int
+    difference: float
+    note: str
+
+
+def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference: of embeddings brought to unit length, of logits relative to the largest logit."""
+    if found.shape != expected.shape or not np.all(np.isfinite(found)):
+        return float("inf")
+    if output == "embeddings":
+        found, expected = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, expected))
+        return float(np.abs(found - expected).max())
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def write(
+    out: Path,
+    graph: Graph,
+    metadata: dict[str, Any],
+    *,
+    formats: Sequence[str],
+    precision: Precision,
+    images: np.ndarray,
+    expected: np.ndarray,
+) -> list[Artifact]:
+    """Writes artifacts and ``check.npz`` into a folder, once all of them answer as they should.
+
+    Args:
+        out: The folder; files of the same names are replaced.
+        graph: What to write.
+        metadata: Kept in every artifact.
+        formats: Of ``FORMATS``.
+        precision: In which weights are stored.
+        images: Normalised pictures of the run, ``[n, 3, s, s]``.
+        expected: What the JAX model answers, ``[n, d]`` or ``[n, classes, h, w]``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: If an artifact answers otherwise; nothing is left behind then.
+    """
+    output = metadata["output"]["name"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as part:
+        folder, found = Path(part), []
+        for name in formats:
+            for file, note, run in WRITERS[name](folder, graph, metadata, precision):
+                worst = difference(output, _answers(run, images), expected)
+                if not worst <= TOLERANCES[output]:
+                    raise UserError(
+                        f"{file} differs from the JAX model by {worst:.1e}, more than {TOLERANCES[output]:.0e}; "
+                        f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
+                    )
+                found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
+        np.savez(folder / "check.npz", **{"images": images[:CHECKED], output: expected[:CHECKED]})
+        _publish(folder, out)
+    return found
+
+
+def _answers(run: Run, images: np.ndarray) -> np.ndarray:
+    """One picture alone, the others sixteen at a time: an artifact takes any batch."""
+    return np.concatenate([run(images[:1]), *(run(images[i : i + 16]) for i in range(1, len(images), 16))])
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Moves every file, each whole or not at all."""
+    out.mkdir(exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        os.replace(path, out / path.name)
+
+
+def _write_onnx(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
+    try:
+        from tvconv_jax.export import onnx_speed, onnx_writer
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    choices = onnx_writer.LOWERINGS if any(node.kind == "per_pixel" for node in graph.nodes) else ("",)
+    written = {}
+    for lowering in choices:
+        text = json.dumps({**metadata, "lowering": lowering})
+        written[lowering] = onnx_writer.to_onnx(
+            graph, text, lowering=lowering, precision=precision, output=metadata["output"]["name"]
+        )
+    fastest, rates = onnx_speed.fastest(written, metadata["input"]["shape"][1:])
+    (folder / "model.onnx").write_bytes(written[fastest])
+    return [("model.onnx", rates, onnx_speed.runner(folder / "model.onnx"))]
+
+
+def _write_torch(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
+    try:
+        import torch
+
+        from tvconv_jax.export import torch_model, torch_writer
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+
+    def runner(module: torch.nn.Module) -> Run:
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return module(torch.from_numpy(images)).numpy()
+
+        return run
+
+    weights, program = folder / "model.safetensors", folder / "model.pt2"
+    weights.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
+    torch_writer.write_module(folder)
+    torch_writer.write_program(weights, program, graph.shapes[0][0])
+    return [
+        (weights.name, "for model.py", runner(torch_model.load(weights))),
+        (program.name, "torch.export", runner(torch.export.load(program).module())),
+    ]
+
+
+def _write_native(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
+    from tvconv_jax.export import native, torch_writer
+
+    weights = folder / "model.safetensors"
+    weights.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
+    for name in ("native.py", "native.cpp"):
+        shutil.copyfile(Path(native.__file__).with_name(name), folder / name)
+    return [(weights.name, "for native.py", native.load(weights))]
+
+
+def _missing(error: ModuleNotFoundError) -> UserError:
+    return UserError(f"{error.name} is not installed; exporting needs it: pip install 'tvconv_jax[export]'.")
+
+
+WRITERS = {"onnx": _write_onnx, "torch": _write_torch, "native": _write_native}

@@ -1,0 +1,180 @@
+"""The way from a workdir to artifacts: restore, fold, truncate, fine-tune, round, write, check."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.export import trained
+from tvconv_jax.export.artifacts import TOLERANCES, Artifact, difference, write
+from tvconv_jax.export.fine_tuning import fine_tune
+from tvconv_jax.export.fold import fold
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.precision import Precision, rounded
+from tvconv_jax.export.trained import Accuracy, Embed, Trained
+from tvconv_jax.tasks.run import normalise
+from tvconv_jax.version import versions
+
+NORMALISATION = "(x / 255 - 0.5) / 0.5"
+
+
+def export(
+    workdir: Path,
+    out: Path,
+    *,
+    formats: Sequence[str],
+    rank: str = "exact",
+    max_loss: float = 0.2,
+    fine_tune_steps: int = 0,
+    precision: Precision = "float32",
+    best: bool = False,
+) -> str:
+    """Exports the model of a workdir.
+
+    Args:
+        workdir: A run of ``tvconv_jax.main``.
+        out: The folder to write.
+        formats: ``"onnx"``, ``"torch"``, ``"native"``.
+        rank: ``"exact"``, a number of terms, or ``"auto"``: the fewest with which verification loses at most
+            ``max_loss``.
+        max_loss: Percentage points of mean accuracy.
+        fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
+        precision: In which weights are stored.
+        best: Whether the best checkpoint is taken in place of the last.
+
+    Returns:
+        What was written, and how far it is from the model that was trained.
+
+    Raises:
+        UserError: If the workdir, an option or an artifact does not fit; nothing is written then.
+    """
+    run = trained.load(workdir, best=best)
+    side = run.images.shape[1]
+    exact = fold(run.model, run.variables, side)
+    images = normalise(jnp.asarray(run.images))
+    truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
+    _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
+    lines = []
+    graph, kept = _truncated(run, exact, rank, max_loss, fine_tune_steps, lines)
+    graph = rounded(graph, precision)
+    function = _function(graph)
+    accuracy = run.verify(function) if run.verify else None
+    expected = np.asarray(function(run.images))
+    metadata = _metadata(run, rank if rank == "exact" else str(kept), precision, accuracy)
+    found = write(
+        out,
+        graph,
+        metadata,
+        formats=formats,
+        precision=precision,
+        images=_channels_first(np.asarray(images)),
+        expected=_channels_first(expected),
+    )
+    return "\n".join([*lines, *_report(run, found, accuracy, truth, expected), f"Everything is in {out}"])
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
+
+
+def _function(graph: Graph) -> Embed:
+    """``uint8 [n, s, s, 3]`` to the graph's answers."""
+    run, arrays = jax.jit(make_run(graph)), arrays_of(graph)
+    return lambda images: run(arrays, normalise(jnp.asarray(images)))
+
+
+def _check_fold(run: Trained, truth: np.ndarray, found: np.ndarray) -> None:
+    worst = difference(run.output, found, truth)
+    if not worst <= TOLERANCES[run.output]:
+        raise UserError(f"the folded model differs from the trained one by {worst:.1e}; please report this bug.")
+
+
+def _truncated(
+    run: Trained, exact: Graph, rank: str, max_loss: float, steps: int, lines: list[str]
+) -> tuple[Graph, int | None]:
+    """The graph of that rank, and the rank; what was found on the way is added to ``lines``."""
+    per_pixel = [node.arrays["weights"].shape[2] for node in exact.nodes if node.kind == "per_pixel"]
+    if rank == "exact":
+        return exact, None
+    if not per_pixel:
+        raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
+
+    def of_rank(terms: int) -> Graph:
+        graph, _ = truncate(exact, terms)
+        if not steps:
+            return graph
+        target, arrays = make_run(exact), arrays_of(exact)
+        return fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
+
+    if rank == "auto":
+        terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), lines)
+    else:
+        terms, graph = int(rank), of_rank(int(rank))
+    lines.append(f"rank {terms}; energy kept, layer by layer (least channel):")
+    _, kept = truncate(exact, terms)
+    lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))
+    return graph, terms
+
+
+def _choose(
+    run: Trained, of_rank: Callable[[int], Graph], exact: Graph, max_loss: float, taps: int, lines: list[str]
+) -> tuple[int, Graph]:
+    if run.verify is None:
+        raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
+    aim = run.verify(_function(exact)).mean
+    lines.append(f"exact: mean accuracy {aim:.2%}; the fewest terms that lose at most {max_loss} points:")
+    for terms in range(1, taps + 1):
+        graph = of_rank(terms)
+        mean = run.verify(_function(graph)).mean
+        lines.append(f"  rank {terms}: {mean:.2%}")
+        if mean >= aim - max_loss / 100:
+            break
+    return terms, graph
+
+
+def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
+    side, config = run.images.shape[1], run.config
+    shape = [None, config.model.embedding_size] if run.output == "embeddings" else [None, 2, side, side]
+    thresholds = {"cosine": accuracy.cosine, "squared_l2": 2 - 2 * accuracy.cosine} if accuracy else None
+    return {
+        "name": config.model.name,
+        "width": config.model.get("width", 1.0),
+        "operator": config.model.operator,
+        "rank": rank,
+        "precision": precision,
+        "input": {
+            "name": "images",
+            "shape": [None, 3, side, side],
+            "layout": "NCHW",
+            "colour": "RGB",
+            "normalisation": NORMALISATION,
+        },
+        "output": {"name": run.output, "shape": shape},
+        "accuracy": {"mean": accuracy.mean, **accuracy.sets} if accuracy else None,
+        "thresholds": thresholds,
+        "step": run.step,
+        "config": run.config.to_dict(),
+        "versions": versions(),
+    }
+
+
+def _report(
+    run: Trained, found: Sequence[Artifact], accuracy: Accuracy | None, truth: np.ndarray, expected: np.ndarray
+) -> list[str]:
+    what = {"embeddings": "normalised embeddings", "logits": "logits, relative"}[run.output]
+    lines = [f"{'file':<18}{'MB':>8}  largest difference from JAX on {len(run.images)} pictures ({what})"]
+    lines += [f"{one.file:<18}{one.size / 1e6:>8.2f}  {one.difference:.1e}  {one.note}" for one in found]
+    lines.append(f"from the exact float32 model: {difference(run.output, expected, truth):.1e}")
+    if accuracy:
+        sets = "  ".join(f"{name} {value:.2%}" for name, value in accuracy.sets.items())
+        lines.append(f"accuracy of single embeddings: mean {accuracy.mean:.2%}  ({sets})")
+        lines.append(
+            f"the same person: cosine above {accuracy.cosine:.3f}, squared distance below {2 - 2 * accuracy.cosine:.3f}"
+        )
+    return lines

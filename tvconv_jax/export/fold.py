@@ -1,0 +1,204 @@
+"""From a model and its variables to a graph: kernels generated once, norms folded into what stands before them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.freezing import freeze
+from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, RATES, DeepLabV3Plus
+from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
+from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
+
+EPSILON = 1e-5  # of every batch norm
+
+
+def fold(model: nn.Module, variables: Mapping[str, Any], side: int) -> Graph:
+    """Freezes and folds a model.
+
+    Args:
+        model: MobileNetV2, ShuffleNetV2 or DeepLabV3+ of this package.
+        variables: What training gave.
+        side: Height and width of the pictures.
+
+    Returns:
+        The graph; equal to ``model.apply(variables, images, train=False)`` but for rounding.
+
+    Raises:
+        UserError: If the model is another, or its operator makes its kernels from the picture and cannot be frozen.
+    """
+    if type(model) not in MODELS:
+        names = ", ".join(kind.__name__ for kind in MODELS)
+        raise UserError(f"{type(model).__name__} cannot be exported; what can: {names}.")
+    folding = Folding(freeze(model, variables), side)
+    MODELS[type(model)](folding, model)
+    return folding.graph
+
+
+class Folding:
+    """Appends layers to a graph, each with the variables at its path.
+
+    Attributes:
+        graph: What was folded so far.
+    """
+
+    def __init__(self, variables: Mapping[str, Any], side: int) -> None:
+        """With ``params``, ``batch_stats`` and ``frozen``, for pictures of that height and width."""
+        self._variables = variables
+        self.graph = Graph(side)
+
+    def at(self, collection: str, *path: str) -> dict[str, np.ndarray]:
+        """The arrays of a layer in float64; none where there is no such layer."""
+        tree = self._variables.get(collection, {})
+        for name in path:
+            tree = tree.get(name, {})
+        return {name: np.asarray(value, np.float64) for name, value in tree.items() if not isinstance(value, Mapping)}
+
+    def norm(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
+        """A batch norm as a factor and an offset per channel."""
+        params, stats = self.at("params", *path), self.at("batch_stats", *path)
+        factor = params["scale"] / np.sqrt(stats["var"] + EPSILON)
+        return factor, params["bias"] - stats["mean"] * factor
+
+    def _only_kernel(self, params: dict[str, np.ndarray], *path: str) -> np.ndarray:
+        kernel = params.get("kernel")
+        if set(params) - {"bias"} != {"kernel"} or kernel.ndim not in (2, 4):
+            raise UserError(f"the operator at {'/'.join(path)} makes its kernels from the picture; nothing to freeze.")
+        return kernel
+
+    def conv_norm(
+        self, x: int, *path: str, activation: str, strides: int = 1, dilation: int = 1, padding: int | None = None
+    ) -> int:
+        """A convolution over all channels and its norm."""
+        params, (factor, offset) = self.at("params", *path, "conv"), self.norm(*path, "norm")
+        kernel = self._only_kernel(params, *path)
+        kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+        padding = dilation * (len(kernel) // 2) if padding is None else padding
+        fields = {"strides": strides, "padding": padding, "dilation": dilation, "groups": 1, "activation": activation}
+        return self.graph.add("conv", x, arrays={"kernel": kernel * factor, "bias": offset}, **fields)
+
+    def spatial(
+        self, x: int, *path: str, activation: str, strides: int, dilation: int = 1, padding: int | None = None
+    ) -> int:
+        """A spatial operator, depthwise or with kernels of its own at every pixel, and its norm."""
+        params, frozen = self.at("params", *path, "conv"), self.at("frozen", *path, "conv")
+        factor, offset = self.norm(*path, "norm")
+        fields = {"strides": strides, "activation": activation}
+        bias = {**params, **frozen}.get("bias", 0.0) * factor + offset
+        weights = frozen.get("weights", params.get("weights"))
+        if weights is not None:
+            arrays = {"weights": weights * factor, "bias": bias}
+            return self.graph.add("per_pixel", x, arrays=arrays, **fields)
+        if "gains" in frozen:
+            kernels, gains = params["kernel"][:, :, :, 0] * factor, np.moveaxis(frozen["gains"], 2, 0)
+            return self.graph.add("low_rank", x, arrays={"kernels": kernels, "gains": gains, "bias": bias}, **fields)
+        kernel = self._only_kernel(params, *path)
+        fields["padding"] = dilation * (len(kernel) // 2) if padding is None else padding
+        fields |= {"dilation": dilation, "groups": kernel.shape[3]}
+        return self.graph.add("conv", x, arrays={"kernel": kernel * factor, "bias": bias}, **fields)
+
+    def inverted_residual(
+        self, x: int, *path: str, strides: int = 1, dilation: int = 1, fixed_padding: bool = False
+    ) -> int:
+        """Expand, operator, project; added to its input where shapes agree.
+
+        With fixed padding, zeros are put round the input before it is expanded: the padding of a 1x1 convolution.
+        """
+        y, padding = x, dilation if fixed_padding else None
+        if self.at("params", *path, "expand", "conv"):
+            y = self.conv_norm(x, *path, "expand", activation="relu6", padding=padding or 0)
+            padding = 0 if fixed_padding else None
+        y = self.spatial(y, *path, activation="relu6", strides=strides, dilation=dilation, padding=padding)
+        y = self.conv_norm(y, *path, "project", activation="identity")
+        return self.graph.add("add", x, y) if self.graph.shapes[x] == self.graph.shapes[y] else y
+
+    def embedding_head(self, x: int, *path: str) -> None:
+        """Norm, average, linear layer, norm: the average, and one linear layer."""
+        (factor, offset), (last_factor, last_offset) = self.norm(*path, "norm_in"), self.norm(*path, "norm_out")
+        dense = self.at("params", *path, "dense")
+        kernel = factor[:, None] * dense["kernel"] * last_factor
+        bias = (offset @ dense["kernel"] + dense["bias"]) * last_factor + last_offset
+        x = self.graph.add("mean", x, keep_grid=False)
+        self.graph.add("linear", x, arrays={"kernel": kernel, "bias": bias})
+
+
+def _mobilenetv2(folding: Folding, _: MobileNetV2) -> None:
+    x, index = folding.conv_norm(0, "stem", activation="relu6"), 1
+    for _, _, blocks, strides in STAGES:
+        for i in range(blocks):
+            x = folding.inverted_residual(x, f"block_{index}", strides=strides if i == 0 else 1)
+            index += 1
+    folding.embedding_head(folding.conv_norm(x, "last", activation="relu6"), "head")
+
+
+def _branch(folding: Folding, x: int, *path: str, strides: int) -> int:
+    if folding.at("params", *path, "expand", "conv"):
+        x = folding.conv_norm(x, *path, "expand", activation="relu")
+    x = folding.spatial(x, *path, activation="identity", strides=strides)
+    return folding.conv_norm(x, *path, "project", activation="relu")
+
+
+def _shufflenetv2(folding: Folding, _: ShuffleNetV2) -> None:
+    graph = folding.graph
+    x = graph.add("max_pool", folding.conv_norm(0, "stem", activation="relu"))
+    for stage, units in enumerate(UNITS, start=2):
+        for i in range(units):
+            name, channels = f"stage{stage}_{i}", graph.shapes[x][2]
+            if i == 0:
+                kept, strides = _branch(folding, x, name, "shortcut", strides=2), 2
+            else:
+                kept, strides = graph.add("channels", x, begin=0, end=channels // 2), 1
+                x = graph.add("channels", x, begin=channels // 2, end=channels)
+            x = graph.add("shuffle", graph.add("concat", kept, _branch(folding, x, name, "branch", strides=strides)))
+    folding.embedding_head(folding.conv_norm(x, "last", activation="relu"), "head")
+
+
+def _backbone(folding: Folding, output_stride: int) -> tuple[int, int]:
+    """As :class:`tvconv_jax.models.deeplabv3plus.Backbone`: strides beyond ``output_stride`` become dilation."""
+    x = folding.conv_norm(0, "backbone", "stem", activation="relu6", strides=2, padding=0)
+    index, reached, dilation = 1, 2, 1
+    for _, _, blocks, strides in STAGES:
+        before = dilation
+        if reached == output_stride:
+            strides, dilation = 1, dilation * strides
+        reached *= strides
+        for i in range(blocks):
+            steps, rate = (strides, before) if i == 0 else (1, dilation)
+            name = f"block_{index}"
+            x = folding.inverted_residual(x, "backbone", name, strides=steps, dilation=rate, fixed_padding=True)
+            if index == LOW_LEVEL:
+                low = x
+            index += 1
+    return low, x
+
+
+def _deeplabv3plus(folding: Folding, model: DeepLabV3Plus) -> None:
+    graph = folding.graph
+    low, x = _backbone(folding, model.output_stride)
+    branches = [folding.conv_norm(x, "pyramid", "point", activation="relu")]
+    for i, rate in enumerate(RATES[model.output_stride]):
+        if model.conv is None:
+            branch = folding.conv_norm(x, "pyramid", f"branch_{i}", activation="relu", dilation=rate)
+        else:
+            branch = folding.inverted_residual(x, "pyramid", f"branch_{i}")
+        branches.append(branch)
+    pooled = folding.conv_norm(graph.add("mean", x, keep_grid=True), "pyramid", "image", activation="relu")
+    pooled = graph.add("resize", pooled, grid=graph.shapes[x][:2])
+    x = folding.conv_norm(graph.add("concat", *branches, pooled), "pyramid", "project", activation="relu")
+    low = folding.conv_norm(low, "low_level", activation="relu")
+    x = graph.add("resize", x, grid=graph.shapes[low][:2])
+    x = folding.conv_norm(graph.add("concat", low, x), "fuse", activation="relu")
+    dense = folding.at("params", "classify")
+    arrays = {"kernel": dense["kernel"][None, None], "bias": dense["bias"]}
+    x = graph.add("conv", x, arrays=arrays, strides=1, padding=0, dilation=1, groups=1, activation="identity")
+    graph.add("resize", x, grid=graph.shapes[0][:2])
+
+
+MODELS: dict[type[nn.Module], Callable[[Folding, Any], None]] = {
+    MobileNetV2: _mobilenetv2,
+    ShuffleNetV2: _shufflenetv2,
+    DeepLabV3Plus: _deeplabv3plus,
+}

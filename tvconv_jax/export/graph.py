@@ -1,0 +1,102 @@
+"""A frozen, folded model as a list of nodes: what every artifact is written from.
+
+A node reads earlier nodes by their number; number 0 is the picture. Arrays are float32 in the layouts of this package
+(``[n, h, w, c]``, kernels ``[k, k, c, d]``); writers turn them into their runtime's.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# kind: the arrays and the fields of its nodes.
+KINDS = {
+    "conv": (("kernel", "bias"), ("strides", "padding", "dilation", "groups", "activation")),
+    "per_pixel": (("weights", "bias"), ("strides", "activation")),
+    "low_rank": (("kernels", "gains", "bias"), ("strides", "activation")),
+    "linear": (("kernel", "bias"), ()),
+    "add": ((), ()),
+    "concat": ((), ()),
+    "channels": ((), ("begin", "end")),
+    "shuffle": ((), ()),
+    "max_pool": ((), ()),
+    "mean": ((), ("keep_grid",)),
+    "resize": ((), ("grid",)),
+}
+
+
+class Node(NamedTuple):
+    """One operation.
+
+    Attributes:
+        kind: ``conv``: kernel ``[k, k, c / groups, d]``, bias ``[d]``. ``per_pixel``: weights ``[ho, wo, k*k, c]``,
+            bias ``[c]`` or ``[ho, wo, c]``. ``low_rank``: kernels ``[r, k, k, c]``, gains ``[r, ho, wo, c]``, bias.
+            ``linear``: kernel ``[c, d]``, bias ``[d]``. ``add``; ``concat`` along channels; ``channels``, some of
+            them; ``shuffle``, the halves of the channels interleaved; ``max_pool``, 3x3, every second; ``mean`` over
+            the grid; ``resize``, bilinear.
+        inputs: Numbers of the nodes it reads.
+        arrays: By name.
+        fields: By name; ``activation`` is ``"identity"``, ``"relu"`` or ``"relu6"``.
+        scales: Of arrays that are stored as int8, by name: the value of one step, 1 along every axis that shares it.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    arrays: dict[str, np.ndarray]
+    fields: dict[str, Any]
+    scales: dict[str, np.ndarray] = {}
+
+
+class Graph:
+    """Nodes in the order in which they run; the last one is the output.
+
+    Attributes:
+        nodes: Node ``i + 1`` is ``nodes[i]``; 0 is the picture.
+        shapes: ``(h, w, c)`` of the picture and of every node.
+    """
+
+    def __init__(self, side: int) -> None:
+        """Empty, for pictures of that height and width."""
+        self.nodes: list[Node] = []
+        self.shapes: list[tuple[int, int, int]] = [(side, side, 3)]
+
+    def add(self, kind: str, *inputs: int, arrays: dict[str, np.ndarray] | None = None, **fields: Any) -> int:
+        """Appends a node and returns its number."""
+        return self._append(Node(kind, inputs, arrays or {}, fields))
+
+    def map(self, change: Callable[[Node], Node]) -> "Graph":
+        """The same graph with ``change(node)`` in the place of every node."""
+        graph = Graph(self.shapes[0][0])
+        for node in self.nodes:
+            graph._append(change(node))
+        return graph
+
+    def _append(self, node: Node) -> int:
+        if (set(node.arrays), set(node.fields)) != tuple(map(set, KINDS[node.kind])):
+            takes = " and the fields ".join(map(str, KINDS[node.kind]))
+            raise ValueError(f"a node {node.kind!r} takes the arrays {takes}.")
+        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in node.arrays.items()}
+        self.nodes.append(node._replace(arrays=arrays))
+        self.shapes.append(_shape(node, [self.shapes[i] for i in node.inputs]))
+        return len(self.nodes)
+
+
+def _shape(node: Node, inputs: list[tuple[int, int, int]]) -> tuple[int, int, int]:
+    (height, width, channels), fields = inputs[0], node.fields
+    if node.kind == "conv":
+        reach = fields["dilation"] * (len(node.arrays["kernel"]) - 1) - 2 * fields["padding"]
+        grid = ((side - reach - 1) // fields["strides"] + 1 for side in (height, width))
+        return (*grid, node.arrays["kernel"].shape[3])
+    if node.kind == "per_pixel":
+        return (*node.arrays["weights"].shape[:2], channels)
+    if node.kind == "low_rank":
+        return (*node.arrays["gains"].shape[1:3], channels)
+    if node.kind == "max_pool":
+        return ((height - 1) // 2 + 1, (width - 1) // 2 + 1, channels)
+    return {
+        "linear": lambda: (1, 1, node.arrays["kernel"].shape[1]),
+        "concat": lambda: (height, width, sum(shape[2] for shape in inputs)),
+        "channels": lambda: (height, width, fields["end"] - fields["begin"]),
+        "mean": lambda: (1, 1, channels),
+        "resize": lambda: (*fields["grid"], channels),
+    }.get(node.kind, lambda: (height, width, channels))()

@@ -1,0 +1,121 @@
+"""What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tvconv_jax.data import fundus_batches
+from tvconv_jax.data.pipeline import eval_batches
+from tvconv_jax.errors import UserError
+from tvconv_jax.metrics.verification import ten_fold
+from tvconv_jax.tasks.face import FaceJob, embed_all
+from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
+from tvconv_jax.tasks.segmentation import SegmentationJob
+
+# (uint8 images [n, s, s, 3]) -> embeddings [n, d]
+Embed = Callable[[jax.Array], jax.Array]
+PICTURES = 64  # that artifacts are checked on
+
+
+class Accuracy(NamedTuple):
+    """Verification of single embeddings, as a device makes them: no mirrored picture is added.
+
+    Attributes:
+        mean: Over the sets, 0 to 1.
+        sets: Of every set.
+        cosine: Threshold, mean over folds and sets; the same person above it.
+    """
+
+    mean: float
+    sets: dict[str, float]
+    cosine: float
+
+
+class Trained(NamedTuple):
+    """A run to export.
+
+    Attributes:
+        config: Of the run.
+        model: The linen module.
+        variables: ``params`` and ``batch_stats``.
+        step: Of the checkpoint.
+        images: ``uint8 [n, s, s, 3]``, test pictures of the run.
+        batches: Training pictures without end, ``uint8 [n, s, s, 3]``, for fine-tuning.
+        verify: Accuracy of an embedding function on the run's own sets; ``None`` where there are none.
+        output: ``"embeddings"`` or ``"logits"``.
+    """
+
+    config: ConfigDict
+    model: nn.Module
+    variables: dict[str, Any]
+    step: int
+    images: np.ndarray
+    batches: Callable[[], Any]
+    verify: Callable[[Embed], Accuracy] | None
+    output: str
+
+
+def load(workdir: Path, *, best: bool = False) -> Trained:
+    """Restores the last checkpoint of a workdir, or the best one.
+
+    Raises:
+        UserError: If there is no run in the folder, or one of a task that is not exported.
+    """
+    try:
+        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        task = config.task
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    if task not in LOADERS:
+        raise UserError(f"{workdir} is a run of the task {task!r}; what is exported: {', '.join(LOADERS)}.")
+    check_trained(workdir)
+    return LOADERS[task](config, workdir.absolute(), restore_best if best else restore_last)
+
+
+def _face(config: ConfigDict, workdir: Path, restore: Callable) -> Trained:
+    job = FaceJob(config)
+    state = restore(job, workdir)
+    source = next(iter(job.data.verification.values()), (job.data.train,))[0]
+    stop = min(PICTURES, len(source))
+    (batch,) = eval_batches(source, batch_size=stop, image_size=config.data.image_size, stop=stop)
+
+    def verify(embed: Embed) -> Accuracy:
+        found = {}
+        for name, (source, pairs) in job.data.verification.items():
+            embeddings = embed_all(lambda _, images: embed(images), None, source, config, job.mesh)
+            left, right = embeddings[pairs.left], embeddings[pairs.right]
+            found[name] = ten_fold(left, right, pairs.same, pairs.folds, protocol="standard")
+        accuracies = {name: result.accuracy for name, result in found.items()}
+        thresholds = [result.threshold for result in found.values()]
+        return Accuracy(float(np.mean(list(accuracies.values()))), accuracies, float(np.mean(thresholds)))
+
+    return Trained(
+        config,
+        job.model,
+        {"params": state.params["model"], "batch_stats": state.batch_stats},
+        int(state.step),
+        batch["image"],
+        lambda: (batch["image"] for batch in job.task().batches),
+        verify if job.data.verification else None,
+        "embeddings",
+    )
+
+
+def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Trained:
+    job = SegmentationJob(config)
+    state = restore(job, workdir)
+    source = job.data.test[config.data.test_domain]
+    size = {"batch_size": min(8, len(source)), "image_size": config.data.image_size}  # 64 of 256x256 are slow to check
+    images = next(fundus_batches.eval_batches(source, **size)).images
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batches = lambda: (batch["image"] for batch in job.task().batches)  # noqa: E731
+    return Trained(config, job.model, variables, int(state.step), images, batches, None, "logits")
+
+
+LOADERS = {"face": _face, "segmentation": _segmentation}

@@ -184,9 +184,9 @@ def run(tmp_path_factory):
 
 def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     out = tmp_path / "out"
-    main([f"--workdir={run}", f"--out={out}", "--rank=1", "--precision=float16"])
+    main([f"--workdir={run}", f"--out={out}", "--rank=1", "--precision=float16", "--formats=onnx,torch,native"])
     printed = capsys.readouterr().out
-    names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "check.npz"}
+    names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", "check.npz"}
     assert {path.name for path in out.iterdir()} == names
     assert "rank 1; energy kept" in printed and "the same person: cosine above" in printed
     model = onnx.load(out / "model.onnx")

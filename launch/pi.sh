@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Measures exported models on a Raspberry Pi, or any machine behind ssh, and brings the figures home:
+#     launch/pi.sh HOST DIR [--dry-run] [flags of the benchmark, as --compare or --seconds=5]
+# DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: .onnx files, each with its check.npz. They go to
+# ~/tvconv_jax_benchmark on HOST, with tvconv_jax/edge/benchmark.py and a venv of numpy and onnxruntime; the figures
+# come to DIR/HOST.json. HOST needs python3 with venv. launch/pi_emulate.sh tries the same files without a Pi.
+set -euo pipefail
+
+ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4
+
+fail() { echo "error: $1" >&2; exit 2; }
+
+there=() flags=() dry=''
+for argument in "$@"; do
+  case $argument in
+    --dry-run) dry=yes ;;
+    -*) flags+=("$argument") ;;
+    *) if [ ${#flags[@]} -gt 0 ]; then flags+=("$argument"); else there+=("$argument"); fi ;;  # --seconds 5
+  esac
+done
+[ ${#there[@]} -eq 2 ] || fail "${#there[@]} arguments before the flags, not 2; usage: launch/pi.sh HOST DIR [--dry-run] [flags]"
+host=${there[0]} dir=${there[1]%/}
+[ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
+artifacts=()
+while IFS= read -r artifact; do artifacts+=("${artifact#./}"); done < <(cd "$dir" && find . -maxdepth 2 -name '*.onnx' | sort)
+[ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file; python -m tvconv_jax.export --formats=onnx --out=$dir writes one"
+
+# One folder to copy, as it will stand on HOST.
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+to=$stage/tvconv_jax_benchmark
+mkdir "$to"
+cp "$(dirname "$0")/../tvconv_jax/edge/benchmark.py" "$to/"
+for artifact in "${artifacts[@]}"; do
+  mkdir -p "$to/models/$(dirname "$artifact")"
+  cp "$dir/$artifact" "$to/models/$artifact"
+  check=$(dirname "$artifact")/check.npz
+  [ ! -f "$dir/$check" ] || cp "$dir/$check" "$to/models/$check"
+done
+
+# What HOST's shell gets: every word quoted, none of it expanded again.
+words=$(printf ' %q' "${artifacts[@]/#/models/}" --json=figures.json ${flags[@]+"${flags[@]}"})
+remote="set -e; cd tvconv_jax_benchmark; rm -f figures.json
+venv/bin/python -c 'import numpy, onnxruntime' 2>/dev/null || {
+  python3 -m venv venv; venv/bin/python -m pip install --disable-pip-version-check -q numpy onnxruntime==$ONNXRUNTIME; }
+venv/bin/python benchmark.py$words"
+result=$dir/${host##*@}.json
+
+# Models of an earlier call would lie beside these, so they go first.
+run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }
+[ -z "$dry" ] || (cd "$stage" && find . -type f | sort | sed 's/^/# copied: /')
+run ssh "$host" 'rm -rf tvconv_jax_benchmark/models'
+run scp -rq "$to" "$host:"
+run ssh "$host" "$remote"
+run scp -q "$host:tvconv_jax_benchmark/figures.json" "$result"
+[ -n "$dry" ] || echo "wrote $result"

@@ -1,0 +1,176 @@
+"""The scripts that measure on a Raspberry Pi and try artifacts on an emulated one, without either."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parent.parent / "launch"
+
+# A host that is a folder: ssh runs the command there, scp copies into it and out of it.
+SSH = """#!/bin/bash
+echo "ssh $1" >> "$LOG"
+cd "$FAKE_HOME" && exec bash -c "$2"
+"""
+SCP = """#!/bin/bash
+shift  # -q, -rq
+echo "scp ${2%:*}" >> "$LOG"
+case $2 in
+  *:) cp -r "$1" "$FAKE_HOME/" ;;
+  *) cp "$FAKE_HOME/${1#*:}" "$2" ;;
+esac
+"""
+# A host's python3, of which `-m venv` makes an environment whose pip says what it is to install.
+PYTHON = f"""#!/bin/bash
+case $2 in
+  venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/made" ;;
+  pip) echo "pip ${{*: -2}}" >> "$LOG"; touch installed ;;
+  *) [ -e installed ] && exec {sys.executable} "$@" ;;
+esac
+"""
+# In the place of the benchmark: tells what it was given and what lies beside it.
+BENCHMARK = """
+import json, pathlib, sys
+files = sorted(str(path) for path in pathlib.Path("models").rglob("*") if path.is_file())
+json.dump({"arguments": sys.argv[1:], "files": files}, open("figures.json", "w"))
+"""
+
+
+def run(script, *arguments, **environment):
+    return subprocess.run(
+        [LAUNCH / script, *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A folder of two exported models, as far as the scripts look into them."""
+    folder = tmp_path / "exported models"
+    for name in ("tvconv", "depthwise"):
+        (folder / name).mkdir(parents=True)
+        for file in ("model.onnx", "check.npz", "model.safetensors"):
+            (folder / name / file).touch()
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path):
+    """The environment in which ssh and scp reach a folder that plays the host."""
+    home, commands = tmp_path / "home", tmp_path / "bin"
+    home.mkdir()
+    commands.mkdir()
+    for name, text in (("ssh", SSH), ("scp", SCP), ("python3", PYTHON)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    path = f"{commands}:{os.environ['PATH']}"
+    return {"PATH": path, "LOG": str(tmp_path / "log.txt"), "FAKE_HOME": str(home)}
+
+
+def copied_scripts(tmp_path, monkeypatch):
+    """The scripts in a tree whose benchmark is ``BENCHMARK``."""
+    tree = tmp_path / "tree"
+    (tree / "launch").mkdir(parents=True)
+    (tree / "tvconv_jax" / "edge").mkdir(parents=True)
+    for script in LAUNCH.glob("*.sh"):
+        (tree / "launch" / script.name).write_bytes(script.read_bytes())
+        (tree / "launch" / script.name).chmod(0o755)
+    (tree / "tvconv_jax" / "edge" / "benchmark.py").write_text(BENCHMARK)
+    monkeypatch.setattr(sys.modules[__name__], "LAUNCH", tree / "launch")
+
+
+def test_pi_copies_runs_and_brings_the_figures_home(tmp_path, models, host, monkeypatch):
+    copied_scripts(tmp_path, monkeypatch)
+    done = run("pi.sh", "pi@berry", models, "--compare", "--seconds", "5", "--json=it's $HOME", **host)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((models / "berry.json").read_text())
+    artifacts = ["models/depthwise/model.onnx", "models/tvconv/model.onnx"]
+    flags = ["--json=figures.json", "--compare", "--seconds", "5", "--json=it's $HOME"]
+    assert figures["arguments"] == artifacts + flags
+    assert figures["files"] == [f"models/{n}/{f}" for n in ("depthwise", "tvconv") for f in ("check.npz", "model.onnx")]
+    said = Path(host["LOG"]).read_text().splitlines()
+    assert "pip numpy onnxruntime==1.20.1" in said
+    assert said.count("ssh pi@berry") == 2
+
+    # A second call finds the venv, and leaves no model of the first.
+    (models / "tvconv" / "model.onnx").unlink()
+    assert run("pi.sh", "pi@berry", models, **host).returncode == 0
+    assert Path(host["LOG"]).read_text().count("pip ") == 1
+    figures = json.loads((models / "berry.json").read_text())
+    assert figures["files"] == ["models/depthwise/check.npz", "models/depthwise/model.onnx"]
+
+
+def test_pi_fails_as_the_benchmark_does_and_leaves_no_figures(tmp_path, models, host, monkeypatch):
+    copied_scripts(tmp_path, monkeypatch)
+    (tmp_path / "tree/tvconv_jax/edge/benchmark.py").write_text("import sys; sys.exit('error: too hot')")
+    done = run("pi.sh", "berry", models, **host)
+    assert done.returncode == 1 and "error: too hot" in done.stderr
+    assert not (models / "berry.json").exists()
+
+
+def test_pi_dry_run_only_prints(models, host):
+    done = run("pi.sh", "berry", models, "--dry-run", "--batch=1", **host)
+    assert done.returncode == 0 and not Path(host["LOG"]).exists()
+    for expected in (
+        "# copied: ./tvconv_jax_benchmark/models/tvconv/model.onnx",
+        "onnxruntime==1.20.1",
+        "benchmark.py models/depthwise/model.onnx models/tvconv/model.onnx --json=figures.json --batch=1",
+        f"scp -q berry:tvconv_jax_benchmark/figures.json {models}/berry.json",
+    ):
+        assert expected in done.stdout
+    assert not (models / "berry.json").exists()
+
+
+def test_emulation_dry_run_only_prints(tmp_path, models):
+    cache = tmp_path / "cache"
+    done = run("pi_emulate.sh", models, "--dry-run", TVCONV_JAX_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    assert not cache.exists()
+    last = done.stdout.splitlines()[-1]
+    assert "QEMU_CPU=cortex-a72" in last
+    assert f"benchmark.py --check-only {models}/depthwise/model.onnx {models}/tvconv/model.onnx" in last
+    assert "APT::Architecture=arm64" in done.stdout and "onnxruntime==1.20.1" in done.stdout
+
+
+def test_emulation_runs_what_its_cache_holds(tmp_path, models):
+    """Nothing is fetched again; the exit code is the benchmark's."""
+    cache = tmp_path / "cache"
+    for folder in ("pi/root/usr/bin", "pi/site-1.20.1", "bin"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "pi/root/usr/bin/python3.11").touch()
+    emulator = cache / "bin/qemu-aarch64-static"
+    emulator.write_text('#!/bin/bash\necho "$QEMU_CPU $PYTHONPATH $*"; exit 1\n')
+    emulator.chmod(0o755)
+    path = f"{cache}/bin:{os.environ['PATH']}"
+    done = run("pi_emulate.sh", models, TVCONV_JAX_CACHE=str(cache), PATH=path)
+    assert done.returncode == 1
+    assert done.stdout.startswith(
+        f"cortex-a72 {cache}/pi/site-1.20.1 -L {cache}/pi/root {cache}/pi/root/usr/bin/python3.11"
+    )
+    assert done.stdout.rstrip().endswith("tvconv/model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("pi.sh", ["berry"], "1 arguments before the flags"),
+        ("pi.sh", ["berry", "nowhere"], "nowhere is no folder"),
+        ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file"),
+        ("pi_emulate.sh", [], "no folder"),
+        ("pi_emulate.sh", ["nowhere"], "nowhere is no folder"),
+        ("pi_emulate.sh", ["EMPTY"], "holds no .onnx file"),
+        ("pi_emulate.sh", ["EMPTY", "EMPTY"], "one folder too many"),
+        ("pi_emulate.sh", ["EMPTY", "--fast"], "--fast is unknown"),
+        ("pi_emulate.sh", ["UNCHECKED"], "has no check.npz beside it"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, host, script, arguments, expected):
+    folders = {name: tmp_path / name.lower() for name in ("EMPTY", "UNCHECKED")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["UNCHECKED"] / "model.onnx").touch()
+    done = run(script, *(folders.get(argument, argument) for argument in arguments), **host)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr

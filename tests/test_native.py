@@ -1,0 +1,251 @@
+"""The native engine: equal to the PyTorch artifact on small graphs of every kind; one line where it cannot run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tvconv_jax.edge import benchmark
+from tvconv_jax.export import native, torch_model, torch_writer
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.precision import rounded
+
+TOLERANCE = 1e-5  # relative to the largest number: float32 sums in another order
+POINT = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Compiled once, for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TVCONV_JAX_CACHE", str(tmp_path_factory.mktemp("native")))
+        yield
+
+
+def drawn(*shape):
+    return np.random.RandomState(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def conv(graph, x, channels, *, side=1, strides=1, activation="relu6"):
+    """A convolution over all channels."""
+    fan_in = side * side * graph.shapes[x][2]
+    arrays = {"kernel": drawn(side, side, graph.shapes[x][2], channels) / np.sqrt(fan_in), "bias": drawn(channels)}
+    fields = {**POINT, "strides": strides, "padding": side // 2, "activation": activation}
+    return graph.add("conv", x, arrays=arrays, **fields)
+
+
+def spatial(graph, x, kind, *, side=3, strides=1, bias_map=False, activation="relu6"):
+    """A spatial operator of that kind."""
+    *grid, c = graph.shapes[x]
+    grid = [(length - 1) // strides + 1 for length in grid]
+    fields = {"strides": strides, "activation": activation}
+    bias = drawn(*grid, c) if bias_map else drawn(c)
+    if kind == "per_pixel":
+        return graph.add(kind, x, arrays={"weights": drawn(*grid, side * side, c) / side, "bias": bias}, **fields)
+    if kind == "low_rank":
+        arrays = {"kernels": drawn(2, side, side, c) / side, "gains": drawn(2, *grid, c), "bias": bias}
+        return graph.add(kind, x, arrays=arrays, **fields)
+    fields |= {"padding": side // 2, "dilation": 1, "groups": c}
+    return graph.add("conv", x, arrays={"kernel": drawn(side, side, 1, c) / side, "bias": bias}, **fields)
+
+
+def residual_blocks(kind, *, size=13, side=3, bias_map=False, channels=12):
+    """Stem, a block without a wide tensor, one of each stride with one; the channels fill no whole vectors."""
+    graph = Graph(size)
+    x = conv(graph, spatial(graph, conv(graph, 0, 10, side=3), kind), channels, activation="identity")
+    for strides in (1, 2):
+        y = spatial(graph, conv(graph, x, 76), kind, side=side, strides=strides, bias_map=bias_map)
+        y = conv(graph, y, channels, activation="identity")
+        x = graph.add("add", x, y) if strides == 1 else y
+    x = conv(graph, x, 37, activation="relu")
+    x = graph.add("mean", x, keep_grid=False)
+    graph.add("linear", x, arrays={"kernel": drawn(37, 21), "bias": drawn(21)})
+    return graph
+
+
+def split_units(kind, *, size=17):
+    """As ShuffleNet: a pool, a unit of two branches, one that splits its channels; a grid comes out."""
+    graph = Graph(size)
+    x = graph.add("max_pool", conv(graph, 0, 24, side=3, strides=2, activation="relu"))
+    left = conv(graph, spatial(graph, x, kind, strides=2, activation="identity"), 29, activation="relu")
+    right = spatial(graph, conv(graph, x, 29, activation="relu"), kind, strides=2, activation="identity")
+    x = graph.add("shuffle", graph.add("concat", left, conv(graph, right, 29, activation="relu")))
+    left, right = graph.add("channels", x, begin=0, end=29), graph.add("channels", x, begin=29, end=58)
+    right = spatial(graph, conv(graph, right, 29, activation="relu"), kind, activation="identity")
+    right = conv(graph, right, 29, activation="relu")
+    graph.add("shuffle", graph.add("concat", left, right))
+    return graph
+
+
+def single_nodes(kind):
+    """Nodes that nothing can be fused with, because two others read each."""
+    graph = Graph(6)
+    x = conv(graph, 0, 6, side=5)
+    y = spatial(graph, x, kind)
+    x = graph.add("shuffle", graph.add("add", x, y))
+    x = graph.add("concat", x, y, graph.add("add", x, x))
+    conv(graph, graph.add("mean", x, keep_grid=True), 5)
+    graph.add("mean", len(graph.nodes), keep_grid=False)
+    return graph
+
+
+GRAPHS = {
+    f"{make.__name__} {kind}": (make, kind, {})
+    for make in (residual_blocks, split_units, single_nodes)
+    for kind in ("depthwise", "per_pixel", "low_rank")
+}
+GRAPHS |= {
+    f"5x5 and a bias map {kind}": (residual_blocks, kind, {"side": 5, "bias_map": True, "size": 12})
+    for kind in ("depthwise", "per_pixel", "low_rank")
+}
+GRAPHS |= {
+    "7x7": (residual_blocks, "per_pixel", {"side": 7, "size": 6}),
+    "many channels": (residual_blocks, "per_pixel", {"channels": 200, "size": 5}),
+}
+
+
+def write(folder, graph, precision="float32", **metadata):
+    side = graph.shapes[0][0]
+    metadata = {"input": {"name": "images", "shape": [None, 3, side, side]}} | metadata
+    path = folder / "model.safetensors"
+    path.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
+    return path
+
+
+def answer(path, images):
+    with torch.inference_mode():
+        return torch_model.load(path)(torch.from_numpy(images)).numpy()
+
+
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_equals_the_pytorch_artifact(name, tmp_path):
+    make, kind, fields = GRAPHS[name]
+    graph = make(kind, **fields)
+    path, images = write(tmp_path, graph), drawn(16, 3, *graph.shapes[0][:2])
+    expected = answer(path, images)
+    models = {fuse: native.load(path, fuse=fuse) for fuse in (True, False)}
+    for fuse, model in models.items():
+        for threads in (1, 2, 5):
+            model.use(threads)
+            for n in (1, 3, 16):
+                assert_close(model(images[:n]), expected[:n])
+        assert model(images[:0]).shape == (0, *expected.shape[1:]), fuse
+
+
+def test_fusing_leaves_one_operation_a_block(tmp_path):
+    path = write(tmp_path, residual_blocks("per_pixel"))
+    assert len(native.load(path).plan.ops) == 3 + 3  # stem and two blocks; the last convolution, mean, linear
+    assert len(native.load(path, fuse=False).plan.ops) == 13
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_reads_fewer_bits(precision, tmp_path):
+    graph = rounded(residual_blocks("low_rank"), precision)
+    path, images = write(tmp_path, graph, precision), drawn(2, 3, 13, 13)
+    assert_close(native.load(path)(images), answer(path, images))
+
+
+def test_compiles_once(tmp_path):
+    library = native.compiled()
+    before = library.stat().st_mtime_ns
+    assert native.compiled() == library and library.stat().st_mtime_ns == before
+    assert [path.name for path in library.parent.iterdir()] == [library.name]  # nothing half made is left
+
+
+def test_copied_beside_an_artifact_it_needs_numpy_alone(tmp_path):
+    graph = residual_blocks("per_pixel")
+    about = {"name": "mobilenetv2", "width": 0.5, "operator": "tvconv", "output": {"name": "embeddings"}}
+    path, images = write(tmp_path, graph, **about), drawn(4, 3, 13, 13)
+    np.savez(tmp_path / "check.npz", images=images, embeddings=answer(path, images))
+    for name in ("native.py", "native.cpp"):
+        shutil.copy(Path(native.__file__).with_name(name), tmp_path)
+    code = (
+        "import sys, numpy, native; native.load('model.safetensors', threads=2)\n"
+        "names = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not names & {'jax', 'tvconv_jax', 'torch', 'onnxruntime', 'scipy'}, names"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    benchmark.main(
+        [str(path), "--runtime=native", "--batch=1,3", "--threads=1", "--seconds=0", f"--json={tmp_path}/figures.json"]
+    )
+    (entry,) = json.loads((tmp_path / "figures.json").read_text())["artifacts"]
+    assert entry["runtime"] == "native" and entry["check"]["max_difference"] < 1e-6
+    (tmp_path / "native.py").unlink()
+    with pytest.raises(SystemExit):
+        benchmark.main([str(path), "--runtime=native", "--check-only"])
+
+
+def test_images_of_another_size(tmp_path):
+    model = native.load(write(tmp_path, single_nodes("depthwise")))
+    for shape in ((1, 3, 7, 7), (1, 6, 6, 3), (3, 6, 6)):
+        with pytest.raises(ValueError, match=r"must be \[n, 3, 6, 6\]"):
+            model(np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="threads=0 must be at least 1"):
+        model.use(0)
+
+
+def dilated(graph):
+    return graph.add(
+        "conv",
+        conv(graph, 0, 4, side=3),
+        arrays={"kernel": drawn(3, 3, 4, 4), "bias": drawn(4)},
+        **{**POINT, "padding": 2, "dilation": 2, "activation": "relu"},
+    )
+
+
+@pytest.mark.parametrize(
+    "add, words",
+    [
+        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(9, 9)), "a node 'resize'"),
+        (dilated, "dilation 2"),
+        (lambda graph: conv(graph, conv(graph, 0, 4, side=3), 4, side=3), "3x3 over all channels"),
+        (lambda graph: spatial(graph, 0, "depthwise"), "on the picture"),
+    ],
+)
+def test_other_models_are_refused(add, words, tmp_path):
+    graph = Graph(6)
+    add(graph)
+    with pytest.raises(ValueError, match=f"{words}.*native runs the face models"):
+        native.load(write(tmp_path, graph))
+
+
+def test_files_that_are_wrong(tmp_path):
+    path = write(tmp_path, single_nodes("per_pixel"))
+    whole = path.read_bytes()
+    for data in (whole[:-5], whole[:50], b"", b"PK" + whole):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="is not a model exported by tvconv_jax, or is cut off"):
+            native.load(path)
+    path.write_bytes(whole.replace(b'"input', b'"inqut', 1))
+    with pytest.raises(ValueError) as info:
+        native.load(path)
+    assert "\n" not in str(info.value)
+    with pytest.raises(ValueError, match="is not loaded: "):  # another grid than its weights are for
+        native.load(write(tmp_path, single_nodes("per_pixel"), input={"shape": [None, 3, 9, 9]}))
+
+
+def test_nothing_to_compile_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"no C\+\+ compiler .*apt-get install g\+\+"):
+        native.compiled()
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] || { echo 'x: error: bad'; exit 1; } >&2\n")
+    broken.chmod(0o700)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(RuntimeError, match="cannot compile native.cpp: x: error: bad; set CXX"):
+        native.compiled()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TVCONV_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(RuntimeError, match="set TVCONV_JAX_CACHE to a folder"):
+        native.compiled()

@@ -1,0 +1,168 @@
+"""The paper's Figures 7 and 8 from measurements on a device: accuracy against throughput, and against peak memory.
+
+    python -m tvconv_jax.analysis.edge_figures runs/pi/*.json --out=runs/pi
+
+The files are what ``python -m tvconv_jax.edge.benchmark --json`` wrote. A point is one artifact at its best batch and
+threads, a line an operator, a label a width; artifacts that differ in nothing else, as by seed, are one point.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tvconv_jax.errors import UserError
+
+# Told apart in grey and at half size: by marker and dashes, and by lightness.
+STYLES = (
+    {"color": "#000000", "marker": "o", "linestyle": "-"},
+    {"color": "#c2571a", "marker": "s", "linestyle": "--"},
+    {"color": "#2b6ca3", "marker": "^", "linestyle": "-."},
+    {"color": "#8a8a8a", "marker": "D", "linestyle": ":"},
+    {"color": "#3d7a3d", "marker": "v", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
+    {"color": "#b03060", "marker": "P", "linestyle": (0, (1, 1))},
+)
+FIGURES = {
+    "figure7": ("images_per_second", "throughput, images/s (more is better)"),
+    "figure8": ("peak_mb", "peak memory at batch {batch}, MB (less is better)"),
+}
+
+
+class Point(NamedTuple):
+    """One artifact on one machine.
+
+    Attributes:
+        series: What its line is called.
+        width: Of the model.
+        accuracy: Percent.
+        images_per_second: At the best batch and number of threads.
+        peak_mb: Peak memory of the process, 10^6 bytes.
+        batch: Images that it held at that peak.
+    """
+
+    series: str
+    width: float
+    accuracy: float
+    images_per_second: float
+    peak_mb: float
+    batch: int
+
+
+def read_points(files: Sequence[Path]) -> list[Point]:
+    """One point per model and series; over repeats such as seeds, means.
+
+    Raises:
+        UserError: If a file is not of the benchmark, or an artifact in it has no accuracy.
+    """
+    artifacts = [artifact for file in files for artifact in _read(file)]
+    varying = [key for key in ("name", "machine", "runtime", "rank") if len({one[key] for one in artifacts}) > 1]
+    groups: dict[Any, list[Point]] = defaultdict(list)
+    for one in artifacts:
+        about = (f"rank {one[key]}" if key == "rank" else str(one[key]) for key in varying if one[key] != "exact")
+        point = Point(", ".join((one["operator"], *about)), *one["figures"])
+        groups[point.series, point.width, point.batch].append(point)
+    return [
+        Point(series, width, *(statistics.fmean(values) for values in list(zip(*same, strict=True))[2:5]), batch)
+        for (series, width, batch), same in sorted(groups.items())
+    ]
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        results = json.loads(file.read_text())
+        machine = results["machine"]["model"] or results["machine"]["processor"]
+        return [_artifact(file, machine, artifact) for artifact in results["artifacts"]]
+    except FileNotFoundError:
+        raise UserError(f"{file} is not there; tvconv_jax.edge.benchmark --json={file} writes it.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is no file of figures; tvconv_jax.edge.benchmark --json={file} writes one.") from None
+
+
+def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, Any]:
+    about, memory = artifact["metadata"], artifact["memory"]
+    if not about.get("accuracy"):
+        raise UserError(
+            f"{file}: {artifact['file']} carries no accuracy; export a run that ended, so that it has a results.json."
+        )
+    figures = (about["width"], 100 * about["accuracy"]["mean"], artifact["best"]["images_per_second"])
+    keys = {key: about.get(key, "exact") for key in ("name", "operator", "rank")}
+    return {
+        **keys,
+        "machine": machine,
+        "runtime": artifact["runtime"],
+        "figures": (*figures, memory["peak_bytes"] / 1e6, memory["batch"]),
+    }
+
+
+def draw(points: Sequence[Point], out: Path) -> list[Path]:
+    """Writes ``figure7`` and ``figure8`` as PNG and PDF.
+
+    Args:
+        points: What :func:`read_points` gives.
+        out: Folder; made if it is not there.
+
+    Returns:
+        The files.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    out.mkdir(parents=True, exist_ok=True)
+    held = ", ".join(str(batch) for batch in sorted({point.batch for point in points}))
+    files = []
+    for name, (key, label) in FIGURES.items():
+        figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+        _draw_series(axes, points, key)
+        axes.set_xlabel(label.format(batch=held), fontsize=14)
+        axes.set_ylabel("accuracy, %", fontsize=14)
+        axes.tick_params(labelsize=12)
+        axes.margins(0.12, 0.2)
+        axes.grid(color="#dddddd")
+        axes.legend(fontsize=12)
+        for suffix in ("png", "pdf"):
+            files.append(out / f"{name}.{suffix}")
+            figure.savefig(files[-1], dpi=160)
+        plt.close(figure)
+    return files
+
+
+def _draw_series(axes: Any, points: Sequence[Point], key: str) -> None:
+    """A line a series; the labels of the most accurate stand above it, of the least below, of others on the right."""
+    lines = defaultdict(list)
+    for point in sorted(points, key=lambda point: (point.series, point.width)):
+        lines[point.series].append(point)
+    order = sorted(lines, key=lambda series: statistics.fmean(point.accuracy for point in lines[series]))
+    places = {series: (20, -4) for series in order} | {order[0]: (0, -19)} | {order[-1]: (0, 9)}
+    for style, (series, line) in zip(cycle(STYLES), lines.items(), strict=False):
+        xs = [getattr(point, key) for point in line]
+        axes.plot(xs, [point.accuracy for point in line], label=series, linewidth=2, markersize=9, **style)
+        for point, x in zip(line, xs, strict=True):
+            place = {"xytext": places[series], "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"x{point.width}", (x, point.accuracy), fontsize=12, **place)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tvconv_jax.analysis.edge_figures", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="JSON", help="of tvconv_jax.edge.benchmark --json")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="default: this folder")
+    args = parser.parse_args(argv)
+    try:
+        for file in draw(read_points(args.files), args.out):
+            print(f"wrote {file}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

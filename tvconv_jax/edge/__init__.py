@@ -1,0 +1,1 @@
+"""What runs on the device: the benchmark, one file to copy."""

@@ -1,0 +1,548 @@
+"""A face model exported by tvconv_jax, on the CPU: numpy and a C++ compiler are all it needs.
+
+    from native import load
+    model = load("model.safetensors", threads=2)
+    embeddings = model(images)          # [n, 3, s, s] float32 RGB, (x / 255 - 0.5) / 0.5
+
+``native.cpp`` beside this file is compiled once, for this machine's processor, and kept in ``~/.cache``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import mmap
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FLAGS = "-O3 -march=native -std=c++17 -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros".split()
+FLAGS += "-shared -fPIC -pthread".split()
+BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR = range(6)
+COPY, POINTWISE, STEM = range(3)
+SPATIAL = {"conv": 1, "per_pixel": 2, "low_rank": 3}
+RANGES = {"identity": (-3e38, 3e38), "relu": (0, 3e38), "relu6": (0, 6)}
+DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
+MOST = 4096  # numbers in one sum; as in native.cpp
+
+
+class Unsupported(ValueError):
+    """A model that the engine does not run."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: native runs the face models; for others take the ONNX or the PyTorch artifact.")
+
+
+def _structure(name: str, **kinds: Any) -> type[ctypes.Structure]:
+    fields = [(field, kind) for names, kind in kinds.items() for field in names.split("__")]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+# The structures of native.cpp.
+_Tensor = _structure("Tensor", base__channel__stride__height__width__channels=ctypes.c_int64)
+_Parts = _structure("Parts", vectors__lanes__parts=ctypes.c_int64)
+_Range = _structure("Range", low__high=ctypes.c_float)
+_Op = _structure(
+    "Op",
+    kind__producer__spatial__kernel__strides__stem_kernel__stem_strides__rank__bias_map__step__project=ctypes.c_int64,
+    input__other__wide__out=_Tensor,
+    middle__last=_Parts,
+    produce_weights__produce_bias__weights__gains__bias__project_weights__project_bias=ctypes.c_void_p,
+    produce_range__range__project_range=_Range,
+)
+
+
+def parts(vectors: int, most: int) -> list[tuple[int, int]]:
+    """Begin and end of nearly equal parts of at most so many vectors; as ``Parts`` of native.cpp."""
+    count = -(-vectors // most)
+    return [(vectors * i // count, vectors * (i + 1) // count) for i in range(count)]
+
+
+def padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Zeros at the end of an axis."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - array.shape[axis])
+    return np.pad(array, widths)
+
+
+class Channels:
+    """How some channels are cut into vectors, and these into parts.
+
+    Attributes:
+        size: Channels with those that fill the last vector.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int], most: int) -> None:
+        """With the vector width, of those there are, that leaves the fewest channels empty."""
+        self.lanes = min(widths, key=lambda width: (-(-channels // width) * width, -width))
+        self.vectors = -(-channels // self.lanes)
+        self.size, self.parts = self.vectors * self.lanes, parts(self.vectors, most)
+
+    def cut(self, array: np.ndarray, axis: int) -> Iterator[np.ndarray]:
+        """The parts of an array, that axis as two, vector and lane."""
+        array = padded(array, axis, self.size)
+        for begin, end in self.parts:
+            part = array.take(range(begin * self.lanes, end * self.lanes), axis)
+            yield part.reshape(*array.shape[:axis], end - begin, self.lanes, *array.shape[axis + 1 :])
+
+    def pack(self, array: np.ndarray, axis: int, order: Sequence[int]) -> np.ndarray:
+        """The parts one after the other, the axes of each in that order."""
+        return np.concatenate([part.transpose(order).ravel() for part in self.cut(array, axis)])
+
+    def structure(self) -> _Parts:
+        return _Parts(self.vectors, self.lanes, len(self.parts))
+
+
+class Value:
+    """A tensor while it is planned: channels ``begin`` and on of memory that may be shared."""
+
+    def __init__(self, height: int, width: int, channels: int, stride: int, memory: dict | None = None, begin: int = 0):
+        self.grid, self.channels, self.stride, self.begin = (height, width), channels, stride, begin
+        self.memory = {"floats": -(-height * width * stride // 16) * 16} if memory is None else memory
+
+    def structure(self) -> _Tensor:
+        return _Tensor(self.memory.get("base", -1), self.begin, self.stride, *self.grid, self.channels)
+
+
+def role(node: dict, arrays: dict[str, np.ndarray]) -> str:
+    """``dense``, ``spatial``, or the node's kind."""
+    fields, kind = node["fields"], node["kind"]
+    if kind == "conv":
+        out, own, side, _ = arrays["kernel"].shape
+        if fields["dilation"] != 1 or fields["padding"] != side // 2 or side % 2 == 0:
+            raise Unsupported(f"a convolution of dilation {fields['dilation']} and padding {fields['padding']}")
+        if fields["groups"] == 1:
+            return "dense"
+        if own != 1 or fields["groups"] != out:
+            raise Unsupported(f"a convolution of {fields['groups']} groups for {out} channels")
+    return "spatial" if kind in SPATIAL else kind
+
+
+def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list[int]]:
+    """Numbers of the nodes that become one operation each, in the order in which they run."""
+    readers: dict[int, list[int]] = {}
+    for number, node in enumerate(nodes, start=1):
+        for i in node["inputs"]:
+            readers.setdefault(i, []).append(number)
+    found, taken = [], set()
+    for number in range(1, len(nodes) + 1):
+        if number in taken:
+            continue
+        chain = [number]
+        while fuse and len(readers.get(chain[-1], ())) == 1:
+            (after,) = readers[chain[-1]]
+            names = [roles[i - 1] for i in (*chain, after)]
+            whole = ["dense", "spatial", "dense", "add"]
+            fits = any(names == whole[i : i + len(names)] for i in (0, 1)) or names == ["concat", "shuffle"]
+            if not fits or after in taken or (names[-1] == "dense" and nodes[after - 1]["fields"]["strides"] != 1):
+                break
+            chain.append(after)
+        taken.update(chain)
+        found.append(chain)
+    return sorted(found, key=lambda chain: chain[-1])
+
+
+class Plan:
+    """Operations, the memory of their tensors, and their weights as the engine reads them.
+
+    Attributes:
+        ops: Of native.cpp.
+        floats: Of the tensors of one image.
+        value: The last tensor.
+    """
+
+    def __init__(self, nodes: Sequence[dict], arrays: dict[str, np.ndarray], side: int, lib: Any, fuse: bool) -> None:
+        """From the nodes and arrays of the file."""
+        self._nodes, self._most = nodes, lib.vectors_of_panel()
+        self._widths = sorted({lib.lanes_of_vector(), min(8, lib.lanes_of_vector())})
+        self._arrays = [
+            {name: arrays[f"{number}.{name}"] for name in node["arrays"]} for number, node in enumerate(nodes, start=1)
+        ]
+        self._roles = [role(*pair) for pair in zip(nodes, self._arrays)]  # noqa: B905, Python 3.9 has no strict=
+        self._values = {0: Value(side, side, 3, 3, {})}
+        self._planned: list[tuple[_Op, dict[str, Value], dict[str, np.ndarray]]] = []
+        for chain in chains(nodes, self._roles, fuse):
+            names = [self._roles[i - 1] for i in chain]
+            plan = getattr(self, f"_{'block' if names[0] in ('dense', 'spatial') else names[0]}", None)
+            if plan is None:
+                raise Unsupported(f"a node {names[0]!r}")
+            self._values[chain[-1]] = plan(chain)
+        self.value = self._values[len(nodes)]
+        self.floats = self._place()
+        self.ops = self._finish()
+
+    def _emit(self, kind: int, reads: dict[str, Value], out: Value, weights: dict[str, Any], **fields: Any) -> Value:
+        self._planned.append((_Op(kind=kind, **fields), {**reads, "out": out}, weights))
+        return out
+
+    def _inputs(self, number: int) -> list[Value]:
+        return [self._values[i] for i in self._nodes[number - 1]["inputs"]]
+
+    def _new(self, grid: Sequence[int], channels: int) -> Value:
+        return Value(*grid, channels, Channels(channels, self._widths, self._most).size)
+
+    def _block(self, chain: list[int]) -> Value:
+        """Produce, spatial, project, add: those of them that there are."""
+        roles, inputs = [self._roles[i - 1] for i in chain], self._inputs(chain[0])
+        reads, fields, weights = {"input": inputs[0]}, {"producer": COPY, "kernel": 1, "strides": 1}, {}
+        wide = inputs[0]
+        if roles[0] == "dense":
+            channels = Channels(self._arrays[chain[0] - 1]["kernel"].shape[0], self._widths, self._most)
+            wide = self._produce(chain[0], channels, wide, fields, weights)
+        elif wide.memory == {}:
+            raise Unsupported("a spatial operator on the picture")
+        channels = Channels(wide.channels, self._widths, self._most)
+        reads["wide"] = out = wide
+        if "spatial" in roles:
+            out = self._spatial(chain[roles.index("spatial")], channels, wide, fields, weights)
+        if "dense" in roles[1:]:
+            out = self._project(chain[roles.index("dense", 1)], channels, out, fields, weights)
+        if "add" in roles:
+            reads["other"] = next(self._values[i] for i in self._nodes[chain[-1] - 1]["inputs"] if i not in chain)
+            self._same(reads["other"], out)
+        return self._emit(BLOCK, reads, out, weights, middle=channels.structure(), **fields)
+
+    def _produce(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
+        node, kernel = self._nodes[number - 1], self._arrays[number - 1]["kernel"]
+        (d, _, side, _), strides = kernel.shape, node["fields"]["strides"]
+        stem = x.memory == {}
+        if not stem and (side, strides) != (1, 1):
+            raise Unsupported(f"a convolution of {side}x{side} over all channels, strides {strides}")
+        fields.update(producer=STEM if stem else POINTWISE, stem_kernel=side, stem_strides=strides)
+        fields["produce_range"] = RANGES[node["fields"]["activation"]]
+        kernel = kernel.reshape(d, x.channels * side * side)
+        if kernel.shape[1] > MOST or side > 63:
+            raise Unsupported(f"a sum of {kernel.shape[1]} numbers")
+        weights["produce_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
+        weights["produce_bias"] = self._bias(number, channels, d)
+        return self._new([(length - 1) // strides + 1 for length in x.grid], d)
+
+    def _bias(self, number: int, channels: Channels, d: int) -> np.ndarray:
+        bias = self._arrays[number - 1]["bias"]
+        if bias.shape != (d,):
+            raise Unsupported(f"a bias {list(bias.shape)} of a convolution over all channels")
+        return padded(bias, 0, channels.size)
+
+    def _spatial(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
+        node, arrays, c = self._nodes[number - 1], self._arrays[number - 1], x.channels
+        kind, strides, bias = node["kind"], node["fields"]["strides"], arrays["bias"]
+        height, width = grid = [(length - 1) // strides + 1 for length in x.grid]
+        rank = len(arrays["gains"]) if kind == "low_rank" else 1
+        if kind == "per_pixel":
+            taps = len(arrays["weights"])
+            packed = channels.pack(arrays["weights"].reshape(taps, c, height, width), 1, (3, 1, 4, 0, 2))
+        else:
+            kernel = arrays["kernels" if kind == "low_rank" else "kernel"]
+            taps = kernel.shape[-1] ** 2
+            packed = channels.pack(kernel.reshape(rank, c, taps), 1, (1, 0, 3, 2))
+        if kind == "low_rank":
+            weights["gains"] = channels.pack(arrays["gains"].reshape(rank, c, height, width), 1, (3, 1, 0, 4, 2))
+        side = round(taps**0.5)
+        if side**2 != taps or side % 2 == 0 or side > 63:
+            raise Unsupported(f"a kernel of {taps} taps")
+        if bias.ndim == 3:
+            weights["bias"] = channels.pack(bias.reshape(c, height, width), 0, (2, 0, 3, 1))
+        else:
+            weights["bias"] = padded(bias.reshape(c), 0, channels.size)
+        weights["weights"] = packed
+        fields.update(spatial=SPATIAL[kind], kernel=side, strides=strides, rank=rank, bias_map=bias.ndim == 3)
+        fields["range"] = RANGES[node["fields"]["activation"]]
+        return self._new(grid, c)
+
+    def _project(self, number: int, middle: Channels, x: Value, fields: dict, weights: dict) -> Value:
+        kernel = self._arrays[number - 1]["kernel"]
+        channels = Channels(len(kernel), self._widths, self._most)
+        kernel = kernel.reshape(len(kernel), x.channels).T
+        rows = [part.reshape(-1, len(kernel[0])) for part in middle.cut(kernel, 0)]
+        weights["project_weights"] = np.concatenate([channels.pack(part, 1, (0, 1, 2)) for part in rows])
+        weights["project_bias"] = self._bias(number, channels, kernel.shape[1])
+        fields.update(project=1, last=channels.structure())
+        fields["project_range"] = RANGES[self._nodes[number - 1]["fields"]["activation"]]
+        return self._new(x.grid, kernel.shape[1])
+
+    def _linear(self, chain: list[int]) -> Value:
+        (x,), fields, weights = self._inputs(chain[0]), {}, {}
+        kernel = self._arrays[chain[0] - 1]["kernel"].reshape(-1, x.channels)
+        channels = Channels(len(kernel), self._widths, self._most)
+        weights["project_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
+        weights["project_bias"] = self._bias(chain[0], channels, len(kernel))
+        if x.grid != (1, 1) or x.channels > MOST:
+            raise Unsupported(f"a linear layer of {x.channels} channels on a grid {x.grid}")
+        fields = {"last": channels.structure(), "project_range": RANGES["identity"]}
+        return self._emit(LINEAR, {"input": x}, self._new((1, 1), len(kernel)), weights, **fields)
+
+    @staticmethod
+    def _same(one: Value, other: Value) -> None:
+        if (one.grid, one.channels) != (other.grid, other.channels):
+            raise ValueError(f"an addition of {one.grid} x {one.channels} and {other.grid} x {other.channels}")
+
+    def _add(self, chain: list[int]) -> Value:
+        one, other = self._inputs(chain[0])
+        self._same(one, other)
+        return self._emit(ADD, {"input": one, "other": other}, self._new(one.grid, one.channels), {})
+
+    def _max_pool(self, chain: list[int]) -> Value:
+        (x,) = self._inputs(chain[0])
+        return self._emit(MAX_POOL, {"input": x}, self._new([(n - 1) // 2 + 1 for n in x.grid], x.channels), {})
+
+    def _mean(self, chain: list[int]) -> Value:
+        (x,) = self._inputs(chain[0])
+        return self._emit(MEAN, {"input": x}, self._new((1, 1), x.channels), {})
+
+    def _channels(self, chain: list[int]) -> Value:
+        (x,), fields = self._inputs(chain[0]), self._nodes[chain[0] - 1]["fields"]
+        begin, end = range(x.channels + 1)[fields["begin"]], range(x.channels + 1)[fields["end"]]
+        return Value(*x.grid, end - begin, x.stride, x.memory, x.begin + begin)
+
+    def _concat(self, chain: list[int]) -> Value:
+        """One after the other; followed by a shuffle, every second channel each."""
+        inputs, out, begin = self._inputs(chain[0]), None, 0
+        out = self._new(inputs[0].grid, sum(x.channels for x in inputs))
+        halves = len(chain) == 2 and [x.channels * 2 for x in inputs] == [out.channels] * 2
+        if len(chain) == 2 and not halves:
+            raise Unsupported("a shuffle of more than two tensors")
+        for i, x in enumerate(inputs):
+            self._move(x, out, i if halves else begin, 2 if halves else 1)
+            begin += x.channels
+        return out
+
+    def _shuffle(self, chain: list[int]) -> Value:
+        (x,) = self._inputs(chain[0])
+        out, half = self._new(x.grid, x.channels), x.channels // 2
+        for i in range(2):
+            self._move(Value(*x.grid, half, x.stride, x.memory, x.begin + i * half), out, i, 2)
+        return out
+
+    def _move(self, x: Value, out: Value, begin: int, step: int) -> None:
+        if x.grid != out.grid:
+            raise ValueError(f"a concatenation of grids {x.grid} and {out.grid}")
+        into = Value(*out.grid, x.channels, out.stride, out.memory, begin)
+        self._emit(MOVE, {"input": x}, into, {}, step=step)
+
+    def _place(self) -> int:
+        """Gives every tensor a place that no other has while it is needed; floats of all."""
+        until: dict[int, int] = {id(self.value.memory): len(self._planned)}
+        for i, (_, values, _) in enumerate(self._planned):
+            for value in values.values():
+                until[id(value.memory)] = max(i, until.get(id(value.memory), 0))
+        living: list[tuple[int, int, int]] = []  # begin, end, the last operation that needs it
+        total = 0
+        for i, (_, values, _) in enumerate(self._planned):
+            living = [entry for entry in living if entry[2] >= i]
+            memory, base = values["out"].memory, 0
+            if "base" in memory:
+                continue
+            for begin, end, _ in sorted(living):
+                if base + memory["floats"] > begin:
+                    base = max(base, end)
+            memory["base"] = base
+            living.append((base, base + memory["floats"], until[id(memory)]))
+            total = max(total, base + memory["floats"])
+        return total
+
+    def _finish(self) -> Any:
+        """The operations with the addresses of their weights, which lie one after the other in their order."""
+        sizes = [-(-array.size // 16) * 16 for _, _, weights in self._planned for array in weights.values()]
+        self._memory, at = memory(sum(sizes)), 0
+        for op, values, weights in self._planned:
+            op.other.base = -1
+            for name, value in values.items():
+                setattr(op, name, value.structure())
+            while weights:  # none is kept twice
+                name, array = weights.popitem()
+                self._memory[at : at + array.size] = array.ravel()
+                setattr(op, name, self._memory[at:].ctypes.data)
+                at += -(-array.size // 16) * 16
+        ops = (_Op * len(self._planned))(*(op for op, _, _ in self._planned))
+        del self._arrays, self._planned
+        return ops
+
+
+def memory(floats: int) -> np.ndarray:
+    """Aligned memory, in huge pages where the system has them."""
+    pages = mmap.mmap(-1, max(4 * floats, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without them
+            pass
+    return np.frombuffer(pages, np.float32, floats)
+
+
+class Model:
+    """A model, its threads and its memory; call it with images.
+
+    Attributes:
+        metadata: Of the exporter.
+        plan: What the engine runs.
+    """
+
+    def __init__(self, metadata: dict[str, Any], plan: Plan, lib: Any, side: int, threads: int) -> None:
+        """With a plan for pictures of that height and width."""
+        self.metadata, self.plan, self._lib, self._side = metadata, plan, lib, side
+        self._lock, self._pools, self._arena, self._holds = threading.Lock(), {}, None, 0
+        self._process = os.getpid()
+        weakref.finalize(self, _free, lib, self._pools, self._process)
+        self.use(threads)
+
+    def use(self, threads: int) -> None:
+        """So many threads from now on."""
+        if threads < 1:
+            raise ValueError(f"threads={threads} must be at least 1.")
+        self._threads = threads
+
+    def _pool(self) -> int:
+        if self._process != os.getpid():  # forked: no thread but the caller's is left
+            self._pools, self._process = {}, os.getpid()
+        if self._threads not in self._pools:
+            self._pools[self._threads] = self._lib.make_pool(self._threads)
+        return self._pools[self._threads]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Embeddings ``float32 [n, d]`` of images ``float32 [n, 3, s, s]``."""
+        images, plan, n = np.ascontiguousarray(images, np.float32), self.plan, len(images)
+        if images.shape[1:] != (3, self._side, self._side):
+            expected = f"[n, 3, {self._side}, {self._side}]"
+            raise ValueError(f"images {list(images.shape)} must be {expected}; resize them, channels first.")
+        with self._lock:
+            if n > self._holds or self._arena is None:
+                self._arena, self._holds = memory(n * plan.floats), n
+            if n:
+                self._lib.run(self._pool(), plan.ops, len(plan.ops), n, images.ctypes.data, self._arena.ctypes.data)
+            value, begin = plan.value, n * plan.value.memory["base"]
+            out = self._arena[begin : begin + n * value.grid[0] * value.grid[1] * value.stride]
+            out = out.reshape(n, *value.grid, value.stride)[..., value.begin : value.begin + value.channels].copy()
+        return out[:, 0, 0] if value.grid == (1, 1) else out.transpose(0, 3, 1, 2)
+
+
+def _free(lib: Any, pools: dict[int, int], process: int) -> None:
+    """Ends a model's threads; in a forked process there are none."""
+    if process == os.getpid():
+        for pool in pools.values():
+            lib.free_pool(pool)
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The metadata and the arrays, in float32, of a safetensors file; nothing in it is executed."""
+    data, arrays = memoryview(Path(path).read_bytes()), {}
+    try:
+        (size,) = struct.unpack("<Q", data[:8])
+        header = json.loads(bytes(data[8 : 8 + size]))
+        metadata = json.loads(header.pop("__metadata__")["tvconv_jax"])
+        for name, entry in header.items():
+            begin, end = (8 + size + offset for offset in entry["data_offsets"])
+            array = np.frombuffer(data[begin:end], DTYPES[entry["dtype"]])
+            arrays[name] = array.reshape(entry["shape"]).astype(np.float32, copy=False)
+        for name in [name for name in arrays if name.endswith(".scale")]:
+            arrays[name[: -len(".scale")]] *= arrays.pop(name)  # of int8, so a copy that may be written
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a model exported by tvconv_jax, or is cut off ({error}).") from None
+    return metadata, arrays
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    keys = ("model name", "flags", "Features", "CPU part", "CPU implementer")
+    return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(keys)}))
+
+
+def _said(command: Sequence[str]) -> str:
+    """What a command prints; its first line with an error, if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise RuntimeError(f"{command[0]} cannot compile native.cpp: {lines[0]}; set CXX to another C++17 compiler.")
+    return done.stdout
+
+
+def compiled() -> Path:
+    """The engine for this machine, compiled if it has not been."""
+    source = Path(__file__).with_name("native.cpp")
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is not there; copy native.cpp beside native.py.")
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        raise RuntimeError(f"there is no C++ compiler ({', '.join(names)}): sudo apt-get install g++, or set CXX.")
+    about = [source.read_text(), *FLAGS, _said([compiler, "--version"]), _processor()]
+    key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:32]
+    folder = Path(os.environ.get("TVCONV_JAX_CACHE") or "~/.cache/tvconv_jax/native").expanduser()
+    library = folder / f"{key}.so"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError("it belongs to another user, who could put other code there")
+        if library.exists():
+            return library
+        handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
+        os.close(handle)
+    except OSError as error:
+        raise RuntimeError(f"{folder} cannot hold the engine ({error}): set TVCONV_JAX_CACHE to a folder.") from None
+    try:
+        _said([compiler, *FLAGS, "-o", name, str(source)])
+        os.replace(name, library)  # whole, or not there
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return library
+
+
+def engine() -> Any:
+    """The compiled functions."""
+    library = compiled()
+    try:
+        lib = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise RuntimeError(
+            f"{error}: delete that file, or set TVCONV_JAX_CACHE to a folder that may hold programs."
+        ) from None
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    lib.size_of_op.restype, lib.make_pool.restype = integer, pointer
+    lib.free_pool.argtypes, lib.free_pool.restype = [pointer], None
+    lib.run.argtypes, lib.run.restype = [pointer, pointer, integer, integer, pointer, pointer], None
+    if lib.size_of_op() != ctypes.sizeof(_Op):
+        raise RuntimeError("native.py and native.cpp are of different versions; copy both from one export.")
+    return lib
+
+
+def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
+    """The model of a ``.safetensors`` file that ``python -m tvconv_jax.export`` wrote.
+
+    Args:
+        path: The file.
+        threads: Threads of a run.
+        fuse: Whether widening, spatial operator, narrowing and addition become one operation.
+
+    Returns:
+        A function of images ``float32 [n, 3, s, s]`` that returns ``float32 [n, d]``.
+
+    Raises:
+        ValueError: If the file is no such model, or of a kind that the engine does not run.
+        RuntimeError: If there is no C++ compiler, or nowhere to keep what it makes.
+    """
+    metadata, arrays = read(path)
+    lib = engine()
+    try:
+        _, channels, side, width = metadata["input"]["shape"]
+        if (channels, side) != (3, width):
+            raise Unsupported(f"an image {channels} x {side} x {width}")
+        plan = Plan(metadata["nodes"], arrays, side, lib, fuse)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is not a model exported by tvconv_jax ({type(error).__name__}: {error}).") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not loaded: {' '.join(str(error).split())}") from None
+    return Model(metadata, plan, lib, side, threads)

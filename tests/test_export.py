@@ -242,6 +242,19 @@ def test_an_operator_that_depends_on_the_picture_is_refused():
         fold(model, variables, 32)
 
 
+def test_without_a_compiler_the_native_engine_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TVCONV_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    graph, weights = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}
+    graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays=weights)
+    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
+    options = {"formats": ["native"], "precision": "float32", "expected": np.zeros((1, 4), np.float32)}
+    with pytest.raises(UserError, match="there is no C.. compiler .*: sudo apt-get install g.., or set CXX"):
+        artifacts.write(tmp_path / "out", graph, metadata, images=drawn((1, 3, 6, 6)), **options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("data", [b"", b"junk" * 9, b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{}"])
 def test_a_damaged_file_is_one_line(data, tmp_path):
     path = tmp_path / "model.safetensors"

@@ -155,7 +155,10 @@ def _write_native(folder: Path, graph: Graph, metadata: dict, precision: Precisi
     weights.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
     for name in ("native.py", "native.cpp"):
         shutil.copyfile(Path(native.__file__).with_name(name), folder / name)
-    return [(weights.name, "for native.py", native.load(weights))]
+    try:
+        return [(weights.name, "for native.py", native.load(weights))]
+    except (ValueError, RuntimeError, OSError) as error:  # another kind of model; no compiler
+        raise UserError(str(error)) from None
 
 
 def _missing(error: ModuleNotFoundError) -> UserError:

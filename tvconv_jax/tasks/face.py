@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
+from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.losses import am_softmax_logits
 from tvconv_jax.metrics.complexity import count
@@ -91,6 +92,16 @@ def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, 
     return np.concatenate(parts)
 
 
+def check_pairs(same: Mapping[str, np.ndarray]) -> None:
+    """Raises a ``UserError`` if the pairs of a verification set are all of one kind: nothing can be told apart."""
+    for name, kinds in same.items():
+        if np.all(kinds) or not np.any(kinds):
+            kind = "the same person" if np.all(kinds) else "different people"
+            raise UserError(
+                f"verification set {name} holds pairs of {kind} only; both kinds are needed: complete or remove it."
+            )
+
+
 class FaceJob:
     """A face run put together from its config: data, model, step, evaluation.
 
@@ -109,6 +120,7 @@ class FaceJob:
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.model = model_of(config)
         self.data: FaceData = load_faces(config.data)
+        check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = optimizer_of(config, self.steps_per_epoch)
         mirror = config.eval.protocol == "standard"

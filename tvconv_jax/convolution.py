@@ -20,8 +20,8 @@ def conv(
     """Convolution over all channels: ``[n, h, w, c]``, ``[k, k, c, d]`` -> ``[n, ho, wo, d]``.
 
     Where it keeps the grid, a CPU leaves out the taps of a dilated kernel that see nothing but padding (all but one at
-    rate 18 on 16x16) and takes the kernel's gradient as a product for a few rows of pictures at a time, three times as
-    fast as what autodiff makes. Everything else is the library's.
+    rate 18 on 16x16) and takes the kernel's gradient as a product for a few rows of pictures at a time, twice as fast
+    as what autodiff makes. Everything else is the library's.
 
     Args:
         x: Features.

@@ -117,6 +117,36 @@ def test_fewer_bits_are_exactly_what_the_rounded_graph_says(folded, precision, t
     assert sizes[0] / sizes[1] > {"float16": 1.8, "int8": 2.9}[precision]
 
 
+def test_float16_holds_kernels_beyond_its_largest_number(tmp_path):
+    """A channel that is nearly dead has a tiny variance, and so kernels of any size once its norm is folded."""
+    graph, weights, x = Graph(6), drawn((6, 6, 9, 3)), drawn((2, 6, 6, 3))
+    weights[..., 1] *= 1e6
+    y = graph.add("per_pixel", 0, arrays={"weights": weights, "bias": drawn((3,))}, strides=1, activation="identity")
+    graph.add("mean", y, keep_grid=False)
+    half = rounded(graph, "float16")
+    stored = half.nodes[0].arrays["weights"]
+    assert np.all(np.abs(stored - weights) <= 2.0**-11 * np.abs(weights) + 1e-7)
+    ours = by_jax(half, x)
+    for found in (
+        by_onnx(half, x, precision="float16"),
+        by_onnx(half, x, precision="float16", lowering="slices"),
+        by_torch(half, x, tmp_path / "m.safetensors", precision="float16"),
+    ):
+        np.testing.assert_allclose(found, ours, rtol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["tvconv_linear", "locally_connected"])
+def test_operators_with_a_kernel_a_pixel_are_exported_like_tvconv(operator):
+    """In one layer; the whole models stand above."""
+    model, images = create_model("mobilenetv2", width=0.1, operator=operator, stages=(7,)), drawn((2, 32, 32, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
+    expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
+    graph = fold(model, variables, 32)
+    assert sum(node.kind == "per_pixel" for node in graph.nodes) == 1
+    assert relative(by_onnx(graph, images), expected) < TOLERANCE
+
+
 def test_full_rank_is_exact_and_less_is_the_best_approximation():
     weights = drawn((5, 4, 9, 3))
     graph = Graph(5)

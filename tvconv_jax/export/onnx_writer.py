@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tvconv_jax.export.graph import Graph, Node
-from tvconv_jax.export.precision import Precision
+from tvconv_jax.export.precision import Precision, in_bits
 
 OPSET, IR_VERSION = 17, 8
 
@@ -83,13 +83,11 @@ class Writer:
         ``layout`` brings the array, and the scale that stands beside it, into the layout wanted here.
         """
         array = layout(node.arrays[name])
-        if name in node.scales:
-            scale = layout(node.scales[name])
-            steps = self.op("Cast", [self.constant(np.rint(array / scale).astype(np.int8))], to=TensorProto.FLOAT)
-            return self.op("Mul", [steps, self.constant(scale)])
         if self._precision == "float32":
             return self.constant(array)
-        return self.op("Cast", [self.constant(array.astype(np.float16))], to=TensorProto.FLOAT)
+        scale = layout(node.scales[name]) if name in node.scales else None
+        few = self.op("Cast", [self.constant(in_bits(array, scale, self._precision))], to=TensorProto.FLOAT)
+        return few if scale is None else self.op("Mul", [few, self.constant(scale)])
 
     def node(self, node: Node, inputs: list[str], shapes: list[tuple[int, int, int]]) -> str:
         """Writes one node of the graph."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from tvconv_jax.export import torch_model
 from tvconv_jax.export.graph import Graph, Node
-from tvconv_jax.export.precision import Precision
+from tvconv_jax.export.precision import Precision, in_bits
 
 # PyTorch's layouts of a node's arrays, images being [n, c, h, w].
 LAYOUTS = {
@@ -55,10 +55,12 @@ def to_safetensors(graph: Graph, metadata: dict[str, Any], *, precision: Precisi
 
 def _stored(node: Node, name: str, precision: Precision) -> dict[str, np.ndarray]:
     array = np.ascontiguousarray(LAYOUTS[name](node.arrays[name]))
-    if name in node.scales:
-        scale = LAYOUTS[name](node.scales[name])
-        return {name: np.rint(array / scale).astype(np.int8), f"{name}.scale": np.ascontiguousarray(scale)}
-    return {name: array.astype(np.float16) if precision == "float16" and name != "bias" else array}
+    if name == "bias" or precision == "float32":
+        return {name: array}
+    if name not in node.scales:
+        return {name: in_bits(array, None, precision)}
+    scale = np.ascontiguousarray(LAYOUTS[name](node.scales[name]))
+    return {name: in_bits(array, scale, precision), f"{name}.scale": scale}
 
 
 def write_module(folder: Path) -> None:

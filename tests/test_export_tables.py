@@ -1,0 +1,109 @@
+"""Tables of exported models: runtimes beside the reference's module; few terms and few bits, with what they cost."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tvconv_jax.analysis import edge_table, export_table
+from tvconv_jax.analysis.edge_table import Row, Subject
+from tvconv_jax.export import onnx_speed
+from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.training.checkpoint import Checkpoints
+
+
+def test_the_reference_is_in_turn_with_ours_and_answers_alike():
+    """``measure`` ends with an error if the reference's module does not answer as the JAX model."""
+    subject = Subject("mobilenetv2", 0.1, "tvconv")
+    rows = edge_table.measure([(subject, ["reference", "onnxruntime"])], batches=[1, 2], seconds=0, image_size=32)
+    assert [row.runtime for row in rows] == ["reference", "onnxruntime"]
+    for row in rows:
+        assert 0 <= row.difference < 1e-4 and {point["batch"] for point in row.points} == {1, 2}
+        assert row.rate() >= row.rate(1) > 0
+
+
+def test_strided_is_a_kernel_a_pixel():
+    """By hand: every pixel of a 4x4 picture sees the pixel to its upper left, times its own number."""
+    weights = np.zeros((1, 9, 2, 2), np.float32)
+    weights[0, 0] = [[1, 2], [3, 4]]
+    images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4)
+    arrays = {"weights": torch.from_numpy(weights), "bias": torch.tensor([0.5])}
+    found = edge_table._strided({"strides": 2, "activation": "identity"}, arrays, images)
+    assert found.tolist() == [[[[0.5, 0.5], [0.5, 4 * 5 + 0.5]]]]
+
+
+def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
+    rates = {"depthwise": (100.0, 80.0), "tvconv": (260.0, 40.0)}
+
+    def measured(cases, **_):
+        points = {name: [{"batch": b, "images_per_second": r} for b, r in zip((8, 1), rates[name], strict=True)]
+                  for name in rates}  # fmt: skip
+        return [Row(subject, runtime, 1e-6, points[subject.operator]) for subject, all_ in cases for runtime in all_]
+
+    monkeypatch.setattr(edge_table, "measure", measured)
+    edge_table.main(["headline", "--runtimes=onnxruntime", f"--json={tmp_path / 'rows.json'}"])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    kinds = [("depthwise", 0), ("tvconv", 0), ("tvconv", 1), ("tvconv", 2)]
+    assert [(row["operator"], row["rank"]) for row in rows] == kinds
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "x0.5 tvconv" in line]
+    assert len(lines) == 3
+    for cells in lines:
+        assert [cell.strip() for cell in cells[4:10]] == ["260", "40", "2.60x", "0.50x", "2.60x", "0.50x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sizes"], "invalid choice: 'sizes'"),
+        (["models", "--runtimes=ncnn"], "'ncnn' is unknown; there are: onnxruntime"),
+        (["models", "--batch=0"], "0 must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        edge_table.main(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run with a checkpoint of the state before the first step."""
+    folder = tmp_path_factory.mktemp("run")
+    config = face_config("smoke", model="mobilenetv2", width=0.1)
+    job = FaceJob(config)
+    (folder / "config.json").write_text(config.to_json())
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
+    return folder
+
+
+def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx_speed, "ROUNDS", 1)
+    file = tmp_path / "table.json"
+    with np.errstate(all="ignore"):
+        export_table.main([str(workdir), "--ranks=exact,9", "--precisions=float32,int8", f"--json={file}"])
+    printed = capsys.readouterr().out
+    results = json.loads(file.read_text())
+    exact, few, whole, _ = results["variants"]
+    assert whole["accuracy"] == pytest.approx(exact["accuracy"], abs=0.05)  # nine terms are the whole kernels
+    assert whole["energy"] == pytest.approx(1) and exact["size"] > 3.5 * few["size"]
+    lost = 100 * (exact["accuracy"] - few["accuracy"])
+    row = next(line for line in printed.splitlines() if "int8" in line and "exact" in line and "│" in line)
+    assert f"{lost:.2f} ± 0.00" in row and f"{exact['size'] / few['size']:.1f}x" in row
+    assert set(results["images_per_second"]) == {"exact", "9"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere holds no run"),
+        (["nowhere", "--ranks=0"], "'0' must be exact, or a number of terms"),
+        (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),
+    ],
+)
+def test_mistakes_of_the_second_table_are_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        export_table.main(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err

@@ -1,0 +1,307 @@
+"""Exported models side by side: every runtime at hand, in turns, beside the reference's own frozen module.
+
+    python -m tvconv_jax.analysis.edge_table headline     MobileNetV2 x0.5 with TVConv against x1.0 depthwise
+    python -m tvconv_jax.analysis.edge_table models       all eight face models, both operators
+
+Weights are random, for speed does not depend on them. Every file is first checked against the JAX model on 64 pictures.
+What a row says holds for this machine; ``launch/pi.sh`` measures on another one.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tvconv_jax import create_model
+from tvconv_jax.edge import benchmark
+from tvconv_jax.errors import UserError
+from tvconv_jax.export import artifacts
+from tvconv_jax.export.fold import fold
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.models import mobilenetv2, shufflenetv2
+
+PICTURES = 64
+FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx"}  # the others read model.safetensors
+RUNTIMES = ("onnxruntime", "openvino", "torch", "inductor", "native")
+EIGHT = [("mobilenetv2", w) for w in mobilenetv2.WIDTHS] + [("shufflenetv2", w) for w in shufflenetv2.WIDTHS]
+
+
+class Subject(NamedTuple):
+    """A model to export.
+
+    Attributes:
+        name: Of ``create_model``.
+        width: Of the model.
+        operator: ``"tvconv"`` or ``"depthwise"``.
+        rank: Of per-pixel kernels; 0 is exact.
+    """
+
+    name: str
+    width: float
+    operator: str
+    rank: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} x{self.width} {self.operator}" + (f", rank {self.rank}" if self.rank else "")
+
+
+class Row(NamedTuple):
+    """A subject in a runtime.
+
+    Attributes:
+        subject: The model.
+        runtime: Of ``RUNTIMES``, or ``"reference"``.
+        difference: Largest, of its file from the JAX model.
+        points: Figures by batch and threads, as the benchmark measures them.
+    """
+
+    subject: Subject
+    runtime: str
+    difference: float
+    points: list[dict[str, float]]
+
+    def rate(self, batch: int | None = None) -> float:
+        """Images per second, the best over threads, and over batches unless one is given."""
+        return max(p["images_per_second"] for p in self.points if batch in (None, p["batch"]))
+
+
+class Reference(benchmark.Torch):
+    """Eager PyTorch with per-pixel kernels as the reference freezes them: pad, as_strided, multiply, sum.
+
+    Batch norms are folded as in ours, which the reference does not do; so it is a little faster here.
+    Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/model/atoms/TVConv.py.
+    """
+
+    name = "reference"
+
+    def read(self, threads: int) -> str | None:
+        text = super().read(threads)
+        sys.modules[type(self.model).__module__].OPERATIONS["per_pixel"] = _strided
+        for number, node in enumerate(self.model.nodes, start=1):
+            if node["kind"] == "per_pixel":  # [k * k, c, h, w] -> [c, k * k, h, w]
+                name = f"node{number}_weights"
+                setattr(self.model, name, getattr(self.model, name).transpose(0, 1).contiguous())
+        return text
+
+
+def _strided(fields: dict, arrays: dict[str, Any], x: Any) -> Any:
+    from torch.nn import functional as F
+
+    weights, bias, strides = arrays["weights"], arrays["bias"], fields["strides"]
+    channels, taps, height, width = weights.shape
+    side = math.isqrt(taps)
+    x = F.pad(x, [side // 2] * 4)
+    row = x.shape[3]
+    steps = (x.stride(0), x.stride(1), row, 1, strides * row, strides)
+    seen = x.as_strided((len(x), channels, side, side, height, width), steps)
+    y = (weights.view(1, channels, side, side, height, width) * seen).sum((2, 3))
+    y = y + (bias[:, None, None] if bias.ndim == 1 else bias)
+    return {"relu": F.relu, "relu6": F.relu6}.get(fields["activation"], lambda y: y)(y)
+
+
+def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, Any]:
+    """Variables as a trained model might have them: no norm is the identity, no affinity map is constant."""
+    random = np.random.default_rng(seed)
+
+    def value(path: tuple, leaf: Any) -> np.ndarray:
+        name, noise = path[-1].key, random.standard_normal(leaf.shape).astype(np.float32)
+        if name in ("scale", "var"):
+            return 1 + 0.2 * np.square(noise)
+        if name == "affinity":
+            return 1 + 0.3 * noise
+        return noise * {"bias": 0.1, "mean": 0.1}.get(name, math.sqrt(2 / math.prod(leaf.shape[:-1])))
+
+    images = jnp.zeros((1, image_size, image_size, 3))
+    shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def write(subject: Subject, folder: Path, *, formats: Sequence[str], image_size: int) -> dict[str, float]:
+    """Exports a model with random weights and checks it on 64 pictures.
+
+    Returns:
+        Largest difference from the JAX model by file name, over the formats that share a file.
+
+    Raises:
+        UserError: If an artifact answers otherwise than the JAX model.
+    """
+    model = create_model(subject.name, width=subject.width, operator=subject.operator)
+    variables = random_variables(model, image_size)
+    shape = (PICTURES, image_size, image_size, 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    graph = fold(model, variables, image_size)
+    if subject.rank:
+        graph, _ = truncate(graph, subject.rank)
+        expected = jax.jit(make_run(graph))(arrays_of(graph), images)
+    else:
+        expected = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    written = artifacts.write(
+        folder,
+        graph,
+        _metadata(subject, graph),
+        formats=formats,
+        precision="float32",
+        images=np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
+        expected=np.asarray(expected),
+    )
+    return {one.file: max(o.difference for o in written if o.file == one.file) for one in written}
+
+
+def _metadata(subject: Subject, graph: Graph) -> dict[str, Any]:
+    side = graph.shapes[0][0]
+    return {
+        **subject._asdict(),
+        "rank": str(subject.rank) if subject.rank else "exact",
+        "input": {"name": "images", "shape": [None, 3, side, side]},
+        "output": {"name": "embeddings", "shape": [None, graph.shapes[-1][2]]},
+    }
+
+
+def measure(
+    cases: Sequence[tuple[Subject, Sequence[str]]], *, batches: Sequence[int], seconds: float, image_size: int
+) -> list[Row]:
+    """Exports subjects and times every one in each of its runtimes, all in turns."""
+    threads = sorted({1, benchmark.cores()})
+    with tempfile.TemporaryDirectory() as temporary:
+        models, found = [], []
+        for number, (subject, runtimes) in enumerate(cases):
+            folder = Path(temporary, str(number))
+            formats = ["onnx"] + ["torch"] * bool({"torch", "inductor", "reference"} & set(runtimes))
+            formats += ["native"] * ("native" in runtimes)
+            differences = write(subject, folder, formats=formats, image_size=image_size)
+            for runtime in runtimes:
+                path = folder / FILES.get(runtime, "model.safetensors")
+                if runtime == "reference":
+                    models.append(Reference(path, threads[0]))
+                else:
+                    models.append(benchmark.load(path, runtime, threads[0]))
+                benchmark.check(models[-1], folder / "check.npz", threads[0])
+                found.append((subject, runtime, differences[path.name]))
+        points = [(batch, n) for batch in batches for n in threads]
+        measured = benchmark.measure(models, points, seconds)
+    return [Row(*one, figures) for one, figures in zip(found, measured, strict=True)]
+
+
+def headline(runtimes: Sequence[str], **options: Any) -> list[Row]:
+    """MobileNetV2 x0.5 with TVConv, exact and of low rank, and x1.0 with depthwise convolutions; all in turns."""
+    low = [runtime for runtime in runtimes if runtime in ("onnxruntime", "openvino", "native")]
+    cases = [
+        (Subject("mobilenetv2", 1.0, "depthwise"), runtimes),
+        (Subject("mobilenetv2", 0.5, "tvconv"), runtimes),
+        (Subject("mobilenetv2", 0.5, "tvconv", 1), low),
+        (Subject("mobilenetv2", 0.5, "tvconv", 2), low),
+    ]
+    rows = measure(cases, **options)
+    depthwise = [row for row in rows if row.subject.operator == "depthwise"]
+    table = Table(title="ratios: over depthwise x1.0 in the same runtime; over the fastest depthwise x1.0 of all")
+    _columns(table, "same, best", "same, batch 1", "fastest, best", "fastest, batch 1")
+    for row in rows:
+        (same,) = (one for one in depthwise if one.runtime == row.runtime)
+        others = [
+            row.rate() / same.rate(),
+            row.rate(1) / same.rate(1),
+            row.rate() / max(one.rate() for one in depthwise),
+            row.rate(1) / max(one.rate(1) for one in depthwise),
+        ]
+        table.add_row(*_cells(row), *(f"{ratio:.2f}x" for ratio in others))
+    _print(table)
+    return rows
+
+
+def eight(runtimes: Sequence[str], **options: Any) -> list[Row]:
+    """Every face model with both operators; TVConv over the reference's frozen module, model by model in turns."""
+    table, rows = Table(title="ratios: over the reference's frozen module, eager PyTorch"), []
+    _columns(table, "best", "batch 1")
+    for name, width in EIGHT:
+        tvconv = Subject(name, width, "tvconv")
+        found = measure(
+            [
+                (tvconv, ["reference", *runtimes]),
+                (tvconv._replace(rank=1), [r for r in runtimes if r in ("onnxruntime", "openvino")]),
+                (tvconv._replace(operator="depthwise"), runtimes),
+            ],
+            **options,
+        )
+        base, rows = found[0], rows + found
+        for row in found:
+            compared = row.subject.operator == "tvconv"
+            ratios = (row.rate() / base.rate(), row.rate(1) / base.rate(1)) if compared else ()
+            table.add_row(*_cells(row), *(f"{ratio:.2f}x" for ratio in ratios))
+        table.add_section()
+        print(f"{name} x{width}: done", flush=True)
+    _print(table)
+    return rows
+
+
+def _columns(table: Table, *ratios: str) -> None:
+    for column in ("model", "runtime", "from JAX", "img/s, best", "batch 1", *ratios):
+        table.add_column(column, justify="left" if column in ("model", "runtime") else "right")
+
+
+def _cells(row: Row) -> list[str]:
+    return [str(row.subject), row.runtime, f"{row.difference:.0e}", f"{row.rate():.0f}", f"{row.rate(1):.0f}"]
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(table)
+
+
+def _runtimes(text: str) -> list[str]:
+    for name in text.split(","):
+        if name not in RUNTIMES:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are: {', '.join(RUNTIMES)}")
+    return text.split(",")
+
+
+def _batches(text: str) -> list[int]:
+    values = sorted({1, *map(int, text.split(","))})  # batch 1 is a column of its own
+    if values[0] < 1:
+        raise argparse.ArgumentTypeError(f"{values[0]} must be at least 1")
+    return values
+
+
+TABLES = {"headline": headline, "models": eight}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tvconv_jax.analysis.edge_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("table", choices=TABLES)
+    add("--runtimes", type=_runtimes, default=["onnxruntime", "torch", "inductor", "native"], metavar="NAME,...")
+    add("--batch", type=_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
+    add("--seconds", type=float, default=1.0, help="per row, batch and number of threads; default 1")
+    add("--image-size", type=int, default=96, help="default: 96")
+    add("--json", type=Path, metavar="FILE", help="writes all figures there too")
+    args = parser.parse_args(argv)
+    try:
+        for runtime in args.runtimes:
+            benchmark.import_runtime(runtime)
+        options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}
+        rows = TABLES[args.table](args.runtimes, **options)
+        if args.json:
+            args.json.write_text(json.dumps([row._asdict() | row.subject._asdict() for row in rows], indent=1) + "\n")
+    except (UserError, benchmark.Mistake) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

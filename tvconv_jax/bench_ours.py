@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType
 
 from tvconv_jax.convert import from_torch
 from tvconv_jax.data.draw_fundus import draw_fundus
 from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
 from tvconv_jax.tasks import face, segmentation
+from tvconv_jax.tasks.face_head import make_head
 from tvconv_jax.tasks.run import normalise
-from tvconv_jax.training.mesh import put_batch
+from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
@@ -84,7 +84,7 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         batch: dict[str, np.ndarray],
     ) -> None:
-        mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+        mesh = make_mesh(devices=jax.devices()[:1])
         self.batch = put_batch(batch, mesh)
         self.state = create_state(params, batch_stats, optimizer, 0, mesh)
         start = time.perf_counter()
@@ -117,7 +117,8 @@ def face_trainer(
     variables = _variables(model, batch["image"], state_dict)
     params = {"model": variables["params"], "class_weights": class_weights}
     optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    return Trainer(params, variables["batch_stats"], face.make_loss(model, margin=0.35, scale=32.0), optimizer, batch)
+    head = make_head(make_mesh(devices=jax.devices()[:1]), classes=CLASSES, margin=0.35, scale=32.0)
+    return Trainer(params, variables["batch_stats"], face.make_loss(model, head), optimizer, batch)
 
 
 def segmentation_trainer(batch: dict[str, np.ndarray], *, state_dict: dict[str, np.ndarray] | None = None) -> Trainer:

@@ -10,8 +10,13 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.recipes.scale import complete
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
+
+
+# Keys that say where a run goes on, not what it computes.
+WHERE = ("mesh.",)
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -19,8 +24,9 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     file = workdir / "config.json"
     if not file.exists():
         return
-    old, new = _flat(json.loads(file.read_text())), _flat(json.loads(config.to_json()))
+    old, new = _flat(complete(json.loads(file.read_text()))), _flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    different = [key for key in different if not key.startswith(WHERE)]
     if different:
         shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
         raise UserError(

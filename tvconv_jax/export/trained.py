@@ -14,6 +14,7 @@ from tvconv_jax.data import fundus_batches
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
+from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.face import FaceJob, embed_all
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.segmentation import SegmentationJob
@@ -68,7 +69,7 @@ def load(workdir: Path, *, best: bool = False) -> Trained:
         UserError: If there is no run in the folder, or one of a task that is not exported.
     """
     try:
-        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
         task = config.task
     except (OSError, ValueError, AttributeError):
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
+from tvconv_jax.recipes.scale import MESH
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -73,6 +74,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "workers": 0,
             },
             "loss": {"margin": 0.35, "scale": 32.0},
+            "mesh": dict(MESH),
             "optimizer": {
                 "learning_rate": 0.1,
                 "momentum": 0.9,

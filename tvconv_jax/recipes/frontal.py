@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
+from tvconv_jax.recipes.scale import MESH
 
 
 def frontal_config(arg: str | None) -> ConfigDict:
@@ -54,6 +55,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "batch_size": size["batch_size"],
                 "workers": 0,
             },
+            "mesh": dict(MESH),
             "optimizer": {
                 "learning_rate": 0.05,
                 "momentum": 0.9,

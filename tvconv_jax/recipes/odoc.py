@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
+from tvconv_jax.recipes.scale import MESH
 
 # The reference multiplies the rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
@@ -68,6 +69,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "scale_crop": True,
                 "workers": 0,
             },
+            "mesh": dict(MESH),
             "optimizer": {
                 "learning_rate": 1e-3,
                 "b1": 0.9,

@@ -20,13 +20,14 @@ from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batche
 from tvconv_jax.data.records import Source
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
-from tvconv_jax.losses import am_softmax_logits
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, ten_fold
+from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.run import (
     Ended,
     check_choice,
     check_trained,
+    mesh_of,
     model_of,
     normalise,
     optimizer_of,
@@ -36,7 +37,7 @@ from tvconv_jax.tasks.run import (
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
+from tvconv_jax.training.mesh import check_batch_size, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -44,23 +45,15 @@ from tvconv_jax.version import versions
 Embed = Callable[[Any, jax.Array], jax.Array]
 
 
-def init_class_weights(key: jax.Array, embedding_size: int, classes: int) -> jax.Array:
-    """``[embedding_size, classes]``: columns uniform in [-1, 1], brought to unit length."""
-    weights = jax.random.uniform(key, (embedding_size, classes), minval=-1.0, maxval=1.0)
-    return weights / jnp.linalg.norm(weights, axis=0, keepdims=True)
-
-
-def make_loss(model: nn.Module, *, margin: float, scale: float) -> LossFunction:
-    """Mean AM-Softmax over a batch of ``image`` and ``label``; also the share of them recognised."""
+def make_loss(model: nn.Module, head: Head) -> LossFunction:
+    """Mean loss of the head over a batch of ``image`` and ``label``; also the share of them recognised."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, _: jax.Array) -> tuple:
         variables = {"params": params["model"], "batch_stats": batch_stats}
         images, labels = normalise(batch["image"]), batch["label"]
         embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        logits = am_softmax_logits(embeddings, params["class_weights"], labels, margin=margin, scale=scale)
-        target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        losses = jax.nn.logsumexp(logits, axis=1) - target
-        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
+        losses, recognised = head(embeddings, params["class_weights"], labels)
+        accuracy = jnp.mean(recognised, dtype=jnp.float32)
         return jnp.mean(losses), (updates["batch_stats"], {"accuracy": accuracy})
 
     return loss
@@ -113,7 +106,7 @@ class FaceJob:
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh, self.batch_size = config, make_mesh(), config.data.batch_size
+        self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
         check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
@@ -133,9 +126,17 @@ class FaceJob:
         model_key, head_key = jax.random.split(jax.random.key(config.seed))
         images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
         variables = jax.jit(functools.partial(self.model.init, train=False))(model_key, images)
-        weights = init_class_weights(head_key, config.model.embedding_size, self.data.num_classes)
+        classes = self.data.num_classes
+        weights = init_class_weights(head_key, config.model.embedding_size, classes, self.mesh)
         params = {"model": variables["params"], "class_weights": weights}
-        return create_state(params, variables["batch_stats"], self.optimizer, config.seed, self.mesh)
+        return create_state(
+            params,
+            variables["batch_stats"],
+            self.optimizer,
+            config.seed,
+            self.mesh,
+            columns={"class_weights": classes},
+        )
 
     def verify(self, state: TrainState) -> dict[str, Verification]:
         """Result on every verification set, with the frozen model."""
@@ -150,7 +151,7 @@ class FaceJob:
     def task(self) -> loop.Task:
         """The job as the training loop sees it."""
         config = self.config
-        loss = make_loss(self.model, margin=config.loss.margin, scale=config.loss.scale)
+        head = make_head(self.mesh, classes=self.data.num_classes, margin=config.loss.margin, scale=config.loss.scale)
         batches = train_batches(
             self.data.train,
             batch_size=config.data.batch_size,
@@ -164,7 +165,7 @@ class FaceJob:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
             return {**accuracies, "score": float(np.mean(list(accuracies.values() or [0.0])))}
 
-        step = make_train_step(loss, self.optimizer, self.mesh)
+        step = make_train_step(make_loss(self.model, head), self.optimizer, self.mesh)
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
     def plan(self) -> loop.Plan:

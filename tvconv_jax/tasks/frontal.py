@@ -16,6 +16,7 @@ from tvconv_jax.data.records import Source
 from tvconv_jax.freezing import freeze
 from tvconv_jax.tasks.run import (
     check_trained,
+    mesh_of,
     model_of,
     normalise,
     optimizer_of,
@@ -25,7 +26,7 @@ from tvconv_jax.tasks.run import (
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
+from tvconv_jax.training.mesh import check_batch_size, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -96,7 +97,7 @@ class FrontalJob:
     """
 
     def __init__(self, config: ConfigDict, data: poses.Poses | None = None) -> None:
-        self.config, self.mesh, self.data = config, make_mesh(), data
+        self.config, self.mesh, self.data = config, mesh_of(config), data
         self.batch_size = config.data.batch_size
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         self.model = model_of(config)

@@ -15,6 +15,7 @@ from tvconv_jax.data.records import digest
 from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
+from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.training.logging import write_json, write_text
@@ -66,7 +67,7 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
 
 def _classifier(workdir: Path) -> FrontalJob:
     try:
-        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
         if config.task != "frontal":
             raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
     except (OSError, ValueError, AttributeError):

@@ -16,6 +16,7 @@ from tvconv_jax.models import create_model
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, ProgressLine, write_text
+from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
 from tvconv_jax.training.state import TrainState
 
@@ -106,6 +107,11 @@ def model_of(config: ConfigDict) -> nn.Module:
         return create_model(fields.pop("name"), **fields)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def mesh_of(config: ConfigDict) -> Mesh:
+    """The devices as ``config.mesh`` lays them out."""
+    return make_mesh(data=config.mesh.data, model=config.mesh.model)
 
 
 def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -20,6 +20,7 @@ from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, p
 from tvconv_jax.tasks.run import (
     check_choice,
     check_trained,
+    mesh_of,
     model_of,
     normalise,
     plan_of,
@@ -28,7 +29,7 @@ from tvconv_jax.tasks.run import (
     run,
 )
 from tvconv_jax.training import loop
-from tvconv_jax.training.mesh import check_batch_size, make_mesh, put_batch
+from tvconv_jax.training.mesh import check_batch_size, put_batch
 from tvconv_jax.training.optimizer import step_schedule
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
@@ -67,7 +68,7 @@ class SegmentationJob:
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh = config, make_mesh()
+        self.config, self.mesh = config, mesh_of(config)
         check_choice("eval.select", config.eval.select, SELECTIONS)
         check_choice("eval.hd95", config.eval.hd95, metrics.DEFINITIONS)
         check_choice("eval.empty", config.eval.empty, metrics.EMPTY)

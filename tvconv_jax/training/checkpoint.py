@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.training.state import TrainState
+from tvconv_jax.training.state import TrainState, from_saved, saved_like, to_saved
 
 
 class Checkpoints:
@@ -54,10 +53,11 @@ class Checkpoints:
         step = manager.latest_step()
         if step is None:
             return None
-        _check(manager, step, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+        saved = saved_like(like)
+        _check(manager, step, saved)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(saved), data=ocp.args.JsonRestore())
         restored = manager.restore(step, args=args)
-        return restored["state"], restored["data"]
+        return from_saved(restored["state"], like), restored["data"]
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -71,8 +71,8 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, data: dict[str, Any
     if step in manager.all_steps():
         return
     # The next step takes the state's memory for its own; what is written in the background is a copy.
-    copy = jax.tree.map(jnp.copy, state)
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(copy), data=ocp.args.JsonSave(data)))
+    copy = ocp.args.StandardSave(to_saved(state))
+    manager.save(step, args=ocp.args.Composite(state=copy, data=ocp.args.JsonSave(data)))
 
 
 def _check(manager: ocp.CheckpointManager, step: int, like: TrainState) -> None:

@@ -1,5 +1,10 @@
-"""One code path from one device to many: a mesh with the axis ``data``, batches cut along it."""
+"""One code path from one device to many: a mesh of ``data`` and ``model``; a laptop is a mesh of 1x1.
 
+The pictures of a batch are cut over all devices, whichever axis they lie along; what ``model`` cuts besides is the
+columns of the class weights (see :mod:`tvconv_jax.sharded_softmax`). Everything else is the same on every device.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,10 +12,34 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tvconv_jax.errors import UserError
 
+AXES = ("data", "model")
 
-def make_mesh() -> Mesh:
-    """All devices along ``data``; one device is a mesh of one."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+def make_mesh(*, data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of ``data`` times ``model`` devices.
+
+    Args:
+        data: Devices along ``data``; -1: as many as there are for it.
+        model: Devices along ``model``, over which class weights are cut.
+        devices: The devices; ``None``: all.
+
+    Raises:
+        UserError: If these are not the devices that there are.
+    """
+    devices = jax.devices() if devices is None else devices
+    for name, size in (("data", data), ("model", model)):
+        if size < 1 and (name, size) != ("data", -1):
+            raise UserError(f"mesh.{name} {size} must be a positive number{' or -1' * (name == 'data')}; change it.")
+    if data == -1:
+        if len(devices) % model:
+            raise UserError(f"mesh.model {model} does not divide the {len(devices)} devices; change it.")
+        data = len(devices) // model
+    if data * model != len(devices):
+        raise UserError(
+            f"mesh.data {data} times mesh.model {model} is {data * model}, but the number of devices is "
+            f"{len(devices)}; set mesh.data to -1 to use them all."
+        )
+    return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,18 +47,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
-    """The leading axis cut along ``data``."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def over_devices(mesh: Mesh) -> NamedSharding:
+    """The leading axis cut over all devices: a batch."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def over_model(mesh: Mesh) -> NamedSharding:
+    """The second axis cut along ``model``: the columns of class weights."""
+    # Spelt as the compiler spells it where there is nothing to cut, so that a step is compiled once.
+    return NamedSharding(mesh, PartitionSpec(None, "model") if mesh.shape["model"] > 1 else PartitionSpec())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """A batch of host arrays, each cut along its leading axis."""
-    return jax.device_put(batch, over_data(mesh))
+    return jax.device_put(batch, over_devices(mesh))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     """Raises a ``UserError`` unless the devices can share the batch equally."""
-    devices = mesh.shape["data"]
-    if batch_size < 1 or batch_size % devices:
-        raise UserError(f"{name} {batch_size} must be a positive multiple of the {devices} devices; change it.")
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(f"{name} {batch_size} must be a positive multiple of the {mesh.size} devices; change it.")

@@ -1,14 +1,16 @@
 """Everything that a step changes and a checkpoint keeps, but for the position in the data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from flax.core import FrozenDict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tvconv_jax.training.mesh import replicated
+from tvconv_jax.training.mesh import over_model, replicated
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -20,6 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
         batch_stats: Running statistics of the model.
         opt_state: State of the optimiser.
         key_data: Bits of the random key from which each step derives its own.
+        columns: Parameters ``[d, columns]``, by name, that are cut along ``model``, and how many columns each truly
+            has. Zeros behind them make a multiple of the devices; checkpoints are without.
     """
 
     step: jax.Array
@@ -27,17 +31,102 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: optax.OptState
     key_data: jax.Array
+    columns: FrozenDict[str, int] = flax.struct.field(pytree_node=False, default=FrozenDict())
 
 
 def create_state(
-    params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    params: Any,
+    batch_stats: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    *,
+    columns: Mapping[str, int] = FrozenDict(),
 ) -> TrainState:
-    """The state before the first step, the same on every device of the mesh."""
+    """The state before the first step.
+
+    Args:
+        params: Parameters of model and head; those in ``columns`` went through :func:`pad_columns`.
+        batch_stats: Running statistics of the model.
+        optimizer: Of ``params``.
+        seed: Of the random key.
+        mesh: Where the state will lie.
+        columns: As in :class:`TrainState`; all else is the same on every device.
+    """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         key_data=jax.random.key_data(jax.random.key(seed)),
+        columns=FrozenDict(columns),
     )
-    return jax.device_put(state, replicated(mesh))
+    return jax.device_put(state, state_shardings(state, mesh))
+
+
+def pad_columns(weights: jax.Array, mesh: Mesh) -> jax.Array:
+    """``[d, columns]`` with zeros behind, up to a multiple of the devices along ``model``."""
+    return _with_columns(weights, weights.shape[1] + -weights.shape[1] % mesh.shape["model"])
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where every array of a state lies; what the optimiser keeps of a parameter lies where the parameter does."""
+    return _map_columns(state, lambda *_: over_model(mesh), lambda _: replicated(mesh))
+
+
+def to_saved(state: TrainState) -> TrainState:
+    """A copy of the state as checkpoints keep it, the same for every mesh: true columns only."""
+
+    def true(leaf: jax.Array, columns: int) -> jax.Array:
+        if leaf.shape[1] == columns:
+            return jnp.copy(leaf)
+        cut = jax.jit(_with_columns, static_argnums=1, out_shardings=_saved_sharding(leaf, columns))
+        return cut(leaf, columns)
+
+    return _map_columns(state, true, jnp.copy)
+
+
+def saved_like(state: TrainState) -> TrainState:
+    """Shapes, dtypes and, if the state has them, shardings of :func:`to_saved`."""
+
+    def true(leaf: Any, columns: int) -> jax.ShapeDtypeStruct:
+        shape = (leaf.shape[0], columns)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=_saved_sharding(leaf, columns))
+
+    return _map_columns(state, true, lambda leaf: leaf)
+
+
+def from_saved(saved: TrainState, like: TrainState) -> TrainState:
+    """A restored state with the columns and shardings of ``like``."""
+
+    def padded(leaf: jax.Array, wanted: Any) -> jax.Array:
+        if leaf.shape == wanted.shape:
+            return leaf
+        return jax.jit(_with_columns, static_argnums=1, out_shardings=wanted.sharding)(leaf, wanted.shape[1])
+
+    return jax.tree.map(padded, saved, like)
+
+
+def _map_columns(state: TrainState, cut: Any, other: Any) -> TrainState:
+    """``cut(leaf, true columns)`` of the arrays that are cut along ``model``, ``other(leaf)`` of all others."""
+
+    def of(path: tuple, leaf: Any) -> Any:
+        columns = state.columns.get(getattr(path[-1], "key", None))
+        return other(leaf) if columns is None else cut(leaf, columns)
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def _with_columns(weights: jax.Array, columns: int) -> jax.Array:
+    """Cut off or filled up with zeros."""
+    missing = columns - weights.shape[1]
+    return jnp.pad(weights, ((0, 0), (0, missing))) if missing > 0 else weights[:, :columns]
+
+
+def _saved_sharding(leaf: Any, columns: int) -> NamedSharding | None:
+    """Columns that devices cannot share equally are saved cut by rows, if these can be shared, else by every device."""
+    sharding = leaf.sharding
+    if sharding is None or leaf.shape[1] == columns:
+        return sharding
+    rows = leaf.shape[0] % sharding.mesh.shape["model"] == 0
+    return NamedSharding(sharding.mesh, PartitionSpec("model") if rows else PartitionSpec())

@@ -7,8 +7,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from tvconv_jax.training.mesh import over_data, replicated
-from tvconv_jax.training.state import TrainState
+from tvconv_jax.training.mesh import over_devices, replicated
+from tvconv_jax.training.state import TrainState, state_shardings
 
 # (params, batch_stats, batch, key) -> (loss, (new batch_stats, metrics))
 LossFunction = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
@@ -18,13 +18,14 @@ TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 def make_train_step(loss_function: LossFunction, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainStep:
     """Compiles ``(state, batch) -> (state, metrics)``.
 
-    The batch is cut over the mesh, so sums over it, batch statistics included, are global. The state is the same
-    everywhere and donated: the old one is gone after the call.
+    The batch is cut over all devices of the mesh, so sums over it, batch statistics included, are global. The state
+    lies where :func:`tvconv_jax.training.state.state_shardings` says, and is donated: the old one is gone after the
+    call.
 
     Args:
         loss_function: ``(params, batch_stats, batch, key)`` to ``(loss, (new batch_stats, metrics))``.
         optimizer: Of ``params``.
-        mesh: With the axis ``data``.
+        mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
 
     Returns:
         The step; its metrics hold ``loss`` besides what the loss function gives.
@@ -41,12 +42,12 @@ def make_train_step(loss_function: LossFunction, optimizer: optax.GradientTransf
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        state = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))
         return state, {"loss": loss, **metrics}
 
-    everywhere = replicated(mesh)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(everywhere, over_data(mesh)),
-        out_shardings=(everywhere, everywhere),
+        in_shardings=(None, over_devices(mesh)),  # the state's are its own
+        out_shardings=(None, replicated(mesh)),
     )

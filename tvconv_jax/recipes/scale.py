@@ -1,0 +1,14 @@
+"""What every recipe says about devices, the same for all jobs; the values are one device, as the recipes were made."""
+
+from typing import Any
+
+# mesh.data: devices along `data`, -1 for all that are left; mesh.model: devices that share the class weights.
+MESH: dict[str, Any] = {"data": -1, "model": 1}
+
+# Keys that runs of an older version did not know, and what they did.
+ADDED = {"mesh": MESH}
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, with the keys that it is too old to have."""
+    return {**config, **{section: {**keys, **config.get(section, {})} for section, keys in ADDED.items()}}

@@ -60,6 +60,7 @@ def last_state(workdir, text):
 def test_a_run_leaves_what_it_promises(finished):
     workdir, stdout = finished
     assert {path.name for path in workdir.iterdir()} == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "checkpoints",

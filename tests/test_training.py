@@ -67,7 +67,7 @@ class Batches:
         self.at = state["at"]
 
 
-def run(workdir, *, total=12, bad=None, on_step=None, width=2):
+def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop"):
     """A whole run in a workdir; returns its parameters and what was logged."""
     workdir.mkdir(exist_ok=True)
     mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
@@ -85,17 +85,17 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2):
             on_step(int(state.step))
         return {"score": float(-state.params["w"][0])}
 
-    task = loop.Task(make_train_step(loss, optimizer, mesh), batches, evaluate, lambda i: f"picture {i}")
+    task = loop.Task(make_train_step(loss, optimizer, mesh, nan=nan), batches, evaluate, lambda i: f"picture {i}")
     plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
     line = ProgressLine(total, 4)
     with Checkpoints(workdir) as checkpoints:
-        state, best = loop.resume(state, task, checkpoints)
+        state, progress = loop.resume(state, task, checkpoints)
         log = MetricsLog(workdir, int(state.step))
         try:
-            state, best = loop.fit(state, best, task, plan, mesh, checkpoints, log, line)
+            state, progress = loop.fit(state, progress, task, plan, mesh, checkpoints, log, line)
         finally:
             log.close()
-    return np.asarray(state.params["w"]), best, logged(workdir)
+    return np.asarray(state.params["w"]), progress, logged(workdir)
 
 
 def logged(workdir):
@@ -123,16 +123,17 @@ def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
     assert threading.current_thread() is threading.main_thread()
 
     def interrupt(step):
         if step == 4:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match="after step 4 of 12, and saved; the same command goes on"):
+    with pytest.raises(Interrupted, match="after step 4 of 12, and saved; the same command goes on") as stopped:
         run(tmp_path / "run", on_step=interrupt)
+    assert stopped.value.code == code
     np.testing.assert_array_equal(run(tmp_path / "run")[0], run(tmp_path / "whole")[0])
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.recipes.scale import complete
+from tvconv_jax.training.storage import full, is_full
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 
@@ -80,9 +81,16 @@ def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
     except TrainingError as error:
         _fail(error, 1)
     except Interrupted as error:
-        _fail(error, 130)
+        _fail(error, error.code)
+    except OSError as error:  # one of the files beside the checkpoints
+        if not is_full(error):
+            raise
+        _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags, runs ``main`` and ends the process: 0, 1 (training failed), 2 (user's mistake), 130."""
+    """Parses the flags, runs ``main`` and ends the process.
+
+    It exits with 0, 1 (training failed), 2 (user's mistake), 130 (Ctrl-C) or 75 (SIGTERM: start it again).
+    """
     app.run(functools.partial(_ends_well, main), flags_parser=_parse_flags)

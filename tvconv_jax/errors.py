@@ -13,4 +13,13 @@ class TrainingError(Exception):
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop, and saved. Commands exit with code 130."""
+    """A run that was asked to stop, and saved.
+
+    Attributes:
+        code: What the command exits with: 130 after Ctrl-C, 75 after SIGTERM (``EX_TEMPFAIL`` of ``sysexits.h``: try
+            again), on which launchers restart.
+    """
+
+    def __init__(self, message: str, *, code: int = 130) -> None:
+        super().__init__(message)
+        self.code = code

@@ -19,7 +19,8 @@ def main(_: Sequence[str]) -> None:
     from tvconv_jax.tasks import TASKS
 
     config, workdir = CONFIG.value, _workdir()
-    logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they do at every start
+    # JAX and TFDS tell what they do at every start, and Orbax logs, with its traceback, every error that it raises too.
+    logging.set_verbosity(logging.FATAL)
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
     command.check_workdir(config, workdir)

@@ -68,6 +68,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "log_every": 1 if smoke else 10,
                 "checkpoint_every": 2 if smoke else 100,
                 "eval_every": 2.0,
+                "nan": "stop",
             },
             "eval": {"batch_size": 100},
         }

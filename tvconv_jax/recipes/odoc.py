@@ -82,6 +82,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "log_every": 1 if smoke else 10,
                 "checkpoint_every": 2 if smoke else 50,
                 "eval_every": 1.0 if not embedded else 4.0,
+                "nan": "stop",
             },
             "eval": {
                 "select": given["select"],

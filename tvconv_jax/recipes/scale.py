@@ -6,7 +6,7 @@ from typing import Any
 MESH: dict[str, Any] = {"data": -1, "model": 1}
 
 # Keys that runs of an older version did not know, and what they did.
-ADDED = {"mesh": MESH}
+ADDED = {"mesh": MESH, "train": {"nan": "stop"}}
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class FaceJob:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
             return {**accuracies, "score": float(np.mean(list(accuracies.values() or [0.0])))}
 
-        step = make_train_step(make_loss(self.model, head), self.optimizer, self.mesh)
+        step = make_train_step(make_loss(self.model, head), self.optimizer, self.mesh, nan=config.train.nan)
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
     def plan(self) -> loop.Plan:

@@ -166,7 +166,8 @@ class FrontalJob:
             result = self.accuracy(state)
             return {f"test_{name}": value for name, value in result._asdict().items()} | {"score": result.all}
 
-        step = make_train_step(make_loss(self.model, crop=config.data.crop), self.optimizer, self.mesh)
+        loss = make_loss(self.model, crop=config.data.crop)
+        step = make_train_step(loss, self.optimizer, self.mesh, nan=config.train.nan)
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
     def plan(self) -> loop.Plan:

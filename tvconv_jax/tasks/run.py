@@ -17,8 +17,10 @@ from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, ProgressLine, write_text
 from tvconv_jax.training.mesh import make_mesh
+from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import sgd, step_schedule
 from tvconv_jax.training.state import TrainState
+from tvconv_jax.training.storage import locked, writing
 
 
 class Job(Protocol):
@@ -53,22 +55,22 @@ class Ended(NamedTuple):
 
 def run(job: Job, workdir: Path) -> Ended:
     """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step."""
-    config = job.config
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
     line = ProgressLine(job.plan().total, job.batch_size)
-    for note in job.notes:
-        line.print(note)
-    with Checkpoints(workdir) as checkpoints:
-        task = job.task()
-        state, best = loop.resume(job.init_state(), task, checkpoints)
-        log = MetricsLog(workdir, int(state.step))
-        try:
-            state, best = loop.fit(state, best, task, job.plan(), job.mesh, checkpoints, log, line)
-        finally:
-            line.close()
-            log.close()
-    return Ended(state, best, line.images_per_second)
+    with locked(workdir, line.print):
+        with writing(workdir, "config.json"):
+            write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+        for note in job.notes:
+            line.print(note)
+        with Checkpoints(workdir, line.print) as checkpoints:
+            task = job.task()
+            state, progress = loop.resume(job.init_state(), task, checkpoints)
+            log = MetricsLog(workdir, int(state.step))
+            try:
+                state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
+            finally:
+                line.close()
+                log.close()
+    return Ended(state, progress.best, line.images_per_second)
 
 
 def check_trained(workdir: Path) -> None:
@@ -124,6 +126,7 @@ def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTran
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """When the loop logs, saves and evaluates, by ``config.train`` and ``config.optimizer.epochs``."""
     train = config.train
+    check_choice("train.nan", train.nan, POLICIES)
     return loop.Plan(
         total=round(config.optimizer.epochs * steps_per_epoch),
         log_every=train.log_every,

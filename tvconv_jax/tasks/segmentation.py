@@ -141,7 +141,8 @@ class SegmentationJob:
             cup, disc = (float(value) for value in np.mean(found, axis=0))
             return {"cup_dice": cup, "disc_dice": disc, "score": (cup + disc) / 2}
 
-        step = make_train_step(make_loss(self.model), self.optimizer, self.mesh)
+        nan = self.config.train.nan
+        step = make_train_step(make_loss(self.model), self.optimizer, self.mesh, nan=nan)
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=lambda index: names[index])
 
     def plan(self) -> loop.Plan:

@@ -4,12 +4,19 @@ import json
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from tvconv_jax.training.storage import writing
+
+FLUSH_SECONDS = 60.0  # between two times that TensorBoard sees what is new
 
 
 class MetricsLog:
@@ -21,21 +28,39 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        self._path = workdir / "metrics.jsonl"
-        _cut(self._path, step)
-        self._file = self._path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._workdir, path = workdir, workdir / "metrics.jsonl"
+        with self._writing():
+            _cut(path, step)
+            self._file = path.open("a")
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # Written here and now: tensorboardX's SummaryWriter hangs once its thread has met a full disk.
+            self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+            start = SessionLog(status=SessionLog.START)  # later steps of an earlier file are not shown
+            self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+            self._flushed = time.monotonic()
 
     def write(self, step: int, **values: float) -> None:
-        """Writes numbers of one step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        """Writes numbers of one step.
+
+        Raises:
+            TrainingError: If the disk is full.
+        """
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with self._writing():
+            self._file.close()
+            self._events.close()
+
+    def _writing(self) -> AbstractContextManager:
+        return writing(self._workdir, "metrics.jsonl and TensorBoard's events; checkpoints that are written are whole")
 
 
 def _cut(path: Path, step: int) -> None:
@@ -105,8 +130,12 @@ class ProgressLine:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """The loop: steps, checks, checkpoints and evaluations, until the last step or until asked to stop."""
 
+import os
 import signal
 import threading
 import time
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from tvconv_jax.errors import Interrupted, TrainingError
+from tvconv_jax.errors import Interrupted
+from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, ProgressLine
 from tvconv_jax.training.mesh import put_batch
+from tvconv_jax.training.nonfinite import Skipped
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import TrainStep
 
@@ -65,31 +68,38 @@ class Best(NamedTuple):
     score: float
 
 
-def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[TrainState, Best]:
-    """Goes back to the newest checkpoint, the position in the data included; without one, to the beginning."""
-    restored = checkpoints.restore(state)
+class Progress(NamedTuple):
+    """What a run knows of itself besides its state: the best evaluation, and steps that were skipped."""
+
+    best: Best = Best(step=0, score=-1.0)
+    skipped: Skipped = Skipped()
+
+
+def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """Goes back to the newest whole checkpoint, the position in the data included; without one, to the beginning."""
+    restored = checkpoints.restore(state, set_aside=True)
     if restored is None:
-        return state, Best(step=0, score=-1.0)
+        return state, Progress()
     state, saved = restored
     task.batches.set_state(saved["batches"])
-    return state, Best(**saved["best"])
+    return state, Progress(Best(**saved["best"]), Skipped(**saved.get("skipped", {})))
 
 
 def fit(
     state: TrainState,
-    best: Best,
+    progress: Progress,
     task: Task,
     plan: Plan,
     mesh: Mesh,
     checkpoints: Checkpoints,
     log: MetricsLog,
     line: ProgressLine,
-) -> tuple[TrainState, Best]:
+) -> tuple[TrainState, Progress]:
     """Trains until ``plan.total`` steps are taken.
 
     Args:
         state: Where to begin, as :func:`resume` gave it; donated.
-        best: The best evaluation so far.
+        progress: As :func:`resume` gave it.
         task: The job.
         plan: When things happen.
         mesh: Over which batches are cut.
@@ -98,10 +108,11 @@ def fit(
         line: Where the person at the terminal looks.
 
     Returns:
-        The last state and the best evaluation.
+        The last state and the progress.
 
     Raises:
-        TrainingError: If a loss is not finite. What was saved before stays.
+        TrainingError: If a loss is not finite, or too many in a row were skipped, or the disk is full. What was saved
+            before stays.
         Interrupted: If asked to stop by Ctrl-C or SIGTERM, once the state is saved.
     """
     taken = None
@@ -110,62 +121,82 @@ def fit(
             batch = next(task.batches)
             state, metrics = task.train_step(state, put_batch(batch, mesh))
             if taken:
-                _look(taken, task, plan, log, line)  # while the device is busy with the step after it
+                # while the device is busy with the step after it
+                progress = _look(taken, task, plan, progress, log, line)
             taken = _Taken(step, metrics, batch["index"])
             last = step == plan.total
             evaluate = last or step % plan.eval_every == 0
             if not (evaluate or step % plan.checkpoint_every == 0 or stop.is_set()):
                 continue
-            _look(taken, task, plan, log, line)  # nothing that is not finite is saved
+            progress = _look(taken, task, plan, progress, log, line)  # nothing that is not finite is saved
             taken = None
             if evaluate:
-                best = _evaluate(state, task, best, checkpoints, log, line)
-            checkpoints.save(state, _position(task, best))
+                progress = _evaluate(state, task, progress, checkpoints, log, line)
+            checkpoints.save(state, _position(task, progress))
             if stop.is_set() and not last:
-                raise Interrupted(f"stopped after step {step} of {plan.total}, and saved; the same command goes on.")
-    return state, best
+                raise Interrupted(
+                    f"stopped after step {step} of {plan.total}, and saved; the same command goes on.", code=stop.code
+                )
+    return state, progress
 
 
-def _position(task: Task, best: Best) -> dict[str, Any]:
-    return {"batches": task.batches.get_state(), "best": best._asdict()}
+def _position(task: Task, progress: Progress) -> dict[str, Any]:
+    return {
+        "batches": task.batches.get_state(),
+        "best": progress.best._asdict(),
+        "skipped": progress.skipped._asdict(),
+    }
 
 
-def _look(taken: _Taken, task: Task, plan: Plan, log: MetricsLog, line: ProgressLine) -> None:
-    """Waits for a step's numbers, stops the run if its loss is not finite, and passes them on."""
+def _look(taken: _Taken, task: Task, plan: Plan, progress: Progress, log: MetricsLog, line: ProgressLine) -> Progress:
+    """Waits for a step's numbers and passes them on; stops the run if its loss is not finite, or counts it."""
     metrics = {name: float(value) for name, value in taken.metrics.items()}
+    skipping, skipped = "skipped" in metrics, progress.skipped
+    if skipping:
+        if metrics.pop("skipped"):
+            names = [task.name_of(int(i)) for i in taken.index]
+            skipped = nonfinite.count(skipped, taken.step, names)
+            log.write(taken.step, skipped=skipped.total)  # its loss is no number that JSON knows
+            line.print(f"step {taken.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
+            return progress._replace(skipped=skipped)
+        skipped = skipped._replace(in_a_row=0)
+        metrics["skipped"] = skipped.total
     if not np.isfinite(metrics["loss"]):
-        names = [task.name_of(int(i)) for i in taken.index[:8]]
-        more = f" and {len(taken.index) - 8} more" if len(taken.index) > 8 else ""
-        raise TrainingError(
-            f"the loss of step {taken.step} is {metrics['loss']}; its pictures: {', '.join(names)}{more}. Lower "
-            f"optimizer.learning_rate, or look at these pictures; the last checkpoint is whole."
-        )
+        raise nonfinite.stop(taken.step, metrics["loss"], [task.name_of(int(i)) for i in taken.index])
     line.update(taken.step, metrics["loss"])
     if taken.step % plan.log_every == 0 or taken.step == plan.total:
         log.write(taken.step, **metrics, images_per_second=round(line.images_per_second, 1))
+    return progress._replace(skipped=skipped)
 
 
 def _evaluate(
-    state: TrainState, task: Task, best: Best, checkpoints: Checkpoints, log: MetricsLog, line: ProgressLine
-) -> Best:
+    state: TrainState, task: Task, progress: Progress, checkpoints: Checkpoints, log: MetricsLog, line: ProgressLine
+) -> Progress:
     begin, step = time.monotonic(), int(state.step)
     values = task.evaluate(state)
     log.write(step, **values)
     line.print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    if values["score"] > best.score:
-        best = Best(step, values["score"])
-        checkpoints.save_best(state, _position(task, best))
+    if values["score"] > progress.best.score:
+        progress = progress._replace(best=Best(step, values["score"]))
+        checkpoints.save_best(state, _position(task, progress))
     line.pause(time.monotonic() - begin)
-    return best
+    return progress
+
+
+class _Stop(threading.Event):
+    """Set when somebody asked to stop; ``code`` is what the command then exits with."""
+
+    code = 130
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stop_requests() -> Iterator[_Stop]:
     """Ctrl-C and SIGTERM ask the loop to stop after its step; a second Ctrl-C ends the process at once."""
-    stop = threading.Event()
+    stop = _Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: Any) -> None:
+        stop.code = 130 if number == signal.SIGINT else os.EX_TEMPFAIL
         stop.set()
         signal.signal(number, before[number])
 

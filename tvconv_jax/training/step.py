@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from tvconv_jax.training.mesh import over_devices, replicated
+from tvconv_jax.training.nonfinite import skip_not_finite
 from tvconv_jax.training.state import TrainState, state_shardings
 
 # (params, batch_stats, batch, key) -> (loss, (new batch_stats, metrics))
@@ -15,7 +16,9 @@ LossFunction = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, 
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_train_step(loss_function: LossFunction, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainStep:
+def make_train_step(
+    loss_function: LossFunction, optimizer: optax.GradientTransformation, mesh: Mesh, *, nan: str = "stop"
+) -> TrainStep:
     """Compiles ``(state, batch) -> (state, metrics)``.
 
     The batch is cut over all devices of the mesh, so sums over it, batch statistics included, are global. The state
@@ -26,6 +29,7 @@ def make_train_step(loss_function: LossFunction, optimizer: optax.GradientTransf
         loss_function: ``(params, batch_stats, batch, key)`` to ``(loss, (new batch_stats, metrics))``.
         optimizer: Of ``params``.
         mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
+        nan: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
 
     Returns:
         The step; its metrics hold ``loss`` besides what the loss function gives.
@@ -46,7 +50,7 @@ def make_train_step(loss_function: LossFunction, optimizer: optax.GradientTransf
         return state, {"loss": loss, **metrics}
 
     return jax.jit(
-        step,
+        skip_not_finite(step) if nan == "skip" else step,
         donate_argnums=0,
         in_shardings=(None, over_devices(mesh)),  # the state's are its own
         out_shardings=(None, replicated(mesh)),

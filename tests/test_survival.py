@@ -1,0 +1,229 @@
+"""What can happen to a run: damaged checkpoints, a full disk, a second run, numbers that are not finite."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_training import run
+
+from tvconv_jax.command import check_workdir
+from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.training import nonfinite
+from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.logging import MetricsLog
+from tvconv_jax.training.mesh import make_mesh
+from tvconv_jax.training.optimizer import sgd
+from tvconv_jax.training.state import create_state
+from tvconv_jax.training.storage import locked
+
+SIZE = 20_000  # numbers of a state, twice: 160 kB that do not compress much
+
+
+def state_of(step):
+    params = {"w": jnp.sin(jnp.arange(SIZE, dtype=jnp.float32) * 12.9898)}
+    state = create_state(
+        params, {"seen": jnp.zeros(())}, sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.0), 0, make_mesh()
+    )
+    return state.replace(step=jnp.int32(step))
+
+
+def save(workdir, *steps):
+    with Checkpoints(workdir) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_of(step), {"at": step})
+
+
+def restore(workdir, **options):
+    said = []
+    with Checkpoints(workdir, said.append) as checkpoints:
+        state, data = checkpoints.restore(state_of(0), **options)
+    assert int(state.step) == data["at"]
+    np.testing.assert_array_equal(state.params["w"], state_of(0).params["w"])
+    return data["at"], said
+
+
+def largest(folder):
+    return max((path for path in (folder / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(folder):
+    content = bytearray(largest(folder).read_bytes())
+    content[len(content) // 2] ^= 1
+    largest(folder).write_bytes(content)
+
+
+def lose_a_file(folder):
+    largest(folder).unlink()
+
+
+def lose_the_position(folder):
+    shutil.rmtree(folder / "data")
+
+
+def change_the_position(folder):
+    path = folder / "data" / "metadata"
+    path.write_text(path.read_text().replace("6", "7"))
+
+
+def put_something_else_there(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "holiday.jpg").write_bytes(b"sea")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, "bytes of"),
+        (flip_a_bit, "was changed"),
+        (lose_a_file, "is missing"),
+        (lose_the_position, "data is missing"),
+        (change_the_position, "data/metadata was changed"),
+        (put_something_else_there, "state is missing"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_is_kept(tmp_path, damage, words):
+    save(tmp_path, 2, 4, 6)
+    damage(tmp_path / "checkpoints" / "last" / "6")
+    before = sorted(path.name for path in (tmp_path / "checkpoints" / "last" / "6").rglob("*"))
+    at, said = restore(tmp_path, set_aside=True)
+    assert at == 4 and len(said) == 1
+    assert said[0].startswith("damaged checkpoint (step 6: ") and words in said[0] and "step 4 is whole" in said[0]
+    (moved,) = (tmp_path / "checkpoints" / "damaged").iterdir()
+    assert sorted(path.name for path in moved.rglob("*")) == before
+    save(tmp_path, 6)  # its step can be saved anew
+    assert restore(tmp_path, set_aside=True) == (6, [])
+
+
+def test_when_none_is_whole_one_line_says_so_and_nothing_is_touched(tmp_path):
+    save(tmp_path, 4, 6)
+    for step in ("4", "6"):
+        flip_a_bit(tmp_path / "checkpoints" / "last" / step)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        UserError, match=r"no checkpoint in .* is whole \(step 6: .* was changed; step 4: .* nothing was deleted"
+    ):
+        restore(tmp_path, set_aside=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_checkpoints_of_a_version_without_checksums_are_read(tmp_path):
+    save(tmp_path, 4, 6)
+    for path in tmp_path.rglob("checksums.json"):
+        path.unlink()
+    assert restore(tmp_path) == (6, [])
+    (tmp_path / "checkpoints" / "last" / "6" / "state" / "manifest.ocdbt").write_bytes(b"\0" * 8)
+    at, (said,) = restore(tmp_path)
+    assert at == 4 and "step 6: it cannot be read" in said and "moved" not in said
+    assert (tmp_path / "checkpoints" / "last" / "6").exists()
+
+
+@pytest.fixture
+def full_disk():
+    """The kernel refuses every file of more than 50 kB, as a full disk refuses every byte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Orbax's threads leave behind
+def test_a_full_disk_is_one_line_and_leaves_what_was_saved(tmp_path, request):
+    save(tmp_path, 2, 4)
+    request.getfixturevalue("full_disk")
+    with pytest.raises(
+        TrainingError, match=r"no space left in .*checkpoints \([\d,]+ bytes free\).* whole one is of step 4"
+    ):
+        save(tmp_path, 6, 8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    assert sorted(path.name for path in (tmp_path / "checkpoints" / "last").iterdir()) == ["2", "4"]
+    assert restore(tmp_path) == (4, [])
+
+
+def test_a_log_on_a_full_disk_is_one_line_too(tmp_path, full_disk):
+    log = MetricsLog(tmp_path, 0)
+    with pytest.raises(TrainingError, match=r"no space left in .* for metrics.jsonl and TensorBoard's events"):
+        for step in range(10_000):
+            log.write(step, loss=1.0)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tvconv_jax.training.storage import locked
+with locked(Path(sys.argv[1]), print):
+    print("locked", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_workdir_has_one_run_and_a_dead_one_does_not_count(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    with (
+        pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it"),
+        locked(tmp_path, print),
+    ):
+        raise AssertionError("locked twice")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with locked(tmp_path, print):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_workdir_that_takes_no_files_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="cannot be written .*choose another --workdir"),
+        locked(tmp_path / "file", print),
+    ):
+        raise AssertionError("locked a file")
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_named(tmp_path, capsys):
+    whole, progress, lines = run(tmp_path / "run", bad=34, nan="skip")
+    assert np.isfinite(whole).all() and progress.skipped == (1, 0)
+    assert "step 9 skipped, not finite (1 so far): picture 32, picture 33" in capsys.readouterr().out
+    assert {"step": 9, "skipped": 1} in lines
+    by_step = {line["step"]: line for line in lines if "loss" in line}
+    assert 9 not in by_step and by_step[8]["skipped"] == 0 and by_step[12]["skipped"] == 1
+    # nothing of the step is left in the state: a run that stops before it and after it holds the same numbers
+    before, after = run(tmp_path / "before", total=8)[0], run(tmp_path / "after", total=9, bad=34, nan="skip")[0]
+    np.testing.assert_array_equal(before, after)
+    # the count survives a resumption
+    assert run(tmp_path / "after", bad=34, nan="skip")[1].skipped == (1, 0)
+
+
+def test_where_all_is_finite_skipping_changes_no_number(tmp_path):
+    one, other = run(tmp_path / "stop"), run(tmp_path / "skip", nan="skip")
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_too_many_in_a_row_stop_the_run():
+    skipped = nonfinite.Skipped()
+    for step in range(1, nonfinite.IN_A_ROW):
+        skipped = nonfinite.count(skipped, step, ["a"])
+    with pytest.raises(TrainingError, match=r"10 steps in a row, up to step 10, .* pictures of the last: a, b\. Lower"):
+        nonfinite.count(skipped, 10, ["a", "b"])
+
+
+def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
+    config = ConfigDict({"task": "face", "train": {"log_every": 1, "nan": "stop"}})
+    (tmp_path / "config.json").write_text(json.dumps({"task": "face", "train": {"log_every": 1}}))
+    check_workdir(config, tmp_path)
+    config.train.nan = "skip"
+    with pytest.raises(UserError, match=r"1 keys differ: train.nan: stop there, skip now"):
+        check_workdir(config, tmp_path)

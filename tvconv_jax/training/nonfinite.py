@@ -1,0 +1,75 @@
+"""What becomes of a step whose loss or gradient is not finite: it stops the run, or it is skipped and counted."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tvconv_jax.errors import TrainingError
+from tvconv_jax.training.state import TrainState
+
+POLICIES = ("stop", "skip")
+# One bad picture spoils one batch of an epoch. So many batches in a row: it is the state that is at fault.
+IN_A_ROW = 10
+
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class Skipped(NamedTuple):
+    """How many steps were skipped: in all, and the last ones in a row."""
+
+    total: int = 0
+    in_a_row: int = 0
+
+
+def skip_not_finite(step: Step) -> Step:
+    """A step that changes nothing but the count of steps where its result is not finite.
+
+    A loss, gradient or statistic that is not finite leaves the parameters, the statistics and the optimiser's state,
+    its schedule included, as they were.
+
+    Args:
+        step: ``(state, batch) -> (state, metrics)``, not compiled.
+
+    Returns:
+        The same with the metric ``skipped``, 1 or 0.
+    """
+
+    def guarded(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        new, metrics = step(state, batch)
+        # A gradient that is not finite leaves no parameter finite that it moves.
+        values = jax.tree.leaves((metrics["loss"], new.params, new.batch_stats))
+        finite = jnp.stack([jnp.isfinite(value).all() for value in values]).all()
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        return kept.replace(step=new.step), {**metrics, "skipped": 1 - finite.astype(jnp.float32)}
+
+    return guarded
+
+
+def stop(step: int, loss: float, names: Sequence[str]) -> TrainingError:
+    """The error of a run whose loss is not finite."""
+    return TrainingError(
+        f"the loss of step {step} is {loss}; its pictures: {shown(names)}. Lower optimizer.learning_rate, or look at "
+        f"these pictures, or set train.nan to skip; the last checkpoint is whole."
+    )
+
+
+def count(skipped: Skipped, step: int, names: Sequence[str]) -> Skipped:
+    """One more step skipped.
+
+    Raises:
+        TrainingError: If it is one too many in a row.
+    """
+    skipped = Skipped(skipped.total + 1, skipped.in_a_row + 1)
+    if skipped.in_a_row >= IN_A_ROW:
+        raise TrainingError(
+            f"{IN_A_ROW} steps in a row, up to step {step}, were not finite and skipped; the pictures of the last: "
+            f"{shown(names)}. Lower optimizer.learning_rate; the last checkpoint is whole."
+        )
+    return skipped
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first eight names and the number of the others."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,18 @@
+"""The paper's Figure 6: all operators in MobileNetV2 x0.1, and MLP-Mixer.
+
+    python -m tvconv_jax.analysis.sweep configs/sweeps/figure6.py --out=runs/figure6
+
+What the operators are stands in :mod:`tvconv_jax.operators`.
+"""
+
+from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.models.registry import list_operators
+
+
+def get_sweep() -> Sweep:
+    operators = list_operators("mobilenetv2")
+    return Sweep(
+        title="Figure 6: operators in MobileNetV2 x0.1",
+        settings=[Setting(name, "configs/face_mb01.py", f"operator={name}") for name in operators],
+        note="all with one schedule and no tuning of their own; attention (sasa, axial) in the last three stages",
+    )

@@ -58,7 +58,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "name": model,
                 "width": width,
                 "operator": given["operator"],
-                "stages": (MODELS[model].stages[:1] or None) if given["smoke"] else None,
+                "stages": MODELS[model].stages[:1] if given["smoke"] else (),
                 "affinity_channels": 4,
                 "hidden_channels": 8 if given["smoke"] else 64,
                 "hidden_layers": 1 if given["smoke"] else 3,

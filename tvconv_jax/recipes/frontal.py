@@ -40,7 +40,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "name": "mobilenetv2",
                 "width": 0.1,
                 "operator": given["operator"],
-                "stages": (1,) if smoke else None,
+                "stages": (1,) if smoke else (),
                 "affinity_channels": 4,
                 "hidden_channels": 8 if smoke else 64,
                 "hidden_layers": 1 if smoke else 3,

@@ -11,4 +11,7 @@ ADDED = {"mesh": MESH, "train": {"nan": "stop"}}
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, with the keys that it is too old to have."""
-    return {**config, **{section: {**keys, **config.get(section, {})} for section, keys in ADDED.items()}}
+    whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in ADDED.items()}}
+    if "stages" in whole.get("model", {}):
+        whole["model"] = {**whole["model"], "stages": whole["model"]["stages"] or []}  # null was all, as () is now
+    return whole

@@ -106,6 +106,8 @@ def model_of(config: ConfigDict) -> nn.Module:
     try:
         fields = config.model.to_dict()
         fields.pop("pretrained", None)  # says what its variables start from
+        if not fields.get("stages"):  # those that the operator goes to by itself
+            fields.pop("stages", None)
         return create_model(fields.pop("name"), **fields)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None

@@ -336,11 +336,30 @@ def test_a_saved_position_goes_on_exactly():
             np.testing.assert_array_equal(again[name], value)
 
 
-def test_shards_share_an_epoch_without_overlap():
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_batches_of_one_without_overlap_or_loss(processes):
     source = embedded().train
-    shards = [batches(source, batch_size=8, shard_index=i, shard_count=4) for i in range(4)]
-    seen = np.concatenate([next(shard)["index"] for shard in shards for _ in range(2)])
-    np.testing.assert_array_equal(np.sort(seen), np.arange(64))
+    whole, shares = batches(source, batch_size=12), np.array_split(np.arange(12), processes)
+    parts = [batches(source, batch_size=12, rows=rows) for rows in shares]
+    seen = []
+    for _ in range(10):  # two epochs of five
+        expected, got = next(whole), [next(part) for part in parts]
+        for name, value in expected.items():  # flips included
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in got]), value)
+        seen += [batch["index"] for batch in got]
+    for epoch in np.concatenate(seen).reshape(2, 60):
+        assert len(np.unique(epoch)) == 60  # of 64: the remainder of a pass is dropped
+    assert all(part.get_state() == whole.get_state() for part in parts)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_an_evaluation_with_a_ragged_end(processes):
+    source, shares = embedded().train, np.array_split(np.arange(60), processes)
+    whole = list(eval_batches(source, batch_size=60, image_size=24))
+    parts = [list(eval_batches(source, batch_size=60, image_size=24, rows=rows)) for rows in shares]
+    for i, expected in enumerate(whole):  # 60 pictures, then 4: most processes have none of these
+        np.testing.assert_array_equal(np.concatenate([part[i]["image"] for part in parts]), expected["image"])
+        assert all((part[i]["mask"] == expected["mask"]).all() for part in parts)
 
 
 def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():

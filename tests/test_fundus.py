@@ -7,7 +7,7 @@ from PIL import Image
 from tvconv_jax.data import fundus
 from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM, draw_fundus
 from tvconv_jax.data.fundus import DOMAINS, PHASES, load_embedded, load_folder, pixels, to_maps
-from tvconv_jax.data.fundus_batches import eval_batches, random_scale_crop, steps_per_epoch, train_batches
+from tvconv_jax.data.fundus_batches import cut, draw_crop, eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.errors import UserError
 
 # Pictures to train and to test on, by domain.
@@ -126,12 +126,26 @@ def test_a_saved_position_goes_on_exactly(dofe, tmp_path):
             np.testing.assert_array_equal(value, batch[key])
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_of_one_crops_included(dofe, tmp_path, processes):
+    data = load_folder(str(dofe), tmp_path / "cache")
+    options = {"per_domain": 2, "image_size": 20, "seed": 3}
+    whole = train_batches(data.train, **options)
+    parts = [train_batches(data.train, **options, rows=rows) for rows in np.array_split(np.arange(8), processes)]
+    for _ in range(6):
+        expected, got = next(whole), [next(part) for part in parts]
+        for name, value in expected.items():
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in got]), value)
+    assert all(part.get_state() == whole.get_state() for part in parts)
+
+
 def test_scale_crops_keep_size_values_and_match_of_picture_and_mask():
     image = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 40, 0).repeat(3, 2)
     mask = np.where(image[..., 0] < 128, CUP, BACKGROUND).astype(np.uint8)
     random, changed = np.random.default_rng(0), 0
     for _ in range(200):
-        x, y = random_scale_crop(image, mask, random)
+        crop = draw_crop(40, random)
+        x, y = cut(image, mask, crop) if crop else (image, mask)
         assert x.shape == image.shape and y.shape == mask.shape and set(np.unique(y)) <= {CUP, BACKGROUND}
         inside, outside = x[..., 0][y == CUP], x[..., 0][y == BACKGROUND]
         assert inside.size == 0 or inside.max() < 140

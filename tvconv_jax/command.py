@@ -2,7 +2,10 @@
 
 import functools
 import json
+import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,8 +19,8 @@ from tvconv_jax.training.storage import full, is_full
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 
 
-# Keys that say where a run goes on, not what it computes.
-WHERE = ("mesh.",)
+# Keys that say where a run goes on and how patiently, not what it computes.
+WHERE = ("mesh.", "data.timeout")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -68,24 +71,43 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         _fail(error, 2)
 
 
-def _fail(error: Exception | str, code: int) -> None:
+def _fail(error: Exception | str, code: int, *, hurry: bool = False) -> None:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)
+    (_leave if hurry else sys.exit)(code)
 
 
 def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
     try:
         main(arguments)
     except UserError as error:
-        _fail(error, 2)
+        _fail(error, 2, hurry=True)
     except TrainingError as error:
-        _fail(error, 1)
+        _fail(error, 1, hurry=True)
     except Interrupted as error:
-        _fail(error, error.code)
+        _fail(error, error.code)  # where there are many processes all end so, when all have saved
     except OSError as error:  # one of the files beside the checkpoints
-        if not is_full(error):
-            raise
-        _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1)
+        if is_full(error):
+            _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1, hurry=True)
+        _trace()
+    except Exception:
+        _trace()
+
+
+def _trace() -> None:
+    traceback.print_exc()
+    _leave(1)
+
+
+def _leave(code: int) -> None:
+    """Ends a process that failed within ten seconds, whatever would keep it.
+
+    That may be other processes, waiting for it in a step that never comes, for whose leave JAX waits five minutes; or
+    threads that read from a disk that does not answer.
+    """
+    forced = threading.Timer(10, os._exit, [code])
+    forced.daemon = True
+    forced.start()
+    sys.exit(code)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

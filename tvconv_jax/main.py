@@ -1,5 +1,6 @@
 """The main job: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on where a run stopped), or verify.")
 
 
 def main(_: Sequence[str]) -> None:
     from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import TASKS
+    from tvconv_jax.training import distributed
 
     config, workdir = CONFIG.value, _workdir()
     # JAX and TFDS tell what they do at every start, and Orbax logs, with its traceback, every error that it raises too.
@@ -25,10 +30,12 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
     command.check_workdir(config, workdir)
     command.keep_compiled_programs(cache_dir())
-    if MODE.value == "eval":
-        TASKS[config.task].evaluate(config, workdir)
-    else:
-        TASKS[config.task].train(config, workdir)
+    place = distributed.find_place(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
+    with distributed.connected(place):
+        if MODE.value == "eval":
+            TASKS[config.task].evaluate(config, workdir)
+        else:
+            TASKS[config.task].train(config, workdir)
 
 
 def _workdir() -> Path:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, prepare
+from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
 from tvconv_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -51,7 +51,9 @@ def load(
     folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
-        _write(folder, base, splits, image_size, max_corrupt)
+        with one_writer(folder):
+            if not summary_file.exists():  # no other process wrote it while this one waited
+                _write(folder, base, splits, image_size, max_corrupt)
     builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder)
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}

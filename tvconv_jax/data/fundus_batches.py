@@ -26,6 +26,15 @@ class Tested(NamedTuple):
     records: list[FundusRecord]
 
 
+class Crop(NamedTuple):
+    """The size to which a picture is enlarged, and where in it the crop begins, in pixels."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
 def steps_per_epoch(sources: Mapping[int, FundusSource], per_domain: int) -> int:
     """Batches until the largest domain was seen once, as the reference counts an epoch."""
     return math.ceil(max(len(source) for source in sources.values()) / per_domain)
@@ -40,6 +49,7 @@ def train_batches(
     sampling: str = "shuffled",
     scale_crop: bool = True,
     workers: int = 0,
+    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Batches without end, ``per_domain`` pictures of every domain in each.
 
@@ -53,6 +63,8 @@ def train_batches(
         scale_crop: Whether half of the pictures, drawn anew every time, are enlarged by up to 1.5, height and width
             apart, and cropped.
         workers: Processes that decode; 0 decodes in threads of this one.
+        rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all. Batches, their order and
+            their crops are the same however many processes share them.
 
     Returns:
         An iterator over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``, ``index``
@@ -66,11 +78,14 @@ def train_batches(
         first += len(source)
 
     def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
+        crops = [draw_crop(image_size, random) if scale_crop else None for _ in indices]
+        if rows is not None:
+            indices, crops = indices[rows], [crops[row] for row in rows]
         pairs = []
-        for index in indices:
+        for index, crop in zip(indices, crops, strict=True):
             domain = int(np.searchsorted(starts, index, side="right")) - 1
             image, mask = pixels(parts[domain][index - starts[domain]], image_size)
-            pairs.append(random_scale_crop(image, mask, random) if scale_crop else (image, mask))
+            pairs.append(cut(image, mask, crop) if crop else (image, mask))
         images, masks = zip(*pairs, strict=True)
         return {"image": np.stack(images), "mask": np.stack(masks), "index": indices.astype(np.int32)}
 
@@ -90,34 +105,36 @@ def train_batches(
     return iter(batches)
 
 
-def random_scale_crop(
-    image: np.ndarray, mask: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """With probability one half, a crop of the picture enlarged by 1 to 1.5, height and width apart.
+def draw_crop(side: int, random: np.random.Generator) -> Crop | None:
+    """With probability one half a crop of a picture enlarged by 1 to 1.5, height and width apart; else ``None``.
 
     Args:
-        image: ``uint8 [s, s, 3]``.
-        mask: ``uint8 [s, s]``.
+        side: Of the picture, and of the crop.
         random: Where the numbers come from.
-
-    Returns:
-        Both at the same size as before; the picture is interpolated, the mask keeps its values.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/dataloaders/custom_transforms.py.
     """
     if random.random() < 0.5:
-        return image, mask
-    side = image.shape[0]
+        return None
     width, height = (int(scale * side) for scale in random.uniform(1, 1.5, 2))
-    left, top = random.integers(width - side + 1), random.integers(height - side + 1)
-    window = np.s_[top : top + side, left : left + side]
-    large = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    large_mask = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return Crop(width, height, int(random.integers(width - side + 1)), int(random.integers(height - side + 1)))
+
+
+def cut(image: np.ndarray, mask: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of a picture ``uint8 [s, s, 3]`` and its mask ``uint8 [s, s]``, both at the same size as before.
+
+    The picture is interpolated, the mask keeps its values.
+    """
+    side = image.shape[0]
+    window = np.s_[crop.top : crop.top + side, crop.left : crop.left + side]
+    size = (crop.width, crop.height)
+    large = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    large_mask = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
     return np.asarray(large)[window], np.asarray(large_mask)[window]
 
 
 def eval_batches(source: FundusSource, *, batch_size: int, image_size: int) -> Iterator[Tested]:
-    """Every picture once, in order."""
+    """Every picture once, in order; every process reads them all, for the masks are measured on the host."""
     for first in range(0, len(source), batch_size):
         records = [source[i] for i in range(first, min(first + batch_size, len(source)))]
         images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)

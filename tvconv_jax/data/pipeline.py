@@ -42,30 +42,31 @@ def train_batches(
     seed: int,
     flip: bool = True,
     workers: int = 0,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Batches without end, every epoch in an order of its own.
 
     Args:
         source: Training pictures.
-        batch_size: Pictures in a batch of this shard.
+        batch_size: Pictures in a batch of all processes together.
         image_size: Side to which pictures are brought.
         seed: Of order and flips; the same seed gives the same batches.
         flip: Whether half of the pictures, drawn anew every epoch, are mirrored.
         workers: Processes that decode; 0 decodes in threads of this one.
-        shard_index: Which share of every epoch this process reads.
-        shard_count: Into how many shares an epoch is cut.
+        rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all. Batches, their order and
+            their flips are the same however many processes share them.
 
     Returns:
         An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``; its
-        ``get_state()`` and ``set_state()`` save and restore the position exactly.
+        ``get_state()`` and ``set_state()`` save and restore the position exactly, whatever the rows.
     """
     if not flags.FLAGS.is_parsed():  # Grain reads absl's flags; in a program without absl.app nobody parsed them
         flags.FLAGS.mark_as_parsed()
 
     def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
         mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
+        if rows is not None:
+            indices, mirrored = indices[rows], mirrored[rows]
         images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for row, record in enumerate(read(source, indices)):
@@ -75,7 +76,7 @@ def train_batches(
         return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 
     # Batches of indices, so that what Grain does for each element it does once a batch: twice as fast altogether.
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()[shard_index::shard_count]
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     batches = dataset.to_iter_dataset(threads)
@@ -85,7 +86,13 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, *, batch_size: int, image_size: int, start: int = 0, stop: int | None = None
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every picture once, in order; the last batch is filled up with zeros, ``mask`` False there.
 
@@ -95,14 +102,15 @@ def eval_batches(
         image_size: Side to which pictures are brought.
         start: The first picture.
         stop: The one behind the last; ``None``: all.
+        rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all.
 
     Yields:
-        ``{"image": uint8 [n, s, s, 3], "mask": bool [n]}``.
+        ``{"image": uint8 [n, s, s, 3], "mask": bool [batch_size]}``: the mask is the whole batch's.
     """
     stop = len(source) if stop is None else stop
+    rows = np.arange(batch_size) if rows is None else rows
     for first in range(start, stop, batch_size):
-        records = read(source, range(first, min(first + batch_size, stop)))
-        images = [_pixels(record, image_size) for record in records]
-        mask = np.arange(batch_size) < len(images)
-        empty = [np.zeros_like(images[0])] * (batch_size - len(images))
-        yield {"image": np.stack(images + empty), "mask": mask}
+        images = np.zeros((len(rows), image_size, image_size, 3), np.uint8)
+        for row, record in enumerate(read(source, [int(first + row) for row in rows if first + row < stop])):
+            images[row] = _pixels(record, image_size)  # rows ascend, so those beyond the end are the last
+        yield {"image": images, "mask": np.arange(first, first + batch_size) < stop}

@@ -1,11 +1,13 @@
 """Encoded pictures with a label and a name, kept as TFDS array records; TensorFlow is never imported."""
 
+import fcntl
 import hashlib
 import io
 import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -37,6 +39,8 @@ class Source(Protocol):
 
 def read(source: Source, indices: Sequence[int]) -> list[Record]:
     """Many pictures of a source; at once, where it offers ``__getitems__``, which is several times as fast."""
+    if not len(indices):  # of which array records would make an error
+        return []
     many = getattr(source, "__getitems__", None)
     return many(indices) if many else [source[index] for index in indices]
 
@@ -128,6 +132,25 @@ def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
     """Writes the records unless they are there. A killed run leaves no folder that looks complete."""
     if builder.data_path.exists():
         return
+    with one_writer(Path(builder.data_path)):
+        if not builder.data_path.exists():  # no other process wrote them while this one waited
+            _write(builder, what)
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Lets the processes of this machine that want to write ``path`` do so one after the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _write(builder: tfds.core.DatasetBuilder, what: str) -> None:
     print(f"Preparing {what}, once, into {builder.data_path}", flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -136,7 +159,7 @@ def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
         try:
             with tempfile.TemporaryDirectory() as nothing:  # nothing is downloaded, yet TFDS makes the folder
                 builder.download_and_prepare(download_dir=nothing)
-        except FileExistsError:  # another run prepared the same records meanwhile
+        except FileExistsError:  # another machine prepared the same records meanwhile
             if not builder.data_path.exists():
                 raise
         finally:

@@ -72,6 +72,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "batch_size": base["batch_size"],
                 "flip": True,
                 "workers": 0,
+                "timeout": 300.0,  # seconds without a batch that end the run; 0: none
             },
             "loss": {"margin": 0.35, "scale": 32.0},
             "mesh": dict(MESH),

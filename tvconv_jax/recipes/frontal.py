@@ -54,6 +54,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "image_size": size["image_size"],
                 "batch_size": size["batch_size"],
                 "workers": 0,
+                "timeout": 300.0,  # seconds without a batch that end the run; 0: none
             },
             "mesh": dict(MESH),
             "optimizer": {

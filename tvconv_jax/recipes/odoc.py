@@ -68,6 +68,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "sampling": "shuffled",
                 "scale_crop": True,
                 "workers": 0,
+                "timeout": 300.0,  # seconds without a batch that end the run; 0: none
             },
             "mesh": dict(MESH),
             "optimizer": {

@@ -18,6 +18,7 @@ from rich.table import Table
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
@@ -36,8 +37,9 @@ from tvconv_jax.tasks.run import (
     run,
 )
 from tvconv_jax.training import loop
+from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, put_batch
+from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -80,8 +82,9 @@ def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") ->
 def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> np.ndarray:
     """Embeddings of every picture of a source, each once, ``[len(source), d]``."""
     parts = []
-    for batch in eval_batches(source, batch_size=config.eval.batch_size, image_size=config.data.image_size):
-        parts.append(np.asarray(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
+    size, rows = config.eval.batch_size, local_rows(config.eval.batch_size, mesh)
+    for batch in eval_batches(source, batch_size=size, image_size=config.data.image_size, rows=rows):
+        parts.append(to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
     return np.concatenate(parts)
 
 
@@ -159,7 +162,10 @@ class FaceJob:
             seed=config.seed,
             flip=config.data.flip,
             workers=config.data.workers,
+            rows=local_rows(config.data.batch_size, self.mesh),
         )
+
+        batches = WatchedBatches(batches, timeout=config.data.timeout, source=self.data.description)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
@@ -195,6 +201,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
     config, state, results = job.config, ended.state, job.verify(ended.state)
+    if not is_first():
+        return
     side = config.data.image_size
     write_json(
         workdir / "results.json",

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.data import folder, poses
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.freezing import freeze
 from tvconv_jax.tasks.run import (
     check_trained,
@@ -25,8 +26,9 @@ from tvconv_jax.tasks.run import (
     run,
 )
 from tvconv_jax.training import loop
+from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, put_batch
+from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -134,8 +136,9 @@ class FrontalJob:
         head = state.params["kernel"], state.params["bias"]
         size = {"batch_size": self.config.eval.batch_size, "image_size": self.config.data.image_size}
         parts = []
-        for batch in eval_batches(source, **size, start=start, stop=stop):
-            logits = np.asarray(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
+        rows = local_rows(self.config.eval.batch_size, self.mesh)
+        for batch in eval_batches(source, **size, start=start, stop=stop, rows=rows):
+            logits = to_host(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
             parts.append(logits[batch["mask"]])
         return 1 / (1 + np.exp(-np.concatenate(parts, dtype=np.float32)))
 
@@ -160,7 +163,10 @@ class FrontalJob:
             image_size=config.data.image_size,
             seed=config.seed,
             workers=config.data.workers,
+            rows=local_rows(config.data.batch_size, self.mesh),
         )
+
+        batches = WatchedBatches(batches, timeout=config.data.timeout, source=config.data.root)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             result = self.accuracy(state)
@@ -180,6 +186,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     job = _job(config)
     ended = run(job, workdir)
     result = job.accuracy(ended.state)
+    if not is_first():
+        return
     write_json(
         workdir / "results.json",
         {

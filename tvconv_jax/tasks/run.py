@@ -1,6 +1,7 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,8 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.models import create_model
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, ProgressLine, write_text
+from tvconv_jax.training.distributed import is_first
+from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine, write_text
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import sgd, step_schedule
@@ -55,16 +57,18 @@ class Ended(NamedTuple):
 
 def run(job: Job, workdir: Path) -> Ended:
     """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step."""
+    first = is_first()
     line = ProgressLine(job.plan().total, job.batch_size)
-    with locked(workdir, line.print):
-        with writing(workdir, "config.json"):
-            write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+    with locked(workdir, line.print) if first else nullcontext():
+        if first:
+            with writing(workdir, "config.json"):
+                write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
         for note in job.notes:
             line.print(note)
         with Checkpoints(workdir, line.print) as checkpoints:
             task = job.task()
             state, progress = loop.resume(job.init_state(), task, checkpoints)
-            log = MetricsLog(workdir, int(state.step))
+            log = MetricsLog(workdir, int(state.step)) if first else NoLog()
             try:
                 state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
             finally:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
@@ -29,7 +30,8 @@ from tvconv_jax.tasks.run import (
     run,
 )
 from tvconv_jax.training import loop
-from tvconv_jax.training.mesh import check_batch_size, put_batch
+from tvconv_jax.training.distributed import is_first, to_host
+from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
 from tvconv_jax.training.optimizer import step_schedule
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
@@ -132,7 +134,9 @@ class SegmentationJob:
             sampling=data.sampling,
             scale_crop=data.scale_crop,
             workers=data.workers,
+            rows=local_rows(self.batch_size, self.mesh),
         )
+        batches = WatchedBatches(batches, timeout=data.timeout, source=self.data.description)
         names = fundus.names(self.train_sources)
         watched = [self.data.test[d] for d in self._watched_domains()]
 
@@ -158,10 +162,12 @@ class SegmentationJob:
         config = self.config
         variables = self._freeze({"params": state.params, "batch_stats": state.batch_stats})
         size = {"batch_size": config.eval.batch_size, "image_size": config.data.image_size}
+        rows = local_rows(config.eval.batch_size, self.mesh)
         for batch in fundus_batches.eval_batches(source, **size):
-            images, decoded = put_batch(batch.images, self.mesh), [fundus.pixels(record) for record in batch.records]
+            images = put_batch(batch.images[rows], self.mesh)
+            decoded = [fundus.pixels(record) for record in batch.records]
             for grid in {mask.shape for _, mask in decoded}:
-                found = np.asarray(self._probabilities(variables, images, grid)) > config.eval.threshold
+                found = to_host(self._probabilities(variables, images, grid)) > config.eval.threshold
                 for row, (record, (image, mask)) in enumerate(zip(batch.records, decoded, strict=True)):
                     if mask.shape == grid:
                         pred = np.stack([metrics.clean(found[row, ..., i]) for i in range(2)], axis=-1)
@@ -195,6 +201,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     ended = run(job, workdir)
     state = job.selected(ended.state, workdir)
     found = [measure(one, config.eval) for one in job.predict(state, job.data.test[config.data.test_domain])]
+    if not is_first():
+        return
     write_results(
         workdir,
         found,

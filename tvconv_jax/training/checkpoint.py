@@ -140,8 +140,15 @@ class Checkpoints:
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    handlers = {"state": _summed(ocp.StandardCheckpointHandler()), "data": _summed(ocp.JsonCheckpointHandler())}
+    # Processes wait for each other by name and step; both folders may be written at the same step.
+    together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, multiprocessing_options=together
+    )
+    handlers = {
+        "state": _summed(ocp.StandardCheckpointHandler(multiprocessing_options=together)),
+        "data": _summed(ocp.JsonCheckpointHandler(multiprocessing_options=together)),
+    }
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 

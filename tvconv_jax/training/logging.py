@@ -63,6 +63,16 @@ class MetricsLog:
         return writing(self._workdir, "metrics.jsonl and TensorBoard's events; checkpoints that are written are whole")
 
 
+class NoLog:
+    """In the place of a :class:`MetricsLog`, where another process writes it."""
+
+    def write(self, step: int, **values: float) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
 def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return

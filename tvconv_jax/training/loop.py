@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tvconv_jax.errors import Interrupted
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.distributed import StopTogether, gather_rows
 from tvconv_jax.training.logging import MetricsLog, ProgressLine
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped
@@ -116,7 +117,8 @@ def fit(
         Interrupted: If asked to stop by Ctrl-C or SIGTERM, once the state is saved.
     """
     taken = None
-    with _stop_requests() as stop:
+    with _stop_requests() as asked:
+        stop = StopTogether(mesh, lambda: asked.code if asked.is_set() else 0)
         for step in range(int(state.step) + 1, plan.total + 1):
             batch = next(task.batches)
             state, metrics = task.train_step(state, put_batch(batch, mesh))
@@ -124,18 +126,19 @@ def fit(
                 # while the device is busy with the step after it
                 progress = _look(taken, task, plan, progress, log, line)
             taken = _Taken(step, metrics, batch["index"])
+            stop.exchange()
             last = step == plan.total
             evaluate = last or step % plan.eval_every == 0
-            if not (evaluate or step % plan.checkpoint_every == 0 or stop.is_set()):
+            if not (evaluate or step % plan.checkpoint_every == 0 or stop()):
                 continue
             progress = _look(taken, task, plan, progress, log, line)  # nothing that is not finite is saved
             taken = None
             if evaluate:
                 progress = _evaluate(state, task, progress, checkpoints, log, line)
             checkpoints.save(state, _position(task, progress))
-            if stop.is_set() and not last:
+            if stop() and not last:
                 raise Interrupted(
-                    f"stopped after step {step} of {plan.total}, and saved; the same command goes on.", code=stop.code
+                    f"stopped after step {step} of {plan.total}, and saved; the same command goes on.", code=stop()
                 )
     return state, progress
 
@@ -154,7 +157,7 @@ def _look(taken: _Taken, task: Task, plan: Plan, progress: Progress, log: Metric
     skipping, skipped = "skipped" in metrics, progress.skipped
     if skipping:
         if metrics.pop("skipped"):
-            names = [task.name_of(int(i)) for i in taken.index]
+            names = [task.name_of(int(i)) for i in gather_rows(taken.index)]
             skipped = nonfinite.count(skipped, taken.step, names)
             log.write(taken.step, skipped=skipped.total)  # its loss is no number that JSON knows
             line.print(f"step {taken.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
@@ -162,7 +165,7 @@ def _look(taken: _Taken, task: Task, plan: Plan, progress: Progress, log: Metric
         skipped = skipped._replace(in_a_row=0)
         metrics["skipped"] = skipped.total
     if not np.isfinite(metrics["loss"]):
-        raise nonfinite.stop(taken.step, metrics["loss"], [task.name_of(int(i)) for i in taken.index])
+        raise nonfinite.stop(taken.step, metrics["loss"], [task.name_of(int(i)) for i in gather_rows(taken.index)])
     line.update(taken.step, metrics["loss"])
     if taken.step % plan.log_every == 0 or taken.step == plan.total:
         log.write(taken.step, **metrics, images_per_second=round(line.images_per_second, 1))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tvconv_jax.errors import UserError
@@ -59,8 +60,14 @@ def over_model(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """A batch of host arrays, each cut along its leading axis."""
-    return jax.device_put(batch, over_devices(mesh))
+    """A batch of host arrays, each cut along its leading axis; of many processes each gives its :func:`local_rows`."""
+    return jax.make_array_from_process_local_data(over_devices(mesh), batch)
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a global batch the devices of this process hold, ``int [rows]``, in ascending order."""
+    spans = over_devices(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:

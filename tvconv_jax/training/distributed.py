@@ -1,0 +1,210 @@
+"""Many processes, one run: how they find each other, what only the first does, and how they stop together."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.training.mesh import put_batch, replicated
+
+# What a launcher may set in the place of the flags.
+ENVIRONMENT = {
+    "coordinator": "TVCONV_JAX_COORDINATOR",
+    "processes": "TVCONV_JAX_PROCESSES",
+    "process": "TVCONV_JAX_PROCESS",
+}
+AUTO = "auto"
+# What srun sets for each task; a batch script itself lacks some of them, and is no task.
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+class Place(NamedTuple):
+    """Where this process stands among all.
+
+    Attributes:
+        coordinator: ``host:port`` at which process 0 listens; :data:`AUTO`: JAX asks the cluster for everything.
+        processes: How many there are.
+        process: Which one this is, from 0.
+    """
+
+    coordinator: str
+    processes: int = 0
+    process: int = 0
+
+
+def find_place(
+    coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
+) -> Place | None:
+    """Where this process stands, by flags, by the environment, or by the cluster it runs on.
+
+    Args:
+        coordinator: ``host:port`` of process 0, or ``"auto"``.
+        processes: How many there are.
+        process: Which one this is.
+        environment: Read where a flag is ``None``: :data:`ENVIRONMENT`, then what SLURM and TPU pods set.
+
+    Returns:
+        The place, or ``None`` for a run of one process.
+
+    Raises:
+        UserError: If the three contradict each other.
+    """
+    coordinator = coordinator or environment.get(ENVIRONMENT["coordinator"])
+    processes = _number("processes", processes, environment)
+    process = _number("process", process, environment)
+    if processes == 1 and process in (None, 0):
+        return None
+    if coordinator == AUTO or (coordinator is processes is process is None and _cluster(environment)):
+        return Place(AUTO)
+    if coordinator is processes is process is None:
+        return None
+    if coordinator is None or processes is None or process is None:
+        given = f"--coordinator={coordinator} --processes={processes} --process={process}"
+        raise UserError(f"{given}: a run of several processes needs all three; give HOST:PORT, N and 0 to N - 1.")
+    if processes < 1 or not 0 <= process < processes:
+        raise UserError(f"--process={process} must lie between 0 and --processes={processes} less one; change it.")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, as in 10.0.0.1:1234.")
+    return Place(coordinator, processes, process)
+
+
+def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int | None:
+    text = environment.get(ENVIRONMENT[name])
+    if flag is not None or not text:
+        return flag
+    if not text.isdigit():
+        raise UserError(f"{ENVIRONMENT[name]}={text} must be a whole number; correct or unset it.")
+    return int(text)
+
+
+def _cluster(environment: Mapping[str, str]) -> bool:
+    """Whether SLURM's srun or a TPU pod of several hosts started this process."""
+    slurm = all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+    return slurm or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+
+
+def connect(place: Place | None, *, timeout: int = 300) -> None:
+    """Makes this process one of many; call it before anything touches a device. ``None`` does nothing.
+
+    Args:
+        place: As :func:`find_place` found it.
+        timeout: Seconds in which all processes must have come; without them the process ends, with one line and
+            exit code 2.
+    """
+    if place is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX would take SIGTERM for a service of its own; the loop listens to it, and agrees with StopTogether.
+    jax.config.update("jax_enable_preemption_service", False)
+    # JAX aborts with a stack when time is over; a line says more.
+    alone = threading.Timer(timeout, _nobody_came, [place, timeout])
+    alone.daemon = True
+    alone.start()
+    explicit = {}
+    if place.coordinator != AUTO:
+        explicit = {
+            "coordinator_address": place.coordinator,
+            "num_processes": place.processes,
+            "process_id": place.process,
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(**explicit, initialization_timeout=timeout + 30)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the other processes were not found ({error}); give --coordinator, --processes, --process."
+        ) from None
+    finally:
+        alone.cancel()
+
+
+@contextmanager
+def connected(place: Place | None) -> Iterator[None]:
+    """:func:`connect`, then one process prints; that another one was lost meanwhile is a ``TrainingError``."""
+    connect(place)
+    stdout = sys.stdout
+    try:
+        with open(os.devnull, "w") as nowhere:
+            sys.stdout = stdout if is_first() else nowhere
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        if place is None or not any(word in str(error) for word in ("Gloo", "NCCL", "oordination", "onnection")):
+            raise
+        raise TrainingError(
+            f"another process of this run was lost ({str(error).splitlines()[0]}); the last checkpoint is whole: "
+            f"start all processes again."
+        ) from None
+    finally:
+        sys.stdout = stdout
+
+
+def _nobody_came(place: Place, timeout: int) -> None:
+    where = f"process {place.process} of {place.processes} at {place.coordinator}"
+    where = "the cluster" if place.coordinator == AUTO else where
+    print(
+        f"error: {where}: not all processes met within {timeout} s; start them all, and give each the address of "
+        f"process 0.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def is_first() -> bool:
+    """Whether this process writes logs, results and pictures: one does."""
+    return jax.process_index() == 0
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """An array as NumPy's, the parts of other processes included; all processes must call it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+class StopTogether:
+    """Whether any process was asked to stop, known to all of them after the same step.
+
+    A request travels as a tiny maximum over the devices, dispatched behind one step and read behind the next: nobody
+    waits for it. A run of one process needs none.
+
+    Args:
+        mesh: Of the run.
+        asked: The code with which this process was asked to end; 0: it was not.
+    """
+
+    def __init__(self, mesh: Mesh, asked: Callable[[], int]) -> None:
+        self._mesh, self._asked, self._alone = mesh, asked, jax.process_count() == 1
+        self._pending, self._agreed = None, 0
+        self._largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+
+    def exchange(self) -> None:
+        """Call it once behind every step, in every process."""
+        if self._alone:
+            return
+        if self._pending is not None:
+            self._agreed = int(self._pending)
+        codes = np.full(len(self._mesh.local_devices), self._asked(), np.int32)  # one a device
+        self._pending = self._largest(put_batch(codes, self._mesh))
+
+    def __call__(self) -> int:
+        """The code, or 0: the same in every process until the next exchange."""
+        return self._asked() if self._alone else self._agreed
+
+
+def gather_rows(values: np.ndarray) -> np.ndarray:
+    """Rows of every process, one process after the other; all must call it, with as many rows each."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values, tiled=True))

@@ -16,6 +16,7 @@ from test_training import run
 
 from tvconv_jax.command import check_workdir
 from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.recipes.scale import START
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
@@ -221,7 +222,7 @@ def test_too_many_in_a_row_stop_the_run():
 
 
 def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
-    config = ConfigDict({"task": "face", "train": {"log_every": 1, "nan": "stop"}})
+    config = ConfigDict({"task": "face", "train": {"log_every": 1, "nan": "stop"}, "start": dict(START)})
     (tmp_path / "config.json").write_text(json.dumps({"task": "face", "train": {"log_every": 1}}))
     check_workdir(config, tmp_path)
     config.train.nan = "skip"

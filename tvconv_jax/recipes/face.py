@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH
+from tvconv_jax.recipes.scale import MESH, START
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -76,6 +76,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             },
             "loss": {"margin": 0.35, "scale": 32.0},
             "mesh": dict(MESH),
+            "start": dict(START),
             "optimizer": {
                 "learning_rate": 0.1,
                 "momentum": 0.9,

@@ -36,6 +36,7 @@ from tvconv_jax.tasks.run import (
     restore_best,
     run,
 )
+from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
@@ -118,7 +119,7 @@ class FaceJob:
         self.data: FaceData = load_faces(config.data)
         check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = optimizer_of(config, self.steps_per_epoch)
+        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
@@ -140,6 +141,15 @@ class FaceJob:
             self.mesh,
             columns={"class_weights": classes},
         )
+
+    def begin(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
+        """The fresh state with what ``config.start`` puts into it, and a word about it."""
+        start = self.config.start
+        if start.checkpoint:
+            state = start_from(start.checkpoint, state, self.model, say)
+        if start.freeze:
+            say(describe_frozen(state.params, start.freeze))
+        return state
 
     def verify(self, state: TrainState) -> dict[str, Verification]:
         """Result on every verification set, with the frozen model."""
@@ -187,7 +197,7 @@ class FaceJob:
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
     job = FaceJob(config)
-    ended = run(job, workdir)
+    ended = run(job, workdir, begin=job.begin)
     _report(job, ended, workdir)
 
 

@@ -1,6 +1,6 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -55,19 +55,31 @@ class Ended(NamedTuple):
     images_per_second: float
 
 
-def run(job: Job, workdir: Path) -> Ended:
-    """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step."""
+Begin = Callable[[TrainState, Callable[[str], None]], TrainState]
+
+
+def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> Ended:
+    """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step.
+
+    Args:
+        job: The job.
+        workdir: Of the run.
+        begin: What becomes of the fresh state where there is no checkpoint, given it and a way to print a line.
+    """
     first = is_first()
     line = ProgressLine(job.plan().total, job.batch_size)
     with locked(workdir, line.print) if first else nullcontext():
-        if first:
-            with writing(workdir, "config.json"):
-                write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
         for note in job.notes:
             line.print(note)
         with Checkpoints(workdir, line.print) as checkpoints:
             task = job.task()
-            state, progress = loop.resume(job.init_state(), task, checkpoints)
+            fresh = job.init_state()
+            state, progress = loop.resume(fresh, task, checkpoints)
+            if state is fresh:
+                state = begin(state, line.print)
+            if first:
+                with writing(workdir, "config.json"):
+                    write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
             log = MetricsLog(workdir, int(state.step)) if first else NoLog()
             try:
                 state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)

@@ -132,11 +132,12 @@ class Checkpoints:
         except Exception as error:
             if not is_full(error):
                 raise
-            for part in self._folder.glob("*/*.orbax-checkpoint-tmp*"):  # it would be in the way of the next try
-                shutil.rmtree(part, ignore_errors=True)
             steps = [int(path.name) for path in (self._folder / "last").glob("*") if path.name.isdigit()]
             whole = f"the last whole one is of step {max(steps)}" if steps else "there is none yet"
-            raise full(self._folder, f"a checkpoint; {whole}") from error
+            told = full(self._folder, f"a checkpoint; {whole}")
+            for part in self._folder.glob("*/*.orbax-checkpoint-tmp*"):  # it would be in the way of the next try
+                shutil.rmtree(part, ignore_errors=True)
+            raise told from error
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

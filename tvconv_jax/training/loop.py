@@ -189,7 +189,7 @@ def _evaluate(
 class _Stop(threading.Event):
     """Set when somebody asked to stop; ``code`` is what the command then exits with."""
 
-    code = 130
+    code = os.EX_TEMPFAIL  # also of a process that stops because another one was asked
 
 
 @contextmanager

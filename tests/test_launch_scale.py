@@ -1,4 +1,4 @@
-"""The scripts for SLURM and TPUs, and the manifest for GKE: what they would do, and what they do on a host played here."""
+"""The scripts for SLURM and TPUs and the manifest for GKE: what they would do, and do where their tools are played."""
 
 import os
 import subprocess
@@ -102,7 +102,7 @@ def test_tpu_dry_run_prints_all_of_it():
         "gcloud compute tpus queued-resources create pod --zone=us-west4-a --node-id=pod "
         "--accelerator-type=v5litepod-64 --runtime-version=v2-alpha-tpuv5-lite --spot",
         "# waits until the state is ACTIVE",
-        "gcloud compute tpus tpu-vm scp /tmp/tvconv_jax-pod.tar.gz pod:tvconv_jax.tar.gz --zone=us-west4-a --worker=all",
+        "tpu-vm scp /tmp/tvconv_jax-pod.tar.gz pod:tvconv_jax.tar.gz --zone=us-west4-a --worker=all",
         "gcsfuse --implicit-dirs store bucket",
         "pip install -q --python .venv -c requirements.lock -e '.[tpu]'",
         f'tvconv_jax.main "$@"; echo $? > exit_code\' sh {FLAGS[0]} --workdir=bucket/a\\ b > log.txt',

@@ -1,13 +1,15 @@
 """The main job: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax import command
+from tvconv_jax.analysis import virtual_devices
 from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import UserError
 
@@ -15,10 +17,17 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
 PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (and go on where a run stopped), or verify.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "plan"], "Train (and go on where a run stopped), verify, or plan a training."
+)
+DEVICES = flags.DEFINE_integer("devices", 1, "Plan: how many devices.")
+KIND = flags.DEFINE_string("kind", "tpu-v5e", "Plan: what devices; see tvconv_jax/analysis/kinds.py.")
+IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: people in the training set.")
 
 
 def main(_: Sequence[str]) -> None:
+    if MODE.value == "plan":
+        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import TASKS
     from tvconv_jax.training import distributed
@@ -28,14 +37,30 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
-    command.check_workdir(config, workdir)
+    if MODE.value != "plan" or WORKDIR.value:
+        command.check_workdir(config, workdir)
     command.keep_compiled_programs(cache_dir())
+    if MODE.value == "plan":
+        _plan(config)
+        return
     place = distributed.find_place(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
     with distributed.connected(place):
         if MODE.value == "eval":
             TASKS[config.task].evaluate(config, workdir)
         else:
             TASKS[config.task].train(config, workdir)
+
+
+def _plan(config: ConfigDict) -> None:
+    from tvconv_jax.analysis.plan import make_plan
+    from tvconv_jax.analysis.plan_report import print_plan
+    from tvconv_jax.training.logging import write_json
+
+    plan = make_plan(config, kind=KIND.value, identities=IDENTITIES.value)
+    print_plan(plan)
+    if WORKDIR.value:
+        _workdir().mkdir(parents=True, exist_ok=True)
+        write_json(_workdir() / "plan.json", plan.as_dict())
 
 
 def _workdir() -> Path:

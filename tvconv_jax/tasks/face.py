@@ -42,7 +42,7 @@ from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
 from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
-from tvconv_jax.training.step import LossFunction, make_train_step
+from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
 
 Embed = Callable[[Any, jax.Array], jax.Array]
@@ -104,19 +104,20 @@ class FaceJob:
 
     Args:
         config: As :func:`tvconv_jax.recipes.face_config` makes it.
+        data: What to train on; ``None``: what the config names.
 
     Raises:
         UserError: If something in the config or the data does not fit.
     """
 
-    def __init__(self, config: ConfigDict) -> None:
+    def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
         check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.model = model_of(config)
-        self.data: FaceData = load_faces(config.data)
+        self.data = load_faces(config.data) if data is None else data
         check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
@@ -161,10 +162,15 @@ class FaceJob:
             results[name] = ten_fold(left, right, pairs.same, pairs.folds, protocol=self.config.eval.protocol)
         return results
 
+    def train_step(self) -> TrainStep:
+        """What takes a step."""
+        loss = self.config.loss
+        head = make_head(self.mesh, classes=self.data.num_classes, margin=loss.margin, scale=loss.scale)
+        return make_train_step(make_loss(self.model, head), self.optimizer, self.mesh, nan=self.config.train.nan)
+
     def task(self) -> loop.Task:
         """The job as the training loop sees it."""
         config = self.config
-        head = make_head(self.mesh, classes=self.data.num_classes, margin=config.loss.margin, scale=config.loss.scale)
         batches = train_batches(
             self.data.train,
             batch_size=config.data.batch_size,
@@ -181,8 +187,7 @@ class FaceJob:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
             return {**accuracies, "score": float(np.mean(list(accuracies.values() or [0.0])))}
 
-        step = make_train_step(make_loss(self.model, head), self.optimizer, self.mesh, nan=config.train.nan)
-        return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
+        return loop.Task(train_step=self.train_step(), batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""

@@ -130,7 +130,7 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
         (["--config=configs/face_mb99.py"], "No such file or directory: 'configs/face_mb99.py'"),
         ([], "--config is missing; name one, as in --config=configs/face_mb01.py."),
         (["--config=configs/face_mb01.py", "--workdri=x"], "Unknown command line flag 'workdri'"),
-        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval>"),
+        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan>"),
         (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is no flag"),
         (
             ["--config=configs/face_mb01.py", "--config.task=cook"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvconv_jax.analysis import virtual_devices
+from tvconv_jax.analysis import plan_table, virtual_devices
 from tvconv_jax.analysis.collectives import Collective, collectives, shape_bytes
 from tvconv_jax.analysis.kinds import KINDS
 from tvconv_jax.analysis.plan import Plan, generator_macs, make_plan
@@ -121,6 +121,9 @@ def test_the_slowest_bounds_images_per_second():
     assert plan.memory == 1090 and plan.fits
     np.testing.assert_allclose(plan.images_per_second, 64 / 1e-3)
     np.testing.assert_allclose(example(mesh={"data": 16, "model": 1}).seconds["links"], 9e-4)  # beyond a machine
+    assert example(accessed_bytes=335e9).images_per_second == 64 / 0.1  # read and written again and again
+    np.testing.assert_allclose(example(accessed_bytes=335e9).images_per_second_at_best, 64 / 1e-3)
+    np.testing.assert_allclose(example(accessed_bytes=10.0, flops=0).images_per_second_at_best, 64 / 1e-4)
     np.testing.assert_allclose(example(counted_flops=988e9).images_per_second, 64 / 2e-3)
 
 
@@ -128,6 +131,28 @@ def test_a_plan_that_does_not_fit_says_what_to_do():
     assert "80 GB; most of it are parameters and optimiser: cut the head" in warning(example(parameter_bytes=10**11))
     assert "a smaller data.batch_size" in warning(example(activation_bytes=10**11))
     assert not example(activation_bytes=10**11).fits
+
+
+def test_the_page_of_plans_reads_what_is_there_and_makes_what_is_not(tmp_path, monkeypatch):
+    made = []
+
+    def main(arguments, check):
+        made.append(arguments[1:])
+        workdir = Path(arguments[-1].removeprefix("--workdir="))
+        workdir.mkdir(parents=True)
+        (workdir / "plan.json").write_text(json.dumps(example(mesh={"data": 1, "model": 8}).as_dict()))
+        return subprocess.CompletedProcess(arguments, 0)
+
+    monkeypatch.setattr(plan_table.subprocess, "run", main)
+    for _ in range(2):
+        plan_table.main([f"--out={tmp_path / 'plan.md'}", f"--runs={tmp_path}", "--kind=h100"])
+    assert len(made) == 16  # once only
+    assert "--config.mesh.model=1" in made[0] and "--identities=10000" in made[0]
+    assert "--config.mesh.model=256" in made[-1] and "--config=configs/face_mb10.py:data=folder" in made[-1]
+    page = (tmp_path / "plan.md").read_text()
+    assert page.count("| MB x0.1 |") == page.count("| MB x1.0 |") == 16
+    assert "| 1 x 8 | 8 | 0.0 M | 80 B | 1 kB | 1.09 kB | yes |" in page
+    assert "| 494.0 | 0 % | 335 MB | 45 MB | **1** | 0.1 | 0.1 | 64,000 | 64,000 |" in page
 
 
 def test_plans_of_one_and_of_four_devices(tmp_path):
@@ -138,7 +163,7 @@ def test_plans_of_one_and_of_four_devices(tmp_path):
         done = plan(CONFIG, f"--devices={devices}", f"--kind={kind}", "--identities=2000000", f"--workdir={workdir}")
         assert done.returncode == 0, done.stderr
         assert f"{devices} x {KINDS[kind].name}" in done.stdout and "images/s at best" in done.stdout
-        assert "for a CPU: another compiler fuses otherwise" in done.stdout
+        assert "compiler fuses otherwise" in done.stdout
         assert ("warning: does not fit" in done.stdout) == (kind == "tpu-v5e")  # 16 GB
         assert [path.name for path in workdir.iterdir()] == ["plan.json"]
         plans.append(json.loads((workdir / "plan.json").read_text()))

@@ -8,12 +8,11 @@ from rich.table import Table
 from tvconv_jax.analysis.plan import Plan
 
 ASSUMED = (
-    "Temporaries and bytes read and written are of the program as XLA compiles it for a CPU: another compiler fuses "
-    "otherwise, so a TPU or GPU needs more or less.",
-    "Images/s is what peak figures allow if compute, memory and links each hide behind the slowest of them; nothing is "
-    "measured, and real runs stay below.",
-    "Sent: 2 (n-1)/n of the array for an all-reduce among n devices, (n-1)/n for an all-gather, (n-1) of the part kept "
-    "for a reduce-scatter.",
+    "Temporaries, and bytes read and written, are of the program as XLA compiles it for a CPU: a TPU's or GPU's "
+    "compiler fuses otherwise and needs more or less.",
+    "Images/s is what peak figures allow if compute, memory and links each hide behind the slowest of them: nothing is "
+    "measured, latency is left out, real runs stay below.",
+    "Sent, of an array, among n devices: 2 (n-1)/n of it for an all-reduce, (n-1)/n for an all-gather.",
 )
 
 
@@ -45,7 +44,7 @@ def warning(plan: Plan) -> str:
         "activations and other temporaries": "take more devices, a smaller data.batch_size, or a kind with more memory",
     }[name]
     return (
-        f"warning: does not fit: {_size(plan.memory)} a device, and a {plan.kind.name} has {_size(plan.kind.memory)}; "
+        f"warning: does not fit: {size(plan.memory)} a device, and a {plan.kind.name} has {size(plan.kind.memory)}; "
         f"most of it are {name}: {way}."
     )
 
@@ -56,18 +55,19 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     generator = 100 * plan.generator_flops / plan.counted_flops
     return [
         ("parameters", f"{sum(plan.parameters.values()):,} ({parameters})"),
-        ("parameters, bytes a device", _size(plan.parameter_bytes)),
-        ("optimiser", _size(plan.optimizer_bytes)),
-        ("batch and running statistics", _size(plan.batch_bytes)),
-        ("activations and other temporaries", _size(plan.activation_bytes)),
-        ("memory a device", f"{_size(plan.memory)} of {_size(plan.kind.memory)}"),
+        ("parameters, bytes a device", size(plan.parameter_bytes)),
+        ("optimiser", size(plan.optimizer_bytes)),
+        ("batch and running statistics", size(plan.batch_bytes)),
+        ("activations and other temporaries", size(plan.activation_bytes)),
+        ("memory a device", f"{size(plan.memory)} of {size(plan.kind.memory)}"),
         ("FLOPs of a step, a device", f"{plan.flops:.3g} as XLA counts the program"),
         ("", f"{plan.counted_flops:.3g} products by our count; {generator:.0f} % of it makes TVConv's kernels"),
-        ("bytes read and written, a device", _size(plan.accessed_bytes)),
-        ("bytes sent, a device", _size(plan.sent)),
+        ("bytes read and written, a device", size(plan.accessed_bytes)),
+        ("bytes sent, a device", size(plan.sent)),
         *(("", row) for row in _traffic(plan)),
         ("a step at peak figures", shares),
-        ("images/s at best", f"{plan.images_per_second:,.0f}, bound by {max(plan.seconds, key=plan.seconds.get)}"),
+        ("images/s expected", f"{plan.images_per_second:,.0f}, bound by {max(plan.seconds, key=plan.seconds.get)}"),
+        ("images/s at best", f"{plan.images_per_second_at_best:,.0f}, if what is held were written and read only once"),
     ]
 
 
@@ -77,12 +77,13 @@ def _traffic(plan: Plan) -> list[str]:
     for one in plan.traffic:
         groups[one.kind, one.group].append(one)
     return [
-        f"{sum(one.times for one in same)} {kind} among {group}: {_size(sum(one.sent for one in same))} sent"
+        f"{sum(one.times for one in same)} {kind} among {group}: {size(sum(one.sent for one in same))} sent"
         for (kind, group), same in sorted(groups.items())
     ]
 
 
-def _size(number: float) -> str:
+def size(number: float) -> str:
+    """Bytes in words."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= factor:
             return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number / factor:,.0f} {unit}"

@@ -74,7 +74,7 @@ python3 -m pip install -q --user uv; uv=\$HOME/.local/bin/uv; [ -d .venv ] || \$
 
 start() {
   on all "cd tvconv_jax; [ ! -f pid ] || kill -- -\$(cat pid) 2>/dev/null; rm -f exit_code
-setsid nohup sh -c 'echo \$\$ > pid; .venv/bin/python -m tvconv_jax.main \"\$@\"; echo \$? > exit_code' sh$(printf ' %q' ${flags[@]+"${flags[@]}"}) > log.txt 2>&1 < /dev/null & sleep 1"
+setsid nohup sh -c 'echo \$\$ > pid; TVCONV_JAX_COORDINATOR=auto .venv/bin/python -m tvconv_jax.main \"\$@\"; echo \$? > exit_code' sh$(printf ' %q' ${flags[@]+"${flags[@]}"}) > log.txt 2>&1 < /dev/null & sleep 1"
 }
 
 # Leaves the exit code of worker 0 in `code`: nothing while it runs or does not answer, 75 if it was started anew.

@@ -1,6 +1,7 @@
 """The scripts for SLURM and TPUs and the manifest for GKE: what they would do, and do where their tools are played."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -167,8 +168,11 @@ def test_the_manifest_restarts_all_pods_but_not_after_a_mistake():
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 0
-    (rule,) = policy["rules"]
-    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    saved, mistake = policy["rules"]  # the first that matches counts
+    assert saved["action"] == "RestartJobSetAndIgnoreMaxRestarts" and mistake["action"] == "FailJobSet"
+    assert saved["onJobFailureReasons"] == mistake["onJobFailureReasons"] == ["PodFailurePolicy"]
+    message = "Container train for pod default/a failed with exit code 75 matching FailJob rule at index 0"
+    assert re.search(saved["onJobFailureMessagePatterns"][0], message)
     (slices,) = jobset["spec"]["replicatedJobs"]
     job = slices["template"]["spec"]
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] and job["backoffLimit"] == 0
@@ -176,7 +180,7 @@ def test_the_manifest_restarts_all_pods_but_not_after_a_mistake():
     (container,) = pod["containers"]
     (failing,) = job["podFailurePolicy"]["rules"]
     assert failing["action"] == "FailJob" and failing["onExitCodes"]["containerName"] == container["name"]
-    assert failing["onExitCodes"]["values"] == [1, 2] and pod["restartPolicy"] == "Never"  # 75 starts again
+    assert failing["onExitCodes"]["values"] == [2, 75] and pod["restartPolicy"] == "Never"
     chips = [int(side) for side in pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")]
     assert chips[0] * chips[1] == job["completions"] * container["resources"]["limits"]["google.com/tpu"]
     (mount,), (volume,) = container["volumeMounts"], pod["volumes"]

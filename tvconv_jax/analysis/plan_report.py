@@ -79,6 +79,7 @@ def _traffic(plan: Plan) -> list[str]:
     return [
         f"{sum(one.times for one in same)} {kind} among {group}: {size(sum(one.sent for one in same))} sent"
         for (kind, group), same in sorted(groups.items())
+        if group > 1
     ]
 
 

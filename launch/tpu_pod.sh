@@ -73,7 +73,9 @@ python3 -m pip install -q --user uv; uv=\$HOME/.local/bin/uv; [ -d .venv ] || \$
 }
 
 start() {
-  on all "cd tvconv_jax; [ ! -f pid ] || kill -- -\$(cat pid) 2>/dev/null; rm -f exit_code
+  # One that still runs saves first: it holds the workdir.
+  on all "cd tvconv_jax; [ ! -f pid ] || { kill -- -\$(cat pid); while kill -0 -- -\$(cat pid); do sleep 1; done; } 2>/dev/null
+rm -f exit_code
 setsid nohup sh -c 'echo \$\$ > pid; TVCONV_JAX_COORDINATOR=auto .venv/bin/python -m tvconv_jax.main \"\$@\"; echo \$? > exit_code' sh$(printf ' %q' ${flags[@]+"${flags[@]}"}) > log.txt 2>&1 < /dev/null & sleep 1"
 }
 

@@ -29,6 +29,16 @@ case "$*" in
   *"uv pip install"*) note install ;;
 esac
 """
+# Plays a worker: ssh runs the command in a folder, and the training there saves on SIGTERM.
+WORKER = """#!/bin/bash
+for word in "$@"; do case $word in --command=*) exec bash -c "${word#--command=}" ;; esac; done
+"""
+TRAINING = """#!/bin/bash
+echo "$TVCONV_JAX_COORDINATOR ${*: -1}" >> ran
+trap 'sleep 0.5; echo saved >> ran; exit 75' TERM
+while [ ! -e done ]; do sleep 0.05; done
+exit 3
+"""
 # Plays srun: the step, which saves on SIGTERM.
 SRUN = """#!/bin/bash
 echo "srun $*" >> log
@@ -142,6 +152,25 @@ def test_tpu_run_goes_on_until_the_end(played, tmp_path, codes, expected, code):
     assert done.returncode == code, done.stderr
     assert (folder / "log").read_text().split() == expected
     assert not list(folder.glob("*.gz"))
+
+
+def test_tpu_start_waits_until_the_one_before_has_saved(played):
+    folder, environment = played
+    (folder / "bin/gcloud").write_text(WORKER)
+    python = folder / "tvconv_jax/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(TRAINING)
+    python.chmod(0o755)
+
+    def act(*arguments):
+        command = ["bash", LAUNCH / "tpu_pod.sh", *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+    for _ in range(2):
+        assert act("start", "pod", "--zone=z", "--", *FLAGS).returncode == 0
+    (folder / "tvconv_jax/done").touch()
+    assert act("follow", "pod", "--zone=z").returncode == 3
+    assert (folder / "tvconv_jax/ran").read_text().splitlines() == [f"auto {FLAGS[-1]}", "saved", f"auto {FLAGS[-1]}"]
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,11 @@ NOTES = """\
   over a hundred small all-reduces, two for each batch norm, and on many devices a real step waits for these.
 - Peak FLOP/s are those of matrix units. Per-pixel kernels, batch norms and the optimiser run on vector units, and the
   head's product takes several passes in float32.
-- *Kernels*: TVConv's generators run once a step on every device, however few pictures it has. 512 pictures on 256
-  devices are two each: then nearly all products make kernels, and the gradients of the generators are summed over all
-  devices as before. So many devices pay only with a larger `data.batch_size`.
+- *Of it kernels*: TVConv's generators run once a step on every device, however few pictures it has. 512 pictures on 256
+  devices are two each: then most products make kernels, on every device the same ones, and twice as many devices are
+  hardly faster. So many pay only with a larger `data.batch_size`.
+- What is summed over the devices is the gradient of the kernels, not that of the generators' parameters, about
+  three times as many numbers: each device takes that from the sum.
 - *Sent* is a ring's count, 2 (n-1)/n of every array that is summed among n devices, (n-1)/n of what is gathered, parsed
   from the compiled program (`tvconv_jax/analysis/collectives.py`).
 """

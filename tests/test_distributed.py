@@ -1,17 +1,25 @@
 """Several processes as one run: their place, the same losses, resuming, stopping together, batches that do not come."""
 
 import json
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import train_together
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.data import embedded
+from tvconv_jax.data.pipeline import train_batches
+from tvconv_jax.data.records import cache_dir, one_writer
+from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training.distributed import Place, find_place
 
 ROOT = Path(__file__).parent.parent
@@ -113,3 +121,110 @@ def test_one_process_begins_and_two_go_on(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "process of 2: done" in done.stdout
     check_equal(logged(tmp_path / "run"), whole)
+
+
+def test_records_are_written_by_one_process_at_a_time(tmp_path):
+    order, path = [], tmp_path / "cache" / "records"
+
+    def other():
+        with one_writer(path):
+            order.append("other")
+
+    with one_writer(path):
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "other"]
+    assert not list(path.parent.iterdir())
+
+
+class Broken:
+    """Batches of a source whose disk does not answer, or that cannot be decoded."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __next__(self):
+        if self.error:
+            raise self.error
+        threading.Event().wait()
+
+
+def test_a_batch_that_does_not_come_is_noticed_and_errors_pass():
+    with pytest.raises(TrainingError, match=r"no batch came from faces on a disk within 0.05 s; .*data.timeout"):
+        next(WatchedBatches(Broken(), timeout=0.05, source="faces on a disk"))
+    with pytest.raises(UserError, match="picture 7"):
+        next(WatchedBatches(Broken(UserError("picture 7 cannot be decoded")), timeout=0, source="faces"))
+
+
+def test_a_data_worker_that_hangs_or_dies_is_one_clear_line():
+    source, _, _ = embedded.load("smoke", cache_dir())
+    batches = train_batches(source, batch_size=8, image_size=24, seed=0, workers=1)
+    watched = WatchedBatches(batches, timeout=60.0, source="the faces")
+    assert next(watched)["index"].shape == (8,)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    watched.timeout = 0.5
+    with pytest.raises(TrainingError, match="no batch came from the faces within 0.5 s"):
+        for _ in range(1000):  # those that it had ready come first
+            next(watched)
+    # By now it was killed, lest it hold up the end of this process.
+    watched.timeout = 60.0
+    with pytest.raises(TrainingError, match=r"worker that reads the faces died \(exit code -9; .*data.workers"):
+        next(watched)
+
+
+def test_local_processes_dry_run_only_prints(tmp_path):
+    done = subprocess.run(
+        [SCRIPT, "2", "--dry-run", "--", "python", "-m", "x", f"--workdir={tmp_path}/a b"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    place = r"JAX_PLATFORMS=cpu TVCONV_JAX_COORDINATOR=127\.0\.0\.1:\d+ TVCONV_JAX_PROCESSES=2 TVCONV_JAX_PROCESS="
+    command = re.escape(f"python -m x --workdir={tmp_path}/a\\ b")
+    assert re.fullmatch(rf"{place}0 {command} &", first)
+    assert re.fullmatch(rf"{place}1 {command} >{tmp_path}/a b/processes/1.txt 2>&1 &", second)
+    assert not list(tmp_path.iterdir())
+
+
+# In the place of training: fails in process 1, or waits to be asked to stop.
+PROGRAM = """
+import os, signal, sys, time
+i = os.environ["TVCONV_JAX_PROCESS"]
+print("process", i, "of", os.environ["TVCONV_JAX_PROCESSES"], flush=True)
+if sys.argv[1] == "fail" and i == "1":
+    sys.exit(7)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+open(f"{sys.argv[2]}/{i}", "w").close()
+time.sleep(60)
+"""
+
+
+def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
+    done = together(3, "-c", PROGRAM, "fail", tmp_path, f"--workdir={tmp_path}")
+    assert done.returncode == 7
+    assert done.stdout == "process 0 of 3\n"
+    assert f"process 1 ended with exit code 7, see {tmp_path}/processes/1.txt: process 1 of 3" in done.stderr
+    assert (tmp_path / "processes" / "2.txt").read_text() == "process 2 of 3\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_local_processes_hands_a_signal_to_all(tmp_path, number, code):
+    script = subprocess.Popen([SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    script.send_signal(number)
+    assert script.wait(30) == code
+
+
+@pytest.mark.parametrize(("arguments", "words"), [([], "N is ''"), (["2"], "no command"), (["x", "--"], "N is 'x'")])
+def test_local_processes_mistakes_are_one_line(arguments, words):
+    done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr

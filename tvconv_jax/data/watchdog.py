@@ -23,7 +23,7 @@ class WatchedBatches:
     """
 
     def __init__(self, batches: Any, *, timeout: float, source: str) -> None:
-        self._batches, self._timeout, self._source = batches, timeout or None, source
+        self._batches, self.timeout, self._source = batches, timeout, source
         self._wanted: queue.SimpleQueue = queue.SimpleQueue()
         self._found: queue.SimpleQueue = queue.SimpleQueue()
         # A thread stuck in reading cannot be ended, and as a daemon it need not be.
@@ -37,12 +37,12 @@ class WatchedBatches:
         """
         self._wanted.put(None)
         try:
-            batch, error = self._found.get(timeout=self._timeout)
+            batch, error = self._found.get(timeout=self.timeout or None)
         except queue.Empty:
             for worker in multiprocessing.active_children():
                 worker.kill()  # one that hangs would keep this process from ending
             raise TrainingError(
-                f"no batch came from {self._source} within {self._timeout:g} s; look at that disk or network, or "
+                f"no batch came from {self._source} within {self.timeout:g} s; look at that disk or network, or "
                 f"raise --config.data.timeout. The last checkpoint is whole."
             ) from None
         if error is None:

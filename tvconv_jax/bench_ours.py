@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from tvconv_jax.convert import from_torch
 from tvconv_jax.data.draw_fundus import draw_fundus
@@ -17,6 +18,7 @@ from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
 from tvconv_jax.tasks import face, segmentation
 from tvconv_jax.tasks.face_head import make_head
+from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
@@ -68,6 +70,11 @@ def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) ->
     }
 
 
+def one_device() -> Mesh:
+    """The first one."""
+    return make_mesh(devices=jax.devices()[:1])
+
+
 class Trainer:
     """A training step on one device; ``step`` trains on its batch and returns the loss.
 
@@ -84,7 +91,7 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         batch: dict[str, np.ndarray],
     ) -> None:
-        mesh = make_mesh(devices=jax.devices()[:1])
+        mesh = one_device()
         self.batch = put_batch(batch, mesh)
         self.state = create_state(params, batch_stats, optimizer, 0, mesh)
         start = time.perf_counter()
@@ -117,8 +124,9 @@ def face_trainer(
     variables = _variables(model, batch["image"], state_dict)
     params = {"model": variables["params"], "class_weights": class_weights}
     optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    head = make_head(make_mesh(devices=jax.devices()[:1]), classes=CLASSES, margin=0.35, scale=32.0)
-    return Trainer(params, variables["batch_stats"], face.make_loss(model, head), optimizer, batch)
+    head = make_head(one_device(), classes=CLASSES, margin=0.35, scale=32.0)
+    loss = face.make_loss(make_forward(model, one_device()), head)
+    return Trainer(params, variables["batch_stats"], loss, optimizer, batch)
 
 
 def segmentation_trainer(batch: dict[str, np.ndarray], *, state_dict: dict[str, np.ndarray] | None = None) -> Trainer:
@@ -126,7 +134,13 @@ def segmentation_trainer(batch: dict[str, np.ndarray], *, state_dict: dict[str, 
     model = create_model("deeplabv3plus", operator="baseline")
     variables = _variables(model, batch["image"], state_dict)
     optimizer = optax.adam(LEARNING_RATE, b1=0.9, b2=0.99)
-    return Trainer(variables["params"], variables["batch_stats"], segmentation.make_loss(model), optimizer, batch)
+    return Trainer(
+        variables["params"],
+        variables["batch_stats"],
+        segmentation.make_loss(make_forward(model, one_device())),
+        optimizer,
+        batch,
+    )
 
 
 def segmentation_inputs(batch: int, image_size: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.fused import wide
+from tvconv_jax.ops import sum_over_devices
 
 # Bytes of gathered neighbours that one product of conv's weight gradient reads: they stay in a CPU's last cache.
 CHUNK = 8 * 2**20
@@ -50,11 +51,15 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     grad_x = _keeping_grid(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
-    on_cpu = _kernel_gradient_in_chunks if dilation == 1 else functools.partial(_kernel_gradient, dilation=dilation)
+    if dilation == 1:
+        on_cpu = functools.partial(_kernel_gradient_in_chunks, kernel_size=len(kernel))
+        on_cpu = functools.partial(sum_over_devices, on_cpu)
+    else:
+        on_cpu = functools.partial(_kernel_gradient, kernel_size=len(kernel), dilation=dilation)
     grad_kernel = lax.platform_dependent(
         x,
         cotangent,
-        cpu=functools.partial(on_cpu, kernel_size=len(kernel)),
+        cpu=on_cpu,
         default=functools.partial(_library_kernel_gradient, kernel_size=len(kernel), dilation=dilation),
     )
     return grad_x, grad_kernel.astype(kernel.dtype)

@@ -30,12 +30,12 @@ def wide(x: jax.Array) -> jax.Array:
 
 
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
-    """``[c]`` with the leading axes of ``x``, so that broadcasting is explicit."""
-    return values.reshape((1,) * (x.ndim - 1) + values.shape)
+    """``[c]``, or ``[g, c]`` for ``x`` of ``[g, ..., c]``, with the axes of ``x``, so that broadcasting is explicit."""
+    return values.reshape(values.shape[:-1] + (1,) * (x.ndim - values.ndim) + values.shape[-1:])
 
 
 def affine(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
-    """``x * factor + offset`` per channel, in float32 or better; ``[..., c]``, ``[c]``, ``[c]``."""
+    """``x * factor + offset`` per channel, in float32 or better; ``[..., c]``, ``[c]``, ``[c]`` (see above)."""
     return wide(x) * per_channel(factor, x) + per_channel(offset, x)
 
 
@@ -62,9 +62,9 @@ def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Arr
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation, groups: int = 1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises over all axes but the last with the batch's own statistics, then applies the activation.
 
@@ -74,34 +74,50 @@ def batch_norm(
         bias: ``[c]``.
         epsilon: Added to the variance.
         activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
+        groups: Into how many equal runs the first axis is cut, each with statistics of its own.
 
     Returns:
-        ``(y, mean, var)``: ``y`` like ``x``; mean and biased variance ``[c]``, for running averages
-        only: no gradient flows through them.
+        ``(y, mean, var)``: ``y`` like ``x``; mean and biased variance ``[c]``, averaged over groups, for running
+        averages only: no gradient flows through them.
 
     Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
     """
-    return _batch_norm_forward(x, scale, bias, epsilon, activation)[0]
+    return _batch_norm_forward(x, scale, bias, epsilon, activation, groups)[0]
+
+
+def _in_groups(x: jax.Array, groups: int) -> tuple[jax.Array, tuple[int, ...]]:
+    """``x`` with an axis for the groups, if there are several, and the axes that a statistic runs over."""
+    if groups == 1:
+        return x, tuple(range(x.ndim - 1))
+    return x.reshape(groups, -1, *x.shape[1:]), tuple(range(1, x.ndim))
+
+
+def _over_groups(values: jax.Array) -> jax.Array:
+    """Sum of ``[g, c]`` over the groups; ``[c]`` as it is."""
+    return values if values.ndim == 1 else jnp.sum(values, axis=0)
 
 
 def _batch_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation, groups: int
 ) -> tuple[tuple, tuple]:
-    axes = tuple(range(x.ndim - 1))
+    shape = x.shape
+    x, axes = _in_groups(x, groups)
     mean = jnp.mean(wide(x), axes)
     # One pass for both sums; x - mean would be written out and read again.
     var = jnp.maximum(jnp.mean(jnp.square(wide(x)), axes) - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
+    scale, bias = (jnp.broadcast_to(values, mean.shape) for values in (scale, bias))
     y = activate(affine(x, scale * inverse, bias - mean * scale * inverse), activation).astype(x.dtype)
-    return (y, mean, var), (x, scale, bias, mean, inverse)
+    averages = (_over_groups(mean) / groups, _over_groups(var) / groups) if groups > 1 else (mean, var)
+    return (y.reshape(shape), *averages), (x, scale, bias, mean, inverse)
 
 
 def _batch_norm_backward(
-    epsilon: float, activation: Activation, residuals: tuple, cotangents: tuple
+    epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, bias, mean, inverse = residuals
-    grad = wide(cotangents[0])
-    axes = tuple(range(x.ndim - 1))
+    shape = cotangents[0].shape
+    grad, axes = _in_groups(wide(cotangents[0]), groups)
     if RANGES[activation] is not None:
         low, high = RANGES[activation]
         z = affine(x, scale * inverse, bias - mean * scale * inverse)
@@ -111,11 +127,11 @@ def _batch_norm_backward(
     grad_scale = (jnp.sum(grad * wide(x), axes) - mean * grad_bias) * inverse
     # grad_x = scale * inverse * (grad - mean(grad) - normalised * mean(grad * normalised)), as one affine map of
     # grad and x, so that the normalised input is never stored.
-    count = x.size // x.shape[-1]
+    count = x.size // mean.size
     slope = -scale * jnp.square(inverse) * grad_scale / count
     offset = -scale * inverse * grad_bias / count - slope * mean
     grad_x = grad * per_channel(scale * inverse, x) + affine(x, slope, offset)
-    return grad_x.astype(x.dtype), grad_scale, grad_bias
+    return grad_x.astype(x.dtype).reshape(shape), _over_groups(grad_scale), _over_groups(grad_bias)
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

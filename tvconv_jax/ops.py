@@ -9,11 +9,13 @@ Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid, ``c`` channels, `
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 Implementation = Literal["shifted", "patches"]
 
@@ -192,8 +194,9 @@ def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: ja
     grid = tuple(side - 2 * margin for side in padded.shape[1:3])
     grad_x = _input_gradient(cotangent, weights, strides, margin, grid).astype(padded.dtype)
     same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
-    gradient = _depthwise_weight_gradient if same_everywhere else _weight_gradient
-    grad_taps = gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
+    grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
+    if same_everywhere:
+        grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
     return grad_x, grad_taps.astype(weights.dtype)
 
 
@@ -248,14 +251,23 @@ def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, 
 
     A CPU reads the batch four images at a time, so that the running sums stay in its cache (autodiff's nine
     reductions over the whole batch take 10-30x as long). Accelerators, where a loop would leave most of the
-    chip idle, and partitioned batches get the reductions.
+    chip idle, get the reductions.
     """
-    return lax.platform_dependent(
-        padded,
-        cotangent,
-        cpu=functools.partial(_accumulate, kernel_size=kernel_size, strides=strides),
-        default=functools.partial(_reduce, kernel_size=kernel_size, strides=strides),
-    )
+    loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
+    on_cpu = functools.partial(sum_over_devices, loop)
+    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, default=reduce)
+
+
+def sum_over_devices(sums: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """``sums(*arrays)``, sums over the first axis by a loop; devices that share it (jax.set_mesh) loop over their own.
+
+    The partitioner alone would give every device the whole batch, because a loop reads it one image after the other.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto or len(arrays[0]) % mesh.size:
+        return sums(*arrays)
+    batch, total = PartitionSpec(mesh.axis_names), lambda *own: lax.psum(sums(*own), mesh.axis_names)
+    return jax.shard_map(total, in_specs=batch, out_specs=PartitionSpec(), check_vma=False)(*arrays)
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
@@ -277,20 +289,12 @@ def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, stride
     return jnp.stack([jnp.sum(_wide(a) * gradient, axis=0) for a in shifts], axis=2)
 
 
-def _depthwise_weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
-    """``[1, 1, k*k, c]``: the per-pixel gradient summed over the grid."""
-    return jnp.sum(_weight_gradient(padded, cotangent, kernel_size, strides), axis=(0, 1), keepdims=True)
-
-
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     n, _, _, channels = x.shape
     margin = (kernel_size - 1) // 2
+    layout, square = ("NHWC", "HWIO", "NHWC"), (kernel_size, kernel_size)
     patches = lax.conv_general_dilated_patches(
-        x,
-        (kernel_size, kernel_size),
-        (strides, strides),
-        [(margin, margin)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, square, (strides, strides), [(margin, margin)] * 2, dimension_numbers=layout
     )
     patches = patches.reshape(n, *weights.shape[:2], channels, kernel_size**2)
     return jnp.einsum("nijct,ijtc->nijc", _wide(patches), _wide(weights)).astype(x.dtype)

@@ -33,7 +33,8 @@ class BatchNorm(nn.Module):
     activation: Activation = "identity"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
+        """``[n, ..., c]``; ``groups`` equal runs of the ``n`` have statistics of their own while training."""
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
@@ -42,13 +43,22 @@ class BatchNorm(nn.Module):
         if not train:
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
-        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation, groups)
         if not self.is_initializing():
-            count = x.size // features
+            count = x.size // features // groups
             unbiased = batch_var * (count / max(count - 1, 1))
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
             var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
         return y
+
+
+def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
+    """``module(x, train=train)``; with ``remat`` what it computes in between is computed anew for the gradient."""
+
+    def plain(module: nn.Module, x: jax.Array) -> jax.Array:
+        return module(x, train=train)
+
+    return (nn.remat(plain) if remat else plain)(module, x)
 
 
 class Pointwise(nn.Module):

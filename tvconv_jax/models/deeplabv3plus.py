@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call
 from tvconv_jax.models.mobilenetv2 import STAGES, InvertedResidual
 
 # Rates of the three atrous convolutions, by output stride: how far the input is brought down.
@@ -36,9 +36,11 @@ class Backbone(nn.Module):
 
     Attributes:
         output_stride: 8 or 16, how far the grid is brought down.
+        remat: As in :class:`DeepLabV3Plus`.
     """
 
     output_stride: int = 16
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -55,7 +57,7 @@ class Backbone(nn.Module):
                 conv = functools.partial(DepthwiseConv, dilation=rate, padding=0)
                 steps = strides if i == 0 else 1
                 block = InvertedResidual(channels, expansion, steps, conv, rate, name=f"block_{index}")
-                x = block(x, train=train)
+                x = call(block, x, train=train, remat=self.remat and index < LOW_LEVEL)
                 if index == LOW_LEVEL:
                     low = x
                 index += 1
@@ -105,6 +107,7 @@ class DeepLabV3Plus(nn.Module):
         conv: Makes the spatial operator of the head; ``None`` for atrous convolutions.
         num_classes: Maps to predict.
         output_stride: 8 or 16, how far the backbone brings the grid down.
+        remat: Whether what the first blocks compute, on half of the grid, is computed anew for the gradient, not kept.
 
     Source: Chen et al. 2018, https://arxiv.org/abs/1802.02611, as changed for fundus images by Chen et al. 2022.
     """
@@ -112,10 +115,11 @@ class DeepLabV3Plus(nn.Module):
     conv: ConvFactory | None = None
     num_classes: int = 2
     output_stride: int = 16
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        low, x = Backbone(self.output_stride, name="backbone")(images, train=train)
+        low, x = Backbone(self.output_stride, self.remat, name="backbone")(images, train=train)
         x = Pyramid(RATES[self.output_stride], self.conv, name="pyramid")(x, train=train)
         low = HeadConvNorm(48, name="low_level")(low, train=train)
         x = jnp.concatenate([low, _resize(x, low.shape[1:3])], axis=-1)

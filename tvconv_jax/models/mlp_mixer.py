@@ -54,6 +54,7 @@ class MlpMixer(nn.Module):
         patch_size: Side of the squares that become positions: 144 of them for a 96x96 input.
         layers: Blocks.
         embedding_size: Size of the embedding.
+        remat: Whether what the blocks compute is computed anew for the gradient, not kept.
 
     Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021, section 2 and Table 1,
     https://arxiv.org/abs/2105.01601; authors' source: github.com/google-research/vision_transformer. Width 1 is their
@@ -64,6 +65,7 @@ class MlpMixer(nn.Module):
     patch_size: int = 8
     layers: int = 8
     embedding_size: int = 512
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -76,8 +78,9 @@ class MlpMixer(nn.Module):
         self._check_positions(x.shape[1])
         x = nn.Dense(scaled(CHANNELS, self.width), dtype=x.dtype, name="stem")(x)
         hidden = (scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width))
+        block = nn.remat(MixerBlock) if self.remat else MixerBlock
         for i in range(self.layers):
-            x = MixerBlock(*hidden, name=f"block_{i}")(x)
+            x = block(*hidden, name=f"block_{i}")(x)
         x = nn.LayerNorm(dtype=x.dtype, name="norm")(x).reshape(n, *grid, -1)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
 

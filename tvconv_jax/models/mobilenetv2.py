@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, Pointwise
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
 STAGES = (
@@ -74,6 +74,7 @@ class MobileNetV2(nn.Module):
             depthwise and the plain 1x1 convolution.
         embedding_size: Size of the embedding.
         pointwise: Makes the 1x1 convolutions of the chosen stages.
+        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
 
     Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
     """
@@ -83,10 +84,12 @@ class MobileNetV2(nn.Module):
     stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
     embedding_size: int = 512
     pointwise: ConvFactory = Pointwise
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")(images, train=train)
+        stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
+        x = call(stem, images, train=train, remat=self.remat)
         index = 1
         for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
             conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
@@ -99,6 +102,7 @@ class MobileNetV2(nn.Module):
                     pointwise=pointwise,
                     name=f"block_{index}",
                 )
-                x, index = block(x, train=train), index + 1
+                x = call(block, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
+                index += 1
         x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)

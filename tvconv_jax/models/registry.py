@@ -58,13 +58,13 @@ class Operator(NamedTuple):
     last_stages: int | None = None
 
 
-FACE = ("embedding_size",)
+FACE = ("embedding_size", "remat")
 MODELS = {
     "mobilenetv2": Model(mobilenetv2.MobileNetV2, mobilenetv2.WIDTHS, (1, 2, 3, 4, 5, 6, 7), FACE),
     "shufflenetv2": Model(shufflenetv2.ShuffleNetV2, shufflenetv2.WIDTHS, (2, 3, 4), FACE),
     "mlp_mixer": Model(mlp_mixer.MlpMixer, mlp_mixer.WIDTHS, (), ("patch_size", "layers", *FACE), (), baseline=True),
     "deeplabv3plus": Model(
-        deeplabv3plus.DeepLabV3Plus, (1.0,), (), ("num_classes", "output_stride"), ("conv",), baseline=True
+        deeplabv3plus.DeepLabV3Plus, (1.0,), (), ("num_classes", "output_stride", "remat"), ("conv",), baseline=True
     ),
 }
 
@@ -122,9 +122,9 @@ def create_model(
             convolution. ``None``: all, but the last three for ``"sasa"`` and ``"axial"``. In DeepLabV3+ it goes into
             the pyramid of its head.
         **fields: Of the model: ``embedding_size=512``; for MLP-Mixer ``patch_size=8``, ``layers=8``; for DeepLabV3+
-            ``num_classes=2``, ``output_stride=16`` (or 8). Of the operator: those in its row of ``OPERATORS``, which
-            its module describes. An operator gets those that it has, so one call, with another ``operator``,
-            compares two of them.
+            ``num_classes=2``, ``output_stride=16`` (or 8); for all ``remat=False``, whether large activations are
+            computed anew for the gradient. Of the operator: those in its row of ``OPERATORS``, which its module
+            describes. An operator gets those that it has, so one call, with another ``operator``, compares two.
 
     Returns:
         A linen module: ``model.init(key, images, train=False)``, ``model.apply(variables, images, train=False)``

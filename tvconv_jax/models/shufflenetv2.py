@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise
+from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
 CHANNELS = {
@@ -87,6 +87,7 @@ class ShuffleNetV2(nn.Module):
             1x1 convolution.
         embedding_size: Size of the embedding.
         pointwise: Makes the 1x1 convolutions of the chosen stages.
+        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
 
     Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
     """
@@ -96,16 +97,17 @@ class ShuffleNetV2(nn.Module):
     stages: tuple[int, ...] = (2, 3, 4)
     embedding_size: int = 512
     pointwise: ConvFactory = Pointwise
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         stem, *channels, last = CHANNELS[self.width]
-        x = ConvNorm(stem, "relu", kernel_size=3, name="stem")(images, train=train)
+        x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
         x = MaxPool(name="pool")(x)
         for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
             conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
             for i in range(units):
                 unit = Unit(features, 2 if i == 0 else 1, conv, pointwise, name=f"stage{stage}_{i}")
-                x = unit(x, train=train)
+                x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
         x = ConvNorm(last, "relu", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH, START
+from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, START, TRAIN
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -43,6 +43,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     )
     size = {"epochs": 2.0, "batch_size": 16, "image_size": 24} if given["smoke"] else {}
     base = {**(embedded if given["data"] == "embedded" else folder), **size}
+    base_batch = base["batch_size"]  # that the rate belongs to
     base |= {name: given[name] for name in base if given[name] is not None}
     scale = base["epochs"] / EPOCHS
     source = {"root": "", "max_corrupt": 0.01, "keep": ""}
@@ -63,6 +64,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "hidden_channels": 8 if given["smoke"] else 64,
                 "hidden_layers": 1 if given["smoke"] else 3,
                 "use_bias": False,
+                **MODEL,
                 "embedding_size": 512,
             },
             "data": {
@@ -78,6 +80,8 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "mesh": dict(MESH),
             "start": dict(START),
             "optimizer": {
+                **OPTIMIZER,
+                "base_batch": base_batch,
                 "learning_rate": 0.1,
                 "momentum": 0.9,
                 "weight_decay": 5e-4,
@@ -86,10 +90,10 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "factor": 0.1,
             },
             "train": {
+                **TRAIN,
                 "log_every": 1 if given["smoke"] else 10,
                 "checkpoint_every": 2 if given["smoke"] else 100,
                 "eval_every": 2.0,
-                "nan": "stop",
             },
             "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200},
         }

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH
+from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, TRAIN
 
 
 def frontal_config(arg: str | None) -> ConfigDict:
@@ -45,6 +45,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "hidden_channels": 8 if smoke else 64,
                 "hidden_layers": 1 if smoke else 3,
                 "use_bias": False,
+                **MODEL,
                 "embedding_size": 128,
             },
             "data": {
@@ -58,6 +59,8 @@ def frontal_config(arg: str | None) -> ConfigDict:
             },
             "mesh": dict(MESH),
             "optimizer": {
+                **OPTIMIZER,
+                "base_batch": 64,
                 "learning_rate": 0.05,
                 "momentum": 0.9,
                 "weight_decay": 5e-4,
@@ -66,10 +69,10 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 "factor": 0.1,
             },
             "train": {
+                **TRAIN,
                 "log_every": 1 if smoke else 10,
                 "checkpoint_every": 2 if smoke else 100,
                 "eval_every": 2.0,
-                "nan": "stop",
             },
             "eval": {"batch_size": 100},
         }

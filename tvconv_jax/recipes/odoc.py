@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH
+from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, TRAIN
 
 # The reference multiplies the rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
@@ -57,6 +57,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "hidden_channels": 8 if smoke else 64,
                 "hidden_layers": 1 if smoke else 3,
                 "use_bias": False,
+                **MODEL,
                 "pretrained": "",
             },
             "data": {
@@ -72,6 +73,8 @@ def odoc_config(arg: str | None) -> ConfigDict:
             },
             "mesh": dict(MESH),
             "optimizer": {
+                **OPTIMIZER,
+                "base_batch": 3 * (8 if embedded else 16),
                 "learning_rate": 1e-3,
                 "b1": 0.9,
                 "b2": 0.99,
@@ -80,10 +83,10 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "factor": 0.2,
             },
             "train": {
+                **TRAIN,
                 "log_every": 1 if smoke else 10,
                 "checkpoint_every": 2 if smoke else 50,
                 "eval_every": 1.0 if not embedded else 4.0,
-                "nan": "stop",
             },
             "eval": {
                 "select": given["select"],

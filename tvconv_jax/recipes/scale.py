@@ -9,8 +9,21 @@ MESH: dict[str, Any] = {"data": -1, "model": 1}
 # that stay as they are, globs of names, as in `model/stem/*,model/block_[1-5]/*`.
 START: dict[str, Any] = {"checkpoint": "", "freeze": ""}
 
-# Keys that runs of an older version did not know, and what they did.
-ADDED = {"mesh": MESH, "train": {"nan": "stop"}}
+# model.remat: compute anew for the gradient what the model's first blocks compute on large grids; slower, less memory.
+MODEL: dict[str, Any] = {"remat": False}
+
+# optimizer.scale_rule: "linear" or "sqrt" raise the rate with the batch, against the recipe's base_batch;
+# optimizer.warmup_epochs: epochs in which the rate grows up to that.
+OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "warmup_epochs": 0.0}
+
+# train.precision: "float32" or "bfloat16", what the model computes in (parameters, norms and losses stay float32);
+# train.batch_norm: statistics of the whole batch, "global", or of each device's pictures, "per_replica";
+# train.accumulate: parts that a batch is computed in, one after the other;
+# train.nan: what a step that is not finite does, "stop" the run or "skip" the step.
+TRAIN: dict[str, Any] = {"precision": "float32", "batch_norm": "global", "accumulate": 1, "nan": "stop"}
+
+# What runs of an older version, which did not know these keys, did.
+ADDED = {"mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

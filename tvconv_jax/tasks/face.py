@@ -24,6 +24,7 @@ from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, ten_fold
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
+from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.run import (
     Ended,
     check_choice,
@@ -48,16 +49,13 @@ from tvconv_jax.version import versions
 Embed = Callable[[Any, jax.Array], jax.Array]
 
 
-def make_loss(model: nn.Module, head: Head) -> LossFunction:
+def make_loss(forward: Forward, head: Head) -> LossFunction:
     """Mean loss of the head over a batch of ``image`` and ``label``; also the share of them recognised."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, _: jax.Array) -> tuple:
-        variables = {"params": params["model"], "batch_stats": batch_stats}
-        images, labels = normalise(batch["image"]), batch["label"]
-        embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses, recognised = head(embeddings, params["class_weights"], labels)
-        accuracy = jnp.mean(recognised, dtype=jnp.float32)
-        return jnp.mean(losses), (updates["batch_stats"], {"accuracy": accuracy})
+        embeddings, batch_stats = forward(params["model"], batch_stats, normalise(batch["image"]))
+        losses, recognised = head(embeddings, params["class_weights"], batch["label"])
+        return jnp.mean(losses), (batch_stats, {"accuracy": jnp.mean(recognised, dtype=jnp.float32)})
 
     return loss
 
@@ -112,7 +110,7 @@ class FaceJob:
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
-        check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
+        check_batch_size("data.batch_size", config.data.batch_size, self.mesh, parts=config.train.accumulate)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
@@ -164,9 +162,15 @@ class FaceJob:
 
     def train_step(self) -> TrainStep:
         """What takes a step."""
-        loss = self.config.loss
+        config, loss = self.config, self.config.loss
         head = make_head(self.mesh, classes=self.data.num_classes, margin=loss.margin, scale=loss.scale)
-        return make_train_step(make_loss(self.model, head), self.optimizer, self.mesh, nan=self.config.train.nan)
+        return make_train_step(
+            make_loss(forward_of(config, self.model, self.mesh), head),
+            self.optimizer,
+            self.mesh,
+            accumulate=config.train.accumulate,
+            nan=config.train.nan,
+        )
 
     def task(self) -> loop.Task:
         """The job as the training loop sees it."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batche
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.freezing import freeze
+from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
@@ -72,17 +72,16 @@ def random_crops(key: jax.Array, images: jax.Array, least: float) -> jax.Array:
     return jax.vmap(crop)(jax.random.split(key, len(images)), images)
 
 
-def make_loss(model: nn.Module, *, crop: float) -> LossFunction:
+def make_loss(forward: Forward, *, crop: float) -> LossFunction:
     """Mean binary cross entropy over a batch of ``image`` and ``label``; also the share of them recognised."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
         images = random_crops(key, normalise(batch["image"]), crop)
-        variables = {"params": params["model"], "batch_stats": batch_stats}
-        embeddings, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        embeddings, batch_stats = forward(params["model"], batch_stats, images)
         logits = embeddings @ params["kernel"] + params["bias"]
         losses = optax.sigmoid_binary_cross_entropy(logits, batch["label"].astype(jnp.float32))
         accuracy = jnp.mean((logits > 0) == (batch["label"] == 1), dtype=jnp.float32)
-        return jnp.mean(losses), (updates["batch_stats"], {"accuracy": accuracy})
+        return jnp.mean(losses), (batch_stats, {"accuracy": accuracy})
 
     return loss
 
@@ -105,7 +104,7 @@ class FrontalJob:
         self.model = model_of(config)
         self.steps_per_epoch = 1
         if data is not None:
-            check_batch_size("data.batch_size", config.data.batch_size, self.mesh)
+            check_batch_size("data.batch_size", config.data.batch_size, self.mesh, parts=config.train.accumulate)
             self.steps_per_epoch = steps_per_epoch(data.train, config.data.batch_size)
         self.optimizer = optimizer_of(config, self.steps_per_epoch)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
@@ -172,8 +171,13 @@ class FrontalJob:
             result = self.accuracy(state)
             return {f"test_{name}": value for name, value in result._asdict().items()} | {"score": result.all}
 
-        loss = make_loss(self.model, crop=config.data.crop)
-        step = make_train_step(loss, self.optimizer, self.mesh, nan=config.train.nan)
+        step = make_train_step(
+            make_loss(forward_of(config, self.model, self.mesh), crop=config.data.crop),
+            self.optimizer,
+            self.mesh,
+            accumulate=config.train.accumulate,
+            nan=config.train.nan,
+        )
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
     def plan(self) -> loop.Plan:

@@ -20,7 +20,7 @@ from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine, write_text
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.storage import locked, writing
 
@@ -134,11 +134,28 @@ def mesh_of(config: ConfigDict) -> Mesh:
     return make_mesh(data=config.mesh.data, model=config.mesh.model)
 
 
+def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate by step, of ``config.optimizer``, for a global batch.
+
+    The recipe's rate belongs to batches of ``base_batch``; ``scale_rule`` says how it grows with the batch.
+    """
+    o = config.optimizer
+    check_choice("optimizer.scale_rule", o.scale_rule, SCALE_RULES)
+    if not 0 <= o.warmup_epochs <= o.epochs:
+        raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
+    return step_schedule(
+        o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch),
+        milestones=o.milestones,
+        factor=o.factor,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=o.warmup_epochs,
+    )
+
+
 def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with the schedule of ``config.optimizer``."""
-    o = config.optimizer
-    schedule = step_schedule(o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=steps_per_epoch)
-    return sgd(schedule, momentum=o.momentum, weight_decay=o.weight_decay)
+    schedule = schedule_of(config, batch_size=config.data.batch_size, steps_per_epoch=steps_per_epoch)
+    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:

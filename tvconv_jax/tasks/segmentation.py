@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
+from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.run import (
     check_choice,
@@ -28,11 +28,11 @@ from tvconv_jax.tasks.run import (
     restore_best,
     restore_last,
     run,
+    schedule_of,
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
-from tvconv_jax.training.optimizer import step_schedule
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 
@@ -44,17 +44,14 @@ SELECTIONS = {
 }
 
 
-def make_loss(model: nn.Module) -> LossFunction:
+def make_loss(forward: Forward) -> LossFunction:
     """Mean binary cross entropy over the pixels of both maps; a batch holds ``image`` and ``mask``."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, updates = model.apply(
-            variables, normalise(batch["image"]), train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
+        logits, batch_stats = forward(params, batch_stats, normalise(batch["image"]), dropout=key)
         true = jnp.stack([batch["mask"] == fundus.CUP, batch["mask"] != fundus.BACKGROUND], axis=-1)
         losses = optax.sigmoid_binary_cross_entropy(logits, true.astype(jnp.float32))
-        return jnp.mean(losses), (updates["batch_stats"], {})
+        return jnp.mean(losses), (batch_stats, {})
 
     return loss
 
@@ -88,13 +85,12 @@ class SegmentationJob:
         for name in chosen_names(config.eval.show):
             check_choice("eval.show", name, tested)
         self.batch_size = config.data.per_domain * len(self.train_sources)
-        check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh)
+        parts = config.train.accumulate
+        check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh, parts=parts)
         check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
         o = config.optimizer
-        schedule = step_schedule(
-            o.learning_rate, milestones=o.milestones, factor=o.factor, steps_per_epoch=self.steps_per_epoch
-        )
+        schedule = schedule_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         self.optimizer = optax.adam(schedule, b1=o.b1, b2=o.b2)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
         self._probabilities = jax.jit(self._forward, static_argnums=2)
@@ -145,8 +141,13 @@ class SegmentationJob:
             cup, disc = (float(value) for value in np.mean(found, axis=0))
             return {"cup_dice": cup, "disc_dice": disc, "score": (cup + disc) / 2}
 
-        nan = self.config.train.nan
-        step = make_train_step(make_loss(self.model), self.optimizer, self.mesh, nan=nan)
+        step = make_train_step(
+            make_loss(forward_of(self.config, self.model, self.mesh)),
+            self.optimizer,
+            self.mesh,
+            accumulate=self.config.train.accumulate,
+            nan=self.config.train.nan,
+        )
         return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=lambda index: names[index])
 
     def plan(self) -> loop.Plan:

@@ -70,7 +70,12 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises a ``UserError`` unless the devices can share the batch equally."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise UserError(f"{name} {batch_size} must be a positive multiple of the {mesh.size} devices; change it.")
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Raises a ``UserError`` unless the devices can share the batch, or each of its ``parts``, equally."""
+    if parts < 1:
+        raise UserError(f"train.accumulate {parts} must be a positive number of parts; 1 takes a batch in one piece.")
+    if batch_size < 1 or batch_size % (mesh.size * parts):
+        times = f" times the {parts} parts of train.accumulate" if parts > 1 else ""
+        raise UserError(
+            f"{name} {batch_size} must be a positive multiple of the {mesh.size} devices{times}; change it."
+        )

@@ -1,16 +1,34 @@
 """The reference's optimiser: SGD with momentum, weight decay on every parameter, a rate that falls in steps."""
 
+import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import optax
+
+# How the rate grows with the batch: the factor for a batch `ratio` times as large.
+SCALE_RULES = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
 def step_schedule(
-    learning_rate: float, *, milestones: Sequence[float], factor: float, steps_per_epoch: int
+    learning_rate: float,
+    *,
+    milestones: Sequence[float],
+    factor: float,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
 ) -> optax.Schedule:
-    """``learning_rate`` times ``factor`` once more from each milestone on; milestones are in epochs."""
+    """``learning_rate`` times ``factor`` once more from each milestone on; milestones are in epochs.
+
+    During the first ``warmup_epochs`` the rate grows linearly, a step at a time, up to what it would be (Goyal et al.
+    2017, https://arxiv.org/abs/1706.02677, section 2.2).
+    """
     boundaries = {round(epoch * steps_per_epoch): factor for epoch in milestones}
-    return optax.piecewise_constant_schedule(learning_rate, boundaries)
+    schedule = optax.piecewise_constant_schedule(learning_rate, boundaries)
+    warmup = round(warmup_epochs * steps_per_epoch)
+    if warmup == 0:
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum((step + 1) / warmup, 1.0)
 
 
 def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tvconv_jax.training.mesh import over_devices, replicated
+from tvconv_jax.training.mesh import AXES, over_devices, replicated
 from tvconv_jax.training.nonfinite import skip_not_finite
 from tvconv_jax.training.state import TrainState, state_shardings
 
@@ -17,7 +19,12 @@ TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
-    loss_function: LossFunction, optimizer: optax.GradientTransformation, mesh: Mesh, *, nan: str = "stop"
+    loss_function: LossFunction,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    nan: str = "stop",
 ) -> TrainStep:
     """Compiles ``(state, batch) -> (state, metrics)``.
 
@@ -29,15 +36,24 @@ def make_train_step(
         loss_function: ``(params, batch_stats, batch, key)`` to ``(loss, (new batch_stats, metrics))``.
         optimizer: Of ``params``.
         mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
+        accumulate: Parts that the batch is computed in, one after the other, with the memory of one; their mean
+            gradient is what the optimiser gets. It is the whole batch's but for batch statistics: every part is
+            normalised with its own, and the running averages take one after the other, as they do in PyTorch.
         nan: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
 
     Returns:
         The step; its metrics hold ``loss`` besides what the loss function gives.
     """
+    gradient = jax.value_and_grad(loss_function, has_aux=True)
+    if accumulate > 1:
+        gradient = _accumulated(gradient, accumulate, mesh)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # told to operators that loop over the batch
+            return _step(state, batch)
+
+    def _step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        gradient = jax.value_and_grad(loss_function, has_aux=True)
         (loss, (batch_stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         state = state.replace(
@@ -46,7 +62,7 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        state = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))
+        state = lax.with_sharding_constraint(state, state_shardings(state, mesh))
         return state, {"loss": loss, **metrics}
 
     return jax.jit(
@@ -55,3 +71,27 @@ def make_train_step(
         in_shardings=(None, over_devices(mesh)),  # the state's are its own
         out_shardings=(None, replicated(mesh)),
     )
+
+
+def _accumulated(gradient: Callable, parts: int, mesh: Mesh) -> Callable:
+    """``gradient`` part by part: means of loss, metrics and gradients, the last batch statistics."""
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        # Every parts-th picture, so that each device finds its share of every part among its own pictures.
+        leaf = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+        return lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(None, AXES)))
+
+    def accumulated(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
+        def add(carry: tuple, part: tuple[jax.Array, Any]) -> tuple[tuple, tuple]:
+            total, batch_stats = carry
+            (loss, (batch_stats, metrics)), grads = gradient(
+                params, batch_stats, part[1], jax.random.fold_in(key, part[0])
+            )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), (loss, metrics)
+
+        carry = jax.tree.map(jnp.zeros_like, params), batch_stats
+        (grads, batch_stats), values = lax.scan(add, carry, (jnp.arange(parts), jax.tree.map(cut, batch)))
+        loss, metrics = jax.tree.map(lambda value: jnp.mean(value, axis=0), values)
+        return (loss, (batch_stats, metrics)), jax.tree.map(lambda total: total / parts, grads)
+
+    return accumulated

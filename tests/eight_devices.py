@@ -1,0 +1,219 @@
+"""What needs several devices: run by test_mesh.py in a process that has eight virtual ones."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tvconv_jax.layers import TVConv
+from tvconv_jax.losses import am_softmax, am_softmax_logits
+from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
+from tvconv_jax.models.mobilenetv2 import InvertedResidual
+from tvconv_jax.sharded_softmax import sharded_am_softmax
+from tvconv_jax.tasks.face import make_loss
+from tvconv_jax.tasks.face_head import init_class_weights, make_head
+from tvconv_jax.tasks.forward import make_forward
+from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated
+from tvconv_jax.training.optimizer import sgd
+from tvconv_jax.training.state import create_state
+from tvconv_jax.training.step import make_train_step
+
+CLASSES, BATCH, SIDE, SIZE = 21, 32, 12, 16  # 21 classes are no multiple of 2 or 4 devices
+
+
+class Small(nn.Module):
+    """A stem, a block with TVConv and the embedding head: what the face models are made of."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        conv = functools.partial(TVConv, hidden_channels=4, hidden_layers=0)
+        x = ConvNorm(8, "relu6", kernel_size=3, name="stem")(images, train=train)
+        x = InvertedResidual(8, 2, 2, conv, name="block")(x, train=train)
+        return EmbeddingHead(SIZE, name="head")(x, train=train)
+
+
+@functools.cache
+def variables():
+    init = jax.jit(functools.partial(Small().init, train=False))
+    return jax.tree.map(np.array, init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3))))
+
+
+@functools.cache
+def batches(steps=20):
+    """Every class has a picture of its own; what a batch shows are these, with a little noise."""
+    random = np.random.default_rng(0)
+    faces = random.integers(30, 220, (CLASSES, SIDE // 4, SIDE // 4, 3)).repeat(4, 1).repeat(4, 2)
+    labels = random.integers(0, CLASSES, (steps, BATCH), dtype=np.int32)
+    images = (faces[labels] + random.integers(-30, 30, (steps, BATCH, SIDE, SIDE, 3))).astype(np.uint8)
+    return [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+
+
+def mesh_of(data, model):
+    return make_mesh(data=data, model=model, devices=jax.devices()[: data * model])
+
+
+def start(mesh, rate=0.01):
+    optimizer = sgd(lambda _: rate, momentum=0.9, weight_decay=5e-4)
+    params = jax.tree.map(jnp.array, variables()["params"])
+    weights = init_class_weights(jax.random.key(1), SIZE, CLASSES, mesh)
+    stats = jax.tree.map(jnp.array, variables()["batch_stats"])
+    columns = {"class_weights": CLASSES}
+    params = {"model": params, "class_weights": weights}
+    return create_state(params, stats, optimizer, 0, mesh, columns=columns), optimizer
+
+
+def step_of(mesh, optimizer, *, accumulate=1, **forward):
+    head = make_head(mesh, classes=CLASSES, margin=0.35, scale=32.0)
+    loss = make_loss(make_forward(Small(), mesh, **forward), head)
+    return make_train_step(loss, optimizer, mesh, accumulate=accumulate)
+
+
+def train(data, model, *, steps=20, rate=0.01, **options):
+    """Losses, the last state and the step."""
+    mesh = mesh_of(data, model)
+    state, optimizer = start(mesh, rate)
+    step, losses = step_of(mesh, optimizer, **options), []
+    for batch in batches()[:steps]:
+        state, metrics = step(state, put_batch(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), state, step
+
+
+@functools.cache
+def one_device():
+    return train(1, 1)[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 2), (4, 1)])
+def test_the_same_global_batch_gives_the_same_losses_for_20_steps(shape):
+    losses, state, step = train(*shape)
+    np.testing.assert_allclose(losses, one_device(), rtol=1e-5)
+    assert losses[-1] < losses[0] - 1
+    assert step._cache_size() == 1  # a state that comes out lies where the first one lay
+    weights, momentum = state.params["class_weights"], state.opt_state[1][0].trace["class_weights"]
+    assert weights.sharding == momentum.sharding == over_model(mesh_of(*shape))
+    assert not np.any(weights[:, CLASSES:]) and not np.any(momentum[:, CLASSES:])
+
+
+def head_inputs(mesh, classes):
+    random = np.random.default_rng(0)
+    embeddings, weights = (random.standard_normal(s, dtype=np.float32) for s in ((16, 32), (32, classes)))
+    labels = random.integers(0, classes, 16, dtype=np.int32)
+    labels[3] = classes  # no class
+    embeddings[5] = weights[:, labels[5]] * 3  # recognised in spite of the margin
+    padded = np.pad(weights, ((0, 0), (0, -classes % mesh.shape["model"])))
+    return embeddings, weights, padded, labels
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((1, 8), 53), ((2, 2), 53), ((4, 2), 54), ((1, 8), 5)])
+def test_the_sharded_head_is_the_whole_one(shape, classes):
+    mesh = mesh_of(*shape)
+    embeddings, weights, padded, labels = head_inputs(mesh, classes)
+    head = jax.jit(functools.partial(sharded_am_softmax, mesh=mesh, classes=classes))
+    losses, recognised = head(embeddings, padded, labels)
+    # The sums over classes run in another order, no more.
+    np.testing.assert_allclose(losses, am_softmax(embeddings, weights, labels), rtol=1e-6, atol=1e-6)
+    assert np.isnan(losses).tolist() == (np.arange(16) == 3).tolist()
+    expected = np.argmax(am_softmax_logits(embeddings, weights, labels), axis=1) == labels
+    np.testing.assert_array_equal(recognised, expected)
+    assert recognised[5]
+
+    labels[3] = 0
+    gradients = lambda f: jax.jit(jax.grad(lambda e, w: jnp.mean(f(e, w, labels)), argnums=(0, 1)))  # noqa: E731
+    ours = gradients(lambda *a: sharded_am_softmax(*a, mesh=mesh, classes=classes)[0])(embeddings, padded)
+    theirs = gradients(am_softmax)(embeddings, weights)
+    for a, b in zip(ours, (theirs[0], np.pad(theirs[1], ((0, 0), (0, -classes % shape[1])))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * np.abs(b).max())
+    assert not np.any(ours[1][:, classes:])
+
+
+def test_of_several_largest_logits_the_first_counts():
+    mesh = mesh_of(1, 2)
+    weights = np.tile(np.eye(2, dtype=np.float32), (1, 2))  # classes 0 and 2 are the same, on different devices
+    embeddings, labels = np.array([[1, 0], [1, 0]], np.float32), np.array([0, 2], np.int32)
+    head = jax.jit(functools.partial(sharded_am_softmax, mesh=mesh, classes=4, margin=0.0))
+    assert head(embeddings, weights, labels)[1].tolist() == [True, False]
+
+
+def million_classes(devices):
+    """The compiled gradient and update of a head with 10^6 classes, of which nothing is ever allocated."""
+    mesh, classes = mesh_of(1, devices), 10**6
+    batch = functools.partial(jax.ShapeDtypeStruct, sharding=over_devices(mesh))
+    weights = jax.ShapeDtypeStruct((512, classes), jnp.float32, sharding=over_model(mesh))
+
+    def update(embeddings, weights, momentum, labels):
+        loss = lambda e, w: jnp.mean(sharded_am_softmax(e, w, labels, mesh=mesh, classes=classes)[0])  # noqa: E731
+        pulled, gradient = jax.grad(loss, argnums=(0, 1))(embeddings, weights)
+        momentum = 0.9 * momentum + gradient
+        return pulled, weights - 0.1 * momentum, momentum
+
+    arguments = batch((512, 512), jnp.float32), weights, weights, batch((512,), jnp.int32)
+    return jax.jit(update, donate_argnums=(1, 2)).lower(*arguments).compile()
+
+
+def test_memory_of_a_head_with_a_million_classes_falls_as_one_over_n_and_no_logits_are_gathered():
+    compiled = {devices: million_classes(devices) for devices in (1, 2, 4, 8)}
+    needed = {devices: _bytes(program) for devices, program in compiled.items()}
+    assert needed[1] > 3 * 512 * 10**6 * 4  # weights, momentum and what a gradient needs
+    for devices, size in needed.items():
+        # What does not fall, embeddings and their gradient, is a thousandth of the rest.
+        assert size < needed[1] / devices * 1.01, needed
+    for program in compiled.values():
+        gathered = re.findall(r"= (.+?) all-gather(?:-start)?\(", program.as_text())
+        assert gathered  # embeddings and labels
+        for shape in gathered:
+            assert max(map(int, re.findall(r"[\[,](\d+)", shape))) <= 512, shape
+
+
+def _bytes(program):
+    memory = program.memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def test_checkpoints_hold_the_true_classes_and_go_on_over_other_devices(tmp_path):
+    _, state, _ = train(1, 4, steps=3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {})
+    expected = jax.tree.map(np.asarray, state)
+    for shape in ((2, 2), (8, 1), (1, 1)):
+        like, optimizer = start(mesh_of(*shape))
+        with Checkpoints(tmp_path) as checkpoints:
+            shapes = checkpoints._last.item_metadata(3)["state"].tree
+            assert tuple(shapes["params"]["class_weights"].shape) == (SIZE, CLASSES)
+            restored, _ = checkpoints.restore(like)
+        assert restored.params["class_weights"].sharding == over_model(mesh_of(*shape))
+        for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+            if ours.shape != theirs.shape:
+                ours, theirs = ours[:, :CLASSES], theirs[:, :CLASSES]
+            np.testing.assert_array_equal(ours, theirs)
+        assert restored.params["model"]["stem"]["norm"]["scale"].sharding == replicated(mesh_of(*shape))
+
+
+def test_operators_that_loop_over_the_batch_loop_over_the_devices_own_pictures():
+    mesh = mesh_of(2, 2)
+    state, optimizer = start(mesh)
+    program = step_of(mesh, optimizer).lower(state, put_batch(batches()[0], mesh)).compile().as_text()
+    for shape in re.findall(r"= (.+?) all-gather(?:-start)?\(", program):
+        assert shape.count(",") < 4, shape  # embeddings and labels are gathered, never features [n, h, w, c]
+
+
+def test_batch_norm_per_replica_is_what_devices_do_on_their_own(monkeypatch):
+    mesh, batch = mesh_of(2, 2), batches()[0]
+    _, state, _ = train(2, 2, steps=1, batch_norm="per_replica")
+    one, stats = make_forward(Small(), mesh_of(1, 1)), []
+    for images in np.split(batch["image"], 4):
+        x = (images.astype(np.float32) / 255 - 0.5) / 0.5
+        stats.append(one(variables()["params"], variables()["batch_stats"], jnp.asarray(x))[1])
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *stats)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.batch_stats, mean)
+    del mesh
+
+
+def test_accumulation_over_devices_is_that_of_one():
+    ours, one = (train(*shape, steps=3, accumulate=2)[0] for shape in ((2, 2), (1, 1)))
+    np.testing.assert_allclose(ours, one, rtol=1e-5)

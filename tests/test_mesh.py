@@ -1,0 +1,55 @@
+"""The mesh: how it is asked for, and, in a process of its own, what runs on eight virtual devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.training.mesh import check_batch_size, make_mesh
+
+HERE = Path(__file__).parent
+
+
+def test_on_eight_devices():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(HERE / "eight_devices.py")]
+    result = subprocess.run(
+        command, cwd=HERE.parent, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert "skipped" not in result.stdout
+
+
+def test_one_device_is_a_mesh_of_one():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    assert dict(mesh.shape) == {"data": 1, "model": 1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"data": 0}, "mesh.data 0 must be a positive number or -1; change it."),
+        ({"model": -1}, "mesh.model -1 must be a positive number; change it."),
+        ({"model": 3}, "mesh.model 3 does not divide the 1 devices; change it."),
+        ({"data": 2, "model": 2}, "mesh.data 2 times mesh.model 2 is 4, but the number of devices is 1; set mesh.data"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(shape, words):
+    with pytest.raises(UserError) as error:
+        make_mesh(**shape, devices=jax.devices()[:1])
+    assert words in str(error.value)
+
+
+def test_parts_of_a_batch_must_fit_too():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    check_batch_size("data.batch_size", 8, mesh, parts=4)
+    with pytest.raises(
+        UserError, match="8 must be a positive multiple of the 1 devices times the 3 parts of train.acc"
+    ):
+        check_batch_size("data.batch_size", 8, mesh, parts=3)
+    with pytest.raises(UserError, match="train.accumulate 0 must be a positive number"):
+        check_batch_size("data.batch_size", 8, mesh, parts=0)

@@ -202,8 +202,8 @@ def test_operators_that_loop_over_the_batch_loop_over_the_devices_own_pictures()
         assert shape.count(",") < 4, shape  # embeddings and labels are gathered, never features [n, h, w, c]
 
 
-def test_batch_norm_per_replica_is_what_devices_do_on_their_own(monkeypatch):
-    mesh, batch = mesh_of(2, 2), batches()[0]
+def test_batch_norm_per_replica_is_what_devices_do_on_their_own():
+    batch = batches()[0]
     _, state, _ = train(2, 2, steps=1, batch_norm="per_replica")
     one, stats = make_forward(Small(), mesh_of(1, 1)), []
     for images in np.split(batch["image"], 4):
@@ -211,7 +211,6 @@ def test_batch_norm_per_replica_is_what_devices_do_on_their_own(monkeypatch):
         stats.append(one(variables()["params"], variables()["batch_stats"], jnp.asarray(x))[1])
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *stats)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.batch_stats, mean)
-    del mesh
 
 
 def test_accumulation_over_devices_is_that_of_one():

@@ -30,6 +30,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         return
     old, new = _flat(complete(json.loads(file.read_text()))), _flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
+        different = [key for key in different if key != "optimizer.base_batch"]
     different = [key for key in different if not key.startswith(WHERE)]
     if different:
         shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])

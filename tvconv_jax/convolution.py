@@ -97,10 +97,13 @@ def _overlaps(grid: tuple[int, int], kernel_size: int, dilation: int) -> Iterato
 
 
 def _taps(x: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array:
-    """Sum of one product a tap, over the positions where it sees the input."""
+    """Sum of one product a tap, over the positions where it sees the input.
+
+    Here and below a CPU multiplies in float32: XLA has no product of bfloat16 into float32 for it.
+    """
     y = jnp.zeros((*x.shape[:3], kernel.shape[3]), wide(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], len(kernel), dilation):
-        product = jnp.matmul(x[:, inputs[0], inputs[1]], kernel[tap], preferred_element_type=y.dtype)
+        product = jnp.matmul(wide(x[:, inputs[0], inputs[1]]), wide(kernel[tap]))
         y = y.at[:, outputs[0], outputs[1]].add(product)
     return y.astype(x.dtype)
 
@@ -109,7 +112,7 @@ def _kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, di
     gradient = jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), wide(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], kernel_size, dilation):
         seen, pulled = x[:, inputs[0], inputs[1]], cotangent[:, outputs[0], outputs[1]]
-        product = lax.dot_general(seen, pulled, _OVER_PIXELS, preferred_element_type=gradient.dtype)
+        product = lax.dot_general(wide(seen), wide(pulled), _OVER_PIXELS)
         gradient = gradient.at[tap].set(product)
     return gradient
 
@@ -131,7 +134,7 @@ def _kernel_gradient_in_chunks(x: jax.Array, cotangent: jax.Array, *, kernel_siz
         neighbours = [seen[:, i : i + rows, j : j + width] for i in range(kernel_size) for j in range(kernel_size)]
         pulled = lax.dynamic_slice(cotangent, start, (1, rows, width, cotangent.shape[3]))
         gathered = jnp.concatenate(neighbours, axis=-1)
-        return total + lax.dot_general(gathered, pulled, _OVER_PIXELS, preferred_element_type=total.dtype)
+        return total + lax.dot_general(wide(gathered), wide(pulled), _OVER_PIXELS)
 
     zeros = jnp.zeros((taps * channels, cotangent.shape[3]), wide(x).dtype)
     total = lax.fori_loop(0, n * height // rows, add, zeros)

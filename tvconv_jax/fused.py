@@ -49,12 +49,21 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
     return pointwise(x, kernel), (x, kernel)
 
 
+def _wide_product(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
+    """``lax.dot_general`` whose sums, and result, are float32 or better."""
+    product = functools.partial(lax.dot_general, dimension_numbers=dimensions, preferred_element_type=wide(a).dtype)
+    if a.dtype != jnp.bfloat16:
+        return product(a, b)
+    # XLA has no product of bfloat16 into float32 for a CPU.
+    return lax.platform_dependent(a, b, cpu=lambda a, b: product(wide(a), wide(b)), default=product)
+
+
 def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # XLA transposes the first operand of this product in memory: the one with fewer channels goes first.
     narrow, broad = (x, cotangent) if x.shape[-1] <= cotangent.shape[-1] else (cotangent, x)
     batch = tuple(range(x.ndim - 1))
-    grad_kernel = lax.dot_general(narrow, broad, ((batch, batch), ((), ())), preferred_element_type=wide(x).dtype)
+    grad_kernel = _wide_product(narrow, broad, ((batch, batch), ((), ())))
     grad_kernel = grad_kernel if narrow is x else grad_kernel.T
     return cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)
 

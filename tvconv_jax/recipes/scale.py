@@ -12,9 +12,10 @@ START: dict[str, Any] = {"checkpoint": "", "freeze": ""}
 # model.remat: compute anew for the gradient what the model's first blocks compute on large grids; slower, less memory.
 MODEL: dict[str, Any] = {"remat": False}
 
-# optimizer.scale_rule: "linear" or "sqrt" raise the rate with the batch, against the recipe's base_batch;
+# optimizer.scale_rule: "linear" or "sqrt" raise the rate with the batch, which is that of all devices together;
+# optimizer.base_batch: the batch that the recipe's rate belongs to, which is another in every recipe;
 # optimizer.warmup_epochs: epochs in which the rate grows up to that.
-OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "warmup_epochs": 0.0}
+OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "base_batch": 512, "warmup_epochs": 0.0}
 
 # train.precision: "float32" or "bfloat16", what the model computes in (parameters, norms and losses stay float32);
 # train.batch_norm: statistics of the whole batch, "global", or of each device's pictures, "per_replica";

@@ -109,6 +109,7 @@ def example(**fields):
         "flops": 494e9,
         "counted_flops": 1.0,
         "generator_flops": 0.0,
+        "float32_share": 1.0,
         "accessed_bytes": 335e6,
         "traffic": [Collective("all-reduce", 45_000_000, 2, 1)],
     }
@@ -120,6 +121,8 @@ def test_the_slowest_bounds_images_per_second():
     np.testing.assert_allclose([plan.seconds[name] for name in ("compute", "memory", "links")], [1e-3, 1e-4, 1e-4])
     assert plan.memory == 1090 and plan.fits
     np.testing.assert_allclose(plan.images_per_second, 64 / 1e-3)
+    half = example(float32_share=0.5).seconds["compute"]  # the other half twice as fast in bfloat16
+    np.testing.assert_allclose(half, 494e9 * (0.5 / 494e12 + 0.5 / 989e12))
     np.testing.assert_allclose(example(mesh={"data": 16, "model": 1}).seconds["links"], 9e-4)  # beyond a machine
     assert example(accessed_bytes=335e9).images_per_second == 64 / 0.1  # read and written again and again
     np.testing.assert_allclose(example(accessed_bytes=335e9).images_per_second_at_best, 64 / 1e-3)

@@ -46,6 +46,7 @@ class Plan:
         flops: As XLA counts them in the program.
         counted_flops: Products alone, as ``tvconv_jax.metrics.complexity`` counts them.
         generator_flops: Of those, what makes TVConv's kernels: the same on every device, however many there are.
+        float32_share: Of those, the share computed in float32; less than 1 with ``train.precision=bfloat16``.
         accessed_bytes: Between memory and cores, as XLA counts them in the program fused for a CPU.
         traffic: What collectives there are.
     """
@@ -62,6 +63,7 @@ class Plan:
     flops: float
     counted_flops: float
     generator_flops: float
+    float32_share: float
     accessed_bytes: float
     traffic: list[Collective]
 
@@ -83,8 +85,9 @@ class Plan:
     def seconds(self) -> dict[str, float]:
         """What compute, memory and links take at their peaks."""
         links = self.kind.near_links if self.devices <= self.kind.near else self.kind.far_links
+        per_flop = self.float32_share / self.kind.float32 + (1 - self.float32_share) / self.kind.bfloat16
         return {
-            "compute": max(self.flops, self.counted_flops) / self.kind.float32,
+            "compute": max(self.flops, self.counted_flops) * per_flop,
             "memory": self.accessed_bytes / self.kind.bandwidth,
             "links": self.sent / links,
         }
@@ -145,8 +148,12 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    generator = FLOPS_PER_MAC * generator_macs(job.model, config.data.image_size)
-    pictures = config.data.batch_size * FLOPS_PER_MAC * _macs(job.model, config, identities)
+    parts, side = config.train.accumulate, config.data.image_size
+    share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
+    model = share * count(job.model, (1, side, side, 3)).macs
+    head = share * config.model.embedding_size * identities
+    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, side)
+    counted = model + head + generator
     return Plan(
         kind=chosen,
         mesh=dict(job.mesh.shape),
@@ -157,10 +164,12 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
         activation_bytes=memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        flops=float(cost["flops"]),
-        counted_flops=generator + pictures / job.mesh.size,
+        # XLA counts a loop's body once, and the parts of train.accumulate are a loop; the optimiser is outside it.
+        flops=parts * float(cost["flops"]),
+        counted_flops=counted,
         generator_flops=generator,
-        accessed_bytes=float(cost["bytes accessed"]),
+        float32_share=(generator + head) / counted if config.train.precision == "bfloat16" else 1.0,
+        accessed_bytes=parts * float(cost["bytes accessed"]),
         traffic=collectives(compiled.as_text()),
     )
 
@@ -182,12 +191,6 @@ def generator_macs(model: nn.Module, side: int) -> int:
     with nn.intercept_methods(add):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
     return macs
-
-
-def _macs(model: nn.Module, config: ConfigDict, identities: int) -> int:
-    """Of a picture, forward: the frozen model, as the paper counts it, and the head."""
-    side = config.data.image_size
-    return count(model, (1, side, side, 3)).macs + config.model.embedding_size * identities
 
 
 def _shapes(job: FaceJob, config: ConfigDict) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:

@@ -34,18 +34,13 @@ def print_plan(plan: Plan) -> None:
 
 def warning(plan: Plan) -> str:
     """What to do about a step that does not fit."""
-    largest = {
-        "parameters and optimiser": plan.parameter_bytes + plan.optimizer_bytes,
-        "activations and other temporaries": plan.activation_bytes,
-    }
-    name = max(largest, key=largest.get)
-    way = {
-        "parameters and optimiser": "cut the head over more devices (config.mesh.model)",
-        "activations and other temporaries": "take more devices, a smaller data.batch_size, or a kind with more memory",
-    }[name]
+    what, way = "parameters and optimiser", "cut the head over more devices (mesh.model)"
+    if plan.activation_bytes > plan.parameter_bytes + plan.optimizer_bytes:
+        what = "activations and other temporaries"
+        way = "take more devices, train.accumulate, model.remat, or a smaller data.batch_size"
     return (
         f"warning: does not fit: {size(plan.memory)} a device, and a {plan.kind.name} has {size(plan.kind.memory)}; "
-        f"most of it are {name}: {way}."
+        f"most of it are {what}: {way}."
     )
 
 

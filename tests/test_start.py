@@ -163,6 +163,15 @@ def test_a_frozen_parameter_keeps_its_bits_and_has_no_momentum():
     assert describe_frozen(params, "stem/*,*/bias") == "frozen: 2 of 3 arrays, 5 numbers: stem/kernel, head/bias"
 
 
+def test_a_run_with_frozen_parts_is_resumed(tmp_path):
+    optimizer = freeze_matching(sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.5), "stem")
+    state = create_state({"stem": jnp.ones(3), "head": jnp.ones(2)}, {}, optimizer, 0, make_mesh())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {"at": 1})
+        restored, data = checkpoints.restore(state)
+    assert data == {"at": 1} and jax.tree.structure(restored) == jax.tree.structure(state)
+
+
 @pytest.mark.parametrize(
     ("patterns", "words"), [("stam/*", "'stam/\\*' matches none of stem"), ("*", "every parameter")]
 )

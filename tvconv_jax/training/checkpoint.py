@@ -17,6 +17,7 @@ from tvconv_jax.training.state import TrainState, from_saved, saved_like, to_sav
 from tvconv_jax.training.storage import full, is_full
 
 ITEMS = ("state", "data")
+OLD = "old"  # where a checkpoint goes that makes room: what is half deleted no longer has a checkpoint's name
 
 
 class Checkpoints:
@@ -41,8 +42,9 @@ class Checkpoints:
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         try:
             with self._full_disk_named():
-                self._last.close()
-                self._best.close()
+                for manager in (self._last, self._best):
+                    manager.close()
+                    _empty_old(manager)
         except TrainingError:
             if not isinstance(error, TrainingError):  # the first one has said it
                 raise
@@ -79,6 +81,7 @@ class Checkpoints:
             UserError: If the checkpoint is another model's, or none is whole.
         """
         manager, faults = self._best if best else self._last, {}
+        manager.wait_until_finished()
         for step in sorted(manager.all_steps(), reverse=True):
             faults[step] = self._agreed_fault(Path(manager.directory) / str(step))
             restored = None if faults[step] else _restore(manager, step, like)
@@ -144,7 +147,7 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     # Processes wait for each other by name and step; both folders may be written at the same step.
     together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, multiprocessing_options=together
+        max_to_keep=keep, enable_async_checkpointing=True, multiprocessing_options=together, todelete_subdir=OLD
     )
     handlers = {
         "state": _summed(ocp.StandardCheckpointHandler(multiprocessing_options=together)),
@@ -170,9 +173,16 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, data: dict[str, Any
     step = int(state.step)
     if step in manager.all_steps():
         return
+    manager.wait_until_finished()
+    _empty_old(manager)
     # The next step takes the state's memory for its own; what is written in the background is a copy.
     copy = ocp.args.StandardSave(to_saved(state))
     manager.save(step, args=ocp.args.Composite(state=copy, data=ocp.args.JsonSave(data)))
+
+
+def _empty_old(manager: ocp.CheckpointManager) -> None:
+    if jax.process_index() == 0:
+        shutil.rmtree(Path(manager.directory) / OLD, ignore_errors=True)
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]] | str:

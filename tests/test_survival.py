@@ -11,12 +11,11 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from test_training import run
 
 from tvconv_jax.command import check_workdir
 from tvconv_jax.errors import TrainingError, UserError
-from tvconv_jax.recipes.scale import START
+from tvconv_jax.recipes import face_config
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
@@ -222,9 +221,11 @@ def test_too_many_in_a_row_stop_the_run():
 
 
 def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
-    config = ConfigDict({"task": "face", "train": {"log_every": 1, "nan": "stop"}, "start": dict(START)})
-    (tmp_path / "config.json").write_text(json.dumps({"task": "face", "train": {"log_every": 1}}))
+    config = face_config("smoke", model="mobilenetv2", width=0.1)
+    old = json.loads(config.to_json())
+    del old["train"]["nan"], old["start"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
     check_workdir(config, tmp_path)
-    config.train.nan = "skip"
-    with pytest.raises(UserError, match=r"1 keys differ: train.nan: stop there, skip now"):
+    config.train.nan, config.start.freeze = "skip", "model/stem/*"
+    with pytest.raises(UserError, match=r"2 keys differ: start.freeze:  there, .*; train.nan: stop there, skip now"):
         check_workdir(config, tmp_path)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -229,3 +230,21 @@ def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
     config.train.nan, config.start.freeze = "skip", "model/stem/*"
     with pytest.raises(UserError, match=r"2 keys differ: start.freeze:  there, .*; train.nan: stop there, skip now"):
         check_workdir(config, tmp_path)
+
+
+UP = """
+import time
+from tvconv_jax import command
+command.run(lambda _: (print("up", flush=True), time.sleep(100)))
+"""
+
+
+def test_sigterm_before_training_asks_for_a_restart_too():
+    command = [sys.executable, "-c", UP, "--config=configs/face_mb01.py"]
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert error == "error: stopped outside training, with nothing to save; the same command goes on.\n"

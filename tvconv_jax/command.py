@@ -3,11 +3,13 @@
 import functools
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -78,7 +80,13 @@ def _fail(error: Exception | str, code: int, *, hurry: bool = False) -> None:
     (_leave if hurry else sys.exit)(code)
 
 
+def _stopped(number: int, _: Any) -> NoReturn:
+    """SIGTERM where the loop does not listen: before the first step and after the last one."""
+    _fail("stopped outside training, with nothing to save; the same command goes on.", os.EX_TEMPFAIL, hurry=True)
+
+
 def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
+    signal.signal(signal.SIGTERM, _stopped)
     try:
         main(arguments)
     except UserError as error:

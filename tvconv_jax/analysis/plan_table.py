@@ -136,8 +136,8 @@ NOTES = """\
 - Peak FLOP/s are those of matrix units. Per-pixel kernels, batch norms and the optimiser run on vector units, and the
   head's product takes several passes in float32.
 - *Of it kernels*: TVConv's generators run once a step on every device, however few pictures it has. 512 pictures on 256
-  devices are two each: then most products make kernels, on every device the same ones, and twice as many devices are
-  hardly faster. So many pay only with a larger `data.batch_size`.
+  devices are two each: then most products make kernels, on every device the same ones, and 256 devices are 1.2 to 1.6
+  times as fast as 64. So many pay only with a larger `data.batch_size`.
 - What is summed over the devices is the gradient of the kernels, not that of the generators' parameters, about
   three times as many numbers: each device takes that from the sum.
 - 10^6 identities are 2.05 GB of class weights and as much momentum. Cut over N devices each holds 1/N of both and takes

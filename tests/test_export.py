@@ -95,6 +95,10 @@ def test_onnx_answers_alike_in_any_batch(folded, lowering):
 def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
     graph, images, expected = folded
     assert relative(by_torch(graph, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
+    model = torch_model.load(tmp_path / "m.safetensors").to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        found = model(torch.from_numpy(channels_first(images)).to(memory_format=torch.channels_last)).numpy()
+    assert relative(found, channels_first(expected)) < TOLERANCE
     torch_writer.write_module(tmp_path)
     imports = [line for line in (tmp_path / "model.py").read_text().splitlines() if "import " in line[:20]]
     assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}

@@ -66,9 +66,9 @@ def per_pixel(fields, arrays, x):
 
 def low_rank(fields, arrays, x):
     """A few depthwise convolutions, each times a gain at every pixel."""
-    kernels, bias = arrays["kernels"], arrays["bias"]
+    gains, bias = arrays["gains"], arrays["bias"]
     total = 0
-    for kernel, gain in zip(kernels, arrays["gains"], strict=True):
+    for kernel, gain in zip(arrays["kernels"].chunk(len(gains)), gains, strict=True):
         total = total + gain * F.conv2d(x, kernel, None, fields["strides"], kernel.shape[2] // 2, 1, len(kernel))
     return ACTIVATIONS[fields["activation"]](total + (bias[:, None, None] if bias.ndim == 1 else bias))
 

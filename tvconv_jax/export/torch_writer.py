@@ -15,7 +15,7 @@ from tvconv_jax.export.precision import Precision, in_bits
 LAYOUTS = {
     "kernel": lambda a: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T,
     "weights": lambda a: a.transpose(2, 3, 0, 1),  # [k * k, c, ho, wo]
-    "kernels": lambda a: a.transpose(0, 3, 1, 2)[:, :, None],
+    "kernels": lambda a: a.transpose(0, 3, 1, 2).reshape(-1, 1, *a.shape[1:3]),  # four axes can be channels last
     "gains": lambda a: a.transpose(0, 3, 1, 2),
     "bias": lambda a: a if a.ndim == 1 else a.transpose(2, 0, 1),
 }

@@ -1,6 +1,7 @@
 """Batches that come, or an error that says why not: a data worker that died, or one that is stuck."""
 
 import multiprocessing
+import os
 import queue
 import threading
 from typing import Any
@@ -20,12 +21,17 @@ class WatchedBatches:
         batches: An iterator with ``get_state`` and ``set_state``.
         timeout: Seconds; 0 waits for ever.
         source: What they are read from, for messages.
+
+    Attributes:
+        timeout: May be changed between two batches.
     """
 
     def __init__(self, batches: Any, *, timeout: float, source: str) -> None:
         self._batches, self.timeout, self._source = batches, timeout, source
         self._wanted: queue.SimpleQueue = queue.SimpleQueue()
         self._found: queue.SimpleQueue = queue.SimpleQueue()
+        # Of a worker that was killed, multiprocessing's own helper would tell what it cleans up, after the error.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
         # A thread stuck in reading cannot be ended, and as a daemon it need not be.
         threading.Thread(target=self._fetch, daemon=True).start()
 

@@ -138,7 +138,7 @@ def connected(place: Place | None) -> Iterator[None]:
         with open(os.devnull, "w") as nowhere:
             sys.stdout = stdout if is_first() else nowhere
             yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
         if place is None or not any(word in str(error) for word in ("Gloo", "NCCL", "oordination", "onnection")):
             raise
         raise TrainingError(

@@ -19,7 +19,8 @@ Head = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def init_class_weights(key: jax.Array, embedding_size: int, classes: int, mesh: Mesh) -> jax.Array:
     """Columns uniform in [-1, 1], brought to unit length: ``[embedding_size, classes]`` and zeros behind.
 
-    They are the same for every mesh, and cut along ``model`` from the beginning: no device draws those of another.
+    They are the same for every mesh, but for the rounding of their lengths, and cut along ``model`` from the beginning:
+    no device draws those of another.
     """
 
     def draw(key: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Several processes as one run: their place, the same losses, resuming, stopping together, batches that do not come."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -220,7 +221,9 @@ def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_local_processes_hands_a_signal_to_all(tmp_path, number, code):
-    script = subprocess.Popen([SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path])
+    # Tests that run in the background ignore Ctrl-C, and a shell cannot trap what was ignored before it.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    script = subprocess.Popen([SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path], preexec_fn=heard)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2:
         assert time.monotonic() < deadline

@@ -21,7 +21,8 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
 
     Returns:
         The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
-        batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and six minutes.
+        batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and six minutes, and the
+        rate grows during the first quarter of them: without, four epochs end at 60 to 86 % by the luck of the seed.
 
     Raises:
         UserError: If an argument does not fit.
@@ -81,6 +82,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "start": dict(START),
             "optimizer": {
                 **OPTIMIZER,
+                "warmup_epochs": base["epochs"] / 4 if given["data"] == "embedded" and not given["smoke"] else 0.0,
                 "base_batch": base_batch,
                 "learning_rate": 0.1,
                 "momentum": 0.9,

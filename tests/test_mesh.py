@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.training.mesh import check_batch_size, make_mesh
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, make_mesh
 
 HERE = Path(__file__).parent
 
@@ -53,3 +53,10 @@ def test_parts_of_a_batch_must_fit_too():
         check_batch_size("data.batch_size", 8, mesh, parts=3)
     with pytest.raises(UserError, match="train.accumulate 0 must be a positive number"):
         check_batch_size("data.batch_size", 8, mesh, parts=0)
+
+
+def test_evaluation_takes_any_batch_on_any_number_of_devices():
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    assert [eval_batch_size(size, mesh) for size in (1, 8, 9, 200)] == [8, 8, 16, 200]
+    with pytest.raises(UserError, match="eval.batch_size 0 must be a positive number"):
+        eval_batch_size(0, mesh)

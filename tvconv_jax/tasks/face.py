@@ -41,7 +41,7 @@ from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
@@ -81,7 +81,8 @@ def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") ->
 def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> np.ndarray:
     """Embeddings of every picture of a source, each once, ``[len(source), d]``."""
     parts = []
-    size, rows = config.eval.batch_size, local_rows(config.eval.batch_size, mesh)
+    size = eval_batch_size(config.eval.batch_size, mesh)
+    rows = local_rows(size, mesh)
     for batch in eval_batches(source, batch_size=size, image_size=config.data.image_size, rows=rows):
         parts.append(to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
     return np.concatenate(parts)
@@ -111,7 +112,7 @@ class FaceJob:
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
         check_batch_size("data.batch_size", config.data.batch_size, self.mesh, parts=config.train.accumulate)
-        check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.model = model_of(config)

@@ -28,7 +28,7 @@ from tvconv_jax.tasks.run import (
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -100,7 +100,7 @@ class FrontalJob:
     def __init__(self, config: ConfigDict, data: poses.Poses | None = None) -> None:
         self.config, self.mesh, self.data = config, mesh_of(config), data
         self.batch_size = config.data.batch_size
-        check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        self._eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         self.model = model_of(config)
         self.steps_per_epoch = 1
         if data is not None:
@@ -133,9 +133,9 @@ class FrontalJob:
         """Of being frontal, ``float32 [stop - start]``, by the mean logit of a picture and its mirror image."""
         variables = self._freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
         head = state.params["kernel"], state.params["bias"]
-        size = {"batch_size": self.config.eval.batch_size, "image_size": self.config.data.image_size}
+        size = {"batch_size": self._eval_batch_size, "image_size": self.config.data.image_size}
         parts = []
-        rows = local_rows(self.config.eval.batch_size, self.mesh)
+        rows = local_rows(self._eval_batch_size, self.mesh)
         for batch in eval_batches(source, **size, start=start, stop=stop, rows=rows):
             logits = to_host(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
             parts.append(logits[batch["mask"]])

@@ -32,7 +32,7 @@ from tvconv_jax.tasks.run import (
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.mesh import check_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 
@@ -87,7 +87,7 @@ class SegmentationJob:
         self.batch_size = config.data.per_domain * len(self.train_sources)
         parts = config.train.accumulate
         check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh, parts=parts)
-        check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        self._eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
         o = config.optimizer
         schedule = schedule_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
@@ -162,8 +162,8 @@ class SegmentationJob:
         """Cleaned masks of every picture, at the size of its own mask."""
         config = self.config
         variables = self._freeze({"params": state.params, "batch_stats": state.batch_stats})
-        size = {"batch_size": config.eval.batch_size, "image_size": config.data.image_size}
-        rows = local_rows(config.eval.batch_size, self.mesh)
+        size = {"batch_size": self._eval_batch_size, "image_size": config.data.image_size}
+        rows = local_rows(self._eval_batch_size, self.mesh)
         for batch in fundus_batches.eval_batches(source, **size):
             images = put_batch(batch.images[rows], self.mesh)
             decoded = [fundus.pixels(record) for record in batch.records]

@@ -70,6 +70,17 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
 
 
+def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """``eval.batch_size``, rounded up to what the devices share equally; what is too much of a batch is masked.
+
+    Raises:
+        UserError: If it is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"eval.batch_size {batch_size} must be a positive number; change it.")
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def check_batch_size(name: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
     """Raises a ``UserError`` unless the devices can share the batch, or each of its ``parts``, equally."""
     if parts < 1:

@@ -169,6 +169,13 @@ def show(sweep: Sweep, results: Mapping[Run, dict[str, Any]]) -> Table:
     return table
 
 
+def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """A run in ``sweep.json``, which says of what setting it is: figures are drawn from this file alone."""
+    setting = run.setting
+    about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
+    return about | result
+
+
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
@@ -244,8 +251,7 @@ def _run_all(
     results = read(runs)
     if results:
         out.mkdir(parents=True, exist_ok=True)
-        lines = [{"setting": run.setting.folder, "seed": run.seed, **result} for run, result in results.items()]
-        (out / "sweep.json").write_text(json.dumps(lines, indent=1) + "\n")
+        (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(show(sweep, results))
     for run, error in failed.items():

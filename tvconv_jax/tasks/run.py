@@ -18,6 +18,7 @@ from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine, write_text
+from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
@@ -82,11 +83,24 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
                     write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
             log = MetricsLog(workdir, int(state.step)) if first else NoLog()
             try:
+                task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
                 state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
             finally:
                 line.close()
                 log.close()
     return Ended(state, progress.best, line.images_per_second)
+
+
+def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:
+    """The task, of which every evaluation writes the affinity maps too; those of the beginning are written here."""
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        maps.write(int(state.step), state.params)
+        return task.evaluate(state)
+
+    if int(state.step) == 0:
+        maps.write(0, state.params)
+    return task._replace(evaluate=evaluate)
 
 
 def check_trained(workdir: Path) -> None:

@@ -202,13 +202,14 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
     scope = {}
     exec(compile((ROOT / "configs" / name).read_text(), name, "exec"), scope)
     assert f"--config=configs/{name}" in scope["__doc__"]
-    config = scope["get_config"]("operator=depthwise,seed=3")
-    assert config.model.operator == "depthwise" and config.seed == 3
+    operator = "baseline" if name == "face_mixer.py" else "depthwise"
+    config = scope["get_config"](f"operator={operator},seed=3")
+    assert config.model.operator == operator and config.seed == 3
     if config.task != "face":
         assert name == {"frontal": "frontal.py", "segmentation": "odoc.py"}[config.task]
         return
-    prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf"}[config.model.name]
-    assert name == f"face_{prefix}{round(config.model.width * 10):02d}.py"
+    prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf", "mlp_mixer": "mixer"}[config.model.name]
+    assert name in (f"face_{prefix}{round(config.model.width * 10):02d}.py", f"face_{prefix}.py")
     paper = scope["get_config"]("data=folder")
     assert (paper.data.image_size, paper.data.batch_size, paper.optimizer.epochs) == (96, 512, 38)
     assert paper.optimizer.milestones == (22, 30, 35) and paper.optimizer.learning_rate == 0.1

@@ -13,6 +13,9 @@ def get_sweep() -> Sweep:
     operators = list_operators("mobilenetv2")
     return Sweep(
         title="Figure 6: operators in MobileNetV2 x0.1",
-        settings=[Setting(name, "configs/face_mb01.py", f"operator={name}") for name in operators],
+        settings=[
+            *(Setting(name, "configs/face_mb01.py", f"operator={name}") for name in operators),
+            Setting("mlp_mixer", "configs/face_mixer.py"),
+        ],
         note="all with one schedule and no tuning of their own; attention (sasa, axial) in the last three stages",
     )

@@ -12,7 +12,7 @@ import torch
 
 from tvconv_jax import create_model
 from tvconv_jax.errors import UserError
-from tvconv_jax.export import artifacts, onnx_writer, torch_model, torch_writer
+from tvconv_jax.export import artifacts, onnx_writer, torch_model, torch_writer, trained
 from tvconv_jax.export.__main__ import main
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
@@ -214,6 +214,17 @@ def run(tmp_path_factory):
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
     return workdir
+
+
+def test_fine_tuning_is_given_the_training_pictures_of_old_runs_too(run, tmp_path):
+    """A run from before ``data.timeout`` was a key."""
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]["timeout"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    found = trained.load(tmp_path)
+    pictures = next(found.batches())
+    assert pictures.shape == (config["data"]["batch_size"], *found.images.shape[1:]) and pictures.dtype == np.uint8
 
 
 def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ def _face(config: ConfigDict, workdir: Path, restore: Callable) -> Trained:
         {"params": state.params["model"], "batch_stats": state.batch_stats},
         int(state.step),
         batch["image"],
-        lambda: (batch["image"] for batch in job.task().batches),
+        lambda: _pictures(job.task().batches),
         verify if job.data.verification else None,
         "embeddings",
     )
@@ -115,8 +115,13 @@ def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Train
     size = {"batch_size": min(8, len(source)), "image_size": config.data.image_size}  # 64 of 256x256 are slow to check
     images = next(fundus_batches.eval_batches(source, **size)).images
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    batches = lambda: (batch["image"] for batch in job.task().batches)  # noqa: E731
+    batches = lambda: _pictures(job.task().batches)  # noqa: E731
     return Trained(config, job.model, variables, int(state.step), images, batches, None, "logits")
+
+
+def _pictures(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    while True:  # training batches are without end, and all they have is next()
+        yield next(batches)["image"]
 
 
 LOADERS = {"face": _face, "segmentation": _segmentation}

@@ -23,8 +23,8 @@ OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "base_batch": 512, "warmup_ep
 # train.nan: what a step that is not finite does, "stop" the run or "skip" the step.
 TRAIN: dict[str, Any] = {"precision": "float32", "batch_norm": "global", "accumulate": 1, "nan": "stop"}
 
-# What runs of an older version, which did not know these keys, did.
-ADDED = {"mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
+# What runs of an older version, which did not know these keys, did; data.timeout: see the recipes.
+ADDED = {"data": {"timeout": 300.0}, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

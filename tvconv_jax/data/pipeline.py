@@ -8,6 +8,7 @@ from absl import flags
 
 from tvconv_jax.data.decoder import DECODE_ERRORS, decode
 from tvconv_jax.data.records import Record, Source, read
+from tvconv_jax.data.transform import NONE, Strengths, draw, transform
 from tvconv_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -41,6 +42,7 @@ def train_batches(
     image_size: int,
     seed: int,
     flip: bool = True,
+    strengths: Strengths = NONE,
     workers: int = 0,
     rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
@@ -50,8 +52,9 @@ def train_batches(
         source: Training pictures.
         batch_size: Pictures in a batch of all processes together.
         image_size: Side to which pictures are brought.
-        seed: Of order and flips; the same seed gives the same batches.
+        seed: Of order, flips and transformations; the same seed gives the same batches.
         flip: Whether half of the pictures, drawn anew every epoch, are mirrored.
+        strengths: How far pictures are turned, sheared, scaled and moved, drawn anew every epoch.
         workers: Processes that decode; 0 decodes in threads of this one.
         rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all. Batches, their order and
             their flips are the same however many processes share them.
@@ -65,13 +68,16 @@ def train_batches(
 
     def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
         mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
+        drawn = draw(random, len(indices)) if any(strengths) else None
         if rows is not None:
             indices, mirrored = indices[rows], mirrored[rows]
+            drawn = None if drawn is None else drawn[rows]
         images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for row, record in enumerate(read(source, indices)):
             image = _pixels(record, image_size)
-            images[row] = image[:, ::-1] if mirrored[row] else image
+            image = image[:, ::-1] if mirrored[row] else image
+            images[row] = image if drawn is None else transform(image, strengths, drawn[row])
             labels[row] = record["label"]
         return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, START, TRAIN
+from tvconv_jax.recipes.scale import AUGMENT, MESH, MODEL, OPTIMIZER, START, TRAIN
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -74,6 +74,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "image_size": base["image_size"],
                 "batch_size": base["batch_size"],
                 "flip": True,
+                "augment": dict(AUGMENT),
                 "workers": 0,
                 "timeout": 300.0,  # seconds without a batch that end the run; 0: none
             },

@@ -23,13 +23,18 @@ OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "base_batch": 512, "warmup_ep
 # train.nan: what a step that is not finite does, "stop" the run or "skip" the step.
 TRAIN: dict[str, Any] = {"precision": "float32", "batch_norm": "global", "accumulate": 1, "nan": "stop"}
 
+# data.augment: how far training pictures are turned and sheared (degrees), scaled and moved (shares) at most.
+AUGMENT: dict[str, float] = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
+
 # What runs of an older version, which did not know these keys, did; data.timeout: see the recipes.
-ADDED = {"data": {"timeout": 300.0}, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
+DATA = {"timeout": 300.0}
+ADDED = {"data": DATA, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
+FACE = {"start": START, "data": {**DATA, "augment": AUGMENT}}
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, with the keys that it is too old to have."""
-    added = ADDED | ({"start": START} if config.get("task") == "face" else {})
+    added = ADDED | (FACE if config.get("task") == "face" else {})
     whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in added.items()}}
     if "stages" in whole.get("model", {}):
         whole["model"] = {**whole["model"], "stages": whole["model"]["stages"] or []}  # null was all, as () is now

@@ -18,6 +18,7 @@ from rich.table import Table
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.transform import strengths_of
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
@@ -115,6 +116,7 @@ class FaceJob:
         eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
+        self.strengths = strengths_of(config.data.augment.to_dict())
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
         check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
@@ -182,6 +184,7 @@ class FaceJob:
             image_size=config.data.image_size,
             seed=config.seed,
             flip=config.data.flip,
+            strengths=self.strengths,
             workers=config.data.workers,
             rows=local_rows(config.data.batch_size, self.mesh),
         )

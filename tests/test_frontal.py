@@ -57,6 +57,11 @@ def test_it_learns(classifier):
     assert "80 pictures of 16 people; tested on 20 of 4 others" in results["data"]
 
 
+def test_the_report_shows_no_picture(classifier):
+    report = (classifier / "report.html").read_text()
+    assert "it tells 100.00 % rightly" in report and "data:image/" not in report
+
+
 @pytest.mark.parametrize(
     "layout", ["{pose}/{person}_{i}.jpg", "{pose}/{person}/{i}.jpg", "Images/{person}/{pose}/{i}.jpg"]
 )

@@ -1,5 +1,6 @@
 """The command line, as a person uses it: whole runs in a process of their own."""
 
+import html
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tvconv_jax.analysis.report.__main__ import remake
 from tvconv_jax.errors import UserError
 from tvconv_jax.recipes import Argument, face_config, parse_arguments
 from tvconv_jax.tasks import face
@@ -66,6 +68,9 @@ def test_a_run_leaves_what_it_promises(finished):
         "checkpoints",
         "tensorboard",
         "results.json",
+        "report.html",
+        "report.npz",
+        "maps",
     }
     results = json.loads((workdir / "results.json").read_text())
     assert set(results["verification"]) == {"light", "expression", "pose", "occlusion"}
@@ -101,6 +106,17 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_bits(finished, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     verification = [json.loads((w / "results.json").read_text())["verification"] for w in (workdir, finished[0])]
     assert verification[0] == verification[1]
+
+
+def test_the_report_is_made_again_from_files_alone_and_from_an_older_run(finished):
+    workdir, _ = finished
+    report = (workdir / "report.html").read_text()
+    command = "python -m tvconv_jax.main --config=configs/face_mb01.py:smoke,epochs=6 --workdir="
+    assert html.escape(command + str(workdir)) in report
+    (workdir / "report.html").unlink()
+    assert remake(workdir).read_text() == report
+    (workdir / "report.npz").unlink()  # as if an older version had trained it
+    assert remake(workdir).read_text() == report
 
 
 def test_eval_mode_verifies_the_best_checkpoint(finished):

@@ -52,6 +52,11 @@ def test_it_beats_the_same_mask_for_every_picture(trained):
     assert results["complexity"]["macs"] > 1e8
 
 
+def test_the_report_shows_the_drawn_pictures(trained):
+    report = (trained / "report.html").read_text()
+    assert "Dice of the cup" in report and report.count("data:image/jpeg") == 1 and "affinity maps" in report
+
+
 def test_scores_of_every_picture_and_outlines_are_left(trained):
     results = json.loads((trained / "results.json").read_text())
     with (trained / "scores.csv").open() as file:

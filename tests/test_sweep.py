@@ -85,6 +85,8 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     tvconv = next(line.split("│") for line in printed.splitlines() if "│ tvconv" in line)
     assert [cell.strip() for cell in tvconv[2:9]] == ["2", "2.00", "3", "4", "50", "65.00 ± 5.00", "65.00 ± 5.00"]
     assert "70.00 ± 5.00" in next(line for line in printed.splitlines() if "│ other" in line)
+    report = (out / "report.html").read_text()
+    assert "70.00 ± 5.00" in report and "4 of 6 runs ended" in report and "the loss is nan" in report
     before = (out / "other" / "seed2" / "results.json").stat().st_mtime_ns
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={out}", "--seeds=1,9,2"])

@@ -26,9 +26,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.errors import UserError
 
-PARTS = ("sweep.json",)  # of a sweep folder, besides the settings
+PARTS = ("sweep.json", "report.html")  # of a sweep folder, besides the settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, for changes have no hash
@@ -51,7 +52,11 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        return re.sub(r"[^\w.-]+", "_", f"{self.group} {self.label}".strip())
+        return re.sub(r"[^\w.-]+", "_", self.name)
+
+    @property
+    def name(self) -> str:
+        return f"{self.group} {self.label}".strip()
 
 
 class Sweep(NamedTuple):
@@ -254,6 +259,10 @@ def _run_all(
         (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(show(sweep, results))
+    if results or failed:
+        entries = [Entry(r.setting.name, r.seed, r.workdir, results.get(r), failed.get(r)) for r in runs]
+        write_sweep_report(out, sweep.title, sweep.note, entries)
+        print(f"Report: {out / 'report.html'}")
     for run, error in failed.items():
         print(f"failed: {run.setting.folder}, seed {run.seed}: {error}")
     return failed

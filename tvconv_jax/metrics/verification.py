@@ -110,6 +110,11 @@ def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
     return float(np.mean(scores[same] > different[len(different) // FALSE_ACCEPTS_ONE_IN]))
 
 
+def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of embeddings ``[n, d]``, as :func:`ten_fold` compares them, float64 ``[n]``."""
+    return _cosines(*(_unit(np.ascontiguousarray(a, dtype=np.float32)) for a in (left, right)))
+
+
 def _reference_folds(
     left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

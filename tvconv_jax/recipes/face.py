@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import AUGMENT, MESH, MODEL, OPTIMIZER, START, TRAIN
+from tvconv_jax.recipes.scale import AUGMENT, MESH, MODEL, OPTIMIZER, REPORT, START, TRAIN
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -98,6 +98,6 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "checkpoint_every": 2 if given["smoke"] else 100,
                 "eval_every": 2.0,
             },
-            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200},
+            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **REPORT},
         }
     )

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, TRAIN
+from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, REPORT, TRAIN
 
 # The reference multiplies the rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
@@ -96,6 +96,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "empty": "100",
                 "pictures": 8,
                 "show": "",
+                **REPORT,
             },
         }
     )

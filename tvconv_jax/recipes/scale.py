@@ -26,15 +26,21 @@ TRAIN: dict[str, Any] = {"precision": "float32", "batch_norm": "global", "accumu
 # data.augment: how far training pictures are turned and sheared (degrees), scaled and moved (shares) at most.
 AUGMENT: dict[str, float] = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
 
+# eval.report_pictures: whether report.html may show pictures of people (faces, fundus); drawn ones are always shown.
+REPORT: dict[str, Any] = {"report_pictures": False}
+
 # What runs of an older version, which did not know these keys, did; data.timeout: see the recipes.
 DATA = {"timeout": 300.0}
 ADDED = {"data": DATA, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
-FACE = {"start": START, "data": {**DATA, "augment": AUGMENT}}
+TASKS = {
+    "face": {"start": START, "data": {**DATA, "augment": AUGMENT}, "eval": REPORT},
+    "segmentation": {"eval": REPORT},
+}
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, with the keys that it is too old to have."""
-    added = ADDED | (FACE if config.get("task") == "face" else {})
+    added = ADDED | TASKS.get(config.get("task"), {})
     whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in added.items()}}
     if "stages" in whole.get("model", {}):
         whole["model"] = {**whole["model"], "stages": whole["model"]["stages"] or []}  # null was all, as () is now

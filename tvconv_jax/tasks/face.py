@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report.evidence import Evidence
+from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
@@ -23,7 +27,7 @@ from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.metrics.verification import Verification, ten_fold
+from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.run import (
@@ -36,18 +40,32 @@ from tvconv_jax.tasks.run import (
     optimizer_of,
     plan_of,
     restore_best,
+    restore_last,
     run,
+    schedule_of,
 )
 from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description, write_json
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
 
 Embed = Callable[[Any, jax.Array], jax.Array]
+
+
+class Compared(NamedTuple):
+    """A verification set, measured.
+
+    Attributes:
+        result: What came out.
+        cosines: Of every pair, ``[n]``.
+    """
+
+    result: Verification
+    cosines: np.ndarray
 
 
 def make_loss(forward: Forward, head: Head) -> LossFunction:
@@ -155,13 +173,27 @@ class FaceJob:
 
     def verify(self, state: TrainState) -> dict[str, Verification]:
         """Result on every verification set, with the frozen model."""
+        return {name: one.result for name, one in self.compare(state).items()}
+
+    def compare(self, state: TrainState) -> dict[str, Compared]:
+        """Results and scores on every verification set, with the frozen model."""
         variables = self._freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
         results = {}
         for name, (source, pairs) in self.data.verification.items():
             embeddings = embed_all(self._embed, variables, source, self.config, self.mesh)
             left, right = embeddings[pairs.left], embeddings[pairs.right]
-            results[name] = ten_fold(left, right, pairs.same, pairs.folds, protocol=self.config.eval.protocol)
+            result = ten_fold(left, right, pairs.same, pairs.folds, protocol=self.config.eval.protocol)
+            results[name] = Compared(result, cosine_scores(left, right))
         return results
+
+    def evidence(self, state: TrainState, compared: Mapping[str, Compared]) -> Evidence:
+        """What the report shows of a state besides its results."""
+        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        found = evidence.of_run(schedule, self.plan().total, state.params)
+        return found._replace(
+            cosines={name: one.cosines for name, one in compared.items()},
+            same={name: self.data.verification[name][1].same for name in compared},
+        )
 
     def train_step(self) -> TrainStep:
         """What takes a step."""
@@ -222,10 +254,25 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)})")
 
 
+def report(config: ConfigDict, workdir: Path) -> None:
+    """Writes the report of a run that ended again; the worst pairs only where the data still lies where it lay."""
+    found, data = evidence.load(workdir), None
+    if found is None:
+        job = FaceJob(config)
+        state, data = restore_last(job, workdir), job.data
+        found = job.evidence(state, job.compare(state))
+        evidence.save(workdir, found)
+    else:
+        with suppress(UserError):
+            data = load_faces(config.data)
+    write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+
+
 def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
-    config, state, results = job.config, ended.state, job.verify(ended.state)
+    config, state, compared = job.config, ended.state, job.compare(ended.state)
     if not is_first():
         return
+    results = {name: one.result for name, one in compared.items()}
     side = config.data.image_size
     write_json(
         workdir / "results.json",
@@ -241,11 +288,15 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
             "images_per_second": round(ended.images_per_second, 1),
             "device": device_description(),
             "seed": config.seed,
+            "command": command_line(),
             "versions": versions(),
         },
     )
+    found = job.evidence(state, compared)
+    evidence.save(workdir, found)
+    write_report(workdir, config, found, pictures=shows_pictures(config), data=job.data)
     _print_table(results, f"Verification after step {int(state.step)} ({job.data.description})")
-    print(f"Everything is in {workdir}: results.json, metrics.jsonl, tensorboard/, checkpoints/")
+    print(f"Everything is in {workdir}: report.html, results.json, metrics.jsonl, tensorboard/, checkpoints/")
 
 
 def _print_table(results: dict[str, Verification], title: str) -> None:

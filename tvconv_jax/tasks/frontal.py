@@ -9,6 +9,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report.run import write_report
 from tvconv_jax.data import folder, poses
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
@@ -23,11 +25,13 @@ from tvconv_jax.tasks.run import (
     optimizer_of,
     plan_of,
     restore_best,
+    restore_last,
     run,
+    schedule_of,
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description, write_json
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
@@ -153,6 +157,11 @@ class FrontalJob:
         right = (self.probabilities(state, test, 0, len(test)) > 0.5) == (labels == 1)
         return Accuracy(*(float(np.mean(right[chosen])) for chosen in (labels >= 0, labels == 1, labels == 0)))
 
+    def evidence(self, state: TrainState) -> evidence.Evidence:
+        """What the report shows of a state besides its results."""
+        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        return evidence.of_run(schedule, self.plan().total, state.params)
+
     def task(self) -> loop.Task:
         """The job as the training loop sees it."""
         config = self.config
@@ -202,11 +211,25 @@ def train(config: ConfigDict, workdir: Path) -> None:
             "images_per_second": round(ended.images_per_second, 1),
             "device": device_description(),
             "seed": config.seed,
+            "command": command_line(),
             "versions": versions(),
         },
     )
+    found = job.evidence(ended.state)
+    evidence.save(workdir, found)
+    write_report(workdir, config, found)
     _print(result, f"after step {int(ended.state.step)}")
-    print(f"Everything is in {workdir}: results.json, metrics.jsonl, tensorboard/, checkpoints/")
+    print(f"Everything is in {workdir}: report.html, results.json, metrics.jsonl, tensorboard/, checkpoints/")
+
+
+def report(config: ConfigDict, workdir: Path) -> None:
+    """Writes the report of a run that ended again."""
+    found = evidence.load(workdir)
+    if found is None:
+        job = _job(config)
+        found = job.evidence(restore_last(job, workdir))
+        evidence.save(workdir, found)
+    write_report(workdir, config, found)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:

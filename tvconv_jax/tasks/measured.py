@@ -16,7 +16,7 @@ from rich.table import Table
 from tvconv_jax.analysis.contours import Outlined, draw_contours
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.training.logging import device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description, write_json
 from tvconv_jax.version import versions
 
 STRUCTURES = ("cup", "disc")
@@ -133,6 +133,7 @@ def write_results(
             "images_per_second": round(images_per_second, 1),
             "device": device_description(),
             "seed": config.seed,
+            "command": command_line(),
             "versions": versions(),
         },
     )

@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
@@ -154,6 +156,11 @@ class SegmentationJob:
         """When the loop logs, saves and evaluates."""
         return plan_of(self.config, self.steps_per_epoch)
 
+    def evidence(self, state: TrainState) -> evidence.Evidence:
+        """What the report shows of a state besides its results."""
+        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        return evidence.of_run(schedule, self.plan().total, state.params)
+
     def selected(self, state: TrainState, workdir: Path) -> TrainState:
         """The state that ``eval.select`` chooses, given the last one."""
         return state if self.config.eval.select == "last" else restore_best(self, workdir)
@@ -216,8 +223,23 @@ def train(config: ConfigDict, workdir: Path) -> None:
         model=job.model,
         images_per_second=ended.images_per_second,
     )
+    shown = job.evidence(state)
+    evidence.save(workdir, shown)
+    write_report(workdir, config, shown, pictures=shows_pictures(config))
     print_table(found, config, f"Domain {config.data.test_domain} after step {int(state.step)}")
-    print(f"Everything is in {workdir}: results.json, scores.csv, pictures.png, metrics.jsonl, checkpoints/")
+    print(
+        f"Everything is in {workdir}: report.html, results.json, scores.csv, pictures.png, metrics.jsonl, checkpoints/"
+    )
+
+
+def report(config: ConfigDict, workdir: Path) -> None:
+    """Writes the report of a run that ended again."""
+    found = evidence.load(workdir)
+    if found is None:
+        job = SegmentationJob(config)
+        found = job.evidence(restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir))
+        evidence.save(workdir, found)
+    write_report(workdir, config, found, pictures=shows_pictures(config))
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:

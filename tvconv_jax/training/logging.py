@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -156,6 +157,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def command_line() -> str | None:
+    """The command that this process was started with; ``None`` where no module of this package was."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("tvconv_jax."):
+        return None
+    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
 
 
 def device_description() -> str:

@@ -1,0 +1,260 @@
+"""Reports: their figures by hand, nothing from outside becomes markup, no picture of a person, seen in a browser."""
+
+import html
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from browser import contrast, look
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tvconv_jax.analysis.report import __main__ as command
+from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report.axes import Axis, linear_axis, log_axis, tick_text
+from tvconv_jax.analysis.report.evidence import Evidence
+from tvconv_jax.analysis.report.face import worst
+from tvconv_jax.analysis.report.html import Html, table, tag
+from tvconv_jax.analysis.report.pictures import map_strip
+from tvconv_jax.analysis.report.plots import Labels, Point, Series, line_chart, scatter, steps, thinned
+from tvconv_jax.analysis.report.run import shows_pictures, write_report
+from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
+from tvconv_jax.data.faces import FaceData
+from tvconv_jax.data.pairs import Pairs
+from tvconv_jax.metrics.roc import accepted_at, roc
+from tvconv_jax.metrics.verification import true_accept_rate
+from tvconv_jax.recipes import face_config
+from tvconv_jax.recipes.scale import complete
+
+EVIL = "<script>alert('\"&')</script>"
+
+
+class Faces:
+    """Pictures of people whose names want to be markup; ``shown`` counts how often one was read."""
+
+    def __init__(self, count):
+        self.count, self.shown = count, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.shown += 1
+        file = io.BytesIO()
+        Image.fromarray(np.full((24, 24, 3), 3 * index, np.uint8)).save(file, "JPEG")
+        return {"image": file.getvalue(), "label": 0, "name": self.name(index)}
+
+    def name(self, index):
+        return f"{EVIL}/{index}.jpg"
+
+
+def faces_run(workdir, source="folder", **changes):
+    """The files of a face run that ended, and the data that it read."""
+    config = face_config("data=folder" if source == "folder" else "smoke", model="mobilenetv2", width=0.1)
+    config.eval.report_pictures = changes.get("report_pictures", False)
+    config.data.update({"root": EVIL} if source == "folder" else {})
+    random, names = np.random.default_rng(0), (EVIL, "pose")
+    same = {name: np.arange(40) % 2 == 0 for name in names}
+    cosines = {name: np.clip(random.normal(0.2 + 0.4 * same[name], 0.2), -1, 1) for name in names}
+    affinity = {"block_1/conv": random.normal(1, 0.1, (12, 12, 4)), "block_2/conv": random.normal(1, 0.1, (3, 3, 8))}
+    found = Evidence(np.array([[0, 0.1], [50, 0.01]]), affinity, cosines, same)
+    verification = {n: {"accuracy": 0.8, "std": 0.1, "threshold": 0.4, "tar": 0.25} for n in names}
+    results = {
+        "step": 60,
+        "data": f"folder {EVIL} (3 identities, 9 pictures)",
+        "protocol": "standard",
+        "mean_accuracy": 0.8125,
+        "verification": verification,
+        "complexity": {"macs": 5_816_320, "params": 1_336_344, "train_params": 9_904_920},
+        "images_per_second": 325.7,
+        "device": "1 x cpu (2 cores)",
+        "command": f"python -m tvconv_jax.main --workdir='{EVIL}'",
+        "versions": {"jax": "0.10.2"},
+    }
+    workdir.mkdir(parents=True)
+    (workdir / "results.json").write_text(json.dumps(results))
+    (workdir / "config.json").write_text(config.to_json())
+    lines = [{"step": 10 * i, "loss": 20 / i, "accuracy": 0.1, "images_per_second": 300.0} for i in range(1, 7)]
+    lines += [{"step": step, "pose": 0.7, EVIL: 0.8, "score": 0.75} for step in (30, 60)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers = np.arange(40, dtype=np.int32)
+    pairs = Pairs(2 * numbers, 2 * numbers + 1, same["pose"], numbers // 4)
+    sources = {name: (Faces(80), pairs) for name in names}
+    return config, found, FaceData(Faces(9), 3, sources, "", [])
+
+
+def written(workdir, config, found, data):
+    write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+    return (workdir / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """A run on real faces, one on drawn ones, and a sweep with a run that failed."""
+    base = tmp_path_factory.mktemp("reports")
+    real = written(base / "real", *faces_run(base / "real"))
+    drawn = written(base / "tvconv" / "seed0", *faces_run(base / "tvconv" / "seed0", "embedded"))
+    results = json.loads((base / "real" / "results.json").read_text())
+    better = {**results, "mean_accuracy": 0.8325}
+    entries = [
+        Entry("tvconv", 0, base / "tvconv" / "seed0", results),
+        Entry("tvconv", 1, base / "tvconv" / "seed1", better),
+        Entry(f"a {EVIL}", 0, base / "a" / "seed0", None, f"exit code 1: {EVIL}"),
+        Entry("other", 0, base / "other" / "seed0", {**better, "complexity": {**better["complexity"], "macs": 8e6}}),
+    ]
+    write_sweep_report(base, f"Table {EVIL}", f"A note {EVIL}.", entries)
+    return {"real": real, "drawn": drawn, "sweep": (base / "report.html").read_text()}
+
+
+def test_the_curve_of_five_pairs_by_hand():
+    """Scores fall: same, same, different, same, different."""
+    curve = roc(np.array([0.6, 0.9, 0.4, 0.8, 0.7]), np.array([True, True, False, True, False]))
+    np.testing.assert_array_equal(curve.false_accept, [0, 0, 0, 1 / 2, 1 / 2, 1])
+    np.testing.assert_array_equal(curve.true_accept, [0, 1 / 3, 2 / 3, 2 / 3, 1, 1])
+    assert curve.area == pytest.approx(5 / 6)  # of six comparisons one, 0.6 with 0.7, is wrong
+    assert curve.equal_error == pytest.approx(1 / 3)  # a third accepted wrongly, a third refused
+    assert [accepted_at(curve, rate) for rate in (0, 0.4, 0.5, 1)] == [2 / 3, 2 / 3, 1, 1]
+
+
+def test_ties_are_half_right_and_one_kind_is_refused():
+    curve = roc(np.array([0.5, 0.5, 0.5, 0.5]), np.array([True, False, True, False]))
+    assert curve.area == curve.equal_error == 0.5 and len(curve.true_accept) == 2
+    with pytest.raises(ValueError, match="both kinds of pairs must be there"):
+        roc(np.array([0.5, 0.6]), np.array([True, True]))
+
+
+@pytest.mark.parametrize("digits", [1, 2, 8])
+def test_the_curve_agrees_with_the_rate_that_results_hold(digits):
+    """With few digits there are many ties; 3000 pairs of different people allow three to be accepted."""
+    random = np.random.default_rng(digits)
+    same = np.repeat([True, False], [500, 3000])
+    scores = np.round(random.normal(same * 2.0, 1.0), digits)
+    assert accepted_at(roc(scores, same), 1e-3) == true_accept_rate(scores, same)
+
+
+def test_the_worst_pairs_are_those_furthest_on_the_wrong_side():
+    same = np.array([True, False, True, False, True])
+    assert worst(np.array([0.9, 0.8, 0.1, 0.2, 0.3]), same, 2) == ([2, 4], [1, 3])
+
+
+def test_places_and_ticks():
+    assert linear_axis([0.0, 10.0]) == Axis(0.0, 10.5) and linear_axis([3.0]) == Axis(2.7, 3.3)
+    assert Axis(0, 10).ticks == [0, 2, 4, 6, 8, 10] and Axis(0, 10).place(2.5) == 0.25
+    assert log_axis([0.1, np.float32(0.1), 3e-4]) == Axis(1e-4, 0.1, log=True)
+    assert Axis(1e-3, 1.0, log=True).place(0.1) == pytest.approx(2 / 3)
+    assert [tick_text(v) for v in (0, 0.25, 1e-5, 12345.0)] == ["0", "0.25", "1e-5", "12,345"]
+    assert steps([0, 1, 3], [5, 6, 7]) == ([0, 1, 1, 3, 3], [5, 5, 6, 6, 7])
+    long = thinned(Series("", list(range(1000)), [2.0] * 1000))
+    assert len(long.x) == 200 and long.x[0] == 2.0 and set(long.y) == {2.0}  # means of five
+
+
+def test_whatever_is_no_markup_is_escaped():
+    assert tag("p", "<b>", Html("<i></i>"), title='"') == '<p title="&quot;">&lt;b&gt;<i></i></p>'
+    labels = Labels(EVIL, EVIL, EVIL, EVIL)
+    line, point = Series(EVIL, [0, 1], [0, 1]), Point(EVIL, 1, 1, 0.5)
+    for made in (table(EVIL, [EVIL], [[EVIL]]), line_chart([line, line], labels), scatter([point], labels)):
+        assert "<script" not in made and "&lt;script&gt;" in made
+
+
+def test_maps_are_grey_over_all_of_a_layer():
+    maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 3.0), np.full((2, 2), 2.0)], axis=-1)
+    pixels = np.asarray(map_strip(maps, side=4, columns=2))
+    assert pixels.shape == (11, 11, 2)  # two by two maps of four pixels, three between them
+    assert pixels[0, 0, 0] == 0 and pixels[0, 10, 0] == 255 and pixels[10, 0, 0] == 128
+    assert pixels[10, 10, 1] == 0  # no fourth map: nothing is drawn
+
+
+def test_a_run_on_real_faces_shows_names_and_no_picture(tmp_path):
+    config, found, data = faces_run(tmp_path / "run")
+    page = written(tmp_path / "run", config, found, data)
+    assert all(source.shown == 0 for source, _ in data.verification.values())  # none was even opened
+    assert page.count("data:image/") == 2 and "image/jpeg" not in page  # the affinity maps of two layers
+    assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_pictures=True" in page
+    config.eval.report_pictures = True
+    page = written(tmp_path / "run", config, found, data)
+    assert page.count("data:image/jpeg") == 20  # five of each kind in two sets
+
+
+def test_nothing_from_outside_becomes_markup(reports):
+    for page in reports.values():
+        assert "<script" not in page and html.escape(EVIL) in page
+        assert not re.search(r"(?:src|href)=\"(?!#|data:|tvconv/)", page)  # only to the sweep's own runs
+        assert "default-src 'none'" in html.unescape(page)
+
+
+def test_a_report_says_what_a_reader_asks(reports):
+    page = re.sub(r"<[^>]+>", " ", reports["drawn"])
+    for words in (
+        "mobilenetv2 x0.1 with tvconv was trained from seed 0 for 2 epochs on pictures of 24x24",
+        "Of 80 pairs of pictures in 2 sets it tells 81.25 % rightly",
+        "80.00 ± 10.00",  # a set's accuracy
+        "ROC curves",
+        "the same person, least alike".capitalize(),
+        "Learning rate",
+        "block_2  12x12"[:7],
+        "5,816,320",
+        "5.35 MB as float32",  # 1,336,344 times four bytes
+        "optimizer.learning_rate",
+        "0.10.2",
+        "python -m tvconv_jax.analysis.report",
+    ):
+        assert words in page, words
+    assert reports["drawn"].count("data:image/jpeg") == 20
+
+
+def test_a_sweep_compares_its_runs_and_shows_what_failed(reports):
+    page = reports["sweep"]
+    assert "82.25 ± 1.00" in page  # 81.25 and 83.25
+    assert '<a href="tvconv/seed0/report.html" aria-label="report of seed 0">0</a>' in page
+    assert "none ended" in page and f"exit code 1: {html.escape(EVIL)}" in page and "3 of 4 runs ended" in page
+
+
+def test_evidence_comes_back_as_it_was_kept(tmp_path):
+    _, found, _ = faces_run(tmp_path / "run")
+    evidence.save(tmp_path / "run", found)
+    again = evidence.load(tmp_path / "run")
+    for ours, theirs in zip(again, found, strict=True):
+        ours, theirs = ({"": x} if isinstance(x, np.ndarray) else x for x in (ours, theirs))
+        assert list(ours) == list(theirs)
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert evidence.load(tmp_path) is None
+
+
+def test_an_older_run_asks_for_no_pictures():
+    assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_pictures": False, "batch_size": 2}
+    assert "eval" not in complete({"task": "frontal"})
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    def error():
+        with pytest.raises(SystemExit) as end:
+            command.main([str(tmp_path)])
+        text = capsys.readouterr().err
+        assert end.value.code == 2 and text.count("\n") == 1
+        return text
+
+    assert "holds no run (config.json); name a workdir" in error()
+    (tmp_path / "config.json").write_text(ConfigDict({"task": "face", "eval": {}}).to_json())
+    assert "holds no results.json: the run has not ended" in error()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_finds_nothing_wrong(reports, dark):
+    for width in (360, 1280):
+        found, console = look(list(reports.values()), width=width, dark=dark)
+        assert not console
+        for page, one in zip(reports, found, strict=True):
+            assert (one["broken"], one["unnamed"], one["empty"], one["loaded"], one["scripts"]) == ([], 0, 0, [], 0), (
+                page
+            )
+            assert one["wide"] <= 0, f"{page} scrolls sideways by {one['wide']} pixels at {width}"
+            text, back = one["body"]
+            assert (contrast(back, "rgb(0, 0, 0)") < 2) == dark
+            assert min(contrast(colour, back) for colour in (text, one["soft"], one["link"])) >= 4.5  # WCAG AA
+            assert one["landmarks"] == [1, 1, 1, 1] and one["targets"] == 0 and one["tables"] == 0
+            assert one["skip"] == [True, True, "solid", 1]  # first, seen when focused, with a frame, leads somewhere
+            levels = one["headings"]
+            assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+        assert [one["pictures"] for one in found] == [2, 22, 0] and found[0]["drawings"] == 6

@@ -1,0 +1,62 @@
+"""``python -m tvconv_jax.analysis.report WORKDIR``: the report of a run that ended, again."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from tvconv_jax.analysis.report.run import NAME
+from tvconv_jax.errors import UserError
+from tvconv_jax.recipes.scale import complete
+from tvconv_jax.tasks import TASKS
+
+
+def remake(workdir: Path, *, pictures: bool = False) -> Path:
+    """Writes the report of a workdir anew.
+
+    A run of an older version left no ``report.npz``: its last checkpoint is restored and measured for that.
+
+    Args:
+        workdir: Of the run.
+        pictures: Shows pictures of the data whatever ``eval.report_pictures`` was.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: If the folder holds no run that ended, or its checkpoint or data is needed and missing.
+    """
+    try:
+        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
+        task = TASKS[config.task]
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    if not (workdir / "results.json").exists():
+        raise UserError(f"{workdir} holds no results.json: the run has not ended; the command that began it goes on.")
+    config.eval.report_pictures = pictures or config.eval.get("report_pictures", False)
+    task.report(config, workdir.absolute())
+    return workdir / NAME
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tvconv_jax.analysis.report", description="Writes WORKDIR/report.html anew."
+    )
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run that ended")
+    parser.add_argument("--pictures", action="store_true", help="shows pictures of real people too")
+    args = parser.parse_args(argv)
+    logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
+    try:
+        print(f"wrote {remake(args.workdir.expanduser(), pictures=args.pictures)}")
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Curves of a training from ``metrics.jsonl``."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvconv_jax.analysis.report.axes import Axis, log_axis
+from tvconv_jax.analysis.report.html import Html, tag
+from tvconv_jax.analysis.report.plots import MOST_POINTS, Labels, Series, line_chart
+
+Metrics = list[dict[str, float]]
+
+# What a line of the log says of the step itself; all else comes from an evaluation.
+OF_STEPS = ("step", "loss", "accuracy", "images_per_second", "skipped")
+NAMES = {"score": "mean"}
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The lines of the log."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:
+    """Loss, share recognised, evaluations, learning rate and speed over steps, as far as the log has them.
+
+    Args:
+        metrics: The log.
+        learning_rates: ``[p, 2]``, steps and rates.
+        margin: Whether pictures count as recognised in spite of the loss's margin.
+    """
+    last = max([line["step"] for line in metrics] or [1])
+    steps = Axis(0, last)
+    drawn = []
+    against = "Counted with the loss's margin against them: few are until late. " if margin else ""
+    for key, title, unit, note in (
+        ("loss", "Loss", "loss", ""),
+        ("accuracy", "Training pictures recognised", "share of the batch", against),
+    ):
+        line = _series(metrics, key, unit)
+        if line.x:
+            drawn.append(line_chart([line], Labels(title, "step", unit, note + _note(line)), x=steps))
+    names = list(dict.fromkeys(key for line in metrics for key in line if key not in OF_STEPS))
+    if names:
+        lines = [_series(metrics, name, NAMES.get(name, name)) for name in names]
+        note = "On data that is not trained on."
+        drawn.append(line_chart(lines, Labels("Evaluations", "step", "score", note), x=steps))
+    if learning_rates.size:
+        at, rates = learning_rates.T.tolist()
+        scale = log_axis([rate for rate in rates if rate > 0] or [1.0])
+        drawn.append(line_chart([Series("", at, rates)], Labels("Learning rate", "step", "rate"), x=steps, y=scale))
+    speed = _series(metrics, "images_per_second", "")
+    if speed.x:
+        note = "Mean since the first step of the process, evaluations left out."
+        drawn.append(line_chart([speed], Labels("Speed", "step", "images a second", note), x=steps))
+    return [tag("div", *drawn, class_="grid")]
+
+
+def _series(metrics: Metrics, key: str, label: str) -> Series:
+    found = [(line["step"], line[key]) for line in metrics if key in line]
+    return Series(label, *([list(column) for column in zip(*found, strict=True)] or [[], []]))
+
+
+def _note(line: Sequence) -> str:
+    return f"{len(line.x):,} values, drawn as {MOST_POINTS} means." if len(line.x) > MOST_POINTS else ""

@@ -1,0 +1,127 @@
+"""The report of a sweep: what its settings cost and reach, and a link to every run's own report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from tvconv_jax.analysis.report.common import command_block, short
+from tvconv_jax.analysis.report.html import Html, joined, table, tag
+from tvconv_jax.analysis.report.page import Figure, Section, page, paragraphs
+from tvconv_jax.analysis.report.plots import Labels, Point, scatter
+from tvconv_jax.analysis.report.run import NAME
+from tvconv_jax.training.logging import command_line, write_text
+
+
+class Entry(NamedTuple):
+    """A run of a sweep.
+
+    Attributes:
+        setting: What it is called.
+        seed: Of the run.
+        workdir: Inside of the sweep's folder.
+        results: Its ``results.json``; ``None``: it has not ended.
+        fault: What went wrong just now, if anything did.
+    """
+
+    setting: str
+    seed: int
+    workdir: Path
+    results: Mapping[str, Any] | None
+    fault: str | None = None
+
+
+def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry]) -> None:
+    """Writes ``OUT/report.html``.
+
+    Args:
+        out: Folder of the sweep.
+        title: Of the sweep.
+        note: What to know when reading.
+        entries: All its runs, in the order of its settings.
+    """
+    settings: dict[str, list[Entry]] = {}
+    for entry in entries:
+        settings.setdefault(entry.setting, []).append(entry)
+    ended = {name: [entry for entry in runs if entry.results] for name, runs in settings.items()}
+    done = [entry for entry in entries if entry.results]
+    missing = [entry for runs in settings.values() for entry in runs if not entry.results]
+    best = max((name for name, runs in ended.items() if runs), key=lambda name: _mean(ended[name]), default=None)
+    seeds = sorted({entry.seed for entry in entries})
+    lead = (
+        f"{len(settings)} settings with seeds {', '.join(map(str, seeds))}; {len(done)} of {len(entries)} runs ended."
+    )
+    figures = [Figure(f"{len(done)} of {len(entries)}", "runs ended")]
+    if best is not None:
+        figures.append(Figure(f"{100 * _mean(ended[best]):.2f} %", f"best mean accuracy: {best}"))
+    sections = []
+    if done:
+        body = [*([paragraphs(note)] if note else []), _table(out, settings, ended), _plot(ended)]
+        sections = [Section("results", "Results", joined(body))]
+    if missing:
+        sections.append(Section("missing", "Runs that have not ended", _missing(out, missing)))
+    if command := command_line():
+        text = paragraphs("Runs that ended are not repeated; those that failed or were stopped go on.")
+        sections.append(Section("rerun", "How to run it again", joined([command_block(command), text])))
+    write_text(out / NAME, page(title, lead, figures, sections))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds; the mean alone where there is one."""
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
+
+
+def _mean(runs: Sequence[Entry]) -> float:
+    return float(np.mean([run.results["mean_accuracy"] for run in runs]))
+
+
+def _table(out: Path, settings: Mapping[str, Sequence[Entry]], ended: Mapping[str, Sequence[Entry]]) -> Html:
+    sets = list(dict.fromkeys(name for runs in ended.values() for run in runs for name in run.results["verification"]))
+    rows = []
+    for name, runs in settings.items():
+        if not ended[name]:
+            rows.append([name, tag("span", "none ended", class_="failed"), *[""] * (5 + len(sets))])
+            continue
+        links = joined([_link(out, run) for run in runs], ", ")
+        results = [run.results for run in ended[name]]
+        cost = results[0]["complexity"]
+        numbers = [short(cost[key]) for key in ("macs", "params", "train_params")]
+        rate = f"{np.median([result['images_per_second'] for result in results]):.0f}"
+        accuracies = [[100 * r["verification"][s]["accuracy"] for r in results if s in r["verification"]] for s in sets]
+        mean = tag("b", spread([100 * result["mean_accuracy"] for result in results]))
+        cells = [mean, links, *numbers, rate, *(spread(values) if values else "-" for values in accuracies)]
+        rows.append([name, *cells])
+    head = ["setting", "mean accuracy %", "reports of seeds", "MACs", "parameters", "in training", "pictures/s", *sets]
+    caption = "Accuracies in %, mean ± standard deviation over seeds; parameters of the frozen model; speed in training"
+    return table(caption, head, rows, words=(0, 2))
+
+
+def _link(out: Path, run: Entry) -> Html:
+    """To the run's own report, where it has one."""
+    report = run.workdir / NAME
+    if not report.exists():
+        return tag("span", str(run.seed), " not ended" if not run.results else "", class_="failed")
+    return tag("a", str(run.seed), href=quote(str(report.relative_to(out))), aria_label=f"report of seed {run.seed}")
+
+
+def _plot(ended: Mapping[str, Sequence[Entry]]) -> Html:
+    points = []
+    for name, runs in ended.items():
+        if runs:
+            accuracies = [100 * run.results["mean_accuracy"] for run in runs]
+            macs = runs[0].results["complexity"]["macs"] / 1e6
+            points.append(Point(name, macs, float(np.mean(accuracies)), float(np.std(accuracies))))
+    labels = Labels("Accuracy against cost", "MACs, millions", "mean accuracy, %", "Bars are ± a standard deviation.")
+    return tag("div", scatter(points, labels), class_="wide")
+
+
+def _missing(out: Path, runs: Sequence[Entry]) -> Html:
+    rows = []
+    for run in runs:
+        log = run.workdir / "log.txt"
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        what = run.fault or (f"last line of its log: {lines[-1]}" if lines else "not begun")
+        rows.append([run.setting, run.seed, tag("code", what), tag("code", str(run.workdir.relative_to(out)))])
+    return table("Runs without results", ["setting", "seed", "what is known", "folder"], rows, words=(0, 2, 3))

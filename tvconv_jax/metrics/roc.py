@@ -1,0 +1,55 @@
+"""The ROC curve of pairs: how many of the same person are accepted, for how many of different people. Pure numpy."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Roc(NamedTuple):
+    """A curve from (0, 0), where no pair is accepted, to (1, 1), where all are; the thresholds fall along it.
+
+    Attributes:
+        false_accept: ``[p]``, share of the pairs of different people that are accepted, 0..1.
+        true_accept: ``[p]``, share of the pairs of the same person that are accepted, 0..1.
+        area: Under the curve: how often a pair of the same person scores above one of different people, ties half.
+        equal_error: Error where as large a share of different people is accepted as of the same person refused.
+    """
+
+    false_accept: np.ndarray
+    true_accept: np.ndarray
+    area: float
+    equal_error: float
+
+
+def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
+    """The curve of all thresholds.
+
+    Args:
+        scores: ``[n]``, higher is more alike; finite.
+        same: ``[n]`` boolean; both kinds must be there.
+
+    Raises:
+        ValueError: If all pairs are of one kind.
+
+    Source: Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006, algorithms 1 and 2.
+    """
+    if np.all(same) or not np.any(same):
+        raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of the pairs that share a score
+    true = np.concatenate([[0], np.cumsum(same[order])[last]]) / np.sum(same)
+    false = np.concatenate([[0], np.cumsum(~same[order])[last]]) / np.sum(~same)
+    return Roc(false, true, float(np.trapezoid(true, false)), _equal_error(false, true))
+
+
+def _equal_error(false: np.ndarray, true: np.ndarray) -> float:
+    """Where the curve, straight between its points, meets ``false = 1 - true``."""
+    excess = false + true - 1  # grows from -1 to 1
+    after = int(np.argmax(excess >= 0))
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    return float(false[after - 1] + share * (false[after] - false[after - 1]))
+
+
+def accepted_at(curve: Roc, false_accept: float) -> float:
+    """Largest share of the same person accepted while at most ``false_accept`` of different people are; a step."""
+    return float(np.max(curve.true_accept[curve.false_accept <= false_accept + 1e-12]))

@@ -141,7 +141,7 @@ def config(settings: Settings, versions: Mapping[str, str]) -> Html:
 
 def _flat(tree: Settings, prefix: str = "") -> list[tuple[str, Any]]:
     flat = []
-    for key, value in tree.items():
+    for key, value in sorted(tree.items()):
         flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return flat
 

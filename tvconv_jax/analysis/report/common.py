@@ -23,7 +23,8 @@ def model_name(settings: Settings) -> str:
     """``mobilenetv2 x0.1 with tvconv``."""
     model = settings["model"]
     width = f" x{model['width']}" if "width" in model else ""
-    return f"{model['name']}{width} with {model['operator']}"
+    operator = "" if model["operator"] == "baseline" else f" with {model['operator']}"
+    return f"{model['name']}{width}{operator}"
 
 
 def title(settings: Settings) -> str:

@@ -4,7 +4,6 @@ import itertools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
@@ -139,18 +138,6 @@ def test_float16_holds_kernels_beyond_its_largest_number(tmp_path):
         np.testing.assert_allclose(found, ours, rtol=1e-5)
 
 
-@pytest.mark.parametrize("operator", ["tvconv_linear", "locally_connected"])
-def test_operators_with_a_kernel_a_pixel_are_exported_like_tvconv(operator):
-    """In one layer; the whole models stand above."""
-    model, images = create_model("mobilenetv2", width=0.1, operator=operator, stages=(7,)), drawn((2, 32, 32, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
-    expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
-    graph = fold(model, variables, 32)
-    assert sum(node.kind == "per_pixel" for node in graph.nodes) == 1
-    assert relative(by_onnx(graph, images), expected) < TOLERANCE
-
-
 def test_full_rank_is_exact_and_less_is_the_best_approximation():
     weights = drawn((5, 4, 9, 3))
     graph = Graph(5)
@@ -277,14 +264,6 @@ def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, arguments, words
         main([*(argument.format(run=run) for argument in arguments), f"--out={tmp_path / 'out'}"])
     assert end.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_an_operator_that_depends_on_the_picture_is_refused():
-    model = create_model("mobilenetv2", width=0.1, operator="involution")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    variables = jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes)
-    with pytest.raises(UserError, match="makes its kernels from the picture; nothing to freeze"):
-        fold(model, variables, 32)
 
 
 def test_without_a_compiler_the_native_engine_says_what_to_install(tmp_path, monkeypatch):

@@ -49,6 +49,17 @@ def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def check_formats(graph: Graph, formats: Sequence[str]) -> None:
+    """Raises a ``UserError`` if the model has modules that a format cannot hold."""
+    kinds = {type(node.fields["module"]).__name__: None for node in graph.nodes if node.kind == "module"}
+    others = [name for name in formats if name != "onnx"]
+    if kinds and others:
+        raise UserError(
+            f"--formats={','.join(formats)}: {' and '.join(kinds)} cannot be frozen; {' and '.join(others)} hold what "
+            "can: depthwise, tvconv, tvconv_linear, tvconv_lowrank, locally_connected; give --formats=onnx."
+        )
+
+
 def write(
     out: Path,
     graph: Graph,
@@ -111,9 +122,8 @@ def _write_onnx(folder: Path, graph: Graph, metadata: dict, precision: Precision
         from tvconv_jax.export import onnx_speed, onnx_writer
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    choices = onnx_writer.LOWERINGS if any(node.kind == "per_pixel" for node in graph.nodes) else ("",)
     written = {}
-    for lowering in choices:
+    for lowering in onnx_writer.lowerings(graph):
         text = json.dumps({**metadata, "lowering": lowering})
         written[lowering] = onnx_writer.to_onnx(
             graph, text, lowering=lowering, precision=precision, output=metadata["output"]["name"]

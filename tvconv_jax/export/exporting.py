@@ -10,7 +10,7 @@ import numpy as np
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import TOLERANCES, Artifact, difference, write
+from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_formats, difference, write
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -57,6 +57,7 @@ def export(
     run = trained.load(workdir, best=best)
     side = run.images.shape[1]
     exact = fold(run.model, run.variables, side)
+    check_formats(exact, formats)
     images = normalise(jnp.asarray(run.images))
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))

@@ -4,23 +4,47 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.freezing import freeze
+from tvconv_jax.layers import GENERATOR_NAMES
 from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, RATES, DeepLabV3Plus
+from tvconv_jax.models.mlp_mixer import MixerBlock, MlpMixer
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
+from tvconv_jax.operators.condconv import CondConv
+from tvconv_jax.operators.ddf import DDF
+from tvconv_jax.operators.dyconv_dw import DyConvDW
+from tvconv_jax.operators.dyconv_pw import DyConvPW
+from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.operators.weightnet import WeightNet
 
 EPSILON = 1e-5  # of every batch norm
+
+EXPERTS = ("experts/kernel", "experts/bias")
+# Parameters, all in the last axis of which are output channels, whose product with a factor is the output's: there a
+# norm's factor goes, where an operator makes its kernels from the picture. For operators without a row it stays a node.
+SCALABLE: dict[type[nn.Module], tuple[str, ...]] = {
+    CondConv: EXPERTS,
+    DyConvDW: EXPERTS,
+    DyConvPW: ("kernel",),
+    WeightNet: ("kernel", "bias"),
+    DDF: ("scale",),
+    TVConvDynamic: tuple(
+        f"{what}_{suffix}/out/kernel" for what in ("kernels", "biases") for suffix in GENERATOR_NAMES.values()
+    ),
+}
 
 
 def fold(model: nn.Module, variables: Mapping[str, Any], side: int) -> Graph:
     """Freezes and folds a model.
 
     Args:
-        model: MobileNetV2, ShuffleNetV2 or DeepLabV3+ of this package.
+        model: A model of this package, with any operator. What makes its kernels from the picture is kept as it is.
         variables: What training gave.
         side: Height and width of the pictures.
 
@@ -28,12 +52,12 @@ def fold(model: nn.Module, variables: Mapping[str, Any], side: int) -> Graph:
         The graph; equal to ``model.apply(variables, images, train=False)`` but for rounding.
 
     Raises:
-        UserError: If the model is another, or its operator makes its kernels from the picture and cannot be frozen.
+        UserError: If the model is another.
     """
     if type(model) not in MODELS:
         names = ", ".join(kind.__name__ for kind in MODELS)
         raise UserError(f"{type(model).__name__} cannot be exported; what can: {names}.")
-    folding = Folding(freeze(model, variables), side)
+    folding = Folding(model, freeze(model, variables), side)
     MODELS[type(model)](folding, model)
     return folding.graph
 
@@ -45,9 +69,9 @@ class Folding:
         graph: What was folded so far.
     """
 
-    def __init__(self, variables: Mapping[str, Any], side: int) -> None:
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any], side: int) -> None:
         """With ``params``, ``batch_stats`` and ``frozen``, for pictures of that height and width."""
-        self._variables = variables
+        self._model, self._variables = model, variables
         self.graph = Graph(side)
 
     def at(self, collection: str, *path: str) -> dict[str, np.ndarray]:
@@ -63,18 +87,39 @@ class Folding:
         factor = params["scale"] / np.sqrt(stats["var"] + EPSILON)
         return factor, params["bias"] - stats["mean"] * factor
 
-    def _only_kernel(self, params: dict[str, np.ndarray], *path: str) -> np.ndarray:
-        kernel = params.get("kernel")
-        if set(params) - {"bias"} != {"kernel"} or kernel.ndim not in (2, 4):
-            raise UserError(f"the operator at {'/'.join(path)} makes its kernels from the picture; nothing to freeze.")
-        return kernel
+    def module(self, x: int, module: nn.Module, *path: str, factor: np.ndarray | None = None) -> int:
+        """A linen module as it is, its parameters at the path; its output times a factor per channel, if one is given.
+
+        Only for those in ``SCALABLE``.
+        """
+        params = self._variables["params"]
+        for name in path:
+            params = params[name]
+        arrays = flatten_dict({"params": params}, sep="/")
+        images = jax.ShapeDtypeStruct((1, *self.graph.shapes[x]), np.float32)
+        shape = jax.eval_shape(module.apply, {"params": params}, images).shape[1:]
+        if factor is not None:
+            for name in {f"params/{own}" for own in SCALABLE[type(module)]} & arrays.keys():
+                arrays[name] = np.asarray(arrays[name], np.float64) * factor
+        return self.graph.add("module", x, arrays=arrays, module=module, shape=shape)
+
+    def module_norm(self, x: int, module: nn.Module, *path: str, activation: str) -> int:
+        """A linen module in the place of a convolution, and the norm behind it."""
+        factor, offset = self.norm(*path, "norm")
+        if type(module) in SCALABLE:
+            x, factor = self.module(x, module, *path, "conv", factor=factor), np.ones_like(factor)
+        else:
+            x = self.module(x, module, *path, "conv")
+        return self.graph.add("affine", x, arrays={"factor": factor, "bias": offset}, activation=activation)
 
     def conv_norm(
         self, x: int, *path: str, activation: str, strides: int = 1, dilation: int = 1, padding: int | None = None
     ) -> int:
         """A convolution over all channels and its norm."""
         params, (factor, offset) = self.at("params", *path, "conv"), self.norm(*path, "norm")
-        kernel = self._only_kernel(params, *path)
+        if not _is_kernel(params):
+            return self.module_norm(x, self._model.pointwise(len(factor)), *path, activation=activation)
+        kernel = params["kernel"]
         kernel = kernel if kernel.ndim == 4 else kernel[None, None]
         padding = dilation * (len(kernel) // 2) if padding is None else padding
         fields = {"strides": strides, "padding": padding, "dilation": dilation, "groups": 1, "activation": activation}
@@ -95,7 +140,9 @@ class Folding:
         if "gains" in frozen:
             kernels, gains = params["kernel"][:, :, :, 0] * factor, np.moveaxis(frozen["gains"], 2, 0)
             return self.graph.add("low_rank", x, arrays={"kernels": kernels, "gains": gains, "bias": bias}, **fields)
-        kernel = self._only_kernel(params, *path)
+        if not _is_kernel(params):
+            return self.module_norm(x, self._model.conv(strides=strides), *path, activation=activation)
+        kernel = params["kernel"]
         fields["padding"] = dilation * (len(kernel) // 2) if padding is None else padding
         fields |= {"dilation": dilation, "groups": kernel.shape[3]}
         return self.graph.add("conv", x, arrays={"kernel": kernel * factor, "bias": bias}, **fields)
@@ -123,6 +170,11 @@ class Folding:
         bias = (offset @ dense["kernel"] + dense["bias"]) * last_factor + last_offset
         x = self.graph.add("mean", x, keep_grid=False)
         self.graph.add("linear", x, arrays={"kernel": kernel, "bias": bias})
+
+
+def _is_kernel(params: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are all that a convolution has."""
+    return set(params) - {"bias"} == {"kernel"} and params["kernel"].ndim in (2, 4)
 
 
 def _mobilenetv2(folding: Folding, _: MobileNetV2) -> None:
@@ -154,6 +206,17 @@ def _shufflenetv2(folding: Folding, _: ShuffleNetV2) -> None:
                 x = graph.add("channels", x, begin=channels // 2, end=channels)
             x = graph.add("shuffle", graph.add("concat", kept, _branch(folding, x, name, "branch", strides=strides)))
     folding.embedding_head(folding.conv_norm(x, "last", activation="relu"), "head")
+
+
+def _mlp_mixer(folding: Folding, model: MlpMixer) -> None:
+    dense, side = folding.at("params", "stem"), model.patch_size
+    arrays = {"kernel": dense["kernel"].reshape(side, side, -1, len(dense["bias"])), "bias": dense["bias"]}
+    fields = {"strides": side, "padding": 0, "dilation": 1, "groups": 1, "activation": "identity"}
+    x = folding.graph.add("conv", 0, arrays=arrays, **fields)  # of a patch each
+    for i in range(model.layers):
+        hidden = (len(folding.at("params", f"block_{i}", part, "expand")["bias"]) for part in ("positions", "channels"))
+        x = folding.module(x, MixerBlock(*hidden), f"block_{i}")
+    folding.embedding_head(folding.module(x, nn.LayerNorm(), "norm"), "head")
 
 
 def _backbone(folding: Folding, output_stride: int) -> tuple[int, int]:
@@ -200,5 +263,6 @@ def _deeplabv3plus(folding: Folding, model: DeepLabV3Plus) -> None:
 MODELS: dict[type[nn.Module], Callable[[Folding, Any], None]] = {
     MobileNetV2: _mobilenetv2,
     ShuffleNetV2: _shufflenetv2,
+    MlpMixer: _mlp_mixer,
     DeepLabV3Plus: _deeplabv3plus,
 }

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# kind: the arrays and the fields of its nodes.
+# kind: the arrays (None: any) and the fields of its nodes.
 KINDS = {
     "conv": (("kernel", "bias"), ("strides", "padding", "dilation", "groups", "activation")),
     "per_pixel": (("weights", "bias"), ("strides", "activation")),
     "low_rank": (("kernels", "gains", "bias"), ("strides", "activation")),
     "linear": (("kernel", "bias"), ()),
+    "affine": (("factor", "bias"), ("activation",)),
+    "module": (None, ("module", "shape")),
     "add": ((), ()),
     "concat": ((), ()),
     "channels": ((), ("begin", "end")),
@@ -31,9 +33,10 @@ class Node(NamedTuple):
     Attributes:
         kind: ``conv``: kernel ``[k, k, c / groups, d]``, bias ``[d]``. ``per_pixel``: weights ``[ho, wo, k*k, c]``,
             bias ``[c]`` or ``[ho, wo, c]``. ``low_rank``: kernels ``[r, k, k, c]``, gains ``[r, ho, wo, c]``, bias.
-            ``linear``: kernel ``[c, d]``, bias ``[d]``. ``add``; ``concat`` along channels; ``channels``, some of
-            them; ``shuffle``, the halves of the channels interleaved; ``max_pool``, 3x3, every second; ``mean`` over
-            the grid; ``resize``, bilinear.
+            ``linear``: kernel ``[c, d]``, bias ``[d]``. ``affine``: factor and bias ``[c]``. ``module``: a linen
+            module as it is, for what cannot be frozen; its variables by path, ``"params/reduce/kernel"``. ``add``;
+            ``concat`` along channels; ``channels``, some of them; ``shuffle``, the halves of the channels interleaved;
+            ``max_pool``, 3x3, every second; ``mean`` over the grid; ``resize``, bilinear.
         inputs: Numbers of the nodes it reads.
         arrays: By name.
         fields: By name; ``activation`` is ``"identity"``, ``"relu"`` or ``"relu6"``.
@@ -72,8 +75,9 @@ class Graph:
         return graph
 
     def _append(self, node: Node) -> int:
-        if (set(node.arrays), set(node.fields)) != tuple(map(set, KINDS[node.kind])):
-            takes = " and the fields ".join(map(str, KINDS[node.kind]))
+        arrays, fields = KINDS[node.kind]
+        if set(node.fields) != set(fields) or (arrays is not None and set(node.arrays) != set(arrays)):
+            takes = f"{arrays} and the fields {fields}"
             raise ValueError(f"a node {node.kind!r} takes the arrays {takes}.")
         arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in node.arrays.items()}
         self.nodes.append(node._replace(arrays=arrays))
@@ -91,6 +95,8 @@ def _shape(node: Node, inputs: list[tuple[int, int, int]]) -> tuple[int, int, in
         return (*node.arrays["weights"].shape[:2], channels)
     if node.kind == "low_rank":
         return (*node.arrays["gains"].shape[1:3], channels)
+    if node.kind == "module":
+        return fields["shape"]
     if node.kind == "max_pool":
         return ((height - 1) // 2 + 1, (width - 1) // 2 + 1, channels)
     return {

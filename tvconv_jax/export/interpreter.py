@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from tvconv_jax.convolution import conv
 from tvconv_jax.export.graph import Graph, Node
@@ -71,6 +72,14 @@ def _low_rank(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Arr
     return _finished(node, arrays, functools.reduce(jnp.add, terms))
 
 
+def _affine(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return _finished(node, arrays, x * arrays["factor"][None, None, None])
+
+
+def _module(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return node.fields["module"].apply(unflatten_dict(arrays, sep="/"), x)
+
+
 def _max_pool(_: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     margin = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), margin)
@@ -89,6 +98,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "per_pixel": _per_pixel,
     "low_rank": _low_rank,
     "linear": lambda _, arrays, x: x @ arrays["kernel"] + arrays["bias"][None],
+    "affine": _affine,
+    "module": _module,
     "add": lambda _, arrays, x, y: x + y,
     "concat": lambda _, arrays, *xs: jnp.concatenate(xs, axis=-1),
     "channels": lambda node, arrays, x: x[..., node.fields["begin"] : node.fields["end"]],

@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from tvconv_jax.export import onnx_modules
 from tvconv_jax.export.graph import Graph, Node
+from tvconv_jax.export.onnx_builder import LOWERINGS, Builder
 from tvconv_jax.export.precision import Precision, in_bits
 
 OPSET, IR_VERSION = 17, 8
 
-# How a kernel of its own at every pixel is written in stock operations, where it is not of low rank:
-#   slices  pad; k*k times slice, multiply, add
-#   unfold  one grouped convolution that copies the k*k neighbours into channels; multiply; sum over groups of channels
-LOWERINGS = ("slices", "unfold")
+
+def lowerings(graph: Graph) -> tuple[str, ...]:
+    """The ways to write this graph; one without a name where there is nothing to choose."""
+    for node in graph.nodes:
+        if node.kind == "per_pixel" or type(node.fields.get("module")) in onnx_modules.WINDOWS:
+            return LOWERINGS
+    return ("",)
 
 
 def to_onnx(
@@ -39,12 +43,12 @@ def to_onnx(
     for number, node in enumerate(graph.nodes, start=1):
         names[number] = writer.node(node, [names[i] for i in node.inputs], [graph.shapes[i] for i in node.inputs])
     writer.op("Identity", [names[len(graph.nodes)]], name=output)
-    side, shape = graph.shapes[0][0], graph.shapes[-1]
+    (height, width, colours), shape = graph.shapes[0], graph.shapes[-1]
     last = ["batch", shape[2]] if graph.nodes[-1].kind == "linear" else ["batch", shape[2], *shape[:2]]
     proto = helper.make_graph(
         writer.nodes,
         "tvconv_jax",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, side, side])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", colours, height, width])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, last)],
         writer.initializers,
     )
@@ -56,26 +60,13 @@ def to_onnx(
     return model.SerializeToString()
 
 
-class Writer:
-    """Collects operations and constants; images are ``[n, c, h, w]`` here."""
+class Writer(Builder):
+    """Writes the nodes of a graph one by one."""
 
     def __init__(self, lowering: str, precision: Precision) -> None:
         """With the lowering of per-pixel kernels and the precision of weights."""
-        self._lowering, self._precision = lowering, precision
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def op(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
-        """Appends an operation and returns the name of its output."""
-        name = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, array: np.ndarray) -> str:
-        """Keeps an array and returns its name."""
-        name = f"constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+        super().__init__(lowering)
+        self._precision = precision
 
     def weight(self, node: Node, name: str, layout: Callable[[np.ndarray], np.ndarray]) -> str:
         """Keeps an array of a node in its precision and returns the name of its float32 values.
@@ -120,55 +111,45 @@ class Writer:
         y = self.op("Add", [x, self.constant(bias.transpose(2, 0, 1)[None])])
         return self._activated(y, node.fields["activation"])
 
-    def _grouped(self, x: str, kernel: str, side: int, groups: int, strides: int) -> str:
-        fields = {"kernel_shape": [side] * 2, "strides": [strides] * 2, "pads": [side // 2] * 4, "group": groups}
-        return self.op("Conv", [x, kernel], **fields)
-
     def _low_rank(self, node: Node, inputs: list[str], shape: tuple) -> str:
         rank, side = node.arrays["kernels"].shape[:2]
         total = ""
         for r in range(rank):
             kernel = self.weight(node, "kernels", lambda a, r=r: a[r].transpose(2, 0, 1)[:, None])
             gain = self.weight(node, "gains", lambda a, r=r: a[r].transpose(2, 0, 1)[None])
-            y = self._grouped(inputs[0], kernel, side, shape[2], node.fields["strides"])
+            y = self.grouped(inputs[0], kernel, side, shape[2], node.fields["strides"])
             term = self.op("Mul", [y, gain])
             total = self.op("Add", [total, term]) if total else term
         return self._finished(total, node)
 
     def _per_pixel(self, node: Node, inputs: list[str], shape: tuple) -> str:
         lower = self._unfolded if self._lowering == "unfold" else self._sliced
-        return self._finished(lower(node, inputs[0], shape[2]), node)
+        return self._finished(lower(node, inputs[0], shape), node)
 
-    def _sliced(self, node: Node, x: str, _: int) -> str:
-        height, width, taps, _ = node.arrays["weights"].shape
-        side, strides = math.isqrt(taps), node.fields["strides"]
-        margin = self.constant(np.array([0, 0, side // 2, side // 2] * 2, np.int64))
-        padded, total = self.op("Pad", [x, margin]), ""
-        for t in range(taps):
-            begin = np.array(divmod(t, side), np.int64)
-            end = begin + strides * (np.array([height, width]) - 1) + 1
-            axes, steps = np.array([2, 3], np.int64), np.array([strides] * 2, np.int64)
-            seen = self.op("Slice", [padded, *map(self.constant, (begin, end, axes, steps))])
+    def _sliced(self, node: Node, x: str, shape: tuple) -> str:
+        side, total = math.isqrt(node.arrays["weights"].shape[2]), ""
+        for t, seen in enumerate(self.seen(x, shape, side, node.fields["strides"])):
             # A scale has one tap for all.
             at_tap = self.weight(node, "weights", lambda a, t=t: a[:, :, t % a.shape[2]].transpose(2, 0, 1)[None])
             term = self.op("Mul", [seen, at_tap])
             total = self.op("Add", [total, term]) if total else term
         return total
 
-    def _unfolded(self, node: Node, x: str, channels: int) -> str:
-        height, width, taps, _ = node.arrays["weights"].shape
-        side = math.isqrt(taps)
-        copies = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, side, side), (channels, 1, 1, 1))
-        neighbours = self._grouped(x, self.constant(copies), side, channels, node.fields["strides"])
-        neighbours = self._reshaped(neighbours, channels, taps, height * width)
+    def _unfolded(self, node: Node, x: str, shape: tuple) -> str:
+        height, width, taps, channels = node.arrays["weights"].shape
+        neighbours = self.neighbours(x, channels, math.isqrt(taps), node.fields["strides"])
+        neighbours = self.reshaped(neighbours, channels, taps, height * width)
         weights = self.weight(node, "weights", lambda a: a.transpose(3, 2, 0, 1).reshape(1, channels, a.shape[2], -1))
-        terms = self.op("Mul", [neighbours, weights])
-        total = self.op("ReduceSum", [terms, self.constant(np.array([2], np.int64))], keepdims=0)
-        return self._reshaped(total, channels, height, width)
+        total = self.op("ReduceSum", [self.op("Mul", [neighbours, weights]), self.integers(2)], keepdims=0)
+        return self.reshaped(total, channels, height, width)
 
-    def _reshaped(self, x: str, *shape: int) -> str:
-        """With another shape behind the batch axis."""
-        return self.op("Reshape", [x, self.constant(np.array([0, *shape], np.int64))])
+    def _affine(self, node: Node, inputs: list[str], _: tuple) -> str:
+        factor = node.arrays["factor"]
+        scaled = inputs[0] if np.all(factor == 1) else self.op("Mul", [*inputs, self.constant(factor[:, None, None])])
+        return self._finished(scaled, node)
+
+    def _module(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        return onnx_modules.write(self, node.fields["module"], node.arrays, inputs[0], shape)
 
     def _linear(self, node: Node, inputs: list[str], _: tuple) -> str:
         kernel = self.weight(node, "kernel", lambda a: a)
@@ -181,13 +162,13 @@ class Writer:
         return self.op("Concat", inputs, axis=1)
 
     def _channels(self, node: Node, inputs: list[str], _: tuple) -> str:
-        begin, end = (np.array([node.fields[name]], np.int64) for name in ("begin", "end"))
-        return self.op("Slice", [*inputs, *map(self.constant, (begin, end, np.array([1], np.int64)))])
+        bounds = (node.fields["begin"], node.fields["end"], 1)  # along the channels
+        return self.op("Slice", [*inputs, *map(self.integers, bounds)])
 
     def _shuffle(self, _: Node, inputs: list[str], shape: tuple) -> str:
         height, width, channels = shape
-        halves = self._reshaped(inputs[0], 2, channels // 2, height * width)
-        return self._reshaped(self.op("Transpose", [halves], perm=[0, 2, 1, 3]), channels, height, width)
+        halves = self.reshaped(inputs[0], 2, channels // 2, height * width)
+        return self.reshaped(self.op("Transpose", [halves], perm=[0, 2, 1, 3]), channels, height, width)
 
     def _max_pool(self, _: Node, inputs: list[str], shape: tuple) -> str:
         return self.op("MaxPool", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)

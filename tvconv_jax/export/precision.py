@@ -14,7 +14,7 @@ OWN_SCALE = {"kernel": (-1,), "weights": (-1,), "kernels": (0, -1), "gains": (0,
 
 
 def rounded(graph: Graph, precision: Precision) -> Graph:
-    """The graph with every weight as its precision keeps it; biases stay float32.
+    """The graph with every weight as its precision keeps it; biases, and all that modules hold, stay float32.
 
     Args:
         graph: What to round.

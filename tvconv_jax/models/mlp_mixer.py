@@ -27,7 +27,7 @@ class Mlp(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """Mixes the positions of every channel, then the channels of every position: ``[n, s, c]`` -> ``[n, s, c]``.
+    """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``.
 
     Attributes:
         positions: Hidden features of the first.
@@ -39,9 +39,12 @@ class MixerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape
+        x = x.reshape(shape[0], -1, shape[-1])
         y = nn.LayerNorm(dtype=x.dtype, name="norm_positions")(x).swapaxes(1, 2)
         x = x + Mlp(self.positions, name="positions")(y).swapaxes(1, 2)
-        return x + Mlp(self.channels, name="channels")(nn.LayerNorm(dtype=x.dtype, name="norm_channels")(x))
+        x = x + Mlp(self.channels, name="channels")(nn.LayerNorm(dtype=x.dtype, name="norm_channels")(x))
+        return x.reshape(shape)
 
 
 class MlpMixer(nn.Module):

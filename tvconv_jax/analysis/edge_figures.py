@@ -16,17 +16,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tvconv_jax.analysis.drawing import AXIS, GRID, STYLES, TEXT, new_figure, save
 from tvconv_jax.errors import UserError
 
-# Told apart in grey and at half size: by marker and dashes, and by lightness.
-STYLES = (
-    {"color": "#000000", "marker": "o", "linestyle": "-"},
-    {"color": "#c2571a", "marker": "s", "linestyle": "--"},
-    {"color": "#2b6ca3", "marker": "^", "linestyle": "-."},
-    {"color": "#8a8a8a", "marker": "D", "linestyle": ":"},
-    {"color": "#3d7a3d", "marker": "v", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
-    {"color": "#b03060", "marker": "P", "linestyle": (0, (1, 1))},
-)
 FIGURES = {
     "figure7": ("images_per_second", "throughput, images/s (more is better)"),
     "figure8": ("peak_mb", "peak memory at batch {batch}, MB (less is better)"),
@@ -99,37 +91,31 @@ def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, A
     }
 
 
-def draw(points: Sequence[Point], out: Path) -> list[Path]:
+def draw(points: Sequence[Point], out: Path, figures: Sequence[str] = tuple(FIGURES)) -> list[Path]:
     """Writes ``figure7`` and ``figure8`` as PNG and PDF.
 
     Args:
         points: What :func:`read_points` gives.
         out: Folder; made if it is not there.
+        figures: Which of the two.
 
     Returns:
         The files.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    out.mkdir(parents=True, exist_ok=True)
     held = ", ".join(str(batch) for batch in sorted({point.batch for point in points}))
     files = []
-    for name, (key, label) in FIGURES.items():
-        figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    for name in figures:
+        key, label = FIGURES[name]
+        figure = new_figure()
+        axes = figure.subplots()
         _draw_series(axes, points, key)
-        axes.set_xlabel(label.format(batch=held), fontsize=14)
-        axes.set_ylabel("accuracy, %", fontsize=14)
-        axes.tick_params(labelsize=12)
+        axes.set_xlabel(label.format(batch=held), fontsize=AXIS)
+        axes.set_ylabel("accuracy, %", fontsize=AXIS)
+        axes.tick_params(labelsize=TEXT)
         axes.margins(0.12, 0.2)
-        axes.grid(color="#dddddd")
-        axes.legend(fontsize=12)
-        for suffix in ("png", "pdf"):
-            files.append(out / f"{name}.{suffix}")
-            figure.savefig(files[-1], dpi=160)
-        plt.close(figure)
+        axes.grid(color=GRID)
+        axes.legend(fontsize=TEXT)
+        files += save(figure, out, name)
     return files
 
 
@@ -145,7 +131,7 @@ def _draw_series(axes: Any, points: Sequence[Point], key: str) -> None:
         axes.plot(xs, [point.accuracy for point in line], label=series, linewidth=2, markersize=9, **style)
         for point, x in zip(line, xs, strict=True):
             place = {"xytext": places[series], "textcoords": "offset points", "ha": "center"}
-            axes.annotate(f"x{point.width}", (x, point.accuracy), fontsize=12, **place)
+            axes.annotate(f"x{point.width}", (x, point.accuracy), fontsize=TEXT, **place)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

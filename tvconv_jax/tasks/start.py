@@ -1,6 +1,6 @@
 """Fine-tuning: a run that starts from weights of another one, ours or the reference's, with some of them frozen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def start_from(source: str, state: TrainState, model: nn.Module, say: Callable[[
         UserError: If it cannot be read, or is another model's; both sides are listed.
     """
     path = Path(source).expanduser()
-    what, found = _ours(path) if path.is_dir() else _reference(path, model)
+    what, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
     columns = state.columns.get("class_weights", 0)
     head = found.get(HEAD)
@@ -99,9 +99,23 @@ def _report(what: str, taken: Arrays, dropped: list[str], fresh: dict, head: Any
     return lines
 
 
-def _ours(workdir: Path) -> tuple[str, Arrays]:
-    """Parameters and statistics of the best checkpoint of a workdir, or of the last one if there is no best."""
-    folders = [path for kind in ("best", "last") for path in _steps(workdir / "checkpoints" / kind)]
+def read_checkpoint(
+    workdir: Path, *, kinds: Sequence[str] = ("best", "last"), named: str = "start.checkpoint"
+) -> tuple[str, Arrays]:
+    """Parameters and statistics of a checkpoint of a workdir, without its model.
+
+    Args:
+        workdir: Of the run.
+        kinds: Which checkpoints are preferred, ``"best"`` and ``"last"``; of several the newest, if it is whole.
+        named: What the workdir is called in an error.
+
+    Returns:
+        Which checkpoint it is, and its arrays by name, such as ``params/model/stem/conv/kernel``.
+
+    Raises:
+        UserError: If there is no whole one.
+    """
+    folders = [path for kind in kinds for path in _steps(workdir / "checkpoints" / kind)]
     faults = []
     for folder in folders:
         fault = checksums.fault(folder / "state") if (folder / "state").is_dir() else "state is missing"
@@ -110,7 +124,7 @@ def _ours(workdir: Path) -> tuple[str, Arrays]:
             return what, {n: v for n, v in _read(folder).items() if n.startswith(("params/", "batch_stats/"))}
         faults.append(f"{folder.parent.name}/{folder.name}: {fault}")
     reason = f"no whole one ({'; '.join(faults)})" if faults else "none"
-    raise UserError(f"start.checkpoint {workdir} is a folder with checkpoints: {reason}; name a workdir, or a file.")
+    raise UserError(f"{named} {workdir} is a folder with checkpoints: {reason}; name a workdir, or a file.")
 
 
 def _steps(folder: Path) -> list[Path]:

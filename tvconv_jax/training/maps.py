@@ -29,10 +29,11 @@ def affinity_maps(params: Any) -> Maps:
         params: Parameters of a run or of a model, arrays of JAX or NumPy.
     """
     found = {path[:-1]: value for path, value in flatten_dict(params).items() if path[-1] == "affinity"}
-    return {"/".join(path).removeprefix("model/"): found[path] for path in sorted(found, key=_numbers_in_order)}
+    return {"/".join(path).removeprefix("model/"): found[path] for path in sorted(found, key=_by_number)}
 
 
-def _numbers_in_order(path: tuple[str, ...]) -> list[str]:
+def _by_number(path: tuple[str, ...]) -> list[str]:
+    """What to sort names of layers by: ``block_2`` comes before ``block_10``."""
     return [re.sub(r"\d+", lambda number: number[0].zfill(4), part) for part in path]
 
 

@@ -1,0 +1,79 @@
+"""The paper's Figure 10: accuracy when the training pictures are rotated, sheared, scaled or shifted, ever more.
+
+A panel for every transformation, a line for every operator, as in a sweep of ``figure10``.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+
+from tvconv_jax.analysis.drawing import AXIS, GRID, STYLES, TEXT, draw_points, legend_above, new_figure, save
+from tvconv_jax.analysis.sweep_results import Outcome, over_seeds, read_sweeps
+from tvconv_jax.errors import UserError
+
+Curves = dict[str, dict[str, list[tuple[float, Outcome]]]]
+
+
+def curves(outcomes: Sequence[Outcome]) -> Curves:
+    """By transformation, then operator: strength and outcome, in the order of strength.
+
+    A label is an operator and a strength, ``tvconv 10``; the group is the transformation. What stands in no group, a
+    strength of 0 as a rule, belongs to every transformation.
+
+    Raises:
+        UserError: If a label ends in no number.
+    """
+    found: Curves = defaultdict(lambda: defaultdict(list))
+    everywhere = []
+    for one in outcomes:
+        operator, _, strength = one.label.rpartition(" ")
+        try:
+            item = operator, (float(strength), one)
+        except ValueError:
+            raise UserError(
+                f"setting {one.group} {one.label} ends in no strength, as 'tvconv 10' does; give a sweep of figure10."
+            ) from None
+        if one.group:
+            found[one.group][operator].append(item[1])
+        else:
+            everywhere.append(item)
+    for operator, point in everywhere:
+        for group in found.values():
+            group[operator].append(point)
+    return {
+        group: {operator: sorted(points, key=lambda point: point[0]) for operator, points in lines.items()}
+        for group, lines in found.items()
+    }
+
+
+def figure10(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Writes ``figure10``.
+
+    Raises:
+        UserError: If a folder is no sweep's, or no sweep of such settings.
+    """
+    outcomes = read_sweeps(folders)
+    found = curves(outcomes)
+    if not found:
+        raise UserError(f"{folders[0]} has no transformations: its settings stand in no group; give one of figure10.")
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    figure = new_figure(0.9 + 2.4 * rows)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    styles = dict(
+        zip(dict.fromkeys(operator for lines in found.values() for operator in lines), cycle(STYLES), strict=False)
+    )
+    for axes, (group, lines) in zip(panels, found.items(), strict=False):
+        for operator, points in lines.items():
+            xs, ys, errors = zip(*((x, one.mean, one.std) for x, one in points), strict=True)
+            draw_points(axes, xs, ys, errors, label=operator, **styles[operator])
+        axes.set_title(group, fontsize=AXIS)
+        axes.tick_params(labelsize=TEXT)
+        axes.grid(color=GRID)
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    figure.supylabel(f"accuracy, % ({over_seeds(outcomes)})", fontsize=AXIS)
+    figure.supxlabel("strength", fontsize=AXIS)
+    legend_above(figure, panels[: len(found)])
+    return save(figure, out, "figure10")

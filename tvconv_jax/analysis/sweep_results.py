@@ -1,0 +1,75 @@
+"""What came out of sweeps, read from their folders: ``sweep.json``, as :mod:`tvconv_jax.analysis.sweep` writes it."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tvconv_jax.errors import UserError
+
+
+class Outcome(NamedTuple):
+    """One setting of a sweep, over its seeds.
+
+    Attributes:
+        group: Of settings that stand together; may be empty.
+        label: The setting's name.
+        macs: Multiply-accumulates for one picture, 10^6.
+        mean: Accuracy in percent, mean over seeds of the mean over verification sets.
+        std: Its standard deviation over seeds (of the seeds themselves, as in the sweep's table); 0 with one seed.
+        seeds: How many there are.
+    """
+
+    group: str
+    label: str
+    macs: float
+    mean: float
+    std: float
+    seeds: int
+
+
+def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
+    """The settings of one or several sweeps, in their order; what several share is pooled.
+
+    Raises:
+        UserError: If a folder holds no ``sweep.json``, or that is not of a sweep.
+    """
+    runs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for folder in folders:
+        for group, label, macs, accuracy in _read(folder):
+            runs[group, label].append((macs, accuracy))
+    outcomes = []
+    for (group, label), values in runs.items():
+        macs, accuracies = np.array(values).T
+        outcomes.append(
+            Outcome(group, label, macs[0] / 1e6, 100 * accuracies.mean(), 100 * accuracies.std(), len(values))
+        )
+    return outcomes
+
+
+def over_seeds(outcomes: Sequence[Outcome]) -> str:
+    """What their figures are, in words."""
+    seeds = sorted({one.seeds for one in outcomes})
+    if seeds == [1]:
+        return "1 seed"
+    return f"mean ± std of {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds"
+
+
+def _read(folder: Path) -> list[tuple[str, str, float, float]]:
+    file = folder / "sweep.json"
+    again = f"python -m tvconv_jax.analysis.sweep configs/sweeps/NAME.py --out={folder} --show"
+    try:
+        lines = json.loads(file.read_text())
+        runs = [(run["group"], run["label"], run["complexity"]["macs"], run["mean_accuracy"]) for run in lines]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder} holds no sweep.json, so no sweep that ended a run; where it does, {again}."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is not what a sweep writes now; {again} writes it anew.") from None
+    if not runs:
+        raise UserError(f"{file} holds no run; let one end, then {again}.")
+    return runs

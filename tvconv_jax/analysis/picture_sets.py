@@ -57,12 +57,12 @@ class _Some:
         return self._source.name(int(self._index[index]))
 
 
-def open_sets(target: Path, *, side: int | None = None) -> list[PictureSet]:
+def open_sets(target: Path, *, side: int = 96) -> list[PictureSet]:
     """The sets of a workdir, training pictures first; or the pictures of a folder, at any depth, as one set.
 
     Args:
         target: Workdir or folder.
-        side: To which the pictures of a folder are brought; ``None``: 96.
+        side: To which the pictures of a folder are brought.
 
     Raises:
         UserError: If it is neither, or a run of a task without such sets.
@@ -74,7 +74,7 @@ def open_sets(target: Path, *, side: int | None = None) -> list[PictureSet]:
         raise UserError(
             f"{target} is no workdir (config.json) and no folder with pictures ({', '.join(SUFFIXES)}); name either."
         )
-    return [PictureSet(target.name, LooseFiles(files), side or 96)]
+    return [PictureSet(target.name, LooseFiles(files), side)]
 
 
 def _sets_of_run(workdir: Path) -> list[PictureSet]:

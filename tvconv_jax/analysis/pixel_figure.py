@@ -43,7 +43,7 @@ def measure_pixels(name: str, batches: Iterable[np.ndarray]) -> Pixels:
     return Pixels(name, mean, np.sqrt(variance.mean(axis=-1)), count)
 
 
-def figure11(targets: Sequence[Path], out: Path, *, pictures: int, side: int | None = None) -> list[Path]:
+def figure11(targets: Sequence[Path], out: Path, *, pictures: int, side: int) -> list[Path]:
     """Writes ``figure11``: a column for every set of every workdir or folder, mean above, standard deviation below.
 
     Args:

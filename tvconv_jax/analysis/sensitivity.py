@@ -12,37 +12,35 @@ from tvconv_jax.analysis.drawing import AXIS, GRID, STYLES, TEXT, draw_points, l
 from tvconv_jax.analysis.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.errors import UserError
 
+# As in tvconv_jax.data.transform.
+UNITS = {"rotation": ", degrees", "shear": ", degrees", "scale": ", share", "translation": ", share"}
 Curves = dict[str, dict[str, list[tuple[float, Outcome]]]]
 
 
 def curves(outcomes: Sequence[Outcome]) -> Curves:
     """By transformation, then operator: strength and outcome, in the order of strength.
 
-    A label is an operator and a strength, ``tvconv 10``; the group is the transformation. What stands in no group, a
-    strength of 0 as a rule, belongs to every transformation.
+    A label is an operator and a strength, ``tvconv 10``; the group is the transformation. With strength 0 all of them
+    are one, so that setting begins every curve.
 
     Raises:
         UserError: If a label ends in no number.
     """
     found: Curves = defaultdict(lambda: defaultdict(list))
-    everywhere = []
+    begin = defaultdict(list)
     for one in outcomes:
-        operator, _, strength = one.label.rpartition(" ")
+        operator, _, text = one.label.rpartition(" ")
         try:
-            item = operator, (float(strength), one)
+            strength = float(text)
         except ValueError:
             raise UserError(
                 f"setting {one.group} {one.label} ends in no strength, as 'tvconv 10' does; give a sweep of figure10."
             ) from None
-        if one.group:
-            found[one.group][operator].append(item[1])
-        else:
-            everywhere.append(item)
-    for operator, point in everywhere:
-        for group in found.values():
-            group[operator].append(point)
+        (found[one.group] if strength else begin)[operator].append((strength, one))
     return {
-        group: {operator: sorted(points, key=lambda point: point[0]) for operator, points in lines.items()}
+        group: {
+            operator: sorted(begin[operator] + points, key=lambda point: point[0]) for operator, points in lines.items()
+        }
         for group, lines in found.items()
     }
 
@@ -56,7 +54,7 @@ def figure10(folders: Sequence[Path], out: Path) -> list[Path]:
     outcomes = read_sweeps(folders)
     found = curves(outcomes)
     if not found:
-        raise UserError(f"{folders[0]} has no transformations: its settings stand in no group; give one of figure10.")
+        raise UserError(f"{folders[0]} holds no transformed training yet, only strength 0; let more of its runs end.")
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     figure = new_figure(0.9 + 2.4 * rows)
@@ -68,7 +66,7 @@ def figure10(folders: Sequence[Path], out: Path) -> list[Path]:
         for operator, points in lines.items():
             xs, ys, errors = zip(*((x, one.mean, one.std) for x, one in points), strict=True)
             draw_points(axes, xs, ys, errors, label=operator, **styles[operator])
-        axes.set_title(group, fontsize=AXIS)
+        axes.set_title(f"{group}{UNITS.get(group, '')}", fontsize=AXIS)
         axes.tick_params(labelsize=TEXT)
         axes.grid(color=GRID)
     for axes in panels[len(found) :]:

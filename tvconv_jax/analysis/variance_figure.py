@@ -13,7 +13,7 @@ a small cross-image variance, above all where the layout is most certain: the ma
 position. The paper gives no formula; this one is ours.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +86,19 @@ def layers_of(model: nn.Module, variables: Any, side: int) -> dict[str, tuple[in
     return grids
 
 
+def choose_layer(grids: Mapping[str, tuple[int, int]], name: str | None) -> str:
+    """The layer of that name; without one, the deepest on a quarter of the pictures' side or more.
+
+    Raises:
+        UserError: If there is no such layer.
+    """
+    if name is None:
+        return [layer for layer, (height, _) in grids.items() if height >= grids[PIXELS][0] // 4][-1]
+    if name not in grids:
+        raise UserError(f"--layer={name} is unknown; there are: {', '.join(grids)}.")
+    return name
+
+
 def features_of(model: nn.Module, variables: Any, layer: str) -> Callable[[np.ndarray], np.ndarray]:
     """``uint8 [n, s, s, 3]`` -> features ``[n, h, w, c]`` of a part of the trained model."""
 
@@ -116,18 +129,12 @@ def figure1e(
     Raises:
         UserError: If the first is no workdir, there is no such layer or set, or a picture cannot be decoded.
     """
+    sets = [_choose(open_sets(target), chosen, target) for target in targets]
     run = load(targets[0])
     side, variables = run.config.data.image_size, run.variables
-    layers = layers_of(run.model, variables, side)
-    layer = layer or [name for name, (height, _) in layers.items() if height >= side // 4][-1]
-    if layer not in layers:
-        raise UserError(f"--layer={layer} is unknown; there are: {', '.join(layers)}.")
+    layer = choose_layer(layers_of(run.model, variables, side), layer)
     features = features_of(run.model, variables, layer)
-    found = []
-    for target in targets:
-        one = _choose(open_sets(target, side=side), chosen, target)
-        batches = one._replace(side=side).batches(pictures)
-        found.append(measure_variance(one.name, map(features, batches)))
+    found = [measure_variance(one.name, map(features, one._replace(side=side).batches(pictures))) for one in sets]
     return save(draw(found, layer), out, "figure1e")
 
 

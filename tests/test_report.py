@@ -18,7 +18,7 @@ from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.face import worst
 from tvconv_jax.analysis.report.html import Html, table, tag
 from tvconv_jax.analysis.report.pictures import map_strip
-from tvconv_jax.analysis.report.plots import Labels, Point, Series, line_chart, scatter, steps, thinned
+from tvconv_jax.analysis.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
 from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.data.faces import FaceData
@@ -115,7 +115,7 @@ def test_the_curve_of_five_pairs_by_hand():
     np.testing.assert_array_equal(curve.true_accept, [0, 1 / 3, 2 / 3, 2 / 3, 1, 1])
     assert curve.area == pytest.approx(5 / 6)  # of six comparisons one, 0.6 with 0.7, is wrong
     assert curve.equal_error == pytest.approx(1 / 3)  # a third accepted wrongly, a third refused
-    assert [accepted_at(curve, rate) for rate in (0, 0.4, 0.5, 1)] == [2 / 3, 2 / 3, 1, 1]
+    assert accepted_at(curve, [0, 0.4, 0.5, 1]).tolist() == [2 / 3, 2 / 3, 1, 1]
 
 
 def test_ties_are_half_right_and_one_kind_is_refused():
@@ -145,7 +145,7 @@ def test_places_and_ticks():
     assert log_axis([0.1, np.float32(0.1), 3e-4]) == Axis(1e-4, 0.1, log=True)
     assert Axis(1e-3, 1.0, log=True).place(0.1) == pytest.approx(2 / 3)
     assert [tick_text(v) for v in (0, 0.25, 1e-5, 12345.0)] == ["0", "0.25", "1e-5", "12,345"]
-    assert steps([0, 1, 3], [5, 6, 7]) == ([0, 1, 1, 3, 3], [5, 5, 6, 6, 7])
+    assert corners([0, 1, 3], [5, 6, 7]) == ([0, 1, 1, 3, 3], [5, 5, 6, 6, 7])
     long = thinned(Series("", list(range(1000)), [2.0] * 1000))
     assert len(long.x) == 200 and long.x[0] == 2.0 and set(long.y) == {2.0}  # means of five
 
@@ -154,7 +154,11 @@ def test_whatever_is_no_markup_is_escaped():
     assert tag("p", "<b>", Html("<i></i>"), title='"') == '<p title="&quot;">&lt;b&gt;<i></i></p>'
     labels = Labels(EVIL, EVIL, EVIL, EVIL)
     line, point = Series(EVIL, [0, 1], [0, 1]), Point(EVIL, 1, 1, 0.5)
-    for made in (table(EVIL, [EVIL], [[EVIL]]), line_chart([line, line], labels), scatter([point], labels)):
+    for made in (
+        table(EVIL, [EVIL], [[EVIL]]),
+        line_chart([line, line], labels, x=Axis(0, 1)),
+        scatter([point], labels),
+    ):
         assert "<script" not in made and "&lt;script&gt;" in made
 
 
@@ -174,7 +178,7 @@ def test_a_run_on_real_faces_shows_names_and_no_picture(tmp_path):
     assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_pictures=True" in page
     config.eval.report_pictures = True
     page = written(tmp_path / "run", config, found, data)
-    assert page.count("data:image/jpeg") == 20  # five of each kind in two sets
+    assert page.count("data:image/jpeg") == 24  # six of each kind in two sets
 
 
 def test_nothing_from_outside_becomes_markup(reports):
@@ -201,7 +205,7 @@ def test_a_report_says_what_a_reader_asks(reports):
         "python -m tvconv_jax.analysis.report",
     ):
         assert words in page, words
-    assert reports["drawn"].count("data:image/jpeg") == 20
+    assert reports["drawn"].count("data:image/jpeg") == 24
 
 
 def test_a_sweep_compares_its_runs_and_shows_what_failed(reports):
@@ -257,4 +261,4 @@ def test_a_browser_finds_nothing_wrong(reports, dark):
             assert one["skip"] == [True, True, "solid", 1]  # first, seen when focused, with a frame, leads somewhere
             levels = one["headings"]
             assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
-        assert [one["pictures"] for one in found] == [2, 22, 0] and found[0]["drawings"] == 6
+        assert [one["pictures"] for one in found] == [2, 26, 0] and found[0]["drawings"] == 6

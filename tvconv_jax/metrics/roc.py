@@ -50,6 +50,16 @@ def _equal_error(false: np.ndarray, true: np.ndarray) -> float:
     return float(false[after - 1] + share * (false[after] - false[after - 1]))
 
 
-def accepted_at(curve: Roc, false_accept: float) -> float:
-    """Largest share of the same person accepted while at most ``false_accept`` of different people are; a step."""
-    return float(np.max(curve.true_accept[curve.false_accept <= false_accept + 1e-12]))
+def accepted_at(curve: Roc, false_accept: np.ndarray | float) -> np.ndarray:
+    """Largest share of the same person accepted while at most ``false_accept`` of different people are; steps.
+
+    Args:
+        curve: The curve.
+        false_accept: Rates, 0..1, of any shape.
+
+    Returns:
+        As many shares, 0..1.
+    """
+    rounding = 1e-12  # 0.3 is less than 3 / 10
+    last = np.searchsorted(curve.false_accept, np.asarray(false_accept) + rounding, side="right") - 1
+    return curve.true_accept[last]

@@ -1,5 +1,6 @@
 """Sections of a report that every job has."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def affinity(maps: Mapping[str, np.ndarray]) -> list[Section]:
         height, width, count = values.shape
         name = layer.removesuffix("/conv")
         picture = image(map_strip(values), f"{count} affinity maps of {name}", class_="pixels")
-        grid = f" {height}x{width}, {values.min():.2f} (black) to {values.max():.2f} (white)"
+        low, high = float(values.min()), float(values.max())
+        digits = 2 if high == low else max(2, 1 - math.floor(math.log10(high - low)))  # enough to tell them apart
+        grid = f" {height}x{width}, {low:.{digits}f} (black) to {high:.{digits}f} (white)"
         tiles.append(tag("figure", tag("figcaption", tag("b", name), grid), picture))
     text = (
         "Every layer learns a few maps of its own grid; from their values at a pixel its generator makes the kernel of "

@@ -8,7 +8,7 @@ import numpy as np
 
 from tvconv_jax.analysis.report.axes import Axis, log_axis
 from tvconv_jax.analysis.report.html import Html, tag
-from tvconv_jax.analysis.report.plots import MOST_POINTS, Labels, Series, line_chart
+from tvconv_jax.analysis.report.plots import MOST_POINTS, Labels, Series, corners, line_chart
 
 Metrics = list[dict[str, float]]
 
@@ -44,12 +44,13 @@ def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> lis
     names = list(dict.fromkeys(key for line in metrics for key in line if key not in OF_STEPS))
     if names:
         lines = [_series(metrics, name, NAMES.get(name, name)) for name in names]
-        note = "On data that is not trained on."
+        note = "On pictures that are not trained on."
         drawn.append(line_chart(lines, Labels("Evaluations", "step", "score", note), x=steps))
     if learning_rates.size:
-        at, rates = learning_rates.T.tolist()
+        at, rates = corners(*learning_rates.T.tolist())
         scale = log_axis([rate for rate in rates if rate > 0] or [1.0])
-        drawn.append(line_chart([Series("", at, rates)], Labels("Learning rate", "step", "rate"), x=steps, y=scale))
+        labels = Labels("Learning rate", "step", "rate")
+        drawn.append(line_chart([Series("", at, rates)], labels, x=steps, y=scale, marked=False))
     speed = _series(metrics, "images_per_second", "")
     if speed.x:
         note = "Mean since the first step of the process, evaluations left out."

@@ -11,14 +11,14 @@ from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.html import Html, details, joined, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section, paragraphs
 from tvconv_jax.analysis.report.pictures import image, strip
-from tvconv_jax.analysis.report.plots import Labels, Series, line_chart, steps
+from tvconv_jax.analysis.report.plots import MOST_POINTS, Labels, Series, line_chart
 from tvconv_jax.data.decoder import decode
 from tvconv_jax.data.faces import FaceData
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source
 from tvconv_jax.metrics.roc import Roc, accepted_at, roc
 
-WORST, SIDE = 5, 84  # pairs of a kind, and pixels of a picture
+WORST, SIDE = 6, 84  # pairs of a kind, and pixels of a picture
 
 MEANINGS = {
     "accuracy": "share of pairs told rightly; the threshold of each of ten folds is chosen on the nine others; ± is "
@@ -49,10 +49,7 @@ def describe(
     curves = {name: roc(evidence.cosines[name], evidence.same[name]) for name in sets}
     mean = f"{100 * results['mean_accuracy']:.2f} %"
     pairs = sum(len(same) for same in evidence.same.values())
-    text = (
-        f"Of {pairs:,} pairs of pictures in {len(sets)} sets it tells {mean} rightly, the same person or not; none of "
-        "these people was in training."
-    )
+    text = f"Of {pairs:,} pairs of pictures in {len(sets)} sets it tells {mean} rightly, the same person or not."
     body = [
         _table(results, curves, evidence),
         _roc_chart(curves, evidence),
@@ -98,16 +95,14 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, Roc], evidence: Evid
 
 def _roc_chart(curves: Mapping[str, Roc], evidence: Evidence) -> Html:
     least = min(1 / np.sum(~same) for same in evidence.same.values())
-    lines = []
+    rates, lines = np.geomspace(least, 1.0, MOST_POINTS), []  # zero has no place on a logarithmic axis
     for name, curve in curves.items():
-        x, y = steps(curve.false_accept.tolist(), curve.true_accept.tolist())
-        start = int(np.searchsorted(x, least / 2))  # rates of zero have no place on a logarithmic axis
-        lines.append(Series(name, [least, *x[start:]], [y[max(start - 1, 0)], *y[start:]]))
+        lines.append(Series(name, rates.tolist(), accepted_at(curve, rates).tolist()))
     labels = Labels(
         "ROC curves",
         "different people accepted (FAR)",
         "the same person accepted (TAR)",
-        "The higher a line, the better; strict thresholds on the left.",
+        "The higher a line, the better; the farther left, the stricter.",
     )
     return tag("div", line_chart(lines, labels, x=Axis(least, 1.0, log=True), y=Axis(0, 1)), class_="grid")
 

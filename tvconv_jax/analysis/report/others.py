@@ -45,7 +45,7 @@ def _outlines(workdir: Path, pictures: bool) -> list[Section]:
             shown = image(
                 sheet.convert("RGB"), "Outlines of the truth and of the prediction over pictures", kind="JPEG"
             )
-        body = tag("div", shown, class_="scroll wide", role="region", aria_label="Outlines", tabindex="0")
+        body = tag("div", shown, class_="scroll", role="region", aria_label="Outlines", tabindex="0")
     else:
         body = tag(
             "p",

@@ -10,7 +10,7 @@ from tvconv_jax.analysis.report.axes import Axis, linear_axis, tick_text
 from tvconv_jax.analysis.report.html import Html, joined, tag
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 58, 14, 10, 44
-STYLES, MOST_POINTS, MARKED = 6, 200, 12
+STYLES, MOST_POINTS, MARKED = 6, 200, 12  # kinds of lines; points of a line; as many are marked
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -46,17 +46,16 @@ class Labels(NamedTuple):
     note: str = ""
 
 
-def line_chart(lines: Sequence[Series], labels: Labels, *, x: Axis | None = None, y: Axis | None = None) -> Html:
-    """Lines over a common axis; few points are marked."""
+def line_chart(lines: Sequence[Series], labels: Labels, *, x: Axis, y: Axis | None = None, marked: bool = True) -> Html:
+    """Lines over a common axis; the points are marked where they are few, unless told otherwise."""
     lines = [thinned(line) for line in lines]
-    x = x or Axis(0, max(1, *(max(line.x) for line in lines)))
     y = y or linear_axis([value for line in lines for value in line.y])
     drawn = []
     for number, line in enumerate(lines):
         places = [_place(x, y, *point) for point in zip(line.x, line.y, strict=True)]
         style = f"s{number % STYLES}"
         drawn.append(tag("polyline", class_=f"curve {style}", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places)))
-        if len(places) <= MARKED:
+        if marked and len(places) <= MARKED:
             drawn += [tag("circle", class_=f"dot {style}", cx=f"{a:.1f}", cy=f"{b:.1f}", r=3.5) for a, b in places]
     return _figure(drawn, labels, x, y, _legend([line.label for line in lines]) if len(lines) > 1 else None)
 
@@ -145,7 +144,7 @@ def _legend(names: Sequence[str]) -> Html:
     return tag("ul", joined(items), class_="legend")
 
 
-def steps(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+def corners(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
     """The corners of a curve that stays at a value until the next point."""
     xs, ys = [x[0]], [y[0]]
     for (_, before), (at, value) in pairwise(zip(x, y, strict=True)):

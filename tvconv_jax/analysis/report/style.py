@@ -25,7 +25,7 @@ a { color: var(--link) } main:focus { outline: none }
 .figures dd { margin: 0; font-size: 1.35rem; font-weight: 600 } .figures dt { font-size: .85rem; line-height: 1.3 }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; list-style: none; margin: .5rem 0 }
 nav a { display: inline-block; padding: .25rem 0 }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem 1.4rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 28rem)); gap: 1.2rem 2rem }
 .tiles { display: flex; flex-wrap: wrap; gap: 1rem 1.2rem; align-items: flex-start }
 .tiles figure { max-width: 100% } .pairs { gap: .8rem 4% } .pairs figure { max-width: 48% }
 .wide figure { max-width: 46rem }
@@ -42,7 +42,7 @@ svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round } svg .bar { st
 .legend svg { display: inline-block; width: 2.2rem; height: .8rem; vertical-align: middle; margin-right: .35rem }
 img { max-width: 100%; height: auto; border: 1px solid var(--rule); display: block }
   img.pixels { image-rendering: pixelated }
-.scroll { overflow-x: auto; margin: .6rem 0; max-width: 100% }
+.scroll img { max-width: none } .scroll { overflow-x: auto; margin: .6rem 0; max-width: 100% }
 table { border-collapse: collapse; font-size: .95rem } caption { text-align: left; padding-bottom: .3rem }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--rule); text-align: right;
   font-variant-numeric: tabular-nums;

@@ -32,7 +32,7 @@ addEventListener("load", () => {
       broken: all("img").filter(one => !one.complete || !one.naturalWidth).map(one => one.alt),
       unnamed: all("img, svg[role=img]").filter(one => !(one.alt || one.getAttribute("aria-label"))).length,
       drawings: all("svg[role=img]").length,
-      empty: all("svg[role=img]").filter(one => one.querySelectorAll("polyline, circle").length == 0).length,
+      empty: all("svg[role=img]").filter(one => !one.querySelector(":scope > polyline, :scope > circle")).length,
       wide: root.scrollWidth - root.clientWidth,
       scripts: page.scripts.length,
       loaded: frame.contentWindow.performance.getEntriesByType("resource").map(one => one.name),

@@ -58,6 +58,6 @@ td code { white-space: pre-wrap; overflow-wrap: anywhere } .failed { color: var(
 footer { margin-top: 2.5rem; border-top: 1px solid var(--rule); color: var(--soft); font-size: .9rem }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto } }
 @media print { nav, .skip { display: none } body { max-width: none; padding: 0 } .scroll { overflow: visible }
-  th, td { white-space: normal } figure, tr, .figures div { break-inside: avoid } h2, h3 { break-after: avoid }
+  th, td { white-space: normal } figure, tr, .figures div { break-inside: avoid } h2, h3, .soft { break-after: avoid }
   details::details-content { content-visibility: visible; block-size: auto } }
 """

@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
 def learning_rates(schedule: Callable[[int], Any], steps: int) -> np.ndarray:
     """A schedule at steps spread over a run, the first and the last among them, ``[p, 2]``."""
     at = np.unique(np.linspace(0, max(steps - 1, 0), MOST_STEPS).astype(np.int32))
-    return np.stack([at, np.asarray(jax.vmap(schedule)(at))], axis=-1).astype(np.float64)
+    return np.stack([at, np.asarray(jax.vmap(schedule)(at.astype(np.float32)))], axis=-1).astype(np.float64)
 
 
 def save(workdir: Path, evidence: Evidence) -> None:

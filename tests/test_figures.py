@@ -172,10 +172,10 @@ def test_equal_pictures_vary_within_and_flat_ones_across(axis, expected):
 def test_tiles_and_choices_of_maps_by_hand():
     maps = np.zeros((2, 2, 3), np.float32)
     maps[..., 0], maps[0, 0, 2] = 5, 1
-    tile = map_figures.tile(maps)  # each pixel 48 times as large, gaps of 9
-    assert tile.shape == (2 * 96 + 9, 2 * 96 + 9)
-    assert tile[0, 0] == 0.5 and tile[0, 100] == 1  # a flat map, and the gap
-    assert tile[105, 0] == 1 and tile[155, 0] == 0 and tile[155, 150] == 1  # the third map, and where none is
+    tile = map_figures.tile(maps)  # each pixel 48 times as large, frames of 2, gaps of 10
+    assert tile.shape == (2 * 100 + 10, 2 * 100 + 10)
+    assert tile[0, 0] == tile[1, 50] == 0 and tile[2, 2] == 0.5 and tile[0, 105] == 1  # frame, a flat map, gap
+    assert tile[112, 2] == 1 and tile[160, 2] == 0 and tile[160, 160] == 1  # the third map, and where none is
     np.testing.assert_allclose(map_figures.variation(np.array([[3.0, 1.0]])), np.array([[1, -1]]) / np.sqrt(5))
     assert not map_figures.variation(np.ones((2, 2))).any()
     assert map_figures.most_varied(maps) == 2
@@ -258,4 +258,7 @@ def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "ends in no strength, as 'tvconv 10' does" in error(capsys, "figure10", plain)
     zero = sweep_folder(tmp_path / "zero", ("none", "tvconv 0", 5, [80]))
     assert "holds no transformed training yet" in error(capsys, "figure10", zero)
+    assert "sweep.json/out: Not a directory; choose another --out" in error(
+        capsys, "figure6", plain, f"--out={plain}/sweep.json/out"
+    )
     assert "is not there; tvconv_jax.edge.benchmark" in error(capsys, "figure7", tmp_path / "a.json")

@@ -52,7 +52,7 @@ def figure4(folders: Sequence[Path], out: Path) -> list[Path]:
     for axes, (family, members) in zip(panels, families.items(), strict=True):
         _draw_lines(axes, members)
         _finish(axes, members)
-        axes.margins(0.2, 0.1)
+        axes.margins(0.3, 0.1)
         axes.set_title(family, fontsize=AXIS)
         axes.label_outer()
     legend_above(figure, panels)
@@ -92,7 +92,9 @@ def _draw_named(axes: Any, outcomes: Sequence[Outcome]) -> None:
     best = _draw_envelope(axes, outcomes)
     for one in outcomes:
         fill = "black" if one in best else "white"
-        draw_points(axes, *_columns([one]), color="black", marker="o", markerfacecolor=fill, linestyle="none")
+        draw_points(
+            axes, *_columns([one]), color="black", marker="o", markerfacecolor=fill, linestyle="none", ecolor="#777777"
+        )
     _finish(axes, outcomes)
     ends = [one.mean + sign * one.std for one in outcomes for sign in (-1, 1)]
     low, high = min(ends), max(ends)
@@ -133,7 +135,8 @@ def spread(wanted: Sequence[float], distance: float) -> list[float]:
 def _draw_envelope(axes: Any, outcomes: Sequence[Outcome]) -> list[Outcome]:
     best = envelope(outcomes)
     xs, ys = [one.macs for one in best], [one.mean for one in best]
-    axes.plot(xs, ys, color="#cccccc", linewidth=9, solid_capstyle="round", zorder=0, label="envelope")
+    wide = {"linewidth": 9, "marker": "o", "markersize": 17, "solid_capstyle": "round"}
+    axes.plot(xs, ys, color="#cccccc", zorder=0, label="envelope", **wide)
     return best
 
 

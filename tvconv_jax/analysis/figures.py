@@ -102,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # of the folder that is written to
+        print(f"error: {error.filename}: {error.strerror}; choose another --out.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

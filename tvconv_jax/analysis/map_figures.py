@@ -23,6 +23,7 @@ from tvconv_jax.training.maps import Maps, affinity_maps, map_files, read_maps
 COLUMNS = 6  # of layers, at the top
 STEPS, LAYERS = 6, 5  # at the bottom
 PIXELS = 96  # to which the small maps of a tile are enlarged, so that gaps look alike
+FRAME = 2
 FLAT = 1e-6  # range of a map that has not moved
 
 
@@ -84,6 +85,7 @@ def draw_layers(maps: Maps, when: str) -> Figure:
     rows = -(-len(maps) // columns)
     lines = 1 + max(_title(name).count("\n") + 1 for name in maps)
     figure = new_figure(0.8 + rows * (1.0 + 0.2 * lines))
+    figure.get_layout_engine().set(h_pad=0.08)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
@@ -118,14 +120,14 @@ def draw_evolution(steps: Mapping[int, Maps]) -> Figure:
         axes.set_title(f"step\n{step}", fontsize=TEXT)
     figure.supxlabel(
         "one map a layer: deviation from its mean, over its root mean square\n"
-        "none is mid-grey; in a row, equal greys are equal values",
+        "mid-grey: no deviation; in a row, equal greys are equal values",
         fontsize=TEXT,
     )
     return figure
 
 
 def tile(values: np.ndarray) -> np.ndarray:
-    """Maps ``[h, w, a]`` side by side in a square, 1 between them.
+    """Maps ``[h, w, a]`` side by side in a square, each in a frame of 0, 1 between them.
 
     Each is scaled so that its 1st percentile is 0 and its 99th is 1, and cut there; one that is the same everywhere
     is 0.5.
@@ -135,6 +137,7 @@ def tile(values: np.ndarray) -> np.ndarray:
     scaled = np.where(flat, 0.5, np.clip((values - low) / np.where(flat, 1, high - low), 0, 1))
     factor = max(1, PIXELS // max(values.shape[:2]))
     scaled = scaled.repeat(factor, axis=0).repeat(factor, axis=1)
+    scaled = np.pad(scaled, ((FRAME, FRAME), (FRAME, FRAME), (0, 0)))
     height, width, maps = scaled.shape
     columns = math.ceil(math.sqrt(maps))
     gap = max(1, height // 10)

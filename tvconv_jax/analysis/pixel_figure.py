@@ -59,7 +59,7 @@ def figure11(targets: Sequence[Path], out: Path, *, pictures: int, side: int) ->
     found = [measure_pixels(one.name, one.batches(pictures)) for one in sets]
     brightest = max(one.std.max() for one in found) or 1.0
     width = max(WIDTH, 1.15 * len(found))
-    figure = new_figure(2 * min((width - 1) / len(found), 2.2) + 0.9, width=width)
+    figure = new_figure(2 * min((width - 1.3) / len(found), 2.2) + 0.85, width=width)
     cells = figure.subplots(2, len(found), squeeze=False)
     for (above, below), one in zip(cells.T, found, strict=True):
         above.imshow(one.mean.round().astype(np.uint8))

@@ -14,8 +14,8 @@ from tvconv_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
-def _pixels(record: Record, side: int) -> np.ndarray:
-    """A picture decoded; a ``UserError`` that names it if that cannot be."""
+def pixels(record: Record, side: int) -> np.ndarray:
+    """A picture decoded, ``uint8 [side, side, 3]``; a ``UserError`` that names it if that cannot be."""
     try:
         return decode(record["image"], side)
     except DECODE_ERRORS as error:
@@ -75,7 +75,7 @@ def train_batches(
         images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for row, record in enumerate(read(source, indices)):
-            image = _pixels(record, image_size)
+            image = pixels(record, image_size)
             image = image[:, ::-1] if mirrored[row] else image
             images[row] = image if drawn is None else transform(image, strengths, drawn[row])
             labels[row] = record["label"]
@@ -118,5 +118,5 @@ def eval_batches(
     for first in range(start, stop, batch_size):
         images = np.zeros((len(rows), image_size, image_size, 3), np.uint8)
         for row, record in enumerate(read(source, [int(first + row) for row in rows if first + row < stop])):
-            images[row] = _pixels(record, image_size)  # rows ascend, so those beyond the end are the last
+            images[row] = pixels(record, image_size)  # rows ascend, so those beyond the end are the last
         yield {"image": images, "mask": np.arange(first, first + batch_size) < stop}

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import AUGMENT, MESH, MODEL, OPTIMIZER, REPORT, START, TRAIN
+from tvconv_jax.recipes.scale import AFFINITY, AUGMENT, MESH, MODEL, OPTIMIZER, REPORT, START, TRAIN
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -65,6 +65,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "hidden_channels": 8 if given["smoke"] else 64,
                 "hidden_layers": 1 if given["smoke"] else 3,
                 "use_bias": False,
+                **AFFINITY,
                 **MODEL,
                 "embedding_size": 512,
             },

@@ -29,11 +29,15 @@ AUGMENT: dict[str, float] = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "trans
 # eval.report_pictures: whether report.html may show pictures of people (faces, fundus); drawn ones are always shown.
 REPORT: dict[str, Any] = {"report_pictures": False}
 
+# model.affinity_init: what TVConv's affinity maps start from, "ones", "data" or "normal"; model.generator_padding: what
+# its generator sees beyond the border, "zeros" or "edge".
+AFFINITY: dict[str, str] = {"affinity_init": "ones", "generator_padding": "zeros"}
+
 # What runs of an older version, which did not know these keys, did; data.timeout: see the recipes.
 DATA = {"timeout": 300.0}
 ADDED = {"data": DATA, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
 TASKS = {
-    "face": {"start": START, "data": {**DATA, "augment": AUGMENT}, "eval": REPORT},
+    "face": {"start": START, "model": {**MODEL, **AFFINITY}, "data": {**DATA, "augment": AUGMENT}, "eval": REPORT},
     "segmentation": {"eval": REPORT},
 }
 

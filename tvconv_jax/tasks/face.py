@@ -28,6 +28,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
+from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.run import (
@@ -48,7 +49,7 @@ from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import command_line, device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
@@ -137,19 +138,19 @@ class FaceJob:
         self.strengths = strengths_of(config.data.augment.to_dict())
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
+        self._affinity = AffinityStart(config, self.data.train)
         check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
+        self._init = jax.jit(functools.partial(self.model.init, train=False))
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
-        config = self.config
-        model_key, head_key = jax.random.split(jax.random.key(config.seed))
-        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
-        variables = jax.jit(functools.partial(self.model.init, train=False))(model_key, images)
+        config, variables = self.config, self._fresh_variables()
+        _, head_key = jax.random.split(jax.random.key(config.seed))
         classes = self.data.num_classes
         weights = init_class_weights(head_key, config.model.embedding_size, classes, self.mesh)
         params = {"model": variables["params"], "class_weights": weights}
@@ -162,14 +163,27 @@ class FaceJob:
             columns={"class_weights": classes},
         )
 
+    def _fresh_variables(self) -> Any:
+        model_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        side = self.config.data.image_size
+        return self._init(model_key, jnp.zeros((1, side, side, 3)))
+
     def begin(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
-        """The fresh state with what ``config.start`` puts into it, and a word about it."""
+        """The fresh state with what ``config`` puts into it, and a word about it."""
         start = self.config.start
+        state = state.replace(params=self._affinity.put(state.params))
         if start.checkpoint:
             state = start_from(start.checkpoint, state, self.model, say)
         if start.freeze:
             say(describe_frozen(state.params, start.freeze))
         return state
+
+    def start(self) -> dict[str, Any] | None:
+        """How far this job's fresh model is from depthwise convolutions; ``None`` if no kernel of it is generated."""
+        if self.config.start.checkpoint:
+            return None
+        variables = jax.device_put(self._fresh_variables(), replicated(self.mesh))  # where a state lies: compiled once
+        return deviation(self._freeze({**variables, "params": self._affinity.put(variables["params"])}))
 
     def verify(self, state: TrainState) -> dict[str, Verification]:
         """Result on every verification set, with the frozen model."""
@@ -270,6 +284,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
 
 def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
     config, state, compared = job.config, ended.state, job.compare(ended.state)
+    start = job.start()
     if not is_first():
         return
     results = {name: one.result for name, one in compared.items()}
@@ -284,6 +299,7 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
             "mean_accuracy": float(np.mean([result.accuracy for result in results.values()] or [0.0])),
             "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
             "best": ended.best._asdict(),
+            "start": start,
             "complexity": count(job.model, (1, side, side, 3))._asdict(),
             "images_per_second": round(ended.images_per_second, 1),
             "device": device_description(),

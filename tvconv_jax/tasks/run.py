@@ -135,7 +135,8 @@ def model_of(config: ConfigDict) -> nn.Module:
     """The model that ``config.model`` names; a ``UserError`` if a field does not fit."""
     try:
         fields = config.model.to_dict()
-        fields.pop("pretrained", None)  # says what its variables start from
+        for says_what_variables_start_from in ("pretrained", "affinity_init"):
+            fields.pop(says_what_variables_start_from, None)
         if not fields.get("stages"):  # those that the operator goes to by itself
             fields.pop("stages", None)
         return create_model(fields.pop("name"), **fields)

@@ -1,0 +1,123 @@
+"""What TVConv's affinity maps start from, and how far from a depthwise convolution that is (the paper's Table 3).
+
+``model.affinity_init``: ``"ones"``, the reference's constant; ``"data"``, the mean and the standard deviation of the
+training pictures at every pixel, in turn for one affinity map after the other, brought to the layer's grid and there
+to mean 0 and variance 1; ``"normal"``, noise of that mean and variance. The paper compares a constant with statistics
+of the data; the reference has no code for those, so what exactly they are is our reading.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tvconv_jax.data.pipeline import pixels
+from tvconv_jax.data.records import Source, read
+from tvconv_jax.errors import UserError
+from tvconv_jax.tasks.run import check_choice
+from tvconv_jax.training.distributed import to_host
+
+INITS = ("ones", "data", "normal")
+MOST = 5000  # training pictures, evenly spread, that the statistics are taken of
+
+
+class AffinityStart:
+    """What ``model.affinity_init`` asks for.
+
+    Args:
+        config: Of the run.
+        source: Its training pictures.
+
+    Raises:
+        UserError: If it is unknown, or weights of another run would undo it.
+    """
+
+    def __init__(self, config: ConfigDict, source: Source) -> None:
+        init = config.model.affinity_init
+        check_choice("model.affinity_init", init, INITS)
+        if init != "ones" and config.start.checkpoint:
+            raise UserError(f"model.affinity_init {init!r} would be undone by start.checkpoint; leave one of them out.")
+        self._init, self._seed, self._source, self._side = init, config.seed, source, config.data.image_size
+
+    @functools.cached_property
+    def _maps(self) -> np.ndarray:
+        return statistics(self._source, self._side)
+
+    def put(self, params: Any) -> Any:
+        """Fresh parameters with the affinity maps that were asked for.
+
+        Raises:
+            UserError: If there are none.
+        """
+        if self._init == "ones":
+            return params
+        return set_affinity(params, self._init, self._maps if self._init == "data" else None, self._seed)
+
+
+def statistics(source: Source, image_size: int) -> np.ndarray:
+    """Mean and standard deviation of the pictures at every pixel, grey, 0 to 1: ``float32 [2, s, s]``."""
+    total, squares = np.zeros((2, image_size, image_size))
+    indices = np.unique(np.linspace(0, len(source) - 1, MOST).astype(int))
+    for part in np.array_split(indices, -(-len(indices) // 200)):
+        for record in read(source, [int(index) for index in part]):
+            grey = pixels(record, image_size).mean(-1) / 255
+            total += grey
+            squares += np.square(grey)
+    mean = total / len(indices)
+    return np.stack([mean, np.sqrt(np.maximum(squares / len(indices) - np.square(mean), 0))]).astype(np.float32)
+
+
+def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, seed: int) -> Any:
+    """Parameters with other affinity maps, each on the devices where it was.
+
+    Args:
+        params: Of a run, or of a model.
+        init: ``"data"`` or ``"normal"``.
+        maps: For ``"data"``: those of :func:`statistics`.
+        seed: Of the noise.
+
+    Raises:
+        UserError: If there are no affinity maps.
+    """
+    flat = flatten_dict(params)
+    names = sorted(name for name in flat if name[-1] == "affinity")
+    if not names:
+        raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
+    random = np.random.default_rng(seed)
+    for name in names:
+        height, width, channels = flat[name].shape
+        if init == "data":
+            resized = [Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR) for m in maps]
+            values = np.stack([np.asarray(resized[channel % 2]) for channel in range(channels)], -1)
+            values = (values - values.mean((0, 1))) / np.maximum(values.std((0, 1)), 1e-6)
+        else:
+            values = random.standard_normal((height, width, channels))
+        flat[name] = jax.device_put(values.astype(np.float32), flat[name].sharding)
+    return unflatten_dict(flat)
+
+
+def deviation(frozen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far kernels are from being the same everywhere: 0, a depthwise convolution, to 1.
+
+    Of a layer with kernels ``W [h, w, k*k, c]`` it is the norm of ``W`` less its mean over positions, over the norm of
+    ``W``: the square root of the share of energy that a depthwise convolution cannot have.
+
+    Args:
+        frozen: The variables of :func:`tvconv_jax.freeze`.
+
+    Returns:
+        ``{"deviation": mean over layers, "layers": {name: of that layer}}``; ``None`` if no kernel was generated.
+    """
+    kernels = {name: value for name, value in flatten_dict(frozen["frozen"]).items() if name[-1] == "weights"}
+    layers = {}
+    for name, value in kernels.items():
+        kernel = to_host(value).astype(np.float64)
+        layers["/".join(name[:-1])] = float(np.linalg.norm(kernel - kernel.mean((0, 1))) / np.linalg.norm(kernel))
+    if not layers:
+        return None
+    return {"deviation": float(np.mean(list(layers.values()))), "layers": layers}

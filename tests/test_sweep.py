@@ -1,16 +1,22 @@
-"""Sweeps: what would run, what is repeated, what fails, and the table; one small run is real."""
+"""Sweeps: what would run, what is repeated, what fails, and the table; two small runs are real, one is killed."""
 
 import json
 import shlex
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from tvconv_jax.analysis import sweep
 from tvconv_jax.analysis.sweep import Run
+from tvconv_jax.data.faces import load_faces
+from tvconv_jax.tasks.face import FaceJob
 
 SWEEPS = sorted(str(path) for path in Path("configs/sweeps").glob("*.py"))
+REAL = ("table3", "figure10")
 TWO = """
 from tvconv_jax.analysis.sweep import Setting, Sweep
 
@@ -46,18 +52,45 @@ def faked(monkeypatch):
     monkeypatch.setattr(Run, "command", command)
 
 
+def config_of(setting):
+    """What the setting's run has for its config with ``:smoke``."""
+    scope = {}
+    exec(compile(Path(setting.config).read_text(), setting.config, "exec"), scope)
+    config = scope["get_config"](",".join(filter(None, (setting.argument, "smoke"))))
+    for key, value in setting.changes.items():
+        part, (*path, name) = config, key.split(".")
+        for step in path:
+            part = part[step]
+        assert type(part[name]) is type(value), key
+        part[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def traced():
+    return set()
+
+
 @pytest.mark.parametrize("path", SWEEPS)
-def test_every_setting_of_every_sweep_fits_its_config(path):
-    for setting in sweep.load_sweep(path).settings:
-        scope = {}
-        exec(compile(Path(setting.config).read_text(), setting.config, "exec"), scope)
-        config = scope["get_config"](",".join(filter(None, (setting.argument, "smoke"))))
-        for key, value in setting.changes.items():
-            with config.unlocked():
-                old = config
-                for part in key.split("."):
-                    old = old[part]
-            assert type(old) is type(value), key
+def test_every_setting_of_every_sweep_is_built_and_traced(path, traced):
+    """Models and states of all settings, and a step of the last, as a run traces them; nothing is compiled.
+
+    A setting of each of ``REAL`` is compiled and run below, every operator in the tests of models.
+    """
+    settings = sweep.load_sweep(path).settings
+    for setting in settings:
+        config = config_of(setting)
+        job = FaceJob(config, load_faces(config.data))
+        if config.model.to_json() not in traced:
+            state = jax.eval_shape(job.init_state)
+            traced.add(config.model.to_json())
+    if Path(path).stem in REAL:
+        return
+    n, side = config.data.batch_size, config.data.image_size
+    batch = {"image": jax.ShapeDtypeStruct((n, side, side, 3), "uint8"), "label": jax.ShapeDtypeStruct((n,), "int32")}
+    with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
+        state, metrics = jax.eval_shape(job.train_step(), jax.eval_shape(job.init_state), batch)
+    assert metrics["loss"].shape == () and state.step.dtype == "int32"
 
 
 def test_a_dry_run_prints_the_commands_and_makes_nothing(two, tmp_path, capsys):
@@ -97,16 +130,51 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert len(json.loads((out / "sweep.json").read_text())) == 4
 
 
-def test_a_run_of_its_own_process_and_its_place_in_an_array(two, tmp_path, capsys, monkeypatch):
-    """Job 5 of an array that begins with 4 takes the second of two runs."""
+def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, monkeypatch):
+    """Job 5 of an array that begins with 4 takes the second of two runs: Table 3's that starts as a depthwise one."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "4")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    sweep.main([f"{two}:smoke", f"--out={tmp_path}/out", "--seeds=0"])
+    chosen = "--settings=zeros constant,edge_constant"
+    sweep.main(["configs/sweeps/table3.py:smoke", chosen, f"--out={tmp_path}/out", "--seeds=0"])
     printed = capsys.readouterr().out
-    assert "[1/1] other, seed 0" in printed and "│ tvconv  │     0 │" in printed
-    results = json.loads((tmp_path / "out" / "other" / "seed0" / "results.json").read_text())
+    rows = {cells[1].strip(): cells for line in printed.splitlines() if len(cells := line.split("│")) > 2}
+    assert "[1/1] edge_constant, seed 0" in printed and rows["zeros constant"][2].strip() == "0"
+    results = json.loads((tmp_path / "out" / "edge_constant" / "seed0" / "results.json").read_text())
     assert f"{100 * results['mean_accuracy']:.2f}" in printed
+    assert rows["edge constant"][-2].strip() == "0.00" and results["start"]["deviation"] < 1e-6
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
+    """SIGKILL to the sweep alone: its run ends with it, and the same command takes it to its end."""
+    command = [sys.executable, "-m", "tvconv_jax.analysis.sweep", "configs/sweeps/figure10.py:smoke,epochs=6"]
+    command += ["--settings=rotation depthwise 40", "--seeds=0", f"--out={tmp_path}/out"]
+    workdir = tmp_path / "out" / "rotation_depthwise_40" / "seed0"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (workdir / "checkpoints" / "last" / "6").exists():  # of 24 steps
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert not (workdir / "results.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert after[:5] == before[:5] and [json.loads(line)["step"] for line in after if "loss" in line] == [*range(1, 25)]
+    assert "[1/1] rotation_depthwise_40, seed 0" in again.stdout and "│ rotation depthwise 40" in again.stdout
+
+
+def test_the_papers_values_and_further_columns_stand_beside_ours(tmp_path, faked, capsys):
+    path = tmp_path / "published.py"
+    published = TWO.replace('"operator=depthwise")', '"operator=depthwise", paper={"MACs M": 22.47, "pose": 70.0})')
+    path.write_text(published.replace("])", '], columns={"start %": "start.deviation"})'))
+    sweep.main([str(path), f"--out={tmp_path / 'out'}", "--seeds=0,1", "--settings=o*"])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in rows if row and row[0] in ("tvconv", "other")]
+    assert rows[0] == ["tvconv", "0", *[""] * 7, "-", "-"]
+    assert rows[1][6:] == ["60.00 ± 5.00", "60.00 ± 5.00", "-", "22.47", "70.00"]
 
 
 def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
@@ -120,6 +188,9 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     assert "there is no file configs/sweeps/table9.py; beside it are: configs/" in error("configs/sweeps/table9.py")
     assert "has no get_sweep(); it is a config" in error("configs/face_mb01.py")
     assert "what goes to the configs starts with --config." in error(two, "--epochs=3")
+    assert "--settings 'stage 9' matches none of: tvconv, other." in error(two, "--settings=stage 9")
+    Path(two).write_text("import tvconv_jaxx")
+    assert "cannot be read (ModuleNotFoundError: No module named 'tvconv_jaxx'); repair it." in error(two)
     Path(two).write_text(TWO.replace("face_mb01", "face_mb99"))
     assert "names the config configs/face_mb99.py, which is not there" in error(two)
     Path(two).write_text(TWO.replace('"other"', '"tvconv"'))

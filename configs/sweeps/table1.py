@@ -2,23 +2,26 @@
 
     python -m tvconv_jax.analysis.sweep configs/sweeps/table1.py --out=runs/table1
 
-Sixteen settings; with ``:data=casia`` on faces of your own it is the paper's.
+Sixteen settings; with ``:data=casia`` on faces of your own it is the paper's. Of the paper's accuracies we know what
+its abstract says, https://arxiv.org/abs/2203.10489: TVConv gains up to 4.21 points at the same cost.
 """
 
 from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.metrics.complexity import PAPER_MMACS
 
-WIDTHS = {"mb01": "0.1", "mb02": "0.2", "mb03": "0.3", "mb05": "0.5", "mb10": "1.0"}
-WIDTHS |= {"sf05": "0.5", "sf10": "1.0", "sf15": "1.5"}
+NAMES = {"mobilenetv2": ("MobileNetV2", "mb"), "shufflenetv2": ("ShuffleNetV2", "sf")}
 
 
 def get_sweep() -> Sweep:
-    names = {"mb": "MobileNetV2", "sf": "ShuffleNetV2"}
+    settings = []
+    for (model, width), mmacs in PAPER_MMACS.items():
+        name, short = NAMES[model]
+        config = f"configs/face_{short}{round(10 * width):02d}.py"
+        for operator in ("depthwise", "tvconv"):
+            group = f"{name} x{width}"
+            settings.append(Setting(operator, config, f"operator={operator}", group=group, paper={"MACs M": mmacs}))
     return Sweep(
         title="Table 1: accuracy and cost of eight models",
-        settings=[
-            Setting(operator, f"configs/face_{name}.py", f"operator={operator}", group=f"{names[name[:2]]} x{width}")
-            for name, width in WIDTHS.items()
-            for operator in ("depthwise", "tvconv")
-        ],
-        note="MACs at the size of the data; the paper's are at 96x96: python -m tvconv_jax.metrics.complexity",
+        settings=settings,
+        note="MACs at the size of the data; the paper's are at 96x96; its TVConv gains up to 4.21 points of accuracy",
     )

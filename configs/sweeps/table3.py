@@ -23,6 +23,6 @@ def get_sweep() -> Sweep:
             for padding in ("zeros", "edge")
             for init, name in INITS.items()
         ],
-        note="from depthwise at step 0: 0 % is a depthwise convolution; mean over layers, see tvconv_jax.tasks.affinity",
+        note="last column: 0 % is a depthwise convolution; mean over layers, defined in tvconv_jax.tasks.affinity",
         columns={"from depthwise at step 0 %": "start.deviation"},
     )

@@ -1,6 +1,7 @@
 """Many runs as one command: every setting of a sweep with every seed, and a table of what came out.
 
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --seeds=0,1,2 --out=runs/table4
+    python -m tvconv_jax.analysis.sweep configs/sweeps/figure10.py --settings="none *,rotation tvconv *"
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py:data=casia --config.data.root=casia --out=runs/paper4
     sbatch --array=0-11 --wrap "python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --out=runs/table4"
 
@@ -10,67 +11,31 @@ share. Every run is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.ma
 """
 
 import argparse
-import dataclasses
-import importlib.util
 import json
 import os
-import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
+from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
+from tvconv_jax.analysis.sweep_table import show
 from tvconv_jax.errors import UserError
+
+__all__ = ["Run", "Setting", "Sweep", "main"]
 
 PARTS = ("sweep.json", "report.html")  # of a sweep folder, besides the settings
 
-
-@dataclasses.dataclass(frozen=True, eq=False)  # by identity, for changes have no hash
-class Setting:
-    """A row of the table.
-
-    Attributes:
-        label: Its name, and its folder's.
-        config: Config file.
-        argument: Behind the colon, before what the command adds.
-        changes: Values by key, as in ``{"model.hidden_channels": 8}``.
-        group: Rows of one group stand together.
-    """
-
-    label: str
-    config: str
-    argument: str = ""
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    group: str = ""
-
-    @property
-    def folder(self) -> str:
-        return re.sub(r"[^\w.-]+", "_", self.name)
-
-    @property
-    def name(self) -> str:
-        return f"{self.group} {self.label}".strip()
-
-
-class Sweep(NamedTuple):
-    """What a file of ``configs/sweeps`` returns from ``get_sweep()``.
-
-    Attributes:
-        title: What is compared, and where in the paper.
-        settings: The rows.
-        note: What to know when reading the table.
-    """
-
-    title: str
-    settings: Sequence[Setting]
-    note: str = ""
+# A sweep that is killed takes its run along, so that the same command finds its folder free: PR_SET_PDEATHSIG of
+# linux/prctl.h, which lasts over the exec. Other systems have no such thing.
+_PROGRAM = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+TETHER = (sys.executable, "-ISc", _PROGRAM) if sys.platform == "linux" else ()
 
 
 class Run(NamedTuple):
@@ -88,30 +53,6 @@ class Run(NamedTuple):
         return [sys.executable, "-m", "tvconv_jax.main", config, *changes, *overrides, f"--workdir={self.workdir}"]
 
 
-def load_sweep(path: str) -> Sweep:
-    """Runs a file of ``configs/sweeps`` and checks what it returns.
-
-    Raises:
-        UserError: If there is no such file, it is no sweep, it names a config that is not there, or a row twice.
-    """
-    if not Path(path).is_file():
-        there = ", ".join(sorted(str(file) for file in Path(path).parent.glob("*.py"))) or "no sweeps"
-        raise UserError(f"there is no file {path}; beside it are: {there}.")
-    spec = importlib.util.spec_from_file_location("tvconv_jax_sweep", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise UserError(f"{path} has no get_sweep(); it is a config, or another file: give it to tvconv_jax.main.")
-    sweep = module.get_sweep()
-    folders = [setting.folder for setting in sweep.settings]
-    for setting in sweep.settings:
-        if not Path(setting.config).is_file():
-            raise UserError(f"{path} names the config {setting.config}, which is not there; run it from the project.")
-        if folders.count(setting.folder) > 1:
-            raise UserError(f"{path} has two settings that go to the folder {setting.folder}; name them apart.")
-    return sweep
-
-
 def check_folder(out: Path, sweep: Sweep) -> None:
     """Raises a ``UserError`` if the folder holds anything that is not of this sweep."""
     known = {setting.folder for setting in sweep.settings} | set(PARTS)
@@ -124,11 +65,26 @@ def train(run: Run, command: Sequence[str]) -> str | None:
     """Trains one run in a process of its own; what went wrong, if anything did."""
     run.workdir.mkdir(parents=True, exist_ok=True)
     with (run.workdir / "log.txt").open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode == 0 and (run.workdir / "results.json").exists():
+        code = _wait(subprocess.Popen([*TETHER, *command], stdout=log, stderr=subprocess.STDOUT))
+    if code == 0 and (run.workdir / "results.json").exists():
         return None
     last = (run.workdir / "log.txt").read_text(errors="replace").strip().splitlines() or [""]
-    return f"exit code {done.returncode}: {last[-1].removeprefix('error: ')} ({run.workdir / 'log.txt'})"
+    return f"exit code {code}: {last[-1].removeprefix('error: ')} ({run.workdir / 'log.txt'})"
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The exit code of a run; one that is stopped with the sweep saves its state first."""
+    try:
+        return process.wait()
+    except BaseException:  # Ctrl-C, or SIGTERM
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _stop(*_: Any) -> None:
+    print("stopped; the same command goes on.", file=sys.stderr)
+    sys.exit(os.EX_TEMPFAIL)
 
 
 def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
@@ -148,43 +104,11 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
     return results
 
 
-def show(sweep: Sweep, results: Mapping[Run, dict[str, Any]]) -> Table:
-    """A row a setting: cost, accuracy on every set and on average, mean ± standard deviation over seeds."""
-    sets = list(dict.fromkeys(name for result in results.values() for name in result["verification"]))
-    table = Table(title=sweep.title, caption=sweep.note or None)
-    for column in ("setting", "seeds", "MACs M", "params K", "in training K", "img/s", *sets, "mean accuracy %"):
-        table.add_column(column, justify="left" if column == "setting" else "right")
-    group = None
-    for setting in sweep.settings:
-        found = [result for run, result in results.items() if run.setting == setting]
-        if setting.group != group and table.row_count:
-            table.add_section()
-        group = setting.group
-        name = f"{group} {setting.label}".strip()
-        if not found:
-            table.add_row(name, "0")
-            continue
-        cost = found[0]["complexity"]
-        numbers = [cost["macs"] / 1e6, cost["params"] / 1e3, cost["train_params"] / 1e3]
-        rate = np.median([result["images_per_second"] for result in found])
-        accuracies = [[100 * r["verification"][s]["accuracy"] for r in found if s in r["verification"]] for s in sets]
-        mean = [100 * result["mean_accuracy"] for result in found]
-        cells = [f"{numbers[0]:.2f}", f"{numbers[1]:,.0f}", f"{numbers[2]:,.0f}", f"{rate:.0f}"]
-        table.add_row(name, str(len(found)), *cells, *map(_spread, accuracies), _spread(mean))
-    return table
-
-
 def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """A run in ``sweep.json``, which says of what setting it is: figures are drawn from this file alone."""
     setting = run.setting
     about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
     return about | result
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -199,6 +123,10 @@ def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.analysis.sweep",
@@ -209,6 +137,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("sweep", help="a file of configs/sweeps, with arguments for all its configs behind a colon")
     add("--out", type=Path, default=None, help="folder of the runs; default: runs/<name of the file>")
     add("--seeds", type=_integers, default=[0, 1, 2], help="default: 0,1,2")
+    add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
     add("--dry-run", action="store_true", help="prints the commands that would run")
     args, overrides = parser.parse_known_args(argv)
@@ -242,7 +171,9 @@ def _run_all(
 ) -> dict[Run, str]:
     """Trains what is missing and prints the table; what went wrong, run by run."""
     runs = [Run(s, seed, out / s.folder / f"seed{seed}") for seed in args.seeds for s in sweep.settings]
-    mine = [run for run in share_of_array(runs, os.environ) if not (run.workdir / "results.json").exists()]
+    wanted = chosen(sweep, args.settings)
+    mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
+    mine = [run for run in mine if not (run.workdir / "results.json").exists()]
     if args.dry_run:
         for run in mine:
             print(shlex.join(run.command(argument, overrides)))
@@ -257,8 +188,9 @@ def _run_all(
     if results:
         out.mkdir(parents=True, exist_ok=True)
         (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
+        by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
         console = Console()
-        (console if console.is_terminal else Console(width=160)).print(show(sweep, results))
+        (console if console.is_terminal else Console(width=160)).print(show(sweep, by_setting))
     if results or failed:
         entries = [Entry(r.setting.name, r.seed, r.workdir, results.get(r), failed.get(r)) for r in runs]
         write_sweep_report(out, sweep.title, sweep.note, entries)
@@ -269,4 +201,5 @@ def _run_all(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     main()

@@ -1,0 +1,116 @@
+"""What affinity maps start from: statistics by hand, and how far from a depthwise convolution that is."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tvconv_jax import TVConv, freeze
+from tvconv_jax.errors import UserError
+from tvconv_jax.recipes import face_config
+from tvconv_jax.recipes.scale import complete
+from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
+from tvconv_jax.tasks.face import FaceJob
+
+
+def png(value):
+    file = io.BytesIO()
+    Image.fromarray(value).save(file, "PNG")
+    return {"image": file.getvalue(), "label": 0, "name": "drawn"}
+
+
+def grids(size, **fields):
+    """A layer's kernels at step 0 on a grid, and their deviation."""
+    layer = TVConv(hidden_channels=4, **fields)
+    variables = layer.init(jax.random.key(0), jnp.zeros((1, size, size, 2)))
+    frozen = freeze(layer, variables)
+    return np.asarray(frozen["frozen"]["weights"]), deviation(frozen)["deviation"]
+
+
+def test_statistics_are_mean_and_deviation_at_every_pixel():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    mean, std = statistics([png(picture) for picture in pictures], 4)
+    grey = pictures.mean(-1) / 255
+    np.testing.assert_allclose(mean, grey.mean(0), rtol=1e-6)  # float32
+    np.testing.assert_allclose(std, grey.std(0), rtol=1e-5)  # a difference of squares, in float64, then float32
+
+
+def test_maps_of_the_data_are_brought_to_the_grid_and_to_mean_0_and_variance_1():
+    mean, std = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
+    params = {
+        "layer": {"affinity": jnp.ones((8, 8, 3)), "other": jnp.ones(2)},
+        "small": {"affinity": jnp.ones((4, 4, 1))},
+    }
+    maps = np.stack([mean, std])
+    found = set_affinity(params, "data", maps, seed=0)
+    affinity = np.asarray(found["layer"]["affinity"])
+    for channel, expected in enumerate((mean, std, mean)):
+        np.testing.assert_allclose(affinity[..., channel], (expected - expected.mean()) / expected.std(), atol=1e-5)
+    small = np.asarray(found["small"]["affinity"])
+    assert small.shape == (4, 4, 1) and abs(small.mean()) < 1e-6 and abs(small.std() - 1) < 1e-5
+    assert found["layer"]["other"] is params["layer"]["other"]
+    noise = [np.asarray(set_affinity(params, "normal", None, seed)["layer"]["affinity"]) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(noise[0], noise[1])
+    assert (noise[0] != noise[2]).any()
+
+
+def test_deviation_by_hand():
+    kernels = np.ones((2, 2, 1, 1))
+    kernels[0, 0] = 5  # mean 2: differences 3, -1, -1, -1
+    layers = {"a": {"weights": jnp.array(kernels)}, "b": {"conv": {"weights": jnp.ones((3, 3, 9, 2))}}}
+    found = deviation({"frozen": layers})
+    expected = np.sqrt(12 / 28)
+    np.testing.assert_allclose([found["layers"]["a"], found["layers"]["b/conv"]], [expected, 0], atol=1e-7)
+    np.testing.assert_allclose(found["deviation"], expected / 2)
+    assert deviation({"frozen": {}}) is None
+
+
+def test_with_zeros_a_layer_starts_as_a_depthwise_one_only_away_from_the_border():
+    weights, away = grids(12, hidden_layers=1)
+    inside = weights[3:-3, 3:-3]  # hidden_layers + 2 pixels from the border
+    np.testing.assert_allclose(inside, np.broadcast_to(inside[0, 0], inside.shape), atol=1e-5)  # sums of float32
+    assert away > 0.1
+    weights, away = grids(6)
+    assert all(
+        np.abs(weights - weights[i, j]).max((2, 3)).min(where=np.arange(36).reshape(6, 6) != 6 * i + j, initial=9)
+        > 1e-3
+        for i in range(6)
+        for j in range(6)
+    )  # the paper's last grid: no two kernels are equal
+    assert grids(6, generator_padding="edge")[1] < 1e-6 < away
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.affinity_init": "mean"}, "model.affinity_init 'mean' is unknown; there are: ones, data, normal."),
+        (
+            {"model.affinity_init": "data", "start.checkpoint": "runs/one"},
+            "model.affinity_init 'data' would be undone by start.checkpoint; leave one of them out.",
+        ),
+        ({"model.generator_padding": "wrap"}, "generator_padding='wrap' is not one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, words):
+    config = face_config("smoke", model="mobilenetv2", width=0.1)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises((UserError, ValueError)) as error:
+        jax.eval_shape(FaceJob(config).init_state)
+    assert words in str(error.value)
+
+
+def test_an_operator_without_maps_has_nothing_to_start_from():
+    config = face_config("smoke,operator=depthwise", model="mobilenetv2", width=0.1)
+    config.model.affinity_init = "normal"
+    with pytest.raises(UserError, match="'normal': the operator has no affinity maps; leave it 'ones'"):
+        AffinityStart(config, []).put({"layer": {"kernel": jnp.ones(2)}})
+
+
+def test_runs_of_older_versions_started_from_ones_with_zeros_and_as_the_pictures_are():
+    config = face_config("smoke", model="mobilenetv2", width=0.1).to_dict()
+    old = {**config, "model": dict(config["model"]), "data": dict(config["data"])}
+    del old["model"]["affinity_init"], old["model"]["generator_padding"], old["data"]["augment"]
+    assert complete(old) == config

@@ -19,6 +19,7 @@ from tvconv_jax.analysis.report.__main__ import remake
 from tvconv_jax.errors import UserError
 from tvconv_jax.recipes import Argument, face_config, parse_arguments
 from tvconv_jax.tasks import face
+from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
@@ -264,10 +265,10 @@ def test_the_references_way_to_verify_shows_bgr_and_no_mirror_image():
     x = images / 127.5 - 1
     first = lambda x, c: x[..., c].sum((1, 2))  # noqa: E731
     plain = first(x, 2) + 10 * x[:, 0, 0, 2]
-    embed = face.make_embed(Sum(), mirror=False, channel_order="bgr")
+    embed = make_embed(Sum(), mirror=False, channel_order="bgr")
     np.testing.assert_allclose(embed({}, images)[:, 0], plain, rtol=1e-5)
     mirrored = 2 * first(x, 0) + 10 * (x[:, 0, 0, 0] + x[:, 0, 3, 0])
-    np.testing.assert_allclose(face.make_embed(Sum(), mirror=True)({}, images)[:, 0], mirrored, rtol=1e-5)
+    np.testing.assert_allclose(make_embed(Sum(), mirror=True)({}, images)[:, 0], mirrored, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kinds", "words"), [([True, True], "the same person"), ([False], "different people")])

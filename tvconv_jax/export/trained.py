@@ -15,7 +15,8 @@ from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
 from tvconv_jax.recipes.scale import complete
-from tvconv_jax.tasks.face import FaceJob, embed_all
+from tvconv_jax.tasks.embedding import embed_all
+from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.segmentation import SegmentationJob
 

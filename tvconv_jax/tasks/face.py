@@ -7,11 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +18,7 @@ from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.data.faces import FaceData, load_faces
-from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
 from tvconv_jax.data.transform import strengths_of
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
@@ -29,6 +26,7 @@ from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
+from tvconv_jax.tasks.embedding import embed_all, make_embed
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.run import (
@@ -47,14 +45,12 @@ from tvconv_jax.tasks.run import (
 )
 from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
-from tvconv_jax.training.distributed import is_first, to_host
+from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import command_line, device_description, write_json
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch, replicated
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
-
-Embed = Callable[[Any, jax.Array], jax.Array]
 
 
 class Compared(NamedTuple):
@@ -78,34 +74,6 @@ def make_loss(forward: Forward, head: Head) -> LossFunction:
         return jnp.mean(losses), (batch_stats, {"accuracy": jnp.mean(recognised, dtype=jnp.float32)})
 
     return loss
-
-
-def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") -> Embed:
-    """``(variables, uint8 RGB images) -> [n, d]``.
-
-    Args:
-        model: The linen model.
-        mirror: Whether the embedding of the mirrored picture is added.
-        channel_order: What the model is shown; ``"bgr"`` is how the reference verified, although it trained RGB.
-    """
-
-    @jax.jit
-    def embed(variables: Any, images: jax.Array) -> jax.Array:
-        images = normalise(images if channel_order == "rgb" else images[..., ::-1])
-        embeddings = model.apply(variables, images, train=False)
-        return embeddings + model.apply(variables, images[:, :, ::-1], train=False) if mirror else embeddings
-
-    return embed
-
-
-def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> np.ndarray:
-    """Embeddings of every picture of a source, each once, ``[len(source), d]``."""
-    parts = []
-    size = eval_batch_size(config.eval.batch_size, mesh)
-    rows = local_rows(size, mesh)
-    for batch in eval_batches(source, batch_size=size, image_size=config.data.image_size, rows=rows):
-        parts.append(to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
-    return np.concatenate(parts)
 
 
 def check_pairs(same: Mapping[str, np.ndarray]) -> None:

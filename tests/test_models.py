@@ -144,7 +144,7 @@ def test_a_training_step_equals_the_references_in_float32(name):
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in PAPER_MMACS))
 @pytest.mark.parametrize("operator", ["depthwise", "tvconv"])
 def test_macs_are_table_1s_and_parameters_add_up(name, operator):
-    for width in list_models()[name]:
+    for width in list_models()[name].widths:
         model = create_model(name, width=width, operator=operator)
         cost = count(model, (1, 96, 96, 3))
         assert abs(cost.macs / 1e6 - PAPER_MMACS[name, width]) < 0.01, (name, width)

@@ -139,6 +139,7 @@ def test_every_model_takes_every_operator(name, operator):
 
 def test_lists_name_everything():
     assert set(list_models()) == {"mobilenetv2", "shufflenetv2", "mlp_mixer", "deeplabv3plus"}
+    assert list_models()["shufflenetv2"] == ((0.5, 1.0, 1.5), tuple(OPERATORS))
     assert set(OPERATORS) == set(CASES) | {"tvconv", "depthwise"}
     assert list_operators("mobilenetv2") == list_operators("shufflenetv2") == tuple(OPERATORS)
     assert list_operators("mlp_mixer") == ("baseline",)

@@ -266,7 +266,8 @@ def _runtimes(text: str) -> list[str]:
     return text.split(",")
 
 
-def _batches(text: str) -> list[int]:
+def parse_batches(text: str) -> list[int]:
+    """``"8,16"`` -> ``[1, 8, 16]``, for argparse."""
     values = sorted({1, *map(int, text.split(","))})  # batch 1 is a column of its own
     if values[0] < 1:
         raise argparse.ArgumentTypeError(f"{values[0]} must be at least 1")
@@ -286,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("table", choices=TABLES)
     add("--runtimes", type=_runtimes, default=["onnxruntime", "torch", "inductor", "native"], metavar="NAME,...")
-    add("--batch", type=_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
+    add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
     add("--seconds", type=float, default=1.0, help="per row, batch and number of threads; default 1")
     add("--image-size", type=int, default=96, help="default: 96")
     add("--json", type=Path, metavar="FILE", help="writes all figures there too")

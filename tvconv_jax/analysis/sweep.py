@@ -30,7 +30,7 @@ from tvconv_jax.errors import UserError
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 
-PARTS = ("sweep.json", "report.html")  # of a sweep folder, besides the settings
+PARTS = ("sweep.json", "report.html", "operator_table.json")  # of a sweep folder, besides the settings
 
 # A sweep that is killed takes its run along, so that the same command finds its folder free: PR_SET_PDEATHSIG of
 # linux/prctl.h, which lasts over the exec. Other systems have no such thing.

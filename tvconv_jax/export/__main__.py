@@ -52,18 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tvconv_jax.export.exporting import export
 
     try:
-        print(
-            export(
-                args.workdir,
-                args.out.expanduser().absolute(),
-                formats=args.formats,
-                rank=args.rank,
-                max_loss=args.max_loss,
-                fine_tune_steps=args.fine_tune,
-                precision=args.precision,
-                best=args.best,
-            )
+        exported = export(
+            args.workdir,
+            args.out.expanduser().absolute(),
+            formats=args.formats,
+            rank=args.rank,
+            max_loss=args.max_loss,
+            fine_tune_steps=args.fine_tune,
+            precision=args.precision,
+            best=args.best,
         )
+        print(exported.report)
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

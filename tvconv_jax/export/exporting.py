@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,18 @@ from tvconv_jax.version import versions
 NORMALISATION = "(x / 255 - 0.5) / 0.5"
 
 
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        artifacts: The files that were checked.
+        report: Lines about them, for a person.
+    """
+
+    artifacts: list[Artifact]
+    report: str
+
+
 def export(
     workdir: Path,
     out: Path,
@@ -34,7 +46,7 @@ def export(
     fine_tune_steps: int = 0,
     precision: Precision = "float32",
     best: bool = False,
-) -> str:
+) -> Exported:
     """Exports the model of a workdir.
 
     Args:
@@ -77,7 +89,8 @@ def export(
         images=_channels_first(np.asarray(images)),
         expected=_channels_first(expected),
     )
-    return "\n".join([*lines, *_report(run, found, accuracy, truth, expected), f"Everything is in {out}"])
+    lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
+    return Exported(found, "\n".join(lines))
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

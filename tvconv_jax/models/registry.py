@@ -50,12 +50,26 @@ class Operator(NamedTuple):
         fields: The fields of :func:`create_model` that it takes.
         place: Which field of the model it goes to.
         last_stages: How many of the last stages get it, unless ``stages`` says which; ``None``: all.
+        paper: Where it comes from, in short; its file says more.
     """
 
     module: type[nn.Module]
     fields: tuple[str, ...]
+    paper: str
     place: str = "conv"
     last_stages: int | None = None
+
+
+class Choices(NamedTuple):
+    """What :func:`create_model` takes for a model.
+
+    Attributes:
+        widths: Multipliers of the channels.
+        operators: Spatial operators; ``"baseline"`` is the model with none handed in.
+    """
+
+    widths: tuple[float, ...]
+    operators: tuple[str, ...]
 
 
 FACE = ("embedding_size", "remat")
@@ -71,28 +85,28 @@ MODELS = {
 GENERATOR = ("affinity_channels", "hidden_channels", "hidden_layers", "use_bias", "generator_padding")
 ATTENTION = ("experts", "reduction", "temperature")
 OPERATORS = {
-    "tvconv": Operator(TVConv, (*GENERATOR, "implementation")),
-    "depthwise": Operator(DepthwiseConv, ("use_bias",)),
-    "condconv": Operator(CondConv, ("experts", "use_bias")),
-    "weightnet": Operator(WeightNet, ("use_bias",)),
-    "dyconv_dw": Operator(DyConvDW, (*ATTENTION, "use_bias")),
-    "dyconv_pw": Operator(DyConvPW, ATTENTION, place="pointwise"),
-    "involution": Operator(Involution, ("reduction", "group_channels")),
-    "ddf": Operator(DDF, ("squeeze",)),
+    "tvconv": Operator(TVConv, (*GENERATOR, "implementation"), "Chen et al., CVPR 2022"),
+    "depthwise": Operator(DepthwiseConv, ("use_bias",), "Sandler et al., CVPR 2018"),
+    "condconv": Operator(CondConv, ("experts", "use_bias"), "Yang et al., NeurIPS 2019"),
+    "weightnet": Operator(WeightNet, ("use_bias",), "Ma et al., ECCV 2020"),
+    "dyconv_dw": Operator(DyConvDW, (*ATTENTION, "use_bias"), "Chen et al., CVPR 2020"),
+    "dyconv_pw": Operator(DyConvPW, ATTENTION, "Chen et al., CVPR 2020", place="pointwise"),
+    "involution": Operator(Involution, ("reduction", "group_channels"), "Li et al., CVPR 2021"),
+    "ddf": Operator(DDF, ("squeeze",), "Zhou et al., CVPR 2021"),
     # The paper compares with attention in the last three stages only: on large grids it costs too much.
-    "sasa": Operator(SASA, ("heads",), last_stages=3),
-    "axial": Operator(Axial, ("heads",), last_stages=3),
-    "locally_connected": Operator(LocallyConnected, ("use_bias",)),
-    "tvconv_linear": Operator(TVConvLinear, ("affinity_channels", "use_bias")),
-    "tvconv_lowrank": Operator(TVConvLowrank, ("rank", *GENERATOR)),
-    "tvconv_dynamic": Operator(TVConvDynamic, GENERATOR),
+    "sasa": Operator(SASA, ("heads",), "Ramachandran et al., NeurIPS 2019", last_stages=3),
+    "axial": Operator(Axial, ("heads",), "Wang et al., ECCV 2020", last_stages=3),
+    "locally_connected": Operator(LocallyConnected, ("use_bias",), "TVConv, Eq. 2"),
+    "tvconv_linear": Operator(TVConvLinear, ("affinity_channels", "use_bias"), "TVConv, Eq. 3"),
+    "tvconv_lowrank": Operator(TVConvLowrank, ("rank", *GENERATOR), "ours"),
+    "tvconv_dynamic": Operator(TVConvDynamic, GENERATOR, "TVConv, section 3.3"),
 }
 FIELDS = tuple(dict.fromkeys(field for operator in OPERATORS.values() for field in operator.fields))
 
 
-def list_models() -> dict[str, tuple[float, ...]]:
-    """Names that :func:`create_model` takes, each with its widths."""
-    return {name: model.widths for name, model in MODELS.items()}
+def list_models() -> dict[str, Choices]:
+    """Names that :func:`create_model` takes, each with its widths and its operators."""
+    return {name: Choices(model.widths, list_operators(name)) for name, model in MODELS.items()}
 
 
 def list_operators(name: str) -> tuple[str, ...]:
@@ -114,7 +128,7 @@ def create_model(
 
     Args:
         name: ``"mobilenetv2"``, ``"shufflenetv2"``, ``"mlp_mixer"`` or ``"deeplabv3plus"``.
-        width: Multiplier of the channels, one of ``list_models()[name]``.
+        width: Multiplier of the channels, one of ``list_models()[name].widths``.
         operator: Spatial operator, one of ``list_operators(name)``: ``"tvconv"``, ``"depthwise"`` and those of
             :mod:`tvconv_jax.operators`; for DeepLabV3+ also ``"baseline"``, its atrous convolutions. MLP-Mixer takes
             none, only ``"baseline"``. ``None``: ``"tvconv"`` where there is one.

@@ -48,7 +48,8 @@ def spatial(graph, x, kind, *, side=3, strides=1, bias_map=False, activation="re
     if kind == "per_pixel":
         return graph.add(kind, x, arrays={"weights": drawn(*grid, side * side, c) / side, "bias": bias}, **fields)
     if kind == "low_rank":
-        arrays = {"kernels": drawn(2, side, side, c) / side, "gains": drawn(2, *grid, c), "bias": bias}
+        kernels, gains = drawn(2, side, side, c) / side, drawn(1 if bias_map else 2, *grid, c)
+        arrays = {"kernels": kernels, "gains": gains, "bias": bias}  # with one gain less the first kernel has none
         return graph.add(kind, x, arrays=arrays, **fields)
     fields |= {"padding": side // 2, "dilation": 1, "groups": c}
     return graph.add("conv", x, arrays={"kernel": drawn(side, side, 1, c) / side, "bias": bias}, **fields)

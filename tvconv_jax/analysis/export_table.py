@@ -30,7 +30,8 @@ from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import truncate
-from tvconv_jax.export.onnx_writer import LOWERINGS, to_onnx
+from tvconv_jax.export.moments import second_moments
+from tvconv_jax.export.onnx_writer import lowerings, to_onnx
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
 from tvconv_jax.tasks.run import normalise
@@ -45,7 +46,7 @@ class Variant(NamedTuple):
         precision: In which weights are stored.
         accuracy: Mean over the run's sets, 0 to 1.
         size: Bytes of the PyTorch artifact.
-        energy: Least share, of all layers, that truncation keeps of the kernels' energy.
+        energy: Least share, of all layers, that truncation keeps of the energy of their answers.
     """
 
     workdir: str
@@ -74,8 +75,9 @@ def of_run(
     if all(node.kind != "per_pixel" for node in exact.nodes):
         raise UserError(f"{workdir} holds a model without per-pixel kernels; ranks are theirs.")
     variants, graphs = [], {}
+    moments = second_moments(exact, run.batches()) if set(ranks) - {"exact"} else []
     for rank in ranks:
-        graphs[rank], energy = _of_rank(run, exact, rank, fine_tune_steps)
+        graphs[rank], energy = _of_rank(run, exact, rank, moments, fine_tune_steps)
         function = jax.jit(make_run(graphs[rank]))  # one program for all precisions
         for precision in precisions:
             graph = rounded(graphs[rank], precision)
@@ -87,10 +89,12 @@ def of_run(
     return variants, graphs
 
 
-def _of_rank(run: trained.Trained, exact: Graph, rank: str, steps: int) -> tuple[Graph, float]:
+def _of_rank(
+    run: trained.Trained, exact: Graph, rank: str, moments: Sequence[np.ndarray], steps: int
+) -> tuple[Graph, float]:
     if rank == "exact":
         return exact, 1.0
-    graph, kept = truncate(exact, int(rank))
+    graph, kept = truncate(exact, int(rank), moments)
     if steps:
         target, arrays = make_run(exact), arrays_of(exact)
         graph = fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
@@ -98,11 +102,11 @@ def _of_rank(run: trained.Trained, exact: Graph, rank: str, steps: int) -> tuple
 
 
 def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
-    """Images per second of each rank in onnxruntime, by batch, in turns; exact kernels in their faster lowering."""
+    """Images per second of each rank in onnxruntime, by batch, in turns; each in its faster lowering."""
     models = {}
     for rank, graph in graphs.items():
-        for lowering in LOWERINGS if rank == "exact" else ("",):
-            models[rank, lowering] = to_onnx(graph, "{}", lowering=lowering or LOWERINGS[0], output="embeddings")
+        for lowering in lowerings(graph):
+            models[rank, lowering] = to_onnx(graph, "{}", lowering=lowering, output="embeddings")
     side = next(iter(graphs.values())).shapes[0][0]
     rates = onnx_speed.rates(models, (3, side, side))
     best: dict[str, dict[int, float]] = {}

@@ -16,6 +16,7 @@ from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
 from tvconv_jax.tasks.run import normalise
@@ -119,8 +120,10 @@ def _truncated(
     if not per_pixel:
         raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
 
+    moments = second_moments(exact, run.batches())
+
     def of_rank(terms: int) -> Graph:
-        graph, _ = truncate(exact, terms)
+        graph, _ = truncate(exact, terms, moments)
         if not steps:
             return graph
         target, arrays = make_run(exact), arrays_of(exact)
@@ -130,8 +133,8 @@ def _truncated(
         terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), lines)
     else:
         terms, graph = int(rank), of_rank(int(rank))
-    lines.append(f"rank {terms}; energy kept, layer by layer (least channel):")
-    _, kept = truncate(exact, terms)
+    lines.append(f"rank {terms}; energy of the answers kept, layer by layer (least channel):")
+    _, kept = truncate(exact, terms, moments)
     lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))
     return graph, terms
 

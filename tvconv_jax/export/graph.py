@@ -32,7 +32,8 @@ class Node(NamedTuple):
 
     Attributes:
         kind: ``conv``: kernel ``[k, k, c / groups, d]``, bias ``[d]``. ``per_pixel``: weights ``[ho, wo, k*k, c]``,
-            bias ``[c]`` or ``[ho, wo, c]``. ``low_rank``: kernels ``[r, k, k, c]``, gains ``[r, ho, wo, c]``, bias.
+            bias ``[c]`` or ``[ho, wo, c]``. ``low_rank``: kernels ``[r, k, k, c]``, bias, gains
+            ``[r, ho, wo, c]`` or one less, and then the first kernel has gain 1.
             ``linear``: kernel ``[c, d]``, bias ``[d]``. ``affine``: factor and bias ``[c]``. ``module``: a linen
             module as it is, for what cannot be frozen; its variables by path, ``"params/reduce/kernel"``. ``add``;
             ``concat`` along channels; ``channels``, some of them; ``shuffle``, the halves of the channels interleaved;

@@ -32,13 +32,15 @@ def with_arrays(graph: Graph, arrays: Arrays) -> Graph:
 def make_run(graph: Graph) -> Callable[[Arrays, jax.Array], jax.Array]:
     """``(arrays, images [n, s, s, 3] in [-1, 1]) -> [n, d]`` or, for maps, ``[n, h, w, classes]``."""
 
-    def run(arrays: Arrays, images: jax.Array) -> jax.Array:
-        values = [images]
-        for node, own in zip(graph.nodes, arrays, strict=True):
-            values.append(_OPERATIONS[node.kind](node, own, *(values[i] for i in node.inputs)))
-        return values[-1]
+    return lambda arrays, images: run_all(graph, arrays, images)[-1]
 
-    return run
+
+def run_all(graph: Graph, arrays: Arrays, images: jax.Array) -> list[jax.Array]:
+    """What every node answers; the first is the picture."""
+    values = [images]
+    for node, own in zip(graph.nodes, arrays, strict=True):
+        values.append(_OPERATIONS[node.kind](node, own, *(values[i] for i in node.inputs)))
+    return values
 
 
 def _conv(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -65,10 +67,10 @@ def _per_pixel(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Ar
 
 
 def _low_rank(node: Node, arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    terms = (
-        depthwise_conv(x, kernel.reshape(-1, x.shape[3]), strides=node.fields["strides"]) * gain[None]
-        for kernel, gain in zip(arrays["kernels"], arrays["gains"], strict=True)
-    )
+    kernels, gains, strides = arrays["kernels"], arrays["gains"], node.fields["strides"]
+    terms = [depthwise_conv(x, kernel.reshape(-1, x.shape[3]), strides=strides) for kernel in kernels]
+    plain = len(kernels) - len(gains)
+    terms[plain:] = [term * gain[None] for term, gain in zip(terms[plain:], gains, strict=True)]
     return _finished(node, arrays, functools.reduce(jnp.add, terms))
 
 

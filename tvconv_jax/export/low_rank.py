@@ -1,49 +1,117 @@
 """Per-pixel kernels as a few depthwise convolutions, each times a gain at every pixel.
 
-The kernels of a channel are a matrix of pixels by taps. After training it is nearly of rank 1 or 2 (see the README), so
-its first singular vectors, ``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, are as good as the whole, and
-every runtime has a fast depthwise convolution.
+The kernels of a channel are a matrix of pixels by taps, which after training is nearly of rank 1 or 2 (see the
+README): ``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, and every runtime has a fast depthwise convolution. Of
+two terms or more the first has gain one, ``W = kernel_1[tap] + sum_r gain_r[pixel] * kernel_r[tap]``: one map less to
+store and to multiply with. What is least is not the difference of the kernels but that of their answers, as far as
+second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbours are nearly equal in
+pictures, so a tap too much beside one too little does no harm, and a tap beyond the border has no say.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from tvconv_jax.export.graph import Graph, Node
 
+RIDGE = 1e-6  # of the moments' mean diagonal; without it a direction that no picture has would be free
+ROUNDS = 8  # of alternating least squares, which has settled by then
 
-def truncate(graph: Graph, rank: int) -> tuple[Graph, list[np.ndarray]]:
-    """Replaces per-pixel kernels by their best approximation of a rank.
+
+def truncate(graph: Graph, rank: int, moments: Sequence[np.ndarray] | None = None) -> tuple[Graph, list[np.ndarray]]:
+    """Replaces per-pixel kernels by an approximation of a rank.
 
     Args:
         graph: What to truncate.
-        rank: Terms; ``k * k`` is exact.
+        rank: Depthwise convolutions in all; ``k * k`` is exact.
+        moments: Of every per-pixel layer, ``[ho, wo, k*k, k*k, c]``, as
+            :func:`tvconv_jax.export.moments.second_moments` finds them; ``None``: the difference of the kernels
+            themselves is least.
 
     Returns:
-        The graph, and for every per-pixel layer the share of the energy (sum of squares) kept in each channel.
+        The graph, and for every per-pixel layer the share of the energy that is kept in each channel: the sum of
+        squares of its answers or, without moments, of its kernels.
     """
-    kept = []
+    kept, of_layers = [], iter(moments or ())
 
     def change(node: Node) -> Node:
         if node.kind != "per_pixel":
             return node
-        changed, share = _truncated(node, rank)
+        changed, share = _truncated(node, rank, None if moments is None else next(of_layers))
         kept.append(share)
         return changed
 
     return graph.map(change), kept
 
 
-def _truncated(node: Node, rank: int) -> tuple[Node, np.ndarray]:
+def _truncated(node: Node, rank: int, moments: np.ndarray | None) -> tuple[Node, np.ndarray]:
     weights = node.arrays["weights"].astype(np.float64)
     height, width, taps, channels = weights.shape
-    left, values, right = np.linalg.svd(weights.reshape(-1, taps, channels).transpose(2, 0, 1), full_matrices=False)
-    rank, side = min(rank, values.shape[1]), math.isqrt(taps)
-    # Kernels of unit length would leave all size to the gains; halves of it suit few bits better.
-    root = np.sqrt(values[:, None, :rank])
-    gains = (left[:, :, :rank] * root).transpose(2, 1, 0).reshape(rank, height, width, channels)
-    kernels = (right[:, :rank].transpose(0, 2, 1) * root).transpose(2, 1, 0).reshape(rank, side, side, channels)
-    energy = np.square(values)
-    share = energy[:, :rank].sum(1) / np.maximum(energy.sum(1), np.finfo(np.float64).tiny)
-    arrays = {"kernels": kernels, "gains": gains, "bias": node.arrays["bias"]}
-    return Node("low_rank", node.inputs, arrays, node.fields), share
+    weights = weights.reshape(-1, taps, channels).transpose(2, 0, 1)  # [c, pixels, t]
+    metric = np.broadcast_to(np.eye(taps), (channels, 1, taps, taps))
+    if moments is not None:
+        metric = moments.reshape(-1, taps, taps, channels).transpose(3, 0, 1, 2).astype(np.float64)
+        size = np.trace(metric.mean(1), axis1=1, axis2=2) / taps
+        # A channel that is always 0 has no moments.
+        metric = metric + np.where(size > 0, RIDGE * size, 1.0)[:, None, None, None] * np.eye(taps)
+    rank, side = min(rank, *weights.shape[1:]), math.isqrt(taps)
+    plain = int(1 < rank < min(weights.shape[1:]))  # all terms are exact without it
+    gains, kernels = _decomposed(weights, rank, plain, np.linalg.cholesky(metric.mean(1)))
+    if moments is not None and rank < min(weights.shape[1:]):
+        gains, kernels = _refined(weights, metric, gains, kernels, plain)
+    lost, energy = (_energy(a, metric) for a in (weights - gains @ kernels, weights))
+    gains, kernels = _balanced(gains, kernels, plain)
+    arrays = {
+        "kernels": kernels.transpose(1, 2, 0).reshape(rank, side, side, channels),
+        "gains": gains[:, :, plain:].transpose(2, 1, 0).reshape(rank - plain, height, width, channels),
+        "bias": node.arrays["bias"],
+    }
+    return Node("low_rank", node.inputs, arrays, node.fields), 1 - lost / np.maximum(energy, np.finfo(float).tiny)
+
+
+def _decomposed(weights: np.ndarray, rank: int, plain: int, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gains ``[c, pixels, r]`` and kernels ``[c, r, t]``, the best for one metric ``root root'`` at all pixels."""
+    first = weights.mean(1, keepdims=True)[:, :plain]
+    left, values, right = np.linalg.svd((weights - first.sum(1, keepdims=True)) @ root, full_matrices=False)
+    terms = rank - plain
+    gains = np.concatenate([np.ones_like(left[:, :, :plain]), left[:, :, :terms] * values[:, None, :terms]], axis=2)
+    return gains, np.concatenate([first, right[:, :terms] @ np.linalg.inv(root)], axis=1)
+
+
+def _refined(
+    weights: np.ndarray, metric: np.ndarray, gains: np.ndarray, kernels: np.ndarray, plain: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Alternating least squares with a metric of its own at every pixel: gains for given kernels, and the reverse."""
+    channels, pixels, taps = weights.shape
+    rank, flat = kernels.shape[1], metric.reshape(channels, pixels, taps * taps)
+    answers = np.einsum("cptu,cpu->cpt", metric, weights)
+    for _ in range(ROUNDS):
+        pairs = np.einsum("crt,csu->cturs", kernels, kernels).reshape(channels, taps * taps, rank * rank)
+        squares = (flat @ pairs).reshape(channels, pixels, rank, rank)
+        aims = answers @ kernels.transpose(0, 2, 1) - squares[..., :plain].sum(-1)
+        gains[:, :, plain:] = _solved(squares[:, :, plain:, plain:], aims[:, :, plain:])
+        pairs = np.einsum("cpr,cps->crsp", gains, gains).reshape(channels, rank * rank, pixels)
+        squares = (pairs @ flat).reshape(channels, rank, rank, taps, taps).transpose(0, 1, 3, 2, 4)
+        aims = (gains.transpose(0, 2, 1) @ answers).reshape(channels, rank * taps)
+        kernels = _solved(squares.reshape(channels, rank * taps, rank * taps), aims).reshape(kernels.shape)
+    return gains, kernels
+
+
+def _solved(matrices: np.ndarray, aims: np.ndarray) -> np.ndarray:
+    """``matrices x = aims`` for positive semidefinite matrices of any size; where they are zero so is ``x``."""
+    scale = np.sqrt(np.maximum(np.einsum("...ii->...i", matrices), 1e-200))
+    scaled = matrices / scale[..., :, None] / scale[..., None, :] + 1e-9 * np.eye(matrices.shape[-1])
+    return np.linalg.solve(scaled, (aims / scale)[..., None])[..., 0] / scale
+
+
+def _energy(kernels: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    return np.sum((metric @ kernels[..., None])[..., 0] * kernels, axis=(1, 2))
+
+
+def _balanced(gains: np.ndarray, kernels: np.ndarray, plain: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gains and their kernels of one size, which suits few bits better than kernels of unit length."""
+    tiny = np.finfo(float).tiny
+    half = np.sqrt(np.maximum(np.linalg.norm(gains, axis=1), tiny) / np.maximum(np.linalg.norm(kernels, axis=2), tiny))
+    half[:, :plain] = 1
+    return gains / half[:, None], kernels * half[:, :, None]

@@ -238,7 +238,7 @@ class Plan:
         node, arrays, c = self._nodes[number - 1], self._arrays[number - 1], x.channels
         kind, strides, bias = node["kind"], node["fields"]["strides"], arrays["bias"]
         height, width = grid = [(length - 1) // strides + 1 for length in x.grid]
-        rank = len(arrays["gains"]) if kind == "low_rank" else 1
+        rank = len(arrays["kernels"]) // c if kind == "low_rank" else 1
         if kind == "per_pixel":
             taps = len(arrays["weights"])
             packed = channels.pack(arrays["weights"].reshape(taps, c, height, width), 1, (3, 1, 4, 0, 2))
@@ -247,7 +247,9 @@ class Plan:
             taps = kernel.shape[-1] ** 2
             packed = channels.pack(kernel.reshape(rank, c, taps), 1, (1, 0, 3, 2))
         if kind == "low_rank":
-            weights["gains"] = channels.pack(arrays["gains"].reshape(rank, c, height, width), 1, (3, 1, 0, 4, 2))
+            gains = arrays["gains"].reshape(-1, c, height, width)
+            gains = np.concatenate([np.ones_like(gains[: rank - len(gains)]), gains])  # the first may have none
+            weights["gains"] = channels.pack(gains, 1, (3, 1, 0, 4, 2))
         side = round(taps**0.5)
         if side**2 != taps or side % 2 == 0 or side > 63:
             raise Unsupported(f"a kernel of {taps} taps")

@@ -13,6 +13,12 @@ from tvconv_jax.ops import output_grid
 #   slices  pad; k*k times slice, multiply, add
 #   unfold  one grouped convolution that copies the k*k neighbours into channels; multiply; sum over groups of channels
 LOWERINGS = ("slices", "unfold")
+# How kernels of low rank are written:
+#   sums    depthwise convolutions; multiply; add
+#   convs   the same, but what comes behind the products is done by 1x1 depthwise convolutions with kernels of 1: the
+#           sum, the bias and the clipping. onnxruntime on x86 computes convolutions in blocks of channels; what is not
+#           one costs a copy out of the blocks and one back
+LOW_RANK_LOWERINGS = ("sums", "convs")
 
 
 class Builder:
@@ -24,7 +30,7 @@ class Builder:
     """
 
     def __init__(self, lowering: str) -> None:
-        """With one of ``LOWERINGS``."""
+        """With one of ``LOWERINGS`` or ``LOW_RANK_LOWERINGS``."""
         self._lowering = lowering
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -49,10 +55,10 @@ class Builder:
         """With another shape behind the batch axis."""
         return self.op("Reshape", [x, self.integers(0, *shape)])
 
-    def grouped(self, x: str, kernel: str, side: int, groups: int, strides: int) -> str:
-        """A grouped convolution that keeps the grid, but for its strides."""
+    def grouped(self, x: str, kernel: str, side: int, groups: int, strides: int, *bias: str) -> str:
+        """A grouped convolution that keeps the grid, but for its strides; with a bias or without."""
         fields = {"kernel_shape": [side] * 2, "strides": [strides] * 2, "pads": [side // 2] * 4, "group": groups}
-        return self.op("Conv", [x, kernel], **fields)
+        return self.op("Conv", [x, kernel, *bias], **fields)
 
     def neighbours(self, x: str, channels: int, side: int, strides: int = 1) -> str:
         """What every tap of a window sees, ``[n, c * k * k, ho, wo]``, zeros outside; one grouped convolution."""

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from tvconv_jax.export import onnx_modules
 from tvconv_jax.export.graph import Graph, Node
-from tvconv_jax.export.onnx_builder import LOWERINGS, Builder
+from tvconv_jax.export.onnx_builder import LOW_RANK_LOWERINGS, LOWERINGS, Builder
 from tvconv_jax.export.precision import Precision, in_bits
 
 OPSET, IR_VERSION = 17, 8
@@ -20,7 +20,7 @@ def lowerings(graph: Graph) -> tuple[str, ...]:
     for node in graph.nodes:
         if node.kind == "per_pixel" or type(node.fields.get("module")) in onnx_modules.WINDOWS:
             return LOWERINGS
-    return ("",)
+    return LOW_RANK_LOWERINGS if any(node.kind == "low_rank" for node in graph.nodes) else ("",)
 
 
 def to_onnx(
@@ -31,7 +31,7 @@ def to_onnx(
     Args:
         graph: What to write, as :func:`tvconv_jax.export.precision.rounded` left it.
         metadata: JSON, kept under the key ``tvconv_jax``.
-        lowering: Of per-pixel kernels, one of ``LOWERINGS``.
+        lowering: One of :func:`lowerings`.
         precision: In which weights are stored; a runtime makes them float32 once, when it loads them.
         output: Name of the output.
 
@@ -112,15 +112,37 @@ class Writer(Builder):
         return self._activated(y, node.fields["activation"])
 
     def _low_rank(self, node: Node, inputs: list[str], shape: tuple) -> str:
-        rank, side = node.arrays["kernels"].shape[:2]
-        total = ""
-        for r in range(rank):
-            kernel = self.weight(node, "kernels", lambda a, r=r: a[r].transpose(2, 0, 1)[:, None])
+        (rank, side, _, channels), total = node.arrays["kernels"].shape, ""
+        plain = rank - len(node.arrays["gains"])
+
+        def term(r: int, *bias: str) -> str:
+            kernel = self.weight(node, "kernels", lambda a: a[r].transpose(2, 0, 1)[:, None])
+            return self.grouped(inputs[0], kernel, side, channels, node.fields["strides"], *bias)
+
+        for r in range(len(node.arrays["gains"])):
             gain = self.weight(node, "gains", lambda a, r=r: a[r].transpose(2, 0, 1)[None])
-            y = self.grouped(inputs[0], kernel, side, shape[2], node.fields["strides"])
-            term = self.op("Mul", [y, gain])
-            total = self.op("Add", [total, term]) if total else term
-        return self._finished(total, node)
+            gained = self.op("Mul", [term(plain + r), gain])
+            total = self.op("Add", [total, gained]) if total else gained
+        if node.arrays["bias"].ndim > 1:
+            return self._finished(self.op("Add", [term(0), total]) if plain else total, node)
+        return self._summed(node, total, term if plain else None)
+
+    def _summed(self, node: Node, gained: str, first: Callable[..., str] | None) -> str:
+        """The gained terms with the first one, which has no gain, if there is one; the bias, and the activation."""
+        convs, activation = self._lowering == "convs", node.fields["activation"]
+        if first is None and not convs:
+            return self._finished(gained, node)
+        bias = self.constant(node.arrays["bias"])
+        if first is None:
+            return self._activated(self._copied(gained, node, bias), activation)
+        total = self.op("Add", [first(0, bias), self._copied(gained, node) if convs else gained])
+        # A sum is computed within a convolution, and so is a Relu behind it, but no Clip.
+        return self._activated(self._copied(total, node) if convs and activation == "relu6" else total, activation)
+
+    def _copied(self, x: str, node: Node, *bias: str) -> str:
+        """By a 1x1 depthwise convolution with kernels of 1; with a bias or without."""
+        channels = node.arrays["kernels"].shape[3]
+        return self.grouped(x, self.constant(np.ones((channels, 1, 1, 1), np.float32)), 1, channels, 1, *bias)
 
     def _per_pixel(self, node: Node, inputs: list[str], shape: tuple) -> str:
         lower = self._unfolded if self._lowering == "unfold" else self._sliced

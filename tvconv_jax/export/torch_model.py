@@ -65,10 +65,10 @@ def per_pixel(fields, arrays, x):
 
 
 def low_rank(fields, arrays, x):
-    """A few depthwise convolutions, each times a gain at every pixel."""
+    """A few depthwise convolutions, each times a gain at every pixel; with one gain less the first has none."""
     gains, bias = arrays["gains"], arrays["bias"]
-    total = 0
-    for kernel, gain in zip(arrays["kernels"].chunk(len(gains)), gains, strict=True):
+    total, kernels = 0, arrays["kernels"].split(gains.shape[1])
+    for gain, kernel in zip([1.0] * (len(kernels) - len(gains)) + list(gains), kernels, strict=True):
         total = total + gain * F.conv2d(x, kernel, None, fields["strides"], kernel.shape[2] // 2, 1, len(kernel))
     return ACTIVATIONS[fields["activation"]](total + (bias[:, None, None] if bias.ndim == 1 else bias))
 

@@ -226,6 +226,20 @@ def test_evidence_comes_back_as_it_was_kept(tmp_path):
     assert evidence.load(tmp_path) is None
 
 
+def test_a_report_is_made_again_where_the_data_is_gone(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    config, found, data = faces_run(workdir)
+    page = written(workdir, config, found, data)
+    evidence.save(workdir, found)
+    command.main([str(workdir), "--pictures"])
+    again = (workdir / "report.html").read_text()
+    assert f"wrote {workdir / 'report.html'}" in capsys.readouterr().out
+    assert "The data of this run was not at hand" in again and "image/jpeg" not in again
+    rest = [re.sub('<section id="worst".*?</section>', "", text) for text in (again, page)]
+    key = 'report_pictures</th><td class="words"><code>'
+    assert rest[0].replace(f"{key}True", f"{key}False") == rest[1]
+
+
 def test_an_older_run_asks_for_no_pictures():
     assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_pictures": False, "batch_size": 2}
     assert "eval" not in complete({"task": "frontal"})

@@ -8,11 +8,11 @@ from urllib.parse import quote
 import numpy as np
 
 from tvconv_jax.analysis.report.common import command_block, short
-from tvconv_jax.analysis.report.html import Html, joined, table, tag
+from tvconv_jax.analysis.report.html import Html, joined, markup, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section, page, paragraphs
 from tvconv_jax.analysis.report.plots import Labels, Point, scatter
 from tvconv_jax.analysis.report.run import NAME
-from tvconv_jax.training.logging import command_line, write_text
+from tvconv_jax.training.logging import command_line
 
 
 class Entry(NamedTuple):
@@ -65,11 +65,13 @@ def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry
     if command := command_line():
         text = paragraphs("Runs that ended are not repeated; those that failed or were stopped go on.")
         sections.append(Section("rerun", "How to run it again", joined([command_block(command), text])))
-    write_text(out / NAME, page(title, lead, figures, sections))
+    (out / NAME).write_text(page(title, lead, figures, sections))  # by whichever job of an array ends last
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds; the mean alone where there is one."""
+    """Mean ± standard deviation over seeds; the mean alone where there is one, a dash where there is none."""
+    if not values:
+        return "-"
     return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
 
 
@@ -91,7 +93,7 @@ def _table(out: Path, settings: Mapping[str, Sequence[Entry]], ended: Mapping[st
         rate = f"{np.median([result['images_per_second'] for result in results]):.0f}"
         accuracies = [[100 * r["verification"][s]["accuracy"] for r in results if s in r["verification"]] for s in sets]
         mean = tag("b", spread([100 * result["mean_accuracy"] for result in results]))
-        cells = [mean, links, *numbers, rate, *(spread(values) if values else "-" for values in accuracies)]
+        cells = [mean, links, *numbers, rate, *map(spread, accuracies)]
         rows.append([name, *cells])
     head = ["setting", "mean accuracy %", "reports of seeds", "MACs", "parameters", "in training", "pictures/s", *sets]
     caption = "Accuracies in %, mean ± standard deviation over seeds; parameters of the frozen model; speed in training"
@@ -102,7 +104,7 @@ def _link(out: Path, run: Entry) -> Html:
     """To the run's own report, where it has one."""
     report = run.workdir / NAME
     if not report.exists():
-        return tag("span", str(run.seed), " not ended" if not run.results else "", class_="failed")
+        return markup(run.seed) if run.results else tag("span", f"{run.seed} not ended", class_="failed")
     return tag("a", str(run.seed), href=quote(str(report.relative_to(out))), aria_label=f"report of seed {run.seed}")
 
 

@@ -20,7 +20,7 @@ from tvconv_jax.analysis.report.html import Html, table, tag
 from tvconv_jax.analysis.report.pictures import map_strip
 from tvconv_jax.analysis.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
 from tvconv_jax.analysis.report.run import shows_pictures, write_report
-from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
+from tvconv_jax.analysis.report.sweep import Cells, Entry, write_sweep_report
 from tvconv_jax.data.faces import FaceData
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.metrics.roc import accepted_at, roc
@@ -104,7 +104,9 @@ def reports(tmp_path_factory):
         Entry(f"a {EVIL}", 0, base / "a" / "seed0", None, f"exit code 1: {EVIL}"),
         Entry("other", 0, base / "other" / "seed0", {**better, "complexity": {**better["complexity"], "macs": 8e6}}),
     ]
-    write_sweep_report(base, f"Table {EVIL}", f"A note {EVIL}.", entries)
+    rows = {entry.setting: ["3.00", "81.25 ± 1.00"] if entry.results else ["", ""] for entry in entries}
+    cells = Cells([f"MACs {EVIL}", "mean accuracy %"], rows)
+    write_sweep_report(base, f"Table {EVIL}", f"A note {EVIL}.", entries, cells)
     return {"real": real, "drawn": drawn, "sweep": (base / "report.html").read_text()}
 
 
@@ -210,9 +212,11 @@ def test_a_report_says_what_a_reader_asks(reports):
 
 def test_a_sweep_compares_its_runs_and_shows_what_failed(reports):
     page = reports["sweep"]
-    assert "82.25 ± 1.00" in page  # 81.25 and 83.25
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "setting reports of seeds mean accuracy % MACs" in text  # accuracy first, for a phone
+    assert "tvconv 0 , 1 81.25 ± 1.00 3.00" in text and "best mean accuracy: other 83.25 %" in text
     assert '<a href="tvconv/seed0/report.html" aria-label="report of seed 0">0</a>' in page
-    assert "none ended" in page and f"exit code 1: {html.escape(EVIL)}" in page and "3 of 4 runs ended" in page
+    assert "0 not ended" in text and f"exit code 1: {html.escape(EVIL)}" in page and "3 of 4 runs ended" in page
 
 
 def test_evidence_comes_back_as_it_was_kept(tmp_path):

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
-from tvconv_jax.analysis.sweep_table import show
+from tvconv_jax.analysis.sweep_table import cells_of, show
 from tvconv_jax.errors import UserError
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -185,15 +185,15 @@ def _run_all(
             failed[run] = error
             print(f"  failed: {error}", flush=True)
     results = read(runs)
+    by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:
         out.mkdir(parents=True, exist_ok=True)
         (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
-        by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(show(sweep, by_setting))
     if results or failed:
         entries = [Entry(r.setting.name, r.seed, r.workdir, results.get(r), failed.get(r)) for r in runs]
-        write_sweep_report(out, sweep.title, sweep.note, entries)
+        write_sweep_report(out, sweep.title, sweep.note, entries, cells_of(sweep, by_setting))
         print(f"Report: {out / 'report.html'}")
     for run, error in failed.items():
         print(f"failed: {run.setting.folder}, seed {run.seed}: {error}")

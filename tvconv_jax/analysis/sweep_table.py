@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tvconv_jax.analysis.report.sweep import spread
+from tvconv_jax.analysis.report.sweep import MEAN, Cells, spread
 from tvconv_jax.analysis.sweep_file import Setting, Sweep
 
 Results = Sequence[Mapping[str, Any]]
@@ -20,24 +20,33 @@ def show(sweep: Sweep, results: Mapping[Setting, Results]) -> Table:
         sweep: The sweep.
         results: ``results.json`` of its runs that ended.
     """
-    sets = list(
-        dict.fromkeys(name for found in results.values() for result in found for name in result["verification"])
-    )
-    columns = ["MACs M", "params K", "in training K", "img/s", *sets, "mean accuracy %", *sweep.columns]
-    published = [column for column in columns if any(column in setting.paper for setting in sweep.settings)]
+    cells = cells_of(sweep, results)
     table = Table(title=sweep.title, caption=sweep.note or None)
-    for column in ("setting", "seeds", *columns, *(f"paper: {column}" for column in published)):
+    for column in ("setting", "seeds", *cells.columns):
         table.add_column(column, justify="left" if column == "setting" else "right")
     group = None
     for setting in sweep.settings:
         if setting.group != group and table.row_count:
             table.add_section()
         group = setting.group
+        table.add_row(setting.name, str(len(results.get(setting, []))), *cells.rows[setting.name])
+    return table
+
+
+def cells_of(sweep: Sweep, results: Mapping[Setting, Results]) -> Cells:
+    """The columns of the table, besides setting and seeds, and what stands in them."""
+    sets = list(
+        dict.fromkeys(name for found in results.values() for result in found for name in result["verification"])
+    )
+    columns = ["MACs M", "params K", "in training K", "img/s", *sets, MEAN, *sweep.columns]
+    published = [column for column in columns if any(column in setting.paper for setting in sweep.settings)]
+    rows = {}
+    for setting in sweep.settings:
         found = results.get(setting, [])
         cells = [*_cost(found), *_accuracies(found, sets, sweep.columns)] if found else [""] * len(columns)
         paper = [f"{setting.paper[column]:.2f}" if column in setting.paper else "-" for column in published]
-        table.add_row(setting.name, str(len(found)), *cells, *paper)
-    return table
+        rows[setting.name] = [*cells, *paper]
+    return Cells([*columns, *(f"paper: {column}" for column in published)], rows)
 
 
 def _cost(found: Results) -> list[str]:

@@ -60,7 +60,7 @@ def figures(results: Mapping[str, Any], metrics: list[dict[str, float]]) -> list
     ]
 
 
-def affinity(maps: Mapping[str, np.ndarray]) -> list[Section]:
+def affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Section]:
     """The affinity maps of every layer; no section where the operator has none."""
     if not maps:
         return []
@@ -73,9 +73,11 @@ def affinity(maps: Mapping[str, np.ndarray]) -> list[Section]:
         digits = 2 if high == low else max(2, 1 - math.floor(math.log10(high - low)))  # enough to tell them apart
         grid = f" {height}x{width}, {low:.{digits}f} (black) to {high:.{digits}f} (white)"
         tiles.append(tag("figure", tag("figcaption", tag("b", name), grid), picture))
+    start = settings["model"].get("affinity_init", "ones")
+    began = "They start at 1 everywhere: what is to be seen here was learnt" if start == "ones" else f"Start: {start}"
     text = (
         "Every layer learns a few maps of its own grid; from their values at a pixel its generator makes the kernel of "
-        "that pixel. They start at 1 everywhere: what is to be seen here was learnt. Greys are of one layer, over "
+        f"that pixel. {began}. Greys are of one layer, over "
         "all its maps; layers come from the largest grid to the smallest."
     )
     return [Section("affinity", "Affinity maps", joined([paragraphs(text), tag("div", *tiles, class_="tiles")]))]

@@ -63,7 +63,7 @@ def write_report(
     sections = [
         *own.sections,
         Section("curves", "Training", joined(drawn)),
-        *common.affinity(evidence.affinity),
+        *common.affinity(evidence.affinity, settings),
         Section("cost", "Cost and sizes", common.cost(results, settings, workdir)),
         Section("rerun", "How to run it again", common.rerun(results, workdir)),
         Section("config", "Config and versions", common.config(settings, results["versions"])),

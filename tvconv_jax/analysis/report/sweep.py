@@ -7,12 +7,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from tvconv_jax.analysis.report.common import command_block, short
+from tvconv_jax.analysis.report.common import command_block
 from tvconv_jax.analysis.report.html import Html, joined, markup, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section, page, paragraphs
 from tvconv_jax.analysis.report.plots import Labels, Point, scatter
 from tvconv_jax.analysis.report.run import NAME
 from tvconv_jax.training.logging import command_line
+
+MEAN = "mean accuracy %"
 
 
 class Entry(NamedTuple):
@@ -33,7 +35,19 @@ class Entry(NamedTuple):
     fault: str | None = None
 
 
-def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry]) -> None:
+class Cells(NamedTuple):
+    """The table of a sweep, besides settings and seeds.
+
+    Attributes:
+        columns: Titles.
+        rows: As many cells, by setting.
+    """
+
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[str]]
+
+
+def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry], cells: Cells) -> None:
     """Writes ``OUT/report.html``.
 
     Args:
@@ -41,6 +55,7 @@ def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry
         title: Of the sweep.
         note: What to know when reading.
         entries: All its runs, in the order of its settings.
+        cells: What is printed of them.
     """
     settings: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -58,7 +73,7 @@ def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry
         figures.append(Figure(f"{100 * _mean(ended[best]):.2f} %", f"best mean accuracy: {best}"))
     sections = []
     if done:
-        body = [*([paragraphs(note)] if note else []), _table(out, settings, ended), _plot(ended)]
+        body = [*([paragraphs(note)] if note else []), _table(out, settings, cells), _plot(ended)]
         sections = [Section("results", "Results", joined(body))]
     if missing:
         sections.append(Section("missing", "Runs that have not ended", _missing(out, missing)))
@@ -79,25 +94,15 @@ def _mean(runs: Sequence[Entry]) -> float:
     return float(np.mean([run.results["mean_accuracy"] for run in runs]))
 
 
-def _table(out: Path, settings: Mapping[str, Sequence[Entry]], ended: Mapping[str, Sequence[Entry]]) -> Html:
-    sets = list(dict.fromkeys(name for runs in ended.values() for run in runs for name in run.results["verification"]))
+def _table(out: Path, settings: Mapping[str, Sequence[Entry]], cells: Cells) -> Html:
+    order = sorted(range(len(cells.columns)), key=lambda i: cells.columns[i] != MEAN)  # on a phone it is seen first
     rows = []
     for name, runs in settings.items():
-        if not ended[name]:
-            rows.append([name, tag("span", "none ended", class_="failed"), *[""] * (5 + len(sets))])
-            continue
         links = joined([_link(out, run) for run in runs], ", ")
-        results = [run.results for run in ended[name]]
-        cost = results[0]["complexity"]
-        numbers = [short(cost[key]) for key in ("macs", "params", "train_params")]
-        rate = f"{np.median([result['images_per_second'] for result in results]):.0f}"
-        accuracies = [[100 * r["verification"][s]["accuracy"] for r in results if s in r["verification"]] for s in sets]
-        mean = tag("b", spread([100 * result["mean_accuracy"] for result in results]))
-        cells = [mean, links, *numbers, rate, *map(spread, accuracies)]
-        rows.append([name, *cells])
-    head = ["setting", "mean accuracy %", "reports of seeds", "MACs", "parameters", "in training", "pictures/s", *sets]
+        rows.append([name, links, *(cells.rows[name][i] for i in order)])
+    head = ["setting", "reports of seeds", *(cells.columns[i] for i in order)]
     caption = "Accuracies in %, mean ± standard deviation over seeds; parameters of the frozen model; speed in training"
-    return table(caption, head, rows, words=(0, 2))
+    return table(caption, head, rows, words=(0, 1))
 
 
 def _link(out: Path, run: Entry) -> Html:

@@ -13,29 +13,31 @@ from PIL import Image
 from tvconv_jax.analysis import envelope, figures, map_figures, sensitivity
 from tvconv_jax.analysis.picture_sets import open_sets
 from tvconv_jax.analysis.pixel_figure import measure_pixels
+from tvconv_jax.analysis.sweep import load_sweep
 from tvconv_jax.analysis.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.analysis.variance_figure import choose_layer, features_of, layers_of, measure_variance
 from tvconv_jax.errors import UserError
 from tvconv_jax.export.trained import load
 from tvconv_jax.recipes import face_config
-from tvconv_jax.tasks import face
+from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks.run import run
 from tvconv_jax.tasks.start import read_checkpoint
 from tvconv_jax.training.maps import map_files, read_maps
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Eight steps of TVConv in the first stage, looked at after four and eight; its config and its workdir."""
+    """Eight steps of TVConv in the first stage, looked at after four and eight; the workdir."""
     workdir = tmp_path_factory.mktemp("figures") / "run"
     config = face_config("smoke", model="mobilenetv2", width=0.1)
     config.train.eval_every = 1.0
     with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
-        face.train(config, workdir)
-    return config, workdir
+        run(FaceJob(config), workdir)  # what face.train adds, a last verification and the report, is not needed here
+    return workdir
 
 
 def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(trained):
-    _, workdir = trained
+    workdir = trained
     files = map_files(workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line["step"] for line in lines if "score" in line]
@@ -142,6 +144,18 @@ def test_curves_begin_with_strength_0_and_follow_the_strengths():
     assert numbers == {"scale": [(0, 83), (0.1, 82), (0.2, 80)], "shear": [(0, 83), (10, 81)]}
 
 
+def test_the_projects_own_sweeps_fit_their_figures(tmp_path):
+    def outcomes(name):
+        settings = load_sweep(f"configs/sweeps/{name}.py").settings
+        return [(setting.group, setting.label, 5, [80]) for setting in settings]
+
+    found = sensitivity.curves(read_sweeps([sweep_folder(tmp_path / "figure10", *outcomes("figure10"))]))
+    assert list(found) == ["rotation", "shear", "scale", "translation"] == list(sensitivity.UNITS)
+    for lines in found.values():
+        assert {operator: len(points) for operator, points in lines.items()} == {"tvconv": 4, "depthwise": 4}
+    drawn("figure4", sweep_folder(tmp_path / "table1", *outcomes("table1")), f"--out={tmp_path}/out")
+
+
 def test_pixels_by_hand():
     """Two pictures of 1x2 pixels: one pixel is 10 and 30, the other 7 twice."""
     pictures = np.zeros((2, 1, 2, 3), np.uint8)
@@ -185,7 +199,7 @@ def test_tiles_and_choices_of_maps_by_hand():
 
 
 def test_figures_of_a_workdir(trained, tmp_path, capsys):
-    _, workdir = trained
+    workdir = trained
     out = f"--out={tmp_path / 'out'}"
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -202,26 +216,26 @@ def test_figures_of_a_workdir(trained, tmp_path, capsys):
 
 
 def test_the_spread_pictures_of_a_set_and_features_of_a_layer(trained):
-    _, workdir = trained
+    workdir = trained
     train = open_sets(workdir)[0]
     (four,) = train.batches(4)
     every = np.concatenate(list(train.batches(10**6)))
     assert len(every) == len(train.source) == 64
     np.testing.assert_array_equal(four, every[[0, 21, 42, 63]])
-    run = load(workdir)
-    layers = layers_of(run.model, run.variables, 24)
+    found = load(workdir)
+    layers = layers_of(found.model, found.variables, 24)
     assert list(layers)[:3] == ["pixels", "stem", "block_1"] and layers["block_2"] == (12, 12)
     assert choose_layer(layers, None) == "block_6" and choose_layer(layers, "stem") == "stem"
     with pytest.raises(UserError, match="--layer=block_99 is unknown; there are: pixels, stem, block_1, "):
         choose_layer(layers, "block_99")
-    pixels = features_of(run.model, run.variables, "pixels")(four)
+    pixels = features_of(found.model, found.variables, "pixels")(four)
     np.testing.assert_allclose(pixels, four / 127.5 - 1, atol=1e-6)
-    last = features_of(run.model, run.variables, "last")(four)
+    last = features_of(found.model, found.variables, "last")(four)
     assert last.shape == (4, 2, 2, 512) and last.min() >= 0  # behind a ReLU6
 
 
 def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_not(trained, tmp_path, capsys):
-    _, workdir = trained
+    workdir = trained
     old = tmp_path / "old"
     shutil.copytree(workdir, old, ignore=shutil.ignore_patterns("maps"))
     assert drawn("figure5", old, f"--out={tmp_path / 'out'}") == ["figure5_top.pdf", "figure5_top.png"]

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
             add("--pictures", type=_positive, default=1000, metavar="N", help="at most so many of a set; default 1000")
         if name == "figure1e":
             add("--layer", default=None, help="part of the model; default: the deepest on a quarter of the side")
-            add("--set", default="train", metavar="NAME", help="which set of a workdir; default train")
+            add("--set", default=None, metavar="NAME", help="which set of a workdir; default: its training pictures")
         if name == "figure11":
             add("--side", type=_positive, default=96, help="to which pictures of folders are brought; default 96")
     return parser

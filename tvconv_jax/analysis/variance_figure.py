@@ -114,16 +114,14 @@ def features_of(model: nn.Module, variables: Any, layer: str) -> Callable[[np.nd
     return lambda images: np.asarray(features(images))
 
 
-def figure1e(
-    targets: Sequence[Path], out: Path, *, layer: str | None = None, chosen: str = "train", pictures: int = 1000
-) -> list[Path]:
+def figure1e(targets: Sequence[Path], out: Path, *, layer: str | None, chosen: str | None, pictures: int) -> list[Path]:
     """Writes ``figure1e``: both variances of every set as bars, and where cross-image variance lies.
 
     Args:
         targets: A workdir, whose model gives the features; then any folders of pictures, or workdirs, to compare with.
         out: Folder of the figure.
         layer: Part of the model; ``None``: the deepest on a quarter of the pictures' side.
-        chosen: Which set of a workdir.
+        chosen: Which set of a workdir; ``None``: the first, training pictures.
         pictures: At most so many of every set.
 
     Raises:
@@ -138,9 +136,9 @@ def figure1e(
     return save(draw(found, layer), out, "figure1e")
 
 
-def _choose(sets: Sequence[PictureSet], name: str, target: Path) -> PictureSet:
+def _choose(sets: Sequence[PictureSet], name: str | None, target: Path) -> PictureSet:
     named = {one.name: one for one in sets}
-    if len(sets) == 1:
+    if len(sets) == 1 or name is None:
         return sets[0]
     if name not in named:
         raise UserError(f"--set={name} is no set of {target}; there are: {', '.join(named)}.")

@@ -127,7 +127,9 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert (out / "other" / "seed2" / "results.json").stat().st_mtime_ns == before
     sweep.main([two, f"--out={out}", "--seeds=1,9,2", "--show"])
     assert "70.00 ± 5.00" in capsys.readouterr().out
-    assert len(json.loads((out / "sweep.json").read_text())) == 4
+    lines = json.loads((out / "sweep.json").read_text())  # what figures are drawn from
+    assert [(line["group"], line["label"], line["seed"]) for line in lines[:2]] == [("", "tvconv", 1), ("", "other", 1)]
+    assert len(lines) == 4
 
 
 def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, monkeypatch):

@@ -100,8 +100,8 @@ def _table(out: Path, settings: Mapping[str, Sequence[Entry]], cells: Cells) -> 
     for name, runs in settings.items():
         links = joined([_link(out, run) for run in runs], ", ")
         rows.append([name, links, *(cells.rows[name][i] for i in order)])
-    head = ["setting", "reports of seeds", *(cells.columns[i] for i in order)]
-    caption = "Accuracies in %, mean ± standard deviation over seeds; parameters of the frozen model; speed in training"
+    head = ["setting", "seeds", *(cells.columns[i] for i in order)]
+    caption = "Accuracies in %, mean ± standard deviation over seeds; a seed leads to its report; speed in training"
     return table(caption, head, rows, words=(0, 1))
 
 

@@ -127,6 +127,10 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert (out / "other" / "seed2" / "results.json").stat().st_mtime_ns == before
     sweep.main([two, f"--out={out}", "--seeds=1,9,2", "--show"])
     assert "70.00 ± 5.00" in capsys.readouterr().out
+    sweep.main([two, f"--out={out}", "--seeds=1,9,2", "--show", "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| setting | seeds | MACs M |") and lines[1].startswith("| --- |")
+    assert lines[2].startswith("| tvconv | 2 | 2.00 | 3 | 4 | 50 | 65.00 ± 5.00 |")
     lines = json.loads((out / "sweep.json").read_text())  # what figures are drawn from
     assert [(line["group"], line["label"], line["seed"]) for line in lines[:2]] == [("", "tvconv", 1), ("", "other", 1)]
     assert len(lines) == 4

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
-from tvconv_jax.analysis.sweep_table import cells_of, show
+from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.errors import UserError
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -139,6 +139,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--seeds", type=_integers, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
+    add("--markdown", action="store_true", help="prints the table as Markdown")
     add("--dry-run", action="store_true", help="prints the commands that would run")
     args, overrides = parser.parse_known_args(argv)
     for text in overrides:
@@ -190,7 +191,10 @@ def _run_all(
         out.mkdir(parents=True, exist_ok=True)
         (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
         console = Console()
-        (console if console.is_terminal else Console(width=160)).print(show(sweep, by_setting))
+        if args.markdown:
+            print(markdown(sweep, by_setting))
+        else:
+            (console if console.is_terminal else Console(width=160)).print(show(sweep, by_setting))
     if results or failed:
         entries = [Entry(r.setting.name, r.seed, r.workdir, results.get(r), failed.get(r)) for r in runs]
         write_sweep_report(out, sweep.title, sweep.note, entries, cells_of(sweep, by_setting))

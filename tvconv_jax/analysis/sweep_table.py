@@ -33,6 +33,14 @@ def show(sweep: Sweep, results: Mapping[Setting, Results]) -> Table:
     return table
 
 
+def markdown(sweep: Sweep, results: Mapping[Setting, Results]) -> str:
+    """The same as Markdown."""
+    cells = cells_of(sweep, results)
+    head = ["setting", "seeds", *cells.columns]
+    rows = [[s.name, str(len(results.get(s, []))), *cells.rows[s.name]] for s in sweep.settings]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
 def cells_of(sweep: Sweep, results: Mapping[Setting, Results]) -> Cells:
     """The columns of the table, besides setting and seeds, and what stands in them."""
     sets = list(

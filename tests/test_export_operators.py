@@ -114,7 +114,9 @@ def test_other_formats_say_what_they_hold():
     folding.module(0, make("involution"), "layer")
     artifacts.check_formats(folding.graph, ["onnx"])
     artifacts.check_formats(graph, ["onnx", "torch", "native"])
-    with pytest.raises(UserError, match="Involution cannot be frozen; torch and native hold what can: depthwise, .*"):
+    with pytest.raises(
+        UserError, match="Involution cannot be frozen; torch and native artifacts hold what can: depthwise, .*"
+    ):
         artifacts.check_formats(folding.graph, ["onnx", "torch", "native"])
 
 

@@ -3,7 +3,8 @@
     python -m tvconv_jax.export --workdir=runs/a --formats=onnx,torch --out=runs/a/export
     python -m tvconv_jax.export --workdir=runs/a --rank=auto --precision=float16 --out=runs/a/small
 
-Every file is run on pictures of the run and compared with the JAX model before it is kept.
+Every file is run on pictures of the run and compared with the JAX model before it is kept. Operators that make their
+kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go to ONNX alone: ``--formats=onnx``.
 """
 
 import argparse

@@ -55,8 +55,8 @@ def check_formats(graph: Graph, formats: Sequence[str]) -> None:
     others = [name for name in formats if name != "onnx"]
     if kinds and others:
         raise UserError(
-            f"--formats={','.join(formats)}: {' and '.join(kinds)} cannot be frozen; {' and '.join(others)} hold what "
-            "can: depthwise, tvconv, tvconv_linear, tvconv_lowrank, locally_connected; give --formats=onnx."
+            f"--formats={','.join(formats)}: {' and '.join(kinds)} cannot be frozen; {' and '.join(others)} artifacts "
+            "hold what can: depthwise, tvconv, tvconv_linear, tvconv_lowrank, locally_connected; give --formats=onnx."
         )
 
 

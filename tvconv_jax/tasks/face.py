@@ -1,7 +1,6 @@
 """Face recognition: train embeddings with AM-Softmax, verify them on pairs of other people."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -112,7 +111,7 @@ class FaceJob:
         self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
-        self._init = jax.jit(functools.partial(self.model.init, train=False))
+        self._init = jax.jit(lambda key, images: self.model.init(key, images, train=False))
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     def init_state(self) -> TrainState:

@@ -31,6 +31,7 @@ def rates(models: Mapping[Hashable, bytes], shape: Sequence[int]) -> dict[Hashab
     seconds: dict[tuple, list[float]] = {(name, n): [] for name in runs for n in BATCHES}
     for _ in range(ROUNDS + 1):
         for (name, n), taken in seconds.items():
+            runs[name](pictures[n])  # the threads of the one before go on spinning for a while, at this one's cost
             begin = time.perf_counter()
             runs[name](pictures[n])
             taken.append(time.perf_counter() - begin)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from tvconv_jax.analysis import edge_figures
+from tvconv_jax.analysis import edge_figures, figures
 
 
 def device_figures(file, *artifacts):
@@ -37,7 +37,8 @@ def test_figures_7_and_8(tmp_path, capsys):
         ("depthwise", 1.0, 90.0, 20, 90.0, 8),
         ("tvconv", 0.5, pytest.approx(92), 45, 71.0, 8),
     ]
-    edge_figures.main([first, second, third, f"--out={tmp_path}/figures"])
+    for name in ("figure7", "figure8"):
+        figures.main([name, first, second, third, f"--out={tmp_path}/figures"])
     written = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert written == ["figure7.pdf", "figure7.png", "figure8.pdf", "figure8.png"]
     printed = capsys.readouterr().out
@@ -62,12 +63,12 @@ def test_figures_of_other_files_are_one_line(tmp_path, capsys, text, expected):
     if text is not None:
         file.write_text(text)
     with pytest.raises(SystemExit) as info:
-        edge_figures.main([str(file)])
+        figures.main(["figure7", str(file)])
     assert info.value.code == 2 and expected in capsys.readouterr().err
 
 
 def test_an_artifact_without_accuracy_has_no_place_in_the_figures(tmp_path, capsys):
     file = device_figures(tmp_path / "a.json", ("tvconv", 0.5, None, 50, 70))
     with pytest.raises(SystemExit) as info:
-        edge_figures.main([file])
+        figures.main(["figure8", file])
     assert info.value.code == 2 and "carries no accuracy" in capsys.readouterr().err

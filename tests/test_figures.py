@@ -96,10 +96,10 @@ def test_the_envelope_is_what_nothing_cheaper_reaches():
 
 
 def test_names_are_kept_apart_and_within_the_axes():
-    assert envelope.spread([0.1, 0.5, 0.9], 0.2) == [0.1, 0.5, 0.9]
-    np.testing.assert_allclose(envelope.spread([0.5, 0.5, 0.5], 0.1), [0.5, 0.6, 0.7])
-    np.testing.assert_allclose(envelope.spread([0.9, 1.0, 1.0], 0.1), [0.8, 0.9, 1.0])
-    np.testing.assert_allclose(envelope.spread([0.0, 1.0, 1.0], 0.5), [0.0, 0.5, 1.0])
+    assert envelope.apart([0.1, 0.5, 0.9], 0.2) == [0.1, 0.5, 0.9]
+    np.testing.assert_allclose(envelope.apart([0.5, 0.5, 0.5], 0.1), [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(envelope.apart([0.9, 1.0, 1.0], 0.1), [0.8, 0.9, 1.0])
+    np.testing.assert_allclose(envelope.apart([0.0, 1.0, 1.0], 0.5), [0.0, 0.5, 1.0])
 
 
 def test_figure_4_has_a_line_an_operator_and_widths_once():

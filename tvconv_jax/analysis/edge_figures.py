@@ -1,15 +1,13 @@
 """The paper's Figures 7 and 8 from measurements on a device: accuracy against throughput, and against peak memory.
 
-    python -m tvconv_jax.analysis.edge_figures runs/pi/*.json --out=runs/pi
+    python -m tvconv_jax.analysis.figures figure7 runs/pi/*.json --out=runs/pi
 
 The files are what ``python -m tvconv_jax.edge.benchmark --json`` wrote. A point is one artifact at its best batch and
 threads, a line an operator, a label a width; artifacts that differ in nothing else, as by seed, are one point.
 """
 
-import argparse
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import cycle
@@ -91,13 +89,13 @@ def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, A
     }
 
 
-def draw(points: Sequence[Point], out: Path, figures: Sequence[str] = tuple(FIGURES)) -> list[Path]:
-    """Writes ``figure7`` and ``figure8`` as PNG and PDF.
+def draw(points: Sequence[Point], out: Path, figures: Sequence[str]) -> list[Path]:
+    """Writes ``figure7``, ``figure8`` or both as PNG and PDF.
 
     Args:
         points: What :func:`read_points` gives.
         out: Folder; made if it is not there.
-        figures: Which of the two.
+        figures: Which of the two, by name.
 
     Returns:
         The files.
@@ -132,23 +130,3 @@ def _draw_series(axes: Any, points: Sequence[Point], key: str) -> None:
         for point, x in zip(line, xs, strict=True):
             place = {"xytext": places[series], "textcoords": "offset points", "ha": "center"}
             axes.annotate(f"x{point.width}", (x, point.accuracy), fontsize=TEXT, **place)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tvconv_jax.analysis.edge_figures", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="JSON", help="of tvconv_jax.edge.benchmark --json")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="default: this folder")
-    args = parser.parse_args(argv)
-    try:
-        for file in draw(read_points(args.files), args.out):
-            print(f"wrote {file}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

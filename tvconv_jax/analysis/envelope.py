@@ -102,7 +102,7 @@ def _draw_named(axes: Any, outcomes: Sequence[Outcome]) -> None:
     axes.set_ylim(low - room, high + room)
     order = sorted(outcomes, key=lambda one: one.mean)
     wanted = [(one.mean - low + room) / (high - low + 2 * room) for one in order]
-    for one, y in zip(order, spread(wanted, min(0.055, 1 / max(1, len(order) - 1))), strict=True):
+    for one, y in zip(order, apart(wanted, min(0.055, 1 / max(1, len(order) - 1))), strict=True):
         axes.annotate(
             f"{one.group} {one.label} {one.mean:.1f}".strip(),
             (one.macs, one.mean),
@@ -116,7 +116,7 @@ def _draw_named(axes: Any, outcomes: Sequence[Outcome]) -> None:
     legend_above(axes.figure, [axes])
 
 
-def spread(wanted: Sequence[float], distance: float) -> list[float]:
+def apart(wanted: Sequence[float], distance: float) -> list[float]:
     """Places in 0 to 1, ascending and at least ``distance`` apart, near those wanted.
 
     Args:

@@ -9,7 +9,7 @@ Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid, ``c`` channels, `
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -192,7 +192,7 @@ def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, margin: int
 def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     padded, weights = residuals
     grid = tuple(side - 2 * margin for side in padded.shape[1:3])
-    grad_x = _input_gradient(cotangent, weights, strides, margin, grid).astype(padded.dtype)
+    grad_x = input_gradient(cotangent, [weights[None]], strides, margin, grid).astype(padded.dtype)
     same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
     if same_everywhere:
@@ -203,46 +203,58 @@ def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: ja
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def _input_gradient(
-    cotangent: jax.Array, weights: jax.Array, strides: int, margin: int, grid: tuple[int, int]
+def input_gradient(
+    cotangent: jax.Array, factors: Sequence[jax.Array], strides: int, margin: int, grid: tuple[int, int]
 ) -> jax.Array:
     """``[n, h, w, c]``: every input position gathers from the outputs that read it.
 
     Positions that share ``row % strides`` and ``column % strides`` are read by the same taps, so there is one sum
     for each such phase. Autodiff's sum of padded products asks of every element and tap whether it lies in the
     padding; here the padding is made once.
+
+    Args:
+        cotangent: ``[n, ho, wo, c]``; in place of ``c`` there may be several axes.
+        factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights, with 1 for an axis that they share.
+        strides: Step between output positions.
+        margin: Zeros that were put around the input.
+        grid: ``(h, w)``.
     """
-    kernel_size = math.isqrt(weights.shape[2])
-    n, *outputs, c = cotangent.shape
+    kernel_size = math.isqrt(factors[0].shape[3])
+    n, *outputs = cotangent.shape[:3]
     rows, columns = (-(-side // strides) for side in grid)
     # Outputs that do not exist add nothing: zeros stand where the first and the last tap would look for them.
     before, after = -((margin - kernel_size + 1) // strides), (strides - 1 + margin) // strides
     around = [(before, size + after - side) for size, side in zip((rows, columns), outputs, strict=True)]
-    gradient = jnp.pad(_wide(cotangent), ((0, 0), *around, (0, 0)))
-    weights = jnp.moveaxis(weights, 2, 0)
-    if weights.shape[1:3] == cotangent.shape[1:3]:
-        weights = jnp.pad(weights, ((0, 0), *around, (0, 0)))
+
+    def pad(tensor: jax.Array) -> jax.Array:
+        """``[n, ho, wo, ...]`` with zeros around; what all outputs share as it is."""
+        if list(tensor.shape[1:3]) != outputs:
+            return tensor
+        return jnp.pad(tensor, ((0, 0), *around, *[(0, 0)] * (tensor.ndim - 3)))
+
+    gradient = pad(_wide(cotangent))
+    factors = [jnp.moveaxis(pad(factor), 3, 0) for factor in factors]
 
     def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
-        """The outputs whose ``tap`` reads the phase, of ``[..., h, w, c]``; a kernel shared by all as it is."""
-        if tensor.shape[-3:-1] == (1, 1):
+        """The outputs whose ``tap`` reads the phase, of ``[n, ho, wo, ...]``; what all share as it is."""
+        if tensor.shape[1:3] != gradient.shape[1:3]:
             return tensor
         i, j = (before + (at + margin - t) // strides for at, t in zip(phase, tap, strict=True))
-        return tensor[..., i : i + rows, j : j + columns, :]
+        return tensor[:, i : i + rows, j : j + columns]
 
     def phase_sum(phase: tuple[int, int]) -> jax.Array:
-        taps = [divmod(t, kernel_size) for t in range(kernel_size**2)]
-        hits = [tap for tap in taps if all((at + margin - t) % strides == 0 for at, t in zip(phase, tap, strict=True))]
-        terms = (
-            readers(gradient, tap, phase) * _wide(readers(weights[tap[0] * kernel_size + tap[1]], tap, phase))[None]
-            for tap in hits
-        )
-        return functools.reduce(jnp.add, terms, jnp.zeros((n, rows, columns, c), gradient.dtype))
+        total = jnp.zeros((n, rows, columns, *cotangent.shape[3:]), gradient.dtype)
+        for tap in (divmod(t, kernel_size) for t in range(kernel_size**2)):
+            if any((at + margin - t) % strides for at, t in zip(phase, tap, strict=True)):
+                continue
+            weights = (_wide(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
+            total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
+        return total
 
     if strides == 1:
         return phase_sum((0, 0))
     phases = [jnp.stack([phase_sum((i, j)) for j in range(strides)], axis=3) for i in range(strides)]
-    full = jnp.stack(phases, axis=2).reshape(n, rows * strides, columns * strides, c)
+    full = jnp.stack(phases, axis=2).reshape(n, rows * strides, columns * strides, *cotangent.shape[3:])
     return full[:, : grid[0], : grid[1]]
 
 

@@ -14,7 +14,6 @@ that do not depend on the input give a depthwise convolution, and here it starts
 branches are drawn, N(0, 2 / k^2), and their weights are small. Without that, blocks that have no shortcut hardly train.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import check_call, dense_init, dynamic_conv, pooled
+from tvconv_jax.operators.dynamic import PixelDense, check_call, dense_init, dynamic_conv, pooled
 
 
 def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
@@ -58,12 +57,14 @@ class DDF(nn.Module):
         n, channels, size = x.shape[0], x.shape[3], self.kernel_size**2
         gain = math.sqrt(2) / self.kernel_size
         seen = x[:, :: self.strides, :: self.strides]
-        filters = functools.partial(nn.Dense, kernel_init=dense_init, bias_init=nn.initializers.normal(gain))
-        pixels = gain * filter_norm(wide(filters(size, dtype=x.dtype, name="pixels")(seen)), -1)
+        starts = {"kernel_init": dense_init, "bias_init": nn.initializers.normal(gain)}
+        pixels = gain * filter_norm(wide(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(seen)), -1)
         context = pooled(x)
         hidden = max(1, int(channels * self.squeeze))
         hidden = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=context.dtype, name="squeeze")(context))
-        own = filters(size * channels, dtype=context.dtype, name="channels")(hidden).reshape(n, size, channels)
+        own = nn.Dense(size * channels, **starts, dtype=context.dtype, name="channels")(hidden).reshape(
+            n, size, channels
+        )
         scale = self.param("scale", nn.initializers.normal(gain), (size, channels), jnp.float32)
         own = filter_norm(own, 1) * scale.astype(context.dtype)[None]
         return dynamic_conv(x, pixels[..., None], own[:, None, None], strides=self.strides)

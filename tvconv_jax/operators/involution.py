@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import average_pool, check_call, dense_init, dynamic_conv, largest_divisor
+from tvconv_jax.operators.dynamic import PixelDense, average_pool, check_call, dense_init, dynamic_conv, largest_divisor
 
 
 class Involution(nn.Module):
@@ -45,13 +45,13 @@ class Involution(nn.Module):
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)
         seen = average_pool(x, self.strides)
-        reduced = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")(seen))
+        reduced = nn.relu(PixelDense(hidden, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")(seen))
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
             return self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, groups), dtype).reshape(shape)
 
         size = self.kernel_size**2 * groups
-        span = nn.Dense(size, kernel_init=dense_init, bias_init=init, dtype=x.dtype, name="span")
+        span = PixelDense(size, kernel_init=dense_init, bias_init=init, dtype=x.dtype, name="span")
         kernels = span(reduced)
         kernels = kernels.reshape(*seen.shape[:3], self.kernel_size**2, groups, 1)
         y = dynamic_conv(x.reshape(n, height, width, groups, -1), kernels, strides=self.strides)

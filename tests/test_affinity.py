@@ -10,6 +10,7 @@ from PIL import Image
 
 from tvconv_jax import TVConv, freeze
 from tvconv_jax.errors import UserError
+from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.recipes import face_config
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
@@ -97,11 +98,17 @@ def test_what_cannot_be_is_refused(changes, words):
     assert words in str(error.value)
 
 
-def test_an_operator_without_maps_has_nothing_to_start_from():
-    config = face_config("smoke,operator=depthwise", model="mobilenetv2", width=0.1)
+@pytest.mark.parametrize("operator", [name for name in OPERATORS if name != "dyconv_pw"])  # that one is no spatial one
+def test_only_operators_with_maps_take_a_start(operator):
+    layer = OPERATORS[operator].module()
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 4, 4, 8)))["params"]
+    config = face_config(f"smoke,operator={operator}", model="mobilenetv2", width=0.1)
     config.model.affinity_init = "normal"
-    with pytest.raises(UserError, match="'normal': the operator has no affinity maps; leave it 'ones'"):
-        AffinityStart(config, []).put({"layer": {"kernel": jnp.ones(2)}})
+    if "affinity" in shapes:
+        AffinityStart(config, [])
+    else:
+        with pytest.raises(UserError, match="'normal': the operator has no affinity maps; leave it 'ones'"):
+            AffinityStart(config, [])
 
 
 def test_runs_of_older_versions_started_from_ones_with_zeros_and_as_the_pictures_are():

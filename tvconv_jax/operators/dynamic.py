@@ -44,8 +44,8 @@ def dynamic_conv(x: jax.Array, *factors: jax.Array, strides: int = 1) -> jax.Arr
 
     Args:
         x: ``[n, h, w, c]``; in place of ``c`` there may be several axes.
-        *factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights; what they do not depend on is an
-            axis of 1, so that the product of several never lies in memory.
+        *factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights; an axis of a grid or of channels that
+            they do not depend on is 1, so that the product of several never lies in memory.
         strides: Step between output positions. Padding is zeros, ``(k - 1) // 2`` on each side.
 
     Returns:

@@ -24,6 +24,7 @@ from tvconv_jax.tasks.run import check_choice
 from tvconv_jax.training.distributed import to_host
 
 INITS = ("ones", "data", "normal")
+WITH_MAPS = ("tvconv", "tvconv_linear", "tvconv_lowrank")  # operators that learn affinity maps
 MOST = 5000  # training pictures, evenly spread, that the statistics are taken of
 
 
@@ -35,13 +36,16 @@ class AffinityStart:
         source: Its training pictures.
 
     Raises:
-        UserError: If it, or the generator's padding, is unknown, or weights of another run would undo it.
+        UserError: If it, or the generator's padding, is unknown, the operator has no affinity maps, or weights of
+            another run would undo it.
     """
 
     def __init__(self, config: ConfigDict, source: Source) -> None:
         init = config.model.affinity_init
         check_choice("model.affinity_init", init, INITS)
         check_choice("model.generator_padding", config.model.generator_padding, GENERATOR_NAMES)
+        if init != "ones" and config.model.get("operator") not in WITH_MAPS:
+            raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
         if init != "ones" and config.start.checkpoint:
             raise UserError(f"model.affinity_init {init!r} would be undone by start.checkpoint; leave one of them out.")
         self._init, self._seed, self._source, self._side = init, config.seed, source, config.data.image_size
@@ -51,11 +55,7 @@ class AffinityStart:
         return statistics(self._source, self._side)
 
     def put(self, params: Any) -> Any:
-        """Fresh parameters with the affinity maps that were asked for.
-
-        Raises:
-            UserError: If there are none.
-        """
+        """Fresh parameters with the affinity maps that were asked for."""
         if self._init == "ones":
             return params
         return set_affinity(params, self._init, self._maps if self._init == "data" else None, self._seed)
@@ -82,14 +82,9 @@ def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, 
         init: ``"data"`` or ``"normal"``.
         maps: For ``"data"``: those of :func:`statistics`.
         seed: Of the noise.
-
-    Raises:
-        UserError: If there are no affinity maps.
     """
     flat = flatten_dict(params)
     names = sorted(name for name in flat if name[-1] == "affinity")
-    if not names:
-        raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
     random = np.random.default_rng(seed)
     for name in names:
         height, width, channels = flat[name].shape

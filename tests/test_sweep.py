@@ -1,17 +1,20 @@
 """Sweeps: what would run, what is repeated, what fails, and the table; two small runs are real, one is killed."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
+from itertools import permutations
 from pathlib import Path
 
 import jax
 import pytest
 
 from tvconv_jax.analysis import sweep
-from tvconv_jax.analysis.sweep import Run
+from tvconv_jax.analysis.sweep_file import Setting
+from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.tasks.face import FaceJob
 
@@ -114,7 +117,8 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     with pytest.raises(SystemExit) as end:
         sweep.main([two, f"--out={out}", "--seeds=1,9,2"])
     printed = capsys.readouterr().out
-    assert end.value.code == 1 and printed.count("failed: tvconv, seed 9: exit code 1: the loss is nan") == 1
+    assert end.value.code == 1
+    assert printed.count("failed: tvconv, seed 9: exit code 1: the loss is nan") == 2  # at once and at the end
     tvconv = next(line.split("│") for line in printed.splitlines() if "│ tvconv" in line)
     assert [cell.strip() for cell in tvconv[2:9]] == ["2", "2.00", "3", "4", "50", "65.00 ± 5.00", "65.00 ± 5.00"]
     assert "70.00 ± 5.00" in next(line for line in printed.splitlines() if "│ other" in line)
@@ -134,6 +138,44 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     lines = json.loads((out / "sweep.json").read_text())  # what figures are drawn from
     assert [(line["group"], line["label"], line["seed"]) for line in lines[:2]] == [("", "tvconv", 1), ("", "other", 1)]
     assert len(lines) == 4
+
+
+MEETING = """
+import os, sys, time
+from pathlib import Path
+workdir, other = map(Path, sys.argv[1:])
+(workdir / "cores").write_text(" ".join(map(str, os.sched_getaffinity(0))))
+deadline = time.monotonic() + 30
+while not (other / "cores").exists():
+    assert time.monotonic() < deadline, "the other never came"
+    time.sleep(0.01)
+(workdir / "results.json").write_text("{}")
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_jobs_train_side_by_side_on_cores_of_their_own(tmp_path):
+    runs = [Run(Setting(name, "a config"), 0, tmp_path / name) for name in ("one", "two")]
+    commands = [
+        [sys.executable, "-c", MEETING, str(tmp_path / a), str(tmp_path / b)] for a, b in permutations(("one", "two"))
+    ]
+    assert train_all(runs, commands, jobs=2) == {}
+    one, two = (set((run.workdir / "cores").read_text().split()) for run in runs)
+    assert one and two and not one & two
+    assert len(one | two) == len(os.sched_getaffinity(0))
+
+
+def test_what_stops_the_sweep_stops_its_runs(tmp_path, monkeypatch):
+    def interrupt(_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tvconv_jax.analysis.sweep_runs.time.sleep", interrupt)
+    run = Run(Setting("one", "a config"), 0, tmp_path)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train_all([run], [[sys.executable, "-c", "import time; time.sleep(60)"]], jobs=1)
+    assert time.monotonic() - start < 30
 
 
 def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, monkeypatch):
@@ -192,6 +234,7 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
         return text.strip().splitlines()[-1]
 
     assert "there is no file configs/sweeps/table9.py; beside it are: configs/" in error("configs/sweeps/table9.py")
+    assert "--jobs=0 must be 1 to " in error(two, "--jobs=0")
     assert "has no get_sweep(); it is a config" in error("configs/face_mb01.py")
     assert "what goes to the configs starts with --config." in error(two, "--epochs=3")
     assert "--settings 'stage 9' matches none of: tvconv, other." in error(two, "--settings=stage 9")

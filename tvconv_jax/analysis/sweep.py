@@ -1,13 +1,14 @@
 """Many runs as one command: every setting of a sweep with every seed, and a table of what came out.
 
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --seeds=0,1,2 --out=runs/table4
-    python -m tvconv_jax.analysis.sweep configs/sweeps/figure10.py --settings="none *,rotation tvconv *"
+    python -m tvconv_jax.analysis.sweep configs/sweeps/figure10.py --settings="none *,rotation tvconv *" --jobs=2
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py:data=casia --config.data.root=casia --out=runs/paper4
     sbatch --array=0-11 --wrap "python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --out=runs/table4"
 
 What stands behind the colon goes to every config, ``--config.key=value`` too. Runs that ended are not repeated, one
 that was stopped goes on, one that fails does not keep the others from running. In an array of SLURM jobs each takes its
-share. Every run is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``.
+share; with ``--jobs=N`` N runs train side by side, each on cores of its own, which small models share badly. Every run
+is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``.
 """
 
 import argparse
@@ -15,42 +16,22 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
+from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.errors import UserError
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 
 PARTS = ("sweep.json", "report.html", "operator_table.json")  # of a sweep folder, besides the settings
-
-# A sweep that is killed takes its run along, so that the same command finds its folder free: PR_SET_PDEATHSIG of
-# linux/prctl.h, which lasts over the exec. Other systems have no such thing.
-_PROGRAM = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
-TETHER = (sys.executable, "-ISc", _PROGRAM) if sys.platform == "linux" else ()
-
-
-class Run(NamedTuple):
-    """One setting with one seed."""
-
-    setting: Setting
-    seed: int
-    workdir: Path
-
-    def command(self, argument: str, overrides: Sequence[str]) -> list[str]:
-        """What trains it."""
-        arguments = ",".join(filter(None, (self.setting.argument, argument, f"seed={self.seed}")))
-        changes = [f"--config.{key}={value}" for key, value in self.setting.changes.items()]
-        config = f"--config={self.setting.config}:{arguments}"
-        return [sys.executable, "-m", "tvconv_jax.main", config, *changes, *overrides, f"--workdir={self.workdir}"]
 
 
 def check_folder(out: Path, sweep: Sweep) -> None:
@@ -59,27 +40,6 @@ def check_folder(out: Path, sweep: Sweep) -> None:
     foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
-
-
-def train(run: Run, command: Sequence[str]) -> str | None:
-    """Trains one run in a process of its own; what went wrong, if anything did."""
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    with (run.workdir / "log.txt").open("a") as log:
-        code = _wait(subprocess.Popen([*TETHER, *command], stdout=log, stderr=subprocess.STDOUT))
-    if code == 0 and (run.workdir / "results.json").exists():
-        return None
-    last = (run.workdir / "log.txt").read_text(errors="replace").strip().splitlines() or [""]
-    return f"exit code {code}: {last[-1].removeprefix('error: ')} ({run.workdir / 'log.txt'})"
-
-
-def _wait(process: subprocess.Popen) -> int:
-    """The exit code of a run; one that is stopped with the sweep saves its state first."""
-    try:
-        return process.wait()
-    except BaseException:  # Ctrl-C, or SIGTERM
-        process.terminate()
-        process.wait()
-        raise
 
 
 def _stop(*_: Any) -> None:
@@ -138,6 +98,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--out", type=Path, default=None, help="folder of the runs; default: runs/<name of the file>")
     add("--seeds", type=_integers, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
+    add("--jobs", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
     add("--markdown", action="store_true", help="prints the table as Markdown")
     add("--dry-run", action="store_true", help="prints the commands that would run")
@@ -176,15 +137,10 @@ def _run_all(
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
     mine = [run for run in mine if not (run.workdir / "results.json").exists()]
     if args.dry_run:
-        for run in mine:
-            print(shlex.join(run.command(argument, overrides)))
+        print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")
         return {}
-    failed = {}
-    for number, run in enumerate([] if args.show else mine, start=1):
-        print(f"[{number}/{len(mine)}] {run.setting.folder}, seed {run.seed}", flush=True)
-        if error := train(run, run.command(argument, overrides)):
-            failed[run] = error
-            print(f"  failed: {error}", flush=True)
+    commands = [run.command(argument, overrides) for run in mine]
+    failed = {} if args.show else train_all(mine, commands, args.jobs)
     results = read(runs)
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:

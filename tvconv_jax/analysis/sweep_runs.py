@@ -1,0 +1,103 @@
+"""The runs of a sweep, each in a process of its own, one after the other or several side by side."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from tvconv_jax.analysis.sweep_file import Setting
+from tvconv_jax.errors import UserError
+
+# A sweep that is killed takes its runs along, so that the same command finds their folders free: PR_SET_PDEATHSIG of
+# linux/prctl.h, which lasts over the exec. A run on cores of its own computes with as many threads. Other systems have
+# no such things.
+_PROGRAM = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+POLL = 0.1  # seconds between two looks at the processes
+
+
+class Run(NamedTuple):
+    """One setting with one seed."""
+
+    setting: Setting
+    seed: int
+    workdir: Path
+
+    def command(self, argument: str, overrides: Sequence[str]) -> list[str]:
+        """What trains it."""
+        arguments = ",".join(filter(None, (self.setting.argument, argument, f"seed={self.seed}")))
+        changes = [f"--config.{key}={value}" for key, value in self.setting.changes.items()]
+        config = f"--config={self.setting.config}:{arguments}"
+        return [sys.executable, "-m", "tvconv_jax.main", config, *changes, *overrides, f"--workdir={self.workdir}"]
+
+
+def shares_of_cores(jobs: int) -> list[list[int]]:
+    """The cores that this process may use, dealt out to so many runs at a time.
+
+    Raises:
+        UserError: If there are fewer cores than runs.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
+    if not 1 <= jobs <= len(cores):
+        raise UserError(f"--jobs={jobs} must be 1 to {len(cores)}, the cores that are there.")
+    return [cores[len(cores) * job // jobs : len(cores) * (job + 1) // jobs] for job in range(jobs)]
+
+
+def train_all(runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int) -> dict[Run, str]:
+    """Trains runs, ``jobs`` at a time; what went wrong, run by run.
+
+    Ctrl-C, or SIGTERM, stops those that are going on, which save their state first.
+    """
+    waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
+    free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
+    try:
+        while waiting or going:
+            while waiting and free:
+                number, (run, command) = waiting.pop(0)
+                left = _time_left(number - 1 - len(going), len(waiting) + 1 + len(going), time.monotonic() - start)
+                print(f"[{number}/{len(runs)}] {run.setting.folder}, seed {run.seed}{left}", flush=True)
+                cores = free.pop(0)
+                going[_start(run, command, cores)] = run, cores
+            ended = next((process for process in going if process.poll() is not None), None)
+            if ended is None:
+                time.sleep(POLL)
+                continue
+            run, cores = going.pop(ended)
+            free.append(cores)
+            if error := _error(run, ended.returncode):
+                failed[run] = error
+                print(f"  failed: {run.setting.folder}, seed {run.seed}: {error}", flush=True)
+    finally:
+        for process in going:
+            process.terminate()
+        for process in going:
+            process.wait()
+    return failed
+
+
+def _time_left(ended: int, left: int, seconds: float) -> str:
+    """What the runs that ended let expect of the others."""
+    return f" (about {timedelta(seconds=round(seconds / ended * left))} left)" if ended else ""
+
+
+def _start(run: Run, command: Sequence[str], cores: Sequence[int]) -> subprocess.Popen:
+    tether = [sys.executable, "-ISc", _PROGRAM, ",".join(map(str, cores))] if sys.platform == "linux" else []
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    with (run.workdir / "log.txt").open("a") as log:
+        return subprocess.Popen([*tether, *command], stdout=log, stderr=subprocess.STDOUT)
+
+
+def _error(run: Run, code: int) -> str | None:
+    """What the end of a run says, if it failed."""
+    if code == 0 and (run.workdir / "results.json").exists():
+        return None
+    last = (run.workdir / "log.txt").read_text(errors="replace").strip().splitlines() or [""]
+    return f"exit code {code}: {last[-1].removeprefix('error: ')} ({run.workdir / 'log.txt'})"

@@ -232,6 +232,14 @@ def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
         check_workdir(config, tmp_path)
 
 
+def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path):
+    (tmp_path / "checkpoints" / "last").mkdir(parents=True)
+    check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)  # a start that was cut short
+    (tmp_path / "checkpoints" / "last" / "12").mkdir()
+    with pytest.raises(UserError, match="holds checkpoints, but no config.json says of what run; choose another"):
+        check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)
+
+
 UP = """
 import time
 from tvconv_jax import command

@@ -26,9 +26,14 @@ WHERE = ("mesh.", "data.timeout")
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises a ``UserError`` if the folder holds a run of another config."""
+    """Raises a ``UserError`` if the folder holds a run of another config, or nobody can say of which."""
     file = workdir / "config.json"
     if not file.exists():
+        if any(workdir.glob("checkpoints/*/*")):
+            raise UserError(
+                f"{workdir} holds checkpoints, but no config.json says of what run; choose another --workdir, or "
+                f"remove that folder."
+            )
         return
     old, new = _flat(complete(json.loads(file.read_text()))), _flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]

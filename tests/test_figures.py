@@ -102,6 +102,18 @@ def test_names_are_kept_apart_and_within_the_axes():
     np.testing.assert_allclose(envelope.apart([0.0, 1.0, 1.0], 0.5), [0.0, 0.5, 1.0])
 
 
+def test_what_is_far_below_does_not_press_the_others_together():
+    points = {"a": 90.0, "b": 89.5, "c": 90.5, "d": 88.0, "e": 49.0}
+    outcomes = [Outcome("", name, 5, mean, 0.0, 1) for name, mean in points.items()]
+    axes = Figure().subplots()
+    envelope._draw_named(axes, outcomes)
+    low, high = axes.get_ylim()
+    assert 85 < low < 88 and 90 < high < 92
+    heights = {line.get_marker(): line.get_ydata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1}
+    assert low < heights["v"] < 88  # a triangle on the lower edge
+    assert [text.get_text() for text in axes.texts][0] == "e 49.0"
+
+
 def test_figure_4_has_a_line_an_operator_and_widths_once():
     widths = {
         ("tvconv", 0.1): (5, 82),

@@ -88,24 +88,31 @@ def figure6(folders: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _draw_named(axes: Any, outcomes: Sequence[Outcome]) -> None:
-    """Points, black on the envelope; names in a column on the right, with a thin line to each."""
+    """Points, black on the envelope; names in a column on the right, with a thin line to each.
+
+    What is far below all others, as a run that did not learn, would press them together: it stands as a triangle on
+    the lower edge, with its figure beside its name.
+    """
     best = _draw_envelope(axes, outcomes)
-    for one in outcomes:
-        fill = "black" if one in best else "white"
-        draw_points(
-            axes, *_columns([one]), color="black", marker="o", markerfacecolor=fill, linestyle="none", ecolor="#777777"
-        )
     _finish(axes, outcomes)
-    ends = [one.mean + sign * one.std for one in outcomes for sign in (-1, 1)]
+    floor = _floor([one.mean for one in outcomes])
+    ends = [one.mean + sign * one.std for one in outcomes if one.mean >= floor for sign in (-1, 1)]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or 1.0
     axes.set_ylim(low - room, high + room)
     order = sorted(outcomes, key=lambda one: one.mean)
-    wanted = [(one.mean - low + room) / (high - low + 2 * room) for one in order]
-    for one, y in zip(order, apart(wanted, min(0.055, 1 / max(1, len(order) - 1))), strict=True):
+    heights = [one.mean if one.mean >= floor else low - 0.5 * room for one in order]
+    wanted = [(height - low + room) / (high - low + 2 * room) for height in heights]
+    places = apart(wanted, min(0.055, 1 / max(1, len(order) - 1)))
+    for number, (one, height, y) in enumerate(zip(order, heights, places, strict=True)):
+        inside = one.mean >= floor
+        style = {"color": "black", "marker": "o" if inside else "v", "linestyle": "none", "ecolor": "#777777"}
+        style["markerfacecolor"] = "black" if one in best else "white"
+        style["label"] = None if inside or number else "far below"
+        draw_points(axes, [one.macs], [height], [one.std if inside else 0.0], **style)
         axes.annotate(
             f"{one.group} {one.label} {one.mean:.1f}".strip(),
-            (one.macs, one.mean),
+            (one.macs, height),
             xytext=(1.06, y),
             textcoords="axes fraction",
             va="center",
@@ -114,6 +121,12 @@ def _draw_named(axes: Any, outcomes: Sequence[Outcome]) -> None:
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.8, "shrinkB": 5, "relpos": (0, 0.5)},
         )
     legend_above(axes.figure, [axes])
+
+
+def _floor(means: Sequence[float]) -> float:
+    """Where the axis may end: 1.5 times the middle half's width below that half (Tukey's rule for outliers)."""
+    lower, upper = np.percentile(means, [25, 75])
+    return lower - 1.5 * (upper - lower)
 
 
 def apart(wanted: Sequence[float], distance: float) -> list[float]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from tvconv_jax.analysis import sweep
+from tvconv_jax.analysis import sweep, sweep_runs
 from tvconv_jax.analysis.sweep_file import Setting
-from tvconv_jax.analysis.sweep_runs import Run, train_all
+from tvconv_jax.analysis.sweep_runs import Run, shares_of_cores, train_all
 from tvconv_jax.data.faces import load_faces
+from tvconv_jax.errors import UserError
 from tvconv_jax.tasks.face import FaceJob
 
 SWEEPS = sorted(str(path) for path in Path("configs/sweeps").glob("*.py"))
@@ -153,16 +154,20 @@ while not (other / "cores").exists():
 """
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_jobs_train_side_by_side_on_cores_of_their_own(tmp_path):
+def test_cores_are_dealt_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 0, 1, 3, 2})
+    assert shares_of_cores(2) == [[0, 1], [2, 3, 4]]
+    with pytest.raises(UserError, match="--jobs=6 must be 1 to 5, the cores that are there"):
+        shares_of_cores(6)
+
+
+def test_jobs_train_side_by_side_on_cores_of_their_own(tmp_path, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    monkeypatch.setattr(sweep_runs, "shares_of_cores", lambda _: [[cores[0]], [cores[-1]]])
     runs = [Run(Setting(name, "a config"), 0, tmp_path / name) for name in ("one", "two")]
-    commands = [
-        [sys.executable, "-c", MEETING, str(tmp_path / a), str(tmp_path / b)] for a, b in permutations(("one", "two"))
-    ]
-    assert train_all(runs, commands, jobs=2) == {}
-    one, two = (set((run.workdir / "cores").read_text().split()) for run in runs)
-    assert one and two and not one & two
-    assert len(one | two) == len(os.sched_getaffinity(0))
+    pairs = permutations(str(run.workdir) for run in runs)
+    assert train_all(runs, [[sys.executable, "-c", MEETING, *pair] for pair in pairs], jobs=2) == {}
+    assert [(run.workdir / "cores").read_text() for run in runs] == [str(cores[0]), str(cores[-1])]
 
 
 def test_what_stops_the_sweep_stops_its_runs(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from tvconv_jax.fused import wide
+
 Implementation = Literal["shifted", "patches"]
 
 
@@ -150,11 +152,6 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     return _check_taps("weights", weights.shape[2])
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    """In the dtype that sums are kept in: float32, or float64 for float64."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 def _pad(x: jax.Array, margin: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
@@ -174,7 +171,7 @@ def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tup
     """Forward pass; ``weights`` is ``[ho, wo, t, c]`` or, the same everywhere, ``[1, 1, t, c]``."""
     kernel_size = math.isqrt(weights.shape[2])
     shifts = _shifts(padded, kernel_size, strides, grid)
-    terms = (_wide(a) * _wide(weights[None, :, :, t]) for t, a in enumerate(shifts))
+    terms = (wide(a) * wide(weights[None, :, :, t]) for t, a in enumerate(shifts))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
@@ -232,7 +229,7 @@ def input_gradient(
             return tensor
         return jnp.pad(tensor, ((0, 0), *around, *[(0, 0)] * (tensor.ndim - 3)))
 
-    gradient = pad(_wide(cotangent))
+    gradient = pad(wide(cotangent))
     factors = [jnp.moveaxis(pad(factor), 3, 0) for factor in factors]
 
     def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
@@ -247,7 +244,7 @@ def input_gradient(
         for tap in (divmod(t, kernel_size) for t in range(kernel_size**2)):
             if any((at + margin - t) % strides for at, t in zip(phase, tap, strict=True)):
                 continue
-            weights = (_wide(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
+            weights = (wide(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
             total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
         return total
 
@@ -287,18 +284,18 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
 
     def add_image(n: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         image = lax.dynamic_slice_in_dim(padded, n, 1)
-        gradient = _wide(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
+        gradient = wide(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
         shifts = _shifts(image, kernel_size, strides, grid)
-        return tuple(total + _wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
+        return tuple(total + wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
 
-    zeros = tuple(jnp.zeros_like(_wide(cotangent[0])) for _ in range(kernel_size**2))
+    zeros = tuple(jnp.zeros_like(wide(cotangent[0])) for _ in range(kernel_size**2))
     return jnp.stack(lax.fori_loop(0, padded.shape[0], add_image, zeros, unroll=4), axis=2)
 
 
 def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
     shifts = _shifts(padded, kernel_size, strides, cotangent.shape[1:3])
-    gradient = _wide(cotangent)
-    return jnp.stack([jnp.sum(_wide(a) * gradient, axis=0) for a in shifts], axis=2)
+    gradient = wide(cotangent)
+    return jnp.stack([jnp.sum(wide(a) * gradient, axis=0) for a in shifts], axis=2)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:
@@ -309,4 +306,4 @@ def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -
         x, square, (strides, strides), [(margin, margin)] * 2, dimension_numbers=layout
     )
     patches = patches.reshape(n, *weights.shape[:2], channels, kernel_size**2)
-    return jnp.einsum("nijct,ijtc->nijc", _wide(patches), _wide(weights)).astype(x.dtype)
+    return jnp.einsum("nijct,ijtc->nijc", wide(patches), wide(weights)).astype(x.dtype)

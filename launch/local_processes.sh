@@ -27,6 +27,10 @@ for word in "$@"; do [[ $word != --workdir=* ]] || logs=${word#--workdir=}/proce
 [ -n "$logs" ] || logs=$(mktemp -du)
 
 pids=()
+tell() { for pid in ${pids[@]+"${pids[@]}"}; do kill "-$1" "$pid" 2>/dev/null; done; }
+trap "tell INT" INT
+trap "tell TERM" TERM
+
 for ((i = 0; i < number; i++)); do
   place=(JAX_PLATFORMS=cpu TVCONV_JAX_COORDINATOR="127.0.0.1:$port" TVCONV_JAX_PROCESSES="$number" TVCONV_JAX_PROCESS="$i")
   out=$logs/$i.txt
@@ -40,10 +44,6 @@ for ((i = 0; i < number; i++)); do
   fi
   pids[i]=$!
 done
-
-tell() { for pid in ${pids[@]+"${pids[@]}"}; do kill "-$1" "$pid" 2>/dev/null; done; }
-trap "tell INT" INT
-trap "tell TERM" TERM
 
 code=0 deadline=''
 while [ ${#pids[@]} -gt 0 ]; do

@@ -98,6 +98,13 @@ def test_slurm_passes_sigterm_on_waits_for_the_save_and_queues_again(played):
     assert log[0].startswith("srun") and log[1:] == ["saved", "scontrol requeue 7"]
 
 
+def test_slurm_passes_on_a_sigterm_of_the_first_moment(played):
+    folder, environment = played
+    (folder / "bin" / "srun").write_text(SRUN.replace("touch started", "kill -TERM $PPID"))
+    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", *FLAGS], cwd=folder, env=environment, timeout=30)
+    assert done.returncode == 75 and (folder / "log").read_text().splitlines()[1:] == ["saved", "scontrol requeue 7"]
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_slurm_ends_with_any_other_code(played, code):
     folder, environment = played

@@ -31,6 +31,13 @@ def relu(x):
     return np.maximum(x, 0)
 
 
+def norm(p, x):
+    """With the statistics that stand among the parameters, or else the batch's own."""
+    axes = tuple(range(x.ndim - 1))
+    mean, var = (p["mean"], p["var"]) if "mean" in p else (x.mean(axes), x.var(axes))
+    return (x - mean) / np.sqrt(var + 1e-5) * p["scale"] + p["bias"]
+
+
 def pool(x, strides):
     """Mean over squares, cut off where the grid ends."""
     n, height, width, c = x.shape
@@ -71,7 +78,7 @@ def weightnet(p, x, strides):
 
 
 def involution(p, x, strides):
-    kernels = dense(p["span"], relu(dense(p["reduce"], pool(x, strides))))
+    kernels = dense(p["span"], relu(norm(p["norm"], pool(x, strides) @ p["reduce"]["kernel"])))
     kernels = kernels.reshape(*kernels.shape[:3], 9, 2)  # two groups, four channels each
     return convolve(x, strides, lambda n, i, j: np.repeat(kernels[n, i, j], 4, axis=-1))
 
@@ -107,18 +114,20 @@ def sasa(p, x, strides, heads=2):
 
 def along_w(p, x, heads=2):
     n, height, width, c = x.shape
-    size, y = c // heads, np.zeros(x.shape)
-    half, parts = size // 2, (x @ p["project"]["kernel"]).reshape(n, height, width, heads, -1)
+    size, half = c // heads, c // heads // 2
+    parts = norm(p["norm_project"], x @ p["project"]["kernel"]).reshape(n, height, width, heads, -1)
+    query, key, value = np.split(parts, (half, 2 * half), axis=-1)
+    logits = np.zeros((n, height, width, width, 3, heads))
+    for a, i, o, at, m in np.ndindex(n, height, width, width, heads):
+        q, k, r = query[a, i, o, m], key[a, i, at, m], at - o + width - 1
+        logits[a, i, o, at, :, m] = q @ k, q @ p["rq"][r], k @ p["rk"][r]
+    logits = norm(p["norm_logits"], logits.reshape(*logits.shape[:4], -1)).reshape(logits.shape).sum(-2)
+    y = np.zeros((n, height, width, 2, c))
     for a, i, o, m in np.ndindex(n, height, width, heads):
-        query, _, _ = np.split(parts[a, i, o, m], (half, 2 * half))
-        logits, values = [], []
-        for at in range(width):
-            _, key, value = np.split(parts[a, i, at, m], (half, 2 * half))
-            r = at - o + width - 1
-            logits.append((query @ key + query @ p["rq"][r] + key @ p["rk"][r]) / np.sqrt(half))
-            values.append(value + p["rv"][r])
-        y[a, i, o, m * size : (m + 1) * size] = softmax(np.array(logits)) @ np.array(values)
-    return y
+        own, shares = slice(m * size, (m + 1) * size), softmax(logits[a, i, o, :, m])
+        y[a, i, o, 0, own] = sum(shares[at] * value[a, i, at, m] for at in range(width))
+        y[a, i, o, 1, own] = sum(shares[at] * p["rv"][at - o + width - 1] for at in range(width))
+    return norm(p["norm_out"], y.reshape(n, height, width, -1)).reshape(y.shape).sum(-2)
 
 
 def axial(p, x, strides):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_operators import CASES, make, randomised, shapes
+from test_operators import CASES, all_shapes, make, randomised
 
 from tvconv_jax import DepthwiseConv, create_model
 from tvconv_jax.errors import UserError
@@ -56,9 +56,9 @@ LAYERS = [(name, strides) for name in DYNAMIC for strides in (1, 2) if (name, st
 def test_one_layer_in_every_lowering(name, strides):
     """On an odd grid, with everything that an operator can have."""
     module, x = make(name, strides), drawn((3, 5, 4, 8))
-    params = randomised(shapes(module, x))
-    expected = np.asarray(jax.jit(module.apply)({"params": params}, x))
-    folding = fold.Folding(module, {"params": {"layer": params}}, 0)
+    variables = randomised(all_shapes(module, x))
+    expected = np.asarray(jax.jit(module.apply)(variables, x))
+    folding = fold.Folding(module, {collection: {"layer": tree} for collection, tree in variables.items()}, 0)
     folding.graph.shapes[0] = x.shape[1:]
     folding.module(0, module, "layer")
     assert folding.graph.shapes[1] == expected.shape[1:]
@@ -109,9 +109,10 @@ def test_mlp_mixer():
 
 
 def test_other_formats_say_what_they_hold():
-    graph = Graph(8)
-    folding = fold.Folding(None, {"params": {"layer": randomised(shapes(make("involution"), drawn((1, 8, 8, 3))))}}, 8)
-    folding.module(0, make("involution"), "layer")
+    graph, module = Graph(8), make("involution")
+    variables = randomised(all_shapes(module, drawn((1, 8, 8, 3))))
+    folding = fold.Folding(None, {collection: {"layer": tree} for collection, tree in variables.items()}, 8)
+    folding.module(0, module, "layer")
     artifacts.check_formats(folding.graph, ["onnx"])
     artifacts.check_formats(graph, ["onnx", "torch", "native"])
     with pytest.raises(

@@ -35,8 +35,12 @@ COSTS = [
     # average, first layer, ReLU, second, softmax, mixing, convolution
     (DyConvDW(**ATTENTION), 192 + (8 * 4 + 4) + 4 + (4 * 2 + 2) + 2 * 2 + 2 * 72 + 1728, 36 + 10 + 144),
     (DyConvPW(5, **ATTENTION), 192 + (8 * 4 + 4) + 4 + (4 * 2 + 2) + 2 * 2 + 2 * 40 + 24 * 40, 36 + 10 + 80),
-    # average to 6 pixels, first layer, ReLU, second to two groups, convolution
-    (Involution(strides=2, group_channels=4), 192 + 6 * (8 * 2 + 2) + 6 * 2 + 6 * (2 * 18 + 18) + 6 * 72, 18 + 54),
+    # average to 6 pixels, first layer, norm and ReLU, second to two groups, convolution
+    (
+        Involution(strides=2, group_channels=4),
+        192 + 6 * 8 * 2 + 6 * 2 * 3 + 6 * (2 * 18 + 18) + 6 * 72,
+        16 + 2 * 2 + 54,
+    ),
     # pixels' layer and norm; average, first layer, ReLU, second, norm; two products a tap
     (
         DDF(squeeze=0.5),
@@ -45,11 +49,11 @@ COSTS = [
     ),
     # three projections of four channels to four, logits, softmax of two heads, values, average
     (SASA(heads=2, strides=2), 3 * 192 * 4 + 1728 + 2 * 24 * 9 * 2 + 1728 + 192, 3 * 2 * 16 + 2 * 3 * 2 * 2),
-    # an axis: projection to 2 * (2 + 2 + 4), then for its length logits in three terms, softmax, values in two
+    # an axis: projection to 2 * (2 + 2 + 4), for its length logits in three terms, softmax, values in two; the norms
     (
         Axial(heads=2),
-        2 * 24 * 8 * 16 + (4 + 6) * 24 * (2 * 3 * 2 + 2 * 2 + 2 * 8),
-        2 * 128 + (7 + 11) * (2 + 2 + 4),
+        2 * 24 * 8 * 16 + (4 + 6) * 24 * (2 * 3 * 2 + 2 * 2 + 2 * 8) + 2 * 24 * (2 * 16 * 2 + (4 + 6) * 3 * 2),
+        2 * 128 + (7 + 11) * (2 + 2 + 4) + 2 * 2 * (16 + 3 * 2 + 16),
     ),
     (LocallyConnected(), 1728, 1728),
     (TVConvLinear(), 1728, 1728),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import naive_operators
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from naive_operators import sigmoid
 
 from tvconv_jax import DepthwiseConv, TVConv, freeze, tv_conv
@@ -58,48 +59,72 @@ def make(name, strides=1, **fields):
 
 
 def randomised(tree, scale=0.5):
-    """A random number for every parameter, 1 more for the generators' scales, so that none is like its neighbour."""
+    """A random number for every leaf, 1 more for the scales, so that none is like its neighbour; variances above 1."""
     random = np.random.default_rng(3)
 
     def draw(path, leaf):
-        return np.float32(scale * random.standard_normal(leaf.shape) + (path[-1].key in ("scale", "affinity")))
+        drawn, name = scale * random.standard_normal(leaf.shape), path[-1].key
+        return np.float32(1 + np.square(drawn) if name == "var" else drawn + (name in ("scale", "affinity")))
 
     return jax.tree_util.tree_map_with_path(draw, tree)
 
 
+def all_shapes(module, x=None):
+    return jax.eval_shape(module.init, jax.random.key(0), inputs() if x is None else x)
+
+
 def shapes(module, x=None):
-    return jax.eval_shape(module.init, jax.random.key(0), inputs() if x is None else x)["params"]
+    return all_shapes(module, x)["params"]
+
+
+def tree_of(variables):
+    """Parameters, and statistics among them, for the naive operators."""
+    flat = flatten_dict(dict(variables))
+    return unflatten_dict({path[1:]: np.asarray(leaf, np.float64) for path, leaf in flat.items()})
 
 
 @functools.cache
 def run(name, strides):
-    """The operator with random parameters: its parameters, output and gradients, and how often it was traced."""
+    """The operator with random variables: them, its output and gradients, and how often it was traced."""
     module, x, traces = make(name, strides), inputs(), []
-    params = randomised(shapes(module))
+    variables = randomised(all_shapes(module))
 
     @jax.jit
-    def step(params, x):
+    def step(variables, x):
         traces.append(name)
 
         def loss(params):
-            y = module.apply({"params": params}, x)
+            y = module.apply({**variables, "params": params}, x)
             return jnp.sum(jnp.sin(y)), y
 
-        return jax.grad(loss, has_aux=True)(params)
+        return jax.grad(loss, has_aux=True)(variables["params"])
 
-    grads, y = step(params, x)
-    step(params, 2 * x)
-    return params, y, grads, len(traces)
+    grads, y = step(variables, x)
+    step(variables, 2 * x)
+    return variables, y, grads, len(traces)
 
 
 @pytest.mark.parametrize(("name", "strides"), RUNS)
 def test_equals_naive_loops(name, strides):
-    params, y, _, _ = run(name, strides)
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    expected = getattr(naive_operators, name)(wide, np.asarray(inputs(), np.float64), strides)
+    variables, y, _, _ = run(name, strides)
+    expected = getattr(naive_operators, name)(tree_of(variables), np.asarray(inputs(), np.float64), strides)
     assert y.shape == expected.shape
     # float32 through at most five products in a row; sums of nine taps in another order
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("name", ["involution", "axial"])
+def test_norms_take_the_batchs_statistics_while_training(name, strides):
+    module, variables = make(name, strides), randomised(all_shapes(make(name, strides)), scale=0.2)
+    train = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+    y, updates = train(variables, inputs())
+    params = tree_of({"params": variables["params"]})
+    expected = getattr(naive_operators, name)(params, np.asarray(inputs(), np.float64), strides)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
+    moved = jax.tree.map(lambda a, b: np.all(a != b), updates["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+    assert {name for name, (layer, _) in CASES.items() if getattr(layer, "has_norm", False)} == {"involution", "axial"}
 
 
 @pytest.mark.parametrize(("name", "strides"), RUNS)
@@ -147,7 +172,7 @@ def test_a_grid_of_one_pixel_has_gradients_too():
     """There, kernels per pixel look like kernels per image."""
     module, x = make("involution"), inputs((2, 1, 1, 8))
     params = randomised(shapes(module, x))
-    grads = jax.jit(jax.grad(lambda params: jnp.sum(module.apply({"params": params}, x) ** 2)))(params)
+    grads = jax.jit(jax.grad(lambda params: jnp.sum(apply(module, params, x) ** 2)))(params)
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
     taps = np.abs(grads["span"]["bias"].reshape(9, 2)).sum(1)
     assert np.flatnonzero(taps).tolist() == [4]  # all other taps see padding
@@ -157,7 +182,10 @@ def test_a_grid_of_one_pixel_has_gradients_too():
 
 
 def apply(module, params, x=None):
-    return jax.jit(module.apply)({"params": params}, inputs() if x is None else x)
+    """With the statistics that norms start from."""
+    x = inputs() if x is None else x
+    started = jax.jit(module.init)(jax.random.key(0), x)
+    return jax.jit(module.apply)({**started, "params": params}, x)
 
 
 def started(module):
@@ -254,14 +282,13 @@ def test_zero_queries_give_the_mean_of_the_window():
 
 def test_zero_queries_give_the_mean_of_column_and_row():
     module, expected = make("axial"), inputs()
-    params = randomised(shapes(module))
+    params, first = randomised(shapes(module)), started(module)
     for axis, name in ((1, "along_h"), (2, "along_w")):
-        kernel = jnp.asarray(params[name]["project"]["kernel"]).reshape(
-            8, 2, 8
-        )  # a head's two queries, two keys, four values
-        params[name]["project"]["kernel"] = kernel.at[:, :, :2].set(0).reshape(8, 16)
+        kernel = jnp.asarray(params[name]["project"]["kernel"]).reshape(8, 2, 8)  # a head's 2 queries, 2 keys, 4 values
+        params[name] |= {norm: first[name][norm] for norm in ("norm_project", "norm_logits", "norm_out")}
         params[name] |= {r: jnp.zeros_like(params[name][r]) for r in ("rk", "rv")}
-        values = expected @ kernel[:, :, 4:].reshape(8, 8)
+        params[name]["project"]["kernel"] = kernel.at[:, :, :2].set(0).reshape(8, 16)
+        values = expected @ kernel[:, :, 4:].reshape(8, 8) / (1 + 1e-5)  # two norms divide by sqrt(1 + epsilon)
         expected = jnp.broadcast_to(values.mean(axis, keepdims=True), SHAPE)
     np.testing.assert_allclose(apply(module, params), expected, atol=1e-5)
 
@@ -320,8 +347,8 @@ def test_dynamic_tvconv_with_constant_maps_is_tvconv():
 
 @pytest.mark.parametrize("name", CASES)
 def test_freezing_keeps_outputs(name):
-    module, (params, y, _, _) = make(name), run(name, 1)
-    frozen = freeze(module, {"params": params})
+    module, (variables, y, _, _) = make(name), run(name, 1)
+    params, frozen = variables["params"], freeze(module, variables)
     made = {"tvconv_linear": {"weights", "bias"}, "tvconv_lowrank": {"gains", "bias"}}.get(name, set())
     assert set(frozen["frozen"]) == made
     if made:
@@ -350,10 +377,10 @@ def test_bad_fields_and_inputs_name_value_and_rule(name):
 
 @pytest.mark.parametrize("name", GRID_BOUND)
 def test_what_belongs_to_a_grid_says_so(name):
-    module, params = make(name), run(name, 1)[0]
-    held = [{"params": params}]
+    module, variables = make(name), run(name, 1)[0]
+    held = [variables]
     if name in ("tvconv_linear", "tvconv_lowrank"):
-        held.append(freeze(module, {"params": params}))
+        held.append(freeze(module, variables))
     for variables in held:
         with pytest.raises(ValueError, match=r"was built for the grid 5(x4)?, but this input gives 7(x4)?;"):
             module.apply(variables, jnp.zeros((2, 7, 4, 8)))

@@ -16,14 +16,13 @@ from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, RATES, DeepLabV3Plus
 from tvconv_jax.models.mlp_mixer import MixerBlock, MlpMixer
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
+from tvconv_jax.norm import factor_and_offset
 from tvconv_jax.operators.condconv import CondConv
 from tvconv_jax.operators.ddf import DDF
 from tvconv_jax.operators.dyconv_dw import DyConvDW
 from tvconv_jax.operators.dyconv_pw import DyConvPW
 from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
 from tvconv_jax.operators.weightnet import WeightNet
-
-EPSILON = 1e-5  # of every batch norm
 
 EXPERTS = ("experts/kernel", "experts/bias")
 # Parameters, all in the last axis of which are output channels, whose product with a factor is the output's: there a
@@ -76,28 +75,28 @@ class Folding:
 
     def at(self, collection: str, *path: str) -> dict[str, np.ndarray]:
         """The arrays of a layer in float64; none where there is no such layer."""
+        tree = self._tree(collection, *path)
+        return {name: np.asarray(value, np.float64) for name, value in tree.items() if not isinstance(value, Mapping)}
+
+    def _tree(self, collection: str, *path: str) -> Mapping[str, Any]:
         tree = self._variables.get(collection, {})
         for name in path:
             tree = tree.get(name, {})
-        return {name: np.asarray(value, np.float64) for name, value in tree.items() if not isinstance(value, Mapping)}
+        return tree
 
     def norm(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
         """A batch norm as a factor and an offset per channel."""
-        params, stats = self.at("params", *path), self.at("batch_stats", *path)
-        factor = params["scale"] / np.sqrt(stats["var"] + EPSILON)
-        return factor, params["bias"] - stats["mean"] * factor
+        return factor_and_offset({**self.at("params", *path), **self.at("batch_stats", *path)})
 
     def module(self, x: int, module: nn.Module, *path: str, factor: np.ndarray | None = None) -> int:
         """A linen module as it is, its parameters at the path; its output times a factor per channel, if one is given.
 
         Only for those in ``SCALABLE``.
         """
-        params = self._variables["params"]
-        for name in path:
-            params = params[name]
-        arrays = flatten_dict({"params": params}, sep="/")
+        trees = {collection: self._tree(collection, *path) for collection in ("params", "batch_stats")}
+        arrays = flatten_dict(trees, sep="/")
         images = jax.ShapeDtypeStruct((1, *self.graph.shapes[x]), np.float32)
-        shape = jax.eval_shape(module.apply, {"params": params}, images).shape[1:]
+        shape = jax.eval_shape(module.apply, trees, images).shape[1:]
         if factor is not None:
             for name in {f"params/{own}" for own in SCALABLE[type(module)]} & arrays.keys():
                 arrays[name] = np.asarray(arrays[name], np.float64) * factor

@@ -1,6 +1,7 @@
 """Operators whose kernels come from the picture, and MLP-Mixer's blocks, in stock ONNX operations.
 
-Each function writes one linen module: the builder, the module, its parameters as a tree, the name of its input
+Each function writes one linen module: the builder, the module, its parameters as a tree (a norm's running statistics
+among them), the name of its input
 ``[n, c, h, w]`` and ``(h, w, c)``; it returns the name of the output ``[n, d, ho, wo]``. Equations and sources stand in
 the modules' own files.
 """
@@ -17,6 +18,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.export.onnx_builder import Builder
 from tvconv_jax.layers import GENERATOR_NAMES
 from tvconv_jax.models.mlp_mixer import MixerBlock
+from tvconv_jax.norm import factor_and_offset
 from tvconv_jax.operators.axial import Axial
 from tvconv_jax.operators.condconv import CondConv
 from tvconv_jax.operators.ddf import DDF
@@ -41,7 +43,8 @@ def write(builder: Builder, module: nn.Module, arrays: Mapping[str, np.ndarray],
     if type(module) not in MODULES:
         known = ", ".join(kind.__name__ for kind in MODULES)
         raise UserError(f"{type(module).__name__} has no ONNX form; what has: {known}; add a row to MODULES.")
-    return MODULES[type(module)](builder, module, unflatten_dict(arrays, sep="/")["params"], x, shape)
+    params = unflatten_dict({name.partition("/")[2]: array for name, array in arrays.items()}, sep="/")
+    return MODULES[type(module)](builder, module, params, x, shape)
 
 
 # Parts.
@@ -57,6 +60,12 @@ def _pointwise(b: Builder, x: str, params: Params, *, strides: int = 1) -> str:
     weights = [b.constant(params["kernel"].T[:, :, None, None])]
     weights += [b.constant(params["bias"])] if "bias" in params else []
     return b.op("Conv", [x, *weights], kernel_shape=[1, 1], strides=[strides] * 2)
+
+
+def _normed(params: Params, norm: Params) -> Params:
+    """A linear layer with the norm behind it."""
+    factor, offset = factor_and_offset(norm)
+    return {"kernel": params["kernel"] * factor, "bias": offset + params.get("bias", 0) * factor}
 
 
 def _pooled(b: Builder, x: str) -> str:
@@ -138,7 +147,8 @@ def _taps_last(params: Params, taps: int) -> Params:
 def _involution(b: Builder, module: Involution, params: Params, x: str, shape: Shape) -> str:
     size = module.kernel_size**2
     groups = len(params["span"]["bias"]) // size
-    reduced = b.op("Relu", [_pointwise(b, _average_pool(b, x, shape, module.strides), params["reduce"])])
+    seen, reduce = _average_pool(b, x, shape, module.strides), _normed(params["reduce"], params["norm"])
+    reduced = b.op("Relu", [_pointwise(b, seen, reduce)])
     kernels = b.reshaped(_pointwise(b, reduced, _taps_last(params["span"], size)), groups, 1, size, -1)
     return b.window_sum(x, shape, kernels, side=module.kernel_size, strides=module.strides, groups=groups)
 
@@ -224,25 +234,42 @@ def _outside(height: int, width: int, side: int) -> np.ndarray:
 
 
 def _axis(b: Builder, params: Params, x: str, shape: Shape, *, axis: int, at_most: int) -> str:
-    """Attention along the rows' axis, 1, or the columns', 2; in einsum ``b`` is the other one, as in the module."""
+    """Attention along the rows' axis, 1, or the columns', 2; in einsum ``b`` is the other one, as in the module.
+
+    Norms cost nothing: that of the logits scales by head, and what it adds is no concern of a softmax; that of the
+    output goes into the values, whose shares sum up to 1.
+    """
     height, width, channels = shape
     heads = head_count(channels, at_most)
     size, length = channels // heads, shape[axis - 1]
     half = params["rq"].shape[1]
-    parts = b.reshaped(_pointwise(b, x, params["project"]), heads, 2 * half + size, height, width)
+    content, by_query, by_key = np.split(factor_and_offset(params["norm_logits"])[0], 3)
+    factor, offset = (np.split(values, 2) for values in factor_and_offset(params["norm_out"]))
+
+    project = _normed(params["project"], params["norm_project"])
+    project = {name: array.reshape(*array.shape[:-1], heads, -1) for name, array in project.items()}
+    for array in project.values():
+        array[..., 2 * half :] *= factor[0].reshape(heads, size)
+    project["bias"][:, 2 * half :] += sum(offset).reshape(heads, size)
+    project = {name: array.reshape(*array.shape[:-2], -1) for name, array in project.items()}
+
+    parts = b.reshaped(_pointwise(b, x, project), heads, 2 * half + size, height, width)
     # [n, heads, d, h, w] -> [n, other axis, this axis, heads, d]
     lines = b.op("Transpose", [parts], perm=[0, 4, 3, 1, 2] if axis == 1 else [0, 3, 4, 1, 2])
     bounds = [(0, half), (half, 2 * half), (2 * half, 2 * half + size)]
     query, key, value = (b.op("Slice", [lines, *map(b.integers, (*bound, 4))]) for bound in bounds)
     position = np.arange(length)
     offsets = position[None] - position[:, None] + length - 1
-    rq, rk, rv = (b.constant(params[name][offsets]) for name in ("rq", "rk", "rv"))
+    scales = {"rq": by_query[:, None], "rk": by_key[:, None], "rv": factor[1].reshape(heads, size)}
+    tables = (params[name][offsets] * scale[:, None, None] for name, scale in scales.items())  # [heads, o, p, d]
+    rq, rk, rv = map(b.constant, tables)
     logits = b.op("Einsum", [query, key], equation="nbomd,nbpmd->nbmop")
-    logits = b.op("Add", [logits, b.op("Einsum", [query, rq], equation="nbomd,opd->nbmop")])
-    logits = b.op("Add", [logits, b.op("Einsum", [key, rk], equation="nbpmd,opd->nbmop")])
-    shares = b.op("Softmax", [b.op("Mul", [logits, b.constant(np.float32(half**-0.5))])], axis=-1)
+    logits = b.op("Mul", [logits, b.constant(content[:, None, None])])
+    logits = b.op("Add", [logits, b.op("Einsum", [query, rq], equation="nbomd,mopd->nbmop")])
+    logits = b.op("Add", [logits, b.op("Einsum", [key, rk], equation="nbpmd,mopd->nbmop")])
+    shares = b.op("Softmax", [logits], axis=-1)
     y = b.op("Einsum", [shares, value], equation="nbmop,nbpmd->nbomd")
-    y = b.op("Add", [y, b.op("Einsum", [shares, rv], equation="nbmop,opd->nbomd")])
+    y = b.op("Add", [y, b.op("Einsum", [shares, rv], equation="nbmop,mopd->nbomd")])
     y = b.op("Transpose", [y], perm=[0, 3, 4, 2, 1] if axis == 1 else [0, 3, 4, 1, 2])
     return b.reshaped(y, channels, height, width)
 

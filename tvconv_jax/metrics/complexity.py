@@ -23,10 +23,11 @@ from rich.table import Table
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.models import create_model
-from tvconv_jax.models.blocks import BatchNorm, Conv, EmbeddingHead, MaxPool, Pointwise
+from tvconv_jax.models.blocks import Conv, EmbeddingHead, MaxPool, Pointwise
 from tvconv_jax.models.deeplabv3plus import ImagePool
 from tvconv_jax.models.mlp_mixer import Mlp
 from tvconv_jax.models.registry import list_operators
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.operators.axial import Axial, AxisAttention
 from tvconv_jax.operators.condconv import CondConv
 from tvconv_jax.operators.ddf import DDF
@@ -77,9 +78,8 @@ def _weightnet(net: WeightNet, x: Shape, y: Shape) -> int:
 
 
 def _involution(involution: Involution, x: Shape, y: Shape) -> int:
-    """Average, ReLU, the convolution; the two linear layers count themselves."""
-    hidden = max(1, x[-1] // involution.reduction)
-    return _pool(involution, x) + math.prod(y[:-1]) * hidden + math.prod(y) * involution.kernel_size**2
+    """Average, the convolution; the two linear layers and the norm count themselves."""
+    return _pool(involution, x) + math.prod(y) * involution.kernel_size**2
 
 
 def _ddf(ddf: DDF, x: Shape, y: Shape) -> int:
@@ -97,7 +97,7 @@ def _sasa(sasa: SASA, x: Shape, y: Shape) -> int:
 
 
 def _axis(attention: AxisAttention, x: Shape, y: Shape) -> int:
-    """Logits in three terms, softmax, values in two terms; the projection counts itself."""
+    """Logits in three terms, softmax, values in two terms; the projection and the norms count themselves."""
     length, heads = x[attention.axis], head_count(x[-1], attention.heads)
     half = max(1, x[-1] // heads // 2)
     return length * (math.prod(x[:-1]) * heads * (3 * half + 2) + 2 * math.prod(x))

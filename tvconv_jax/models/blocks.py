@@ -1,4 +1,4 @@
-"""What every model is built from: batch norm with PyTorch's statistics, convolutions, the embedding head."""
+"""What every model is built from: convolutions with their norms, operators in their blocks, the embedding head."""
 
 from collections.abc import Callable
 
@@ -7,49 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.convolution import conv
-from tvconv_jax.fused import Activation, activate, affine, batch_norm, pointwise
+from tvconv_jax.fused import Activation, pointwise
 from tvconv_jax.layers import kaiming_normal
+from tvconv_jax.norm import BatchNorm
 
 # Makes the spatial operator of a block: called as conv(strides=2, name="conv").
 ConvFactory = Callable[..., nn.Module]
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, keeping statistics as PyTorch does.
-
-    The batch is normalised with the biased variance, while the *unbiased* one enters the running average;
-    ``flax.linen.BatchNorm`` keeps the biased one.
-
-    Attributes:
-        momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
-        epsilon: Added to the variance.
-        activation: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
-
-    Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
-    """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    activation: Activation = "identity"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
-        """``[n, ..., c]``; ``groups`` equal runs of the ``n`` have statistics of their own while training."""
-        features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
-        if not train:
-            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
-            return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
-        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation, groups)
-        if not self.is_initializing():
-            count = x.size // features // groups
-            unbiased = batch_var * (count / max(count - 1, 1))
-            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
-            var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
-        return y
 
 
 def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
@@ -59,6 +22,11 @@ def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Ar
         return module(x, train=train)
 
     return (nn.remat(plain) if remat else plain)(module, x)
+
+
+def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
+    """``operator(x)``; one that normalises over the batch (``has_norm``) is told whether it trains."""
+    return operator(x, train=train) if getattr(operator, "has_norm", False) else operator(x)
 
 
 class Pointwise(nn.Module):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, spatial
+from tvconv_jax.norm import BatchNorm
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
 STAGES = (
@@ -56,7 +57,7 @@ class InvertedResidual(nn.Module):
         y = jnp.pad(x, ((0, 0), *[(self.margin, self.margin)] * 2, (0, 0)))
         if self.expansion != 1:
             y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
-        y = self.conv(strides=self.strides, name="conv")(y)
+        y = spatial(self.conv(strides=self.strides, name="conv"), y, train=train)
         y = BatchNorm(activation="relu6", name="norm")(y, train=train)
         y = pointwise(self.features, name="project")(y, train=train)
         return x + y if x.shape == y.shape else y

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import BatchNorm, ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, spatial
+from tvconv_jax.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
 CHANNELS = {
@@ -45,7 +46,7 @@ class Branch(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.expand:
             x = ConvNorm(self.features, "relu", pointwise=self.pointwise, name="expand")(x, train=train)
-        x = self.conv(strides=self.strides, name="conv")(x)
+        x = spatial(self.conv(strides=self.strides, name="conv"), x, train=train)
         x = BatchNorm(name="norm")(x, train=train)
         return ConvNorm(self.features, "relu", pointwise=self.pointwise, name="project")(x, train=train)
 

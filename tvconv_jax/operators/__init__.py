@@ -7,5 +7,5 @@ self-attention         ``sasa`` (local), ``axial`` (along h, then w)
 static, per pixel      ``locally_connected`` (Eq. 2), ``tvconv_linear`` (Eq. 3), ``tvconv_lowrank`` (ours)
 =====================  ===================================================================================
 
-No operator normalises over the batch: blocks call them without ``train``, and a norm follows each of them anyway.
+Those that normalise over the batch, as their papers do, say so with ``has_norm`` and take ``train``; the others do not.
 """

@@ -7,10 +7,12 @@ https://arxiv.org/abs/1912.12180). Source of the authors: github.com/csrhddlam/a
     y[o] = sum_p softmax_p(q[o] . k[p] + q[o] . rq[p - o] + k[p] . rk[p - o]) (v[p] + rv[p - o])
 
 ``p`` runs over the whole axis, so the embeddings ``r``, which the heads share, belong to the grid. Queries and keys
-have half the channels of values. With strides, the output is averaged, as there. The authors put batch norms on
-projections, logits and outputs; here logits are divided by the root of the keys' channels instead. Zero queries and
-zero ``rk`` give the mean over the axis.
+have half the channels of values. With strides, the output is averaged, as there. Batch norms, as the authors have
+them, stand behind the projection, on each term of the logits (by head) and on both terms of the output (by channel).
+Zero queries and zero ``rk`` give the mean over the axis.
 """
+
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +21,7 @@ import numpy as np
 
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.operators.dynamic import average_pool, check_call, check_grid, head_count
 
 
@@ -36,7 +39,7 @@ class AxisAttention(nn.Module):
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         length, channels = x.shape[self.axis], x.shape[3]
         heads = head_count(channels, self.heads)
         size = channels // heads
@@ -44,17 +47,25 @@ class AxisAttention(nn.Module):
         projection = nn.Dense(
             heads * (2 * half + size), use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="project"
         )
-        lines = jnp.swapaxes(projection(x), 2, self.axis)  # [n, other axis, this axis, channels]
+        projected = BatchNorm(name="norm_project")(projection(x), train=train)
+        lines = jnp.swapaxes(projected, 2, self.axis)  # [n, other axis, this axis, channels]
         parts = wide(lines.reshape(*lines.shape[:3], heads, -1))
         query, key, value = jnp.split(parts, (half, 2 * half), axis=-1)
-        relative_query, relative_key = (self._relative(name, length, half, parts.dtype) for name in ("rq", "rk"))
-        logits = jnp.einsum("nbomd,nbpmd->nbmop", query, key)
-        logits += jnp.einsum("nbomd,opd->nbmop", query, relative_query)
-        logits += jnp.einsum("nbpmd,opd->nbmop", key, relative_key)
-        shares = nn.softmax(logits * half**-0.5)
-        y = jnp.einsum("nbmop,nbpmd->nbomd", shares, value)
-        y += jnp.einsum("nbmop,opd->nbomd", shares, self._relative("rv", length, size, parts.dtype))
-        return jnp.swapaxes(y.reshape(*lines.shape[:3], channels), 2, self.axis).astype(x.dtype)
+        rq, rk = (self._relative(name, length, half, parts.dtype) for name in ("rq", "rk"))
+        rv = self._relative("rv", length, size, parts.dtype)
+
+        logits = [
+            jnp.einsum("nbomd,nbpmd->nbopm", query, key),
+            jnp.einsum("nbomd,opd->nbopm", query, rq),
+            jnp.einsum("nbpmd,opd->nbopm", key, rk),
+        ]
+        logits = BatchNorm(name="norm_logits")(jnp.concatenate(logits, -1), train=train)
+        shares = nn.softmax(sum(jnp.split(logits, 3, -1)), axis=3)
+
+        terms = [jnp.einsum("nbopm,nbpmd->nbomd", shares, value), jnp.einsum("nbopm,opd->nbomd", shares, rv)]
+        joined = jnp.concatenate([term.reshape(lines.shape[:3] + (channels,)) for term in terms], -1)
+        y = sum(jnp.split(BatchNorm(name="norm_out")(joined, train=train), 2, -1))
+        return jnp.swapaxes(y, 2, self.axis).astype(x.dtype)
 
     def _relative(self, name: str, length: int, size: int, dtype: jnp.dtype) -> jax.Array:
         """Embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
@@ -75,14 +86,16 @@ class Axial(nn.Module):
         kernel_init: What the projections start from.
     """
 
+    has_norm: ClassVar[bool] = True
+
     kernel_size: int = 3
     strides: int = 1
     heads: int = 8
     kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         check_call(x, self.kernel_size)
-        x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x)
-        x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x)
+        x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
+        x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)

@@ -4,20 +4,23 @@ Li, Hu, Wang, Li, She, Zhu, Zhang and Chen, "Involution: Inverting the Inherence
 Recognition", CVPR 2021, section 3, Algorithm 1, https://arxiv.org/abs/2103.06255. Source of the authors:
 github.com/d-li14/involution (involution_naive.py).
 
-    H[n, i, j, t, g] = W_1 relu(W_0 x[n, i, j]),   y = x * H,   channel c uses the group g = c // group_channels
+    H[n, i, j, t, g] = W_1 relu(norm(W_0 x[n, i, j])),   y = x * H,   channel c uses the group g = c // group_channels
 
 With strides the kernels come from the input averaged over ``strides x strides`` pixels, as the authors have it.
-Theirs puts a batch norm before the ReLU; here ``W_0`` has a bias instead. What keeps it trainable without the norm,
-in blocks that have no shortcut, is the start: the bias of ``W_1`` is drawn as depthwise kernels and its weights are
-small, so that it starts close to a depthwise convolution that the channels of a group share. A zero ``W_1`` leaves
-exactly that. Groups are of 16 channels there; here of the fewest that are at least 16 and divide them evenly.
+What is not theirs is the start, for blocks that have no shortcut: the bias of ``W_1`` is drawn as depthwise kernels and
+its weights are small, so that it starts close to a depthwise convolution that the channels of a group share. A zero
+``W_1`` leaves exactly that. Groups are of 16 channels there; here of the fewest that are at least 16 and divide them
+evenly.
 """
+
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import kaiming_normal
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.operators.dynamic import PixelDense, average_pool, check_call, dense_init, dynamic_conv, largest_divisor
 
 
@@ -32,6 +35,8 @@ class Involution(nn.Module):
         kernel_init: What ``W_0`` and the kernels in the bias of ``W_1`` start from.
     """
 
+    has_norm: ClassVar[bool] = True
+
     kernel_size: int = 3
     strides: int = 1
     reduction: int = 4
@@ -39,13 +44,14 @@ class Involution(nn.Module):
     kernel_init: nn.initializers.Initializer = kaiming_normal
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         check_call(x, self.kernel_size)
         n, height, width, channels = x.shape
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)
         seen = average_pool(x, self.strides)
-        reduced = nn.relu(PixelDense(hidden, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")(seen))
+        reduce = PixelDense(hidden, use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")
+        reduced = BatchNorm(activation="relu", name="norm")(reduce(seen), train=train)
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
             return self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, groups), dtype).reshape(shape)

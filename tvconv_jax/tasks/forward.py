@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.blocks import BatchNorm
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.tasks.run import check_choice
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)

@@ -1,0 +1,56 @@
+"""Batch normalisation with PyTorch's statistics."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvconv_jax.fused import Activation, activate, affine, batch_norm
+
+EPSILON = 1e-5  # of every batch norm of the models
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, keeping statistics as PyTorch does.
+
+    The batch is normalised with the biased variance, while the *unbiased* one enters the running average;
+    ``flax.linen.BatchNorm`` keeps the biased one.
+
+    Attributes:
+        momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
+        epsilon: Added to the variance.
+        activation: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
+
+    Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = EPSILON
+    activation: Activation = "identity"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
+        """``[n, ..., c]``; ``groups`` equal runs of the ``n`` have statistics of their own while training."""
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation, groups)
+        if not self.is_initializing():
+            count = x.size // features // groups
+            unbiased = batch_var * (count / max(count - 1, 1))
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+        return y
+
+
+def factor_and_offset(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a trained norm does to each channel, ``x * factor + offset``, from its parameters and its statistics."""
+    factor = arrays["scale"] / np.sqrt(arrays["var"] + EPSILON)
+    return factor, arrays["bias"] - arrays["mean"] * factor

@@ -1,6 +1,5 @@
 """Several processes as one run: their place, the same losses, resuming, stopping together, batches that do not come."""
 
-import functools
 import json
 import multiprocessing
 import os
@@ -211,6 +210,10 @@ time.sleep(60)
 """
 
 
+# Tests that run in the background ignore Ctrl-C, and a shell cannot trap what was ignored before it.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
     done = together(3, "-c", PROGRAM, "fail", tmp_path, f"--workdir={tmp_path}")
     assert done.returncode == 7
@@ -221,9 +224,8 @@ def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_local_processes_hands_a_signal_to_all(tmp_path, number, code):
-    # Tests that run in the background ignore Ctrl-C, and a shell cannot trap what was ignored before it.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    script = subprocess.Popen([SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path], preexec_fn=heard)
+    command = [sys.executable, "-c", HEARING, SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path]
+    script = subprocess.Popen(command)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2:
         assert time.monotonic() < deadline

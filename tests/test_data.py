@@ -19,6 +19,7 @@ from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.kept import write_kept
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.record_faces import write_faces
+from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.errors import UserError
 
 
@@ -83,6 +84,19 @@ def test_embedded_set_has_people_to_train_on_and_four_sets_of_others():
         assert pairs.same.sum() == 10 and list(np.bincount(pairs.folds)) == [2] * 10
         labels = np.array([source[i]["label"] for i in range(40)])
         np.testing.assert_array_equal(labels[pairs.left] == labels[pairs.right], pairs.same)
+
+
+def test_records_that_another_process_wrote_meanwhile_are_read(tmp_path):
+    """As of two runs that start together: both look, one writes, the other waits for it."""
+
+    class Pictures(RecordBuilder):
+        name = "pictures"
+
+    waiting = Pictures(splits={}, data_dir=tmp_path)
+    record = {"image": jpeg(0), "label": 3, "name": "a.jpg"}
+    prepare(Pictures(splits={"train": [record]}, data_dir=tmp_path), "pictures")
+    prepare(waiting, "pictures")
+    assert ImageSource(waiting, "train")[0] == record
 
 
 def test_a_folder_is_read_byte_for_byte(faces):

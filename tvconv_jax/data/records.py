@@ -130,11 +130,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
 def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
     """Writes the records unless they are there. A killed run leaves no folder that looks complete."""
-    if builder.data_path.exists():
-        return
-    with one_writer(Path(builder.data_path)):
-        if not builder.data_path.exists():  # no other process wrote them while this one waited
-            _write(builder, what)
+    if not builder.data_path.exists():
+        with one_writer(Path(builder.data_path)):
+            if not builder.data_path.exists():  # no other process wrote them while this one waited
+                _write(builder, what)
+    if not builder.info.splits:  # another one wrote them after this builder had looked
+        builder.info.read_from_directory(builder.data_path)
 
 
 @contextmanager

@@ -141,6 +141,27 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert len(lines) == 4
 
 
+def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, capsys):
+    there, here = tmp_path / "there", tmp_path / "here"
+    sweep.main([two, f"--out={there}", "--seeds=1,2"])
+    known = (there / "sweep.json").rename(tmp_path / "known.json")
+    assert len(known.read_text().splitlines()) == 4 + 2  # a line a run
+    capsys.readouterr()
+    sweep.main([two, f"--out={here}", "--seeds=1,2,3", f"--known={known}", "--markdown"])
+    printed = capsys.readouterr().out
+    assert "[1/2] tvconv, seed 3" in printed and "| tvconv | 3 | 2.00 | 3 | 4 | 50 | 70.00 ± 8.16 |" in printed
+    assert sorted(path.name for path in here.glob("*/*/")) == ["seed3"] * 2
+    assert len(json.loads((here / "sweep.json").read_text())) == 6
+    known.write_text(known.read_text().replace('"setting": "tvconv"', '"setting": "convtv"'))
+    with pytest.raises(SystemExit):
+        sweep.main([two, f"--out={here}", f"--known={known}"])
+    assert "known.json has the setting convtv, which is not of this sweep." in capsys.readouterr().err
+    known.write_text('[{"setting": "tvconv"}]')
+    with pytest.raises(SystemExit):
+        sweep.main([two, f"--out={here}", f"--known={known}"])
+    assert "known.json is no sweep.json of a sweep" in capsys.readouterr().err
+
+
 MEETING = """
 import os, sys, time
 from pathlib import Path

@@ -13,7 +13,6 @@ one GPU. The twin (:mod:`tvconv_jax.bench_twin`) needs the ``torch`` extra; with
 import argparse
 import json
 import math
-import os
 import pathlib
 import platform
 import statistics
@@ -28,6 +27,7 @@ import jax
 
 from tvconv_jax import bench_ours
 from tvconv_jax.data.fundus import to_maps
+from tvconv_jax.machine import cores
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
@@ -211,11 +211,6 @@ def hardware() -> str:
         models = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
         name = models[0].split(":", 1)[1].strip() if models else platform.machine()
     return f"{name}, {cores()} cores; jax {jax.__version__} ({device.platform}), Python {platform.python_version()}"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _positive(text: str) -> int:

@@ -8,7 +8,8 @@
 What stands behind the colon goes to every config, ``--config.key=value`` too. Runs that ended are not repeated, one
 that was stopped goes on, one that fails does not keep the others from running. In an array of SLURM jobs each takes its
 share; with ``--jobs=N`` N runs train side by side, each on cores of its own, which small models share badly. Every run
-is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``.
+is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``. ``OUT/sweep.json``
+holds all results, a few kilobytes each; ``--known=FILE`` takes them from there, so that a sweep goes on elsewhere.
 """
 
 import argparse
@@ -25,13 +26,16 @@ from rich.console import Console
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
+from tvconv_jax.analysis.sweep_results import check_result, read_known
 from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.errors import UserError
+from tvconv_jax.training.logging import write_text
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 
-PARTS = ("sweep.json", "report.html", "operator_table.json")  # of a sweep folder, besides the settings
+PARTS = ("sweep.json", "sweep.json.part", "report.html", "operator_table.json")  # of OUT, besides settings
+LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.json, left out of sweep.json
 
 
 def check_folder(out: Path, sweep: Sweep) -> None:
@@ -56,7 +60,7 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
             continue
         try:
             results[run] = json.loads(file.read_text())
-            results[run]["mean_accuracy"], results[run]["complexity"]["macs"]  # what the table reads
+            check_result(results[run])
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{file} holds no results of a face run; remove that folder, and it is run again."
@@ -64,11 +68,17 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
     return results
 
 
-def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
-    """A run in ``sweep.json``, which says of what setting it is: figures are drawn from this file alone."""
+def _line(run: Run, result: dict[str, Any]) -> str:
+    """A run in ``sweep.json``, from which figures are drawn: of what setting it is, and its results in brief."""
     setting = run.setting
     about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
-    return about | result
+    return json.dumps(about | _brief(result))
+
+
+def _brief(results: Any) -> Any:
+    if not isinstance(results, dict):
+        return results
+    return {name: _brief(value) for name, value in results.items() if name not in LENGTHY}
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -99,6 +109,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--seeds", type=_integers, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--jobs", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
+    add("--known", type=Path, action="append", default=[], help="sweep.json of runs that ended elsewhere; repeatable")
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
     add("--markdown", action="store_true", help="prints the table as Markdown")
     add("--dry-run", action="store_true", help="prints the commands that would run")
@@ -135,17 +146,19 @@ def _run_all(
     runs = [Run(s, seed, out / s.folder / f"seed{seed}") for seed in args.seeds for s in sweep.settings]
     wanted = chosen(sweep, args.settings)
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
-    mine = [run for run in mine if not (run.workdir / "results.json").exists()]
+    elsewhere = read_known(args.known, [setting.folder for setting in sweep.settings])
+    known = {run: elsewhere[key] for run in runs if (key := (run.setting.folder, run.seed)) in elsewhere}
+    mine = [run for run in mine if run not in known and not (run.workdir / "results.json").exists()]
     if args.dry_run:
         print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")
         return {}
     commands = [run.command(argument, overrides) for run in mine]
     failed = {} if args.show else train_all(mine, commands, args.jobs)
-    results = read(runs)
+    results = known | read(runs)
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "sweep.json").write_text(json.dumps([_line(*item) for item in results.items()], indent=1) + "\n")
+        write_text(out / "sweep.json", "[\n" + ",\n".join(_line(*item) for item in results.items()) + "\n]\n")
         console = Console()
         if args.markdown:
             print(markdown(sweep, by_setting))

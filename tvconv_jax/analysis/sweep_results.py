@@ -1,10 +1,10 @@
-"""What came out of sweeps, read from their folders: ``sweep.json``, as :mod:`tvconv_jax.analysis.sweep` writes it."""
+"""What came out of sweeps: ``sweep.json``, as :mod:`tvconv_jax.analysis.sweep` writes it, a line a run that ended."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,35 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
             Outcome(group, label, macs[0] / 1e6, 100 * accuracies.mean(), 100 * accuracies.std(), len(values))
         )
     return outcomes
+
+
+def read_known(files: Sequence[Path], settings: Collection[str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """``results.json`` of runs whose folders are elsewhere or gone, by setting and seed.
+
+    Args:
+        files: ``sweep.json`` of other folders, under any name.
+        settings: Folders of the settings they may be of.
+
+    Raises:
+        UserError: If a file is of no sweep, or of another one.
+    """
+    known = {}
+    for file in files:
+        try:
+            lines = json.loads(file.read_text())
+            found = {(line["setting"], line["seed"]): line for line in lines if check_result(line)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is no sweep.json of a sweep ({type(error).__name__}: {error}).") from None
+        if foreign := sorted({name for name, _ in found} - set(settings)):
+            raise UserError(f"{file} has the setting {foreign[0]}, which is not of this sweep.")
+        known |= found
+    return known
+
+
+def check_result(result: dict[str, Any]) -> bool:
+    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables read."""
+    result["mean_accuracy"], result["complexity"]["macs"], result["verification"]
+    return True
 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> str:

@@ -15,6 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from tvconv_jax.machine import cores
 from tvconv_jax.training.storage import writing
 
 FLUSH_SECONDS = 60.0  # between two times that TensorBoard sees what is new
@@ -169,5 +170,5 @@ def command_line() -> str | None:
 
 def device_description() -> str:
     """The devices and their number, and the processor where they are CPUs."""
-    kind, cores = jax.devices()[0].device_kind, f" ({os.cpu_count()} cores)"
-    return f"{jax.device_count()} x {kind}{cores if kind == 'cpu' else ''}"
+    kind, count = jax.devices()[0].device_kind, cores()
+    return f"{jax.device_count()} x {kind}" + (f" ({count} core{'s' if count > 1 else ''})" if kind == "cpu" else "")

@@ -16,6 +16,7 @@ from tvconv_jax.data.conversion import convert
 from tvconv_jax.data.decoder import decode, pixels
 from tvconv_jax.data.draw import PERSON, VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.data.faces import load_faces
+from tvconv_jax.data.inspection import inspect
 from tvconv_jax.data.kept import write_kept
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.record_faces import write_faces
@@ -113,6 +114,14 @@ def test_a_folder_is_read_byte_for_byte(faces):
 
 def test_a_folder_without_train_holds_the_identities_itself(faces):
     assert folder(faces / "train").num_classes == 3
+    (faces / "train" / "p1" / "photo.webp").touch()
+    for person in (faces / "train").iterdir():
+        person.rename(faces / person.name)
+    (faces / "train").rmdir()
+    data = folder(faces)  # "pairs" is a verification set, and not a fourth person
+    assert data.num_classes == 3 and len(data.train) == 9 and set(data.verification) == {"pairs"}
+    assert any("1 files of identities are not .jpg, .jpeg, .png: left out" in note for note in data.notes)
+    assert inspect(str(faces)).splitlines()[0].endswith("folders of identities")
 
 
 def test_a_changed_file_is_seen(faces):

@@ -125,6 +125,10 @@ def test_eval_mode_verifies_the_best_checkpoint(finished):
     result = run("--config=configs/face_mb01.py:smoke,epochs=6", f"--workdir={workdir}", "--mode=eval")
     assert result.returncode == 0, result.stderr
     assert "best checkpoint" in result.stdout and "occlusion" in result.stdout
+    other = ["--config=configs/face_mb01.py:smoke,epochs=6", "--config.eval.protocol=reference"]
+    result = run(*other, "--config.eval.channel_order=bgr", f"--workdir={workdir}", "--mode=eval")
+    assert result.returncode == 0, result.stderr
+    assert "reference" in result.stdout
 
 
 def test_four_devices_give_the_losses_of_one(finished, tmp_path):

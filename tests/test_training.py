@@ -67,7 +67,7 @@ class Batches:
         self.at = state["at"]
 
 
-def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop"):
+def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", scored=True):
     """A whole run in a workdir; returns its parameters and what was logged."""
     workdir.mkdir(exist_ok=True)
     mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
@@ -83,7 +83,7 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop"):
     def evaluate(state):
         if on_step:
             on_step(int(state.step))
-        return {"score": float(-state.params["w"][0])}
+        return {"score": float(-state.params["w"][0])} if scored else {}
 
     task = loop.Task(make_train_step(loss, optimizer, mesh, nan=nan), batches, evaluate, lambda i: f"picture {i}")
     plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
@@ -113,6 +113,12 @@ def test_a_run_in_two_parts_equals_one_in_one_piece(tmp_path):
     assert parts[1] == whole[1]
     # a first part of 7 steps ends with an evaluation of its own
     assert [line for line in parts[2] if line["step"] != 7] == [line for line in whole[2] if line["step"] != 7]
+
+
+def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):
+    _, progress, lines = run(tmp_path, scored=False)
+    assert progress.best == loop.Best(12, None) and all("loss" in line for line in lines)
+    assert [path.name for path in (tmp_path / "checkpoints" / "best").glob("[0-9]*")] == ["12"]
 
 
 def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):

@@ -25,8 +25,17 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with argu
 WHERE = ("mesh.", "data.timeout")
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises a ``UserError`` if the folder holds a run of another config, or nobody can say of which."""
+def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str] = ()) -> None:
+    """Checks that the folder holds no run of another config.
+
+    Args:
+        config: Of the run.
+        workdir: Its folder.
+        apart_from: Beginnings of keys that may differ.
+
+    Raises:
+        UserError: If it does, or nobody can say of which.
+    """
     file = workdir / "config.json"
     if not file.exists():
         if any(workdir.glob("checkpoints/*/*")):
@@ -39,7 +48,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
-    different = [key for key in different if not key.startswith(WHERE)]
+    different = [key for key in different if not key.startswith((*WHERE, *apart_from))]
     if different:
         shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
         raise UserError(

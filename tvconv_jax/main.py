@@ -38,7 +38,8 @@ def main(_: Sequence[str]) -> None:
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
     if MODE.value != "plan" or WORKDIR.value:
-        command.check_workdir(config, workdir)
+        # Another way to verify a run that was trained.
+        command.check_workdir(config, workdir, apart_from=("eval.",) if MODE.value == "eval" else ())
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
         _plan(config)

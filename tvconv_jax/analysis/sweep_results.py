@@ -74,8 +74,14 @@ def read_known(files: Sequence[Path], settings: Collection[str]) -> dict[tuple[s
 
 
 def check_result(result: dict[str, Any]) -> bool:
-    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables read."""
-    result["mean_accuracy"], result["complexity"]["macs"], result["verification"]
+    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables read.
+
+    Raises:
+        UserError: If the run was verified on nothing.
+    """
+    result["complexity"]["macs"], result["verification"]
+    if result["mean_accuracy"] is None:
+        raise UserError("a run of this sweep was verified on nothing; give the data pair lists (SET_pair.txt) or .bin.")
     return True
 
 

@@ -84,21 +84,44 @@ def existing(root: str, key: str = "data.root") -> Path:
 
 
 def training_files(base: Path) -> list[Path]:
-    """Every picture of every identity, sorted; a folder of identities named ``train``, or ``base`` itself."""
-    people = base / "train" if (base / "train").is_dir() else base
-    files = sorted(path for path in people.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    """Every picture of every identity, sorted.
+
+    Raises:
+        UserError: If there are no two identities.
+    """
+    files = [path for path in identity_files(base) if path.suffix.lower() in SUFFIXES]
     identities = {path.parent for path in files}
     if len(identities) < 2:
         raise UserError(
-            f"{people} holds {len(identities)} identities with pictures; training needs two or more folders "
+            f"{_people(base)} holds {len(identities)} identities with pictures; training needs two or more folders "
             f"<identity>/*.jpg in it."
         )
     return files
 
 
+def _people(base: Path) -> Path:
+    """The folder of identities: the one named ``train``, or ``base`` itself."""
+    return base / "train" if (base / "train").is_dir() else base
+
+
+def identity_files(base: Path) -> list[Path]:
+    """What lies in the folders of identities, sorted; the folders of the verification sets beside them are none."""
+    people, sets = _people(base), set()
+    if people == base:
+        sets = {path.name.removesuffix("_pair.txt") for path in base.glob("*_pair.txt")}
+        sets |= {"lfw"} if (base / "pairs.txt").exists() else set()
+    return sorted(path for path in people.glob("*/*") if path.parent.name not in sets)
+
+
+def _left_out(base: Path) -> list[str]:
+    """A note on files of identities that are no pictures we read."""
+    others = [p for p in identity_files(base) if p.suffix.lower() not in SUFFIXES and p.name[0] != "." and p.is_file()]
+    return [f"{len(others)} files of identities are not {', '.join(SUFFIXES)}: left out ({others[0]})"] if others else []
+
+
 def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: int, max_corrupt: float) -> None:
     """Checks every picture, then writes the records and, last, the summary that makes them complete."""
-    notes = []
+    notes = _left_out(base) if "train" in splits else []
     splits = {
         split: _readable(files, max_corrupt if split == "train" else 0, image_size, notes)
         for split, files in splits.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tvconv_jax.data.findings import findings, overlap
+from tvconv_jax.data.folder import identity_files
 from tvconv_jax.data.held_out import HeldOut, beside, open_held_out
 from tvconv_jax.data.looks import Look, look
 from tvconv_jax.data.progress import track
@@ -77,7 +78,7 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
     tests = beside(base)
     if (base / "train.rec").exists():
         return open_faces(base / "train.rec"), tests
-    if tests and not (base / "train").is_dir():
+    if tests and not identity_files(base):
         return None, tests
     return open_faces(path), tests
 

@@ -206,7 +206,7 @@ class FaceJob:
 
         def evaluate(state: TrainState) -> dict[str, float]:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
-            return {**accuracies, "score": float(np.mean(list(accuracies.values() or [0.0])))}
+            return {**accuracies, "score": float(np.mean(list(accuracies.values())))} if accuracies else {}
 
         return loop.Task(train_step=self.train_step(), batches=batches, evaluate=evaluate, name_of=self.data.train.name)
 
@@ -217,7 +217,9 @@ class FaceJob:
     @property
     def notes(self) -> list[str]:
         """What the person at the terminal should know before the first step."""
-        return [f"data: {self.data.description}", *self.data.notes]
+        lists = "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
+        lists += "checkpoint is the newest"
+        return [f"data: {self.data.description}", *self.data.notes, *([] if self.data.verification else [lists])]
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -232,7 +234,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     check_trained(workdir)
     job = FaceJob(config)
     state = restore_best(job, workdir)
-    _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)})")
+    how = f"protocol {config.eval.protocol}, {config.eval.channel_order.upper()}"
+    _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)}), {how}")
 
 
 def report(config: ConfigDict, workdir: Path) -> None:
@@ -263,7 +266,7 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
             "data": job.data.description,
             "notes": job.data.notes,
             "protocol": config.eval.protocol,
-            "mean_accuracy": float(np.mean([result.accuracy for result in results.values()] or [0.0])),
+            "mean_accuracy": float(np.mean([result.accuracy for result in results.values()])) if results else None,
             "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
             "best": ended.best._asdict(),
             "start": start,

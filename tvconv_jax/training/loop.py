@@ -44,7 +44,8 @@ class Task(NamedTuple):
     Attributes:
         train_step: ``(state, batch) -> (state, metrics)``.
         batches: Batches without end, with ``get_state`` and ``set_state``; each holds ``index``.
-        evaluate: State to numbers by name, of which ``score`` says how good the state is.
+        evaluate: State to numbers by name, of which ``score`` says how good the state is; without it the newest state
+            is the best.
         name_of: Name of the picture with an index.
     """
 
@@ -66,7 +67,7 @@ class Best(NamedTuple):
     """The best evaluation so far."""
 
     step: int
-    score: float
+    score: float | None
 
 
 class Progress(NamedTuple):
@@ -177,10 +178,12 @@ def _evaluate(
 ) -> Progress:
     begin, step = time.monotonic(), int(state.step)
     values = task.evaluate(state)
-    log.write(step, **values)
-    line.print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    if values["score"] > progress.best.score:
-        progress = progress._replace(best=Best(step, values["score"]))
+    if values:
+        log.write(step, **values)
+    line.print(f"step {step}: " + ("  ".join(f"{k} {v:.4f}" for k, v in values.items()) or "nothing to verify on"))
+    score, before = values.get("score"), progress.best.score
+    if score is None or before is None or score > before:
+        progress = progress._replace(best=Best(step, score))
         checkpoints.save_best(state, _position(task, progress))
     line.pause(time.monotonic() - begin)
     return progress

@@ -94,7 +94,7 @@ def test_output_stride_8_keeps_a_finer_grid_and_other_sizes_fit_all_but_tvconv()
         assert logits.shape == (1, 96, 96, 3)
     model = create_model("deeplabv3plus", hidden_channels=4, hidden_layers=0)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    with pytest.raises(ValueError, match="was built for the output grid 4x4, but this input gives 6x6"):
+    with pytest.raises(ValueError, match="was built for the grid 4x4, but this input gives 6x6"):
         jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
 
 

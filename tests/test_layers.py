@@ -1,5 +1,7 @@
 """TVConv, its generator, freezing, and use inside other people's modules."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from goldens import load, normal, state_dict
 
 from tvconv_jax import DepthwiseConv, TVConv, freeze
 from tvconv_jax.convert import from_torch, to_torch
+from tvconv_jax.operators.tvconv_linear import TVConvLinear
 
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
 
@@ -82,6 +85,21 @@ def test_freeze_finds_layers_inside_other_modules(padding):
     np.testing.assert_allclose(jax.jit(lambda f, x: f(x))(frozen, x), model.apply(variables, x), atol=1e-6)
 
 
+@pytest.mark.parametrize("operator", [functools.partial(TVConv, use_bias=True, **SMALL), TVConvLinear])
+def test_freeze_goes_through_a_scan(operator):
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.relu(operator()(x)), None
+
+    scan = nn.scan(Step, length=3, variable_axes={"params": 0, "frozen": 0}, split_rngs={"params": True})()
+    x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    variables = scan.init(jax.random.key(1), x, None)
+    frozen = freeze(scan, variables)
+    assert "affinity" not in str(jax.tree.structure(frozen.variables))
+    np.testing.assert_allclose(frozen(x, None)[0], scan.apply(variables, x, None)[0], atol=1e-6)
+
+
 def test_edge_padding_starts_as_a_depthwise_convolution_and_zeros_only_inside():
     x = jax.random.normal(jax.random.key(0), (1, 16, 16, 2))
     for padding, margin in (("edge", 0), ("zeros", SMALL["hidden_layers"] + 2)):
@@ -97,7 +115,7 @@ def test_a_layer_belongs_to_its_grid():
     module, x = TVConv(**SMALL), jnp.zeros((1, 8, 8, 2))
     variables = module.init(jax.random.key(0), x)
     for held in (variables, freeze(module, variables)):
-        with pytest.raises(ValueError, match="built for the output grid 8x8, but this input gives 6x7"):
+        with pytest.raises(ValueError, match="built for the grid 8x8, but this input gives 6x7"):
             module.apply(held, jnp.zeros((1, 6, 7, 2)))
 
 
@@ -105,6 +123,9 @@ def test_a_layer_belongs_to_its_grid():
 def test_bad_fields_and_inputs_name_value_and_rule(layer):
     with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
         layer(kernel_size=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+    for fields in ({"kernel_size": (3, 3)}, {"strides": (2, 2)}, {"strides": 0}):
+        with pytest.raises(ValueError, match="must be one integer from 1 on, the same for height and width"):
+            layer(**fields).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
     with pytest.raises(ValueError, match=r"x has shape \(8, 8, 2\); it must be \[n, h, w, c\]"):
         layer().init(jax.random.key(0), jnp.zeros((8, 8, 2)))
 

@@ -1,7 +1,9 @@
 """Costs of the operators counted by hand; MLP-Mixer; every model with every operator."""
 
 import functools
+import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,9 @@ from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
 from tvconv_jax.operators.tvconv_linear import TVConvLinear
 from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.operators.weightnet import WeightNet
+from tvconv_jax.recipes import face_config
+from tvconv_jax.recipes.scale import complete
+from tvconv_jax.tasks.run import model_of
 
 ATTENTION = {"experts": 2, "reduction": 2}
 COSTS = [
@@ -73,6 +78,11 @@ def test_costs_are_those_counted_by_hand(module, macs, params):
     cost = count(module, (1, 4, 6, 8))
     assert (cost.macs, cost.params) == (macs, params)
     assert count(module, (3, 4, 6, 8)).macs == 3 * macs  # what is computed per image is counted per image
+
+
+def test_a_layer_of_unknown_cost_is_not_counted_as_free():
+    with pytest.raises(ValueError, match=r"what GroupNorm costs is not known, and it has parameters \(scale, bias\)"):
+        count(nn.Sequential([nn.Dense(4), nn.GroupNorm(2)]), (1, 4, 4, 3))
 
 
 def test_costs_of_a_mixer_block_by_hand():
@@ -154,6 +164,20 @@ def test_fields_reach_the_operator():
     assert create_model("mobilenetv2", operator="tvconv_lowrank", rank=3, heads=4).conv().rank == 3
     assert create_model("shufflenetv2", operator="dyconv_pw", experts=2).pointwise(8).experts == 2
     assert create_model("mlp_mixer", layers=2).layers == 2
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_config_has_every_field_of_its_operator(operator):
+    config = face_config(f"operator={operator}", model="mobilenetv2", width=0.1)
+    for name in OPERATORS[operator].fields:
+        assert name in config.model
+    old = json.loads(config.to_json())
+    for name in set(OPERATORS[operator].fields) - {"use_bias"}:
+        del old["model"][name]
+    assert complete(old) == json.loads(config.to_json())  # as a run of before there were such fields
+    if operator == "tvconv_lowrank":
+        config.model.rank = 1
+        assert model_of(config).conv().rank == 1
 
 
 @pytest.mark.parametrize(("name", "first"), [("sasa", 11), ("axial", 11), ("involution", 1)])

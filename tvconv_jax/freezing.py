@@ -1,13 +1,16 @@
 """Training over, every kernel is computed once and kept: the generators go."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from tvconv_jax.layers import GENERATOR_NAMES, WeightGenerator
+from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator
 from tvconv_jax.operators.tvconv_linear import linear_map
+
+AFFINITY_AXES = 3  # [h, w, affinity_channels]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -50,7 +53,9 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
 
     Args:
         model: Any linen module that holds :class:`tvconv_jax.TVConv` layers, or their linear or low-rank kin, at any
-            depth; also one with none. What depends on the input stays as it is.
+            depth; also one with none. What depends on the input stays as it is. Where ``nn.scan`` or ``nn.vmap`` runs
+            through them, it must do so along the first axis, of ``frozen`` too:
+            ``variable_axes={"params": 0, "frozen": 0}``.
         variables: What ``model.init`` or training gave: ``params`` and other collections.
 
     Returns:
@@ -90,15 +95,25 @@ def _generate(name: str, params: Mapping[str, Any]) -> jax.Array | None:
     All that a generator needs stands in its parameters and its name.
     """
     if name in ("weights_linear", "bias_linear"):
-        return linear_map(params["affinity"], params[name])
+        return _stacked(lambda kernel, affinity: linear_map(affinity, kernel), params[name], params["affinity"])
     for padding, suffix in GENERATOR_NAMES.items():
         if name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}"):
-            own = params[name]
-            generator = WeightGenerator(
-                features=own["out"]["kernel"].shape[3:],
-                hidden_channels=own["block_0"]["conv"]["kernel"].shape[3],
-                hidden_layers=len(own) - 2,
-                padding=padding,
-            )
-            return generator.apply({"params": own}, params["affinity"])
+            return _stacked(functools.partial(_generated, padding=padding), params[name], params["affinity"])
     return None
+
+
+def _generated(own: Mapping[str, Any], affinity: jax.Array, *, padding: GeneratorPadding) -> jax.Array:
+    generator = WeightGenerator(
+        features=own["out"]["kernel"].shape[3:],
+        hidden_channels=own["block_0"]["conv"]["kernel"].shape[3],
+        hidden_layers=len(own) - 2,
+        padding=padding,
+    )
+    return generator.apply({"params": own}, affinity)
+
+
+def _stacked(compute: Callable, own: Any, affinity: jax.Array) -> jax.Array:
+    """Once for every layer that ``nn.scan`` or ``nn.vmap`` keeps along first axes."""
+    for _ in range(affinity.ndim - AFFINITY_AXES):
+        compute = jax.vmap(compute)
+    return compute(own, affinity)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.ops import Implementation, depthwise_conv, output_grid, tv_conv
 
 # What every convolution of the reference starts from: normal, variance 2 / fan_out (He et al. 2015).
@@ -143,7 +144,7 @@ class TVConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        _check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         if self.generator_padding not in GENERATOR_NAMES:
             raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
         values = self._values(x)
@@ -158,10 +159,10 @@ class TVConv(nn.Module):
             features["bias"] = (x.shape[3],)
         if self.has_variable("frozen", "weights"):
             values = {name: self.get_variable("frozen", name) for name in features}
-            self._check_grid(values["weights"].shape, grid)
+            check_grid(self, values["weights"].shape, grid)
             return values
         if self.has_variable("params", "affinity"):
-            self._check_grid(self.get_variable("params", "affinity").shape, grid)
+            check_grid(self, self.get_variable("params", "affinity").shape, grid)
         affinity = self.param("affinity", nn.initializers.ones, (*grid, self.affinity_channels), jnp.float32)
         return {
             name: WeightGenerator(
@@ -174,13 +175,6 @@ class TVConv(nn.Module):
             )(affinity)
             for name, shape in features.items()
         }
-
-    def _check_grid(self, built: tuple[int, ...], grid: tuple[int, int]) -> None:
-        if built[:2] != grid:
-            raise ValueError(
-                f"{self.name or 'TVConv'} was built for the output grid {built[0]}x{built[1]}, but this input gives "
-                f"{grid[0]}x{grid[1]}; kernels belong to positions: resize the input or initialise anew."
-            )
 
 
 class DepthwiseConv(nn.Module):
@@ -204,7 +198,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        _check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         channels = x.shape[3]
         shape = (self.kernel_size, self.kernel_size, 1, channels)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
@@ -214,10 +208,3 @@ class DepthwiseConv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
             y = y + bias.astype(x.dtype)[None, None, None]
         return y
-
-
-def _check_call(x: jax.Array, kernel_size: int) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} must be odd, so that every pixel has a centre tap.")
-    if x.ndim != 4:
-        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c]. Add the batch axis with x[None].")

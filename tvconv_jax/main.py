@@ -38,8 +38,9 @@ def main(_: Sequence[str]) -> None:
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
     if MODE.value != "plan" or WORKDIR.value:
-        # Another way to verify a run that was trained.
-        command.check_workdir(config, workdir, apart_from=("eval.",) if MODE.value == "eval" else ())
+        # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
+        how = [f"eval.{key}" for key in config.eval if key != "select"] if MODE.value == "eval" else []
+        command.check_workdir(config, workdir, apart_from=how)
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
         _plan(config)

@@ -116,7 +116,9 @@ def identity_files(base: Path) -> list[Path]:
 def _left_out(base: Path) -> list[str]:
     """A note on files of identities that are no pictures we read."""
     others = [p for p in identity_files(base) if p.suffix.lower() not in SUFFIXES and p.name[0] != "." and p.is_file()]
-    return [f"{len(others)} files of identities are not {', '.join(SUFFIXES)}: left out ({others[0]})"] if others else []
+    return (
+        [f"{len(others)} files of identities are not {', '.join(SUFFIXES)}: left out ({others[0]})"] if others else []
+    )
 
 
 def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: int, max_corrupt: float) -> None:

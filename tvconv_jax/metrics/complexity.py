@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.freezing import freeze
-from tvconv_jax.layers import DepthwiseConv, TVConv
+from tvconv_jax.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
 from tvconv_jax.models import create_model
 from tvconv_jax.models.blocks import Conv, EmbeddingHead, MaxPool, Pointwise
 from tvconv_jax.models.deeplabv3plus import ImagePool
@@ -33,7 +33,7 @@ from tvconv_jax.operators.condconv import CondConv
 from tvconv_jax.operators.ddf import DDF
 from tvconv_jax.operators.dyconv_dw import DyConvDW, KernelAttention
 from tvconv_jax.operators.dyconv_pw import DyConvPW
-from tvconv_jax.operators.dynamic import head_count
+from tvconv_jax.operators.dynamic import MixedDepthwise, head_count
 from tvconv_jax.operators.involution import Involution
 from tvconv_jax.operators.locally_connected import LocallyConnected
 from tvconv_jax.operators.sasa import SASA
@@ -141,6 +141,9 @@ COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], int]] = {
     ImagePool: lambda _, x, y: math.prod(x),
 }
 
+# Gone when kernels are frozen, or counted by the operator that holds it.
+UNCOUNTED = (WeightGenerator, GeneratorBlock, MapConv, MixedDepthwise)
+
 
 class Complexity(NamedTuple):
     """Cost of a model.
@@ -165,15 +168,25 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Complexity:
 
     Returns:
         The :class:`Complexity` for an input of that shape.
+
+    Raises:
+        ValueError: If a module with parameters of its own is none of them, so that nobody knows what it costs.
     """
     macs = 0
 
     def add(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         nonlocal macs
         y = call(*args, **kwargs)
-        cost = COSTS.get(type(context.module))
-        if cost is not None and context.method_name == "__call__":
-            macs += cost(context.module, args[0].shape, y.shape)
+        module = context.module
+        if context.method_name != "__call__" or isinstance(module, UNCOUNTED):
+            return y
+        if cost := COSTS.get(type(module)):
+            macs += cost(module, args[0].shape, y.shape)
+        elif own := [name for name, value in module.variables.get("params", {}).items() if hasattr(value, "shape")]:
+            raise ValueError(
+                f"what {type(module).__name__} costs is not known, and it has parameters ({', '.join(own)}); "
+                f"give it a row in COSTS of tvconv_jax/metrics/complexity.py."
+            )
         return y
 
     with nn.intercept_methods(add):

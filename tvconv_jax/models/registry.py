@@ -1,5 +1,6 @@
 """Models and operators by name. A new model is a row in ``MODELS``, a new operator a row in ``OPERATORS``."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -114,6 +115,12 @@ def list_operators(name: str) -> tuple[str, ...]:
     model = MODELS[name]
     fitting = tuple(operator for operator, row in OPERATORS.items() if row.place in model.places)
     return (("baseline",) if model.baseline else ()) + fitting
+
+
+def fields_of(name: str, operator: str) -> dict[str, Any]:
+    """Fields that :func:`create_model` takes for a model and an operator, with their defaults."""
+    rows = [MODELS[name], *([OPERATORS[operator]] if operator in OPERATORS else [])]
+    return {f.name: f.default for row in rows for f in dataclasses.fields(row.module) if f.name in row.fields}
 
 
 def create_model(

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.norm import BatchNorm
-from tvconv_jax.operators.dynamic import average_pool, check_call, check_grid, head_count
+from tvconv_jax.operators.dynamic import average_pool, head_count
 
 
 class AxisAttention(nn.Module):
@@ -95,7 +96,7 @@ class Axial(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
         x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)

@@ -20,9 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import PixelDense, check_call, dense_init, dynamic_conv, pooled
+from tvconv_jax.operators.dynamic import PixelDense, dense_init, dynamic_conv, pooled
 
 
 def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
@@ -49,7 +50,7 @@ class DDF(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         if self.kernel_size == 1:
             raise ValueError(
                 "kernel_size=1 leaves a filter of one tap, and its norm makes it zero; it must be 3 or more."

@@ -12,8 +12,9 @@ temperature fall from 30 to 1 over the first ten epochs; an operator knows no ep
 import flax.linen as nn
 import jax
 
+from tvconv_jax.checks import check_call
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import MixedDepthwise, check_call, dense_init, pooled
+from tvconv_jax.operators.dynamic import MixedDepthwise, dense_init, pooled
 
 
 class KernelAttention(nn.Module):
@@ -62,7 +63,7 @@ class DyConvDW(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
         return conv(x, shares)

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dyconv_dw import KernelAttention
-from tvconv_jax.operators.dynamic import check_call, mixed, stacked
+from tvconv_jax.operators.dynamic import mixed, stacked
 
 
 class DyConvPW(nn.Module):

@@ -184,21 +184,3 @@ def largest_divisor(number: int, at_most: int) -> int:
 def head_count(channels: int, at_most: int) -> int:
     """Heads that split the channels evenly, two channels or more each."""
     return largest_divisor(channels, min(at_most, max(1, channels // 2)))
-
-
-def check_call(x: jax.Array, kernel_size: int) -> None:
-    """Raises a ``ValueError`` for an even kernel, or an input that is not ``[n, h, w, c]``."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} must be odd, so that every pixel has a centre tap.")
-    if x.ndim != 4:
-        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c]. Add the batch axis with x[None].")
-
-
-def check_grid(module: nn.Module, built: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    """Raises a ``ValueError`` if the module's parameters, of shape ``built``, are for another grid than the input's."""
-    if built[: len(grid)] != grid:
-        sides = ("x".join(map(str, shape)) for shape in (built[: len(grid)], grid))
-        raise ValueError(
-            f"{module.name or type(module).__name__} was built for the grid {next(sides)}, but this input gives "
-            f"{next(sides)}; its parameters belong to positions: resize the input or initialise anew."
-        )

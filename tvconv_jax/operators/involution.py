@@ -19,9 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.norm import BatchNorm
-from tvconv_jax.operators.dynamic import PixelDense, average_pool, check_call, dense_init, dynamic_conv, largest_divisor
+from tvconv_jax.operators.dynamic import PixelDense, average_pool, dense_init, dynamic_conv, largest_divisor
 
 
 class Involution(nn.Module):
@@ -45,7 +46,7 @@ class Involution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         n, height, width, channels = x.shape
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import check_call, check_grid
 from tvconv_jax.ops import output_grid, tv_conv
 
 
@@ -35,7 +35,7 @@ class LocallyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
         if self.has_variable("params", "weights"):
             check_grid(self, self.get_variable("params", "weights").shape, grid)

@@ -19,9 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import average_pool, check_call, head_count, stacked, taps
+from tvconv_jax.operators.dynamic import average_pool, head_count, stacked, taps
 
 
 class SASA(nn.Module):
@@ -41,7 +42,7 @@ class SASA(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         n, height, width, channels = x.shape
         heads = head_count(channels, self.heads)
         size = channels // heads

@@ -14,9 +14,10 @@ kernels are ``k*k`` times as large as the output: it is here to be compared with
 import flax.linen as nn
 import jax
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
-from tvconv_jax.operators.dynamic import average_pool, check_call, check_grid, dynamic_conv
+from tvconv_jax.operators.dynamic import average_pool, dynamic_conv
 
 # The same generator for all images. Its convolutions are products over gathered pixels, so this is one large product.
 EachImage = nn.vmap(WeightGenerator, variable_axes={"params": None}, split_rngs={"params": False})
@@ -47,7 +48,7 @@ class TVConvDynamic(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         if self.generator_padding not in GENERATOR_NAMES:
             raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
         to_maps = nn.Dense(

@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.operators.dynamic import check_call, check_grid, stacked
+from tvconv_jax.operators.dynamic import stacked
 from tvconv_jax.ops import output_grid, tv_conv
 
 
@@ -43,7 +44,7 @@ class TVConvLinear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         values = self._values(output_grid(*x.shape[1:3], self.strides), x.shape[3])
         y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y

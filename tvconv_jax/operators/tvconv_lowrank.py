@@ -15,9 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_call, check_grid
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
-from tvconv_jax.operators.dynamic import check_call, check_grid, stacked
+from tvconv_jax.operators.dynamic import stacked
 from tvconv_jax.ops import depthwise_conv, output_grid
 
 
@@ -48,7 +49,7 @@ class TVConvLowrank(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size)
+        check_call(x, self.kernel_size, self.strides)
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} must be 1 or more; {self.kernel_size**2} can be any TVConv.")
         if self.generator_padding not in GENERATOR_NAMES:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import MODELS, list_operators
+from tvconv_jax.models.registry import MODELS, fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
 from tvconv_jax.recipes.scale import AFFINITY, AUGMENT, MESH, MODEL, OPTIMIZER, REPORT, START, TRAIN
 
@@ -21,8 +21,8 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
 
     Returns:
         The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
-        batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and six minutes, and the
-        rate grows during the first quarter of them: without, four epochs end at 60 to 86 % by the luck of the seed.
+        batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and five minutes, and
+        the rate grows during the first quarter of them, which ends the luck of the seed (see the README).
 
     Raises:
         UserError: If an argument does not fit.
@@ -57,6 +57,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "task": "face",
             "seed": given["seed"],
             "model": {
+                **fields_of(model, given["operator"]),
                 "name": model,
                 "width": width,
                 "operator": given["operator"],

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import list_operators
+from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
 from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, TRAIN
 
@@ -11,8 +11,8 @@ def frontal_config(arg: str | None) -> ConfigDict:
     """The classifier of frontal and profile faces.
 
     Args:
-        arg: ``:`` arguments: ``operator=depthwise|tvconv``, ``image_size``, ``epochs``, ``batch_size``, ``seed``,
-            ``smoke`` (seconds, to see that everything runs).
+        arg: ``:`` arguments: ``operator=`` one of ``list_operators("mobilenetv2")``, ``image_size``, ``epochs``,
+            ``batch_size``, ``seed``, ``smoke`` (seconds, to see that everything runs).
 
     Raises:
         UserError: If an argument does not fit.
@@ -37,6 +37,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
             "task": "frontal",
             "seed": given["seed"],
             "model": {
+                **fields_of("mobilenetv2", given["operator"]),
                 "name": "mobilenetv2",
                 "width": 0.1,
                 "operator": given["operator"],

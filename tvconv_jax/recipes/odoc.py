@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import list_operators
+from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
 from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, REPORT, TRAIN
 
@@ -49,6 +49,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
             "task": "segmentation",
             "seed": given["seed"],
             "model": {
+                **fields_of("deeplabv3plus", given["operator"]),
                 "name": "deeplabv3plus",
                 "operator": given["operator"],
                 "num_classes": 2,

@@ -44,8 +44,13 @@ TASKS = {
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config, with the keys that it is too old to have."""
+    from tvconv_jax.models.registry import MODELS, fields_of  # late: it loads Flax
+
     added = ADDED | TASKS.get(config.get("task"), {})
     whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in added.items()}}
-    if "stages" in whole.get("model", {}):
-        whole["model"] = {**whole["model"], "stages": whole["model"]["stages"] or []}  # null was all, as () is now
+    model = whole.get("model", {})
+    if model.get("name") in MODELS:
+        whole["model"] = {**fields_of(model["name"], model.get("operator", "")), **model}
+    if "stages" in model:
+        whole["model"]["stages"] = model["stages"] or []  # null was all, as () is now
     return whole

@@ -75,6 +75,12 @@ def test_with_as_many_identities_class_weights_are_taken_too(workdir):
     assert len(said) == 1 and "class_weights" in said[0]
 
 
+def test_a_workdir_is_found_from_where_the_command_is_given(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    state = start_from(workdir.name, state_of(8, 3), MODEL, print)
+    assert_model_equal(state.params["model"], state_of(8, 2).params["model"])
+
+
 class Dangerous:
     """Makes a folder wherever it is unpickled."""
 

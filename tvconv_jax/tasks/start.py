@@ -115,7 +115,8 @@ def read_checkpoint(
     Raises:
         UserError: If there is no whole one.
     """
-    folders = [path for kind in kinds for path in _steps(workdir / "checkpoints" / kind)]
+    checkpoints = workdir.absolute() / "checkpoints"  # Orbax tells nothing of a relative one
+    folders = [path for kind in kinds for path in _steps(checkpoints / kind)]
     faults = []
     for folder in folders:
         fault = checksums.fault(folder / "state") if (folder / "state").is_dir() else "state is missing"

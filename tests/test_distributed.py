@@ -177,7 +177,9 @@ def test_a_data_worker_that_hangs_or_dies_is_one_clear_line():
             next(watched)
     # By now it was killed, lest it hold up the end of this process.
     watched.timeout = 60.0
-    with pytest.raises(TrainingError, match=r"worker that reads the faces died \(exit code -9; .*data.workers"):
+    with pytest.raises(
+        TrainingError, match=r"worker that reads the faces died \(exit code -9; .*data.workers need a new --workdir"
+    ):
         next(watched)
 
 

@@ -208,6 +208,14 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_named(tmp_path, capsys
     assert run(tmp_path / "after", bad=34, nan="skip")[1].skipped == (1, 0)
 
 
+def test_a_run_that_stopped_at_such_a_step_goes_on_past_it(tmp_path):
+    with pytest.raises(TrainingError, match="or leave such steps out with --config.train.nan=skip"):
+        run(tmp_path / "run", bad=34)
+    one, other = run(tmp_path / "run", bad=34, nan="skip"), run(tmp_path / "skip", bad=34, nan="skip")
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[1] == other[1]
+
+
 def test_where_all_is_finite_skipping_changes_no_number(tmp_path):
     one, other = run(tmp_path / "stop"), run(tmp_path / "skip", nan="skip")
     np.testing.assert_array_equal(one[0], other[0])
@@ -217,7 +225,9 @@ def test_too_many_in_a_row_stop_the_run():
     skipped = nonfinite.Skipped()
     for step in range(1, nonfinite.IN_A_ROW):
         skipped = nonfinite.count(skipped, step, ["a"])
-    with pytest.raises(TrainingError, match=r"10 steps in a row, up to step 10, .* pictures of the last: a, b\. Lower"):
+    with pytest.raises(
+        TrainingError, match=r"10 steps in a row, up to step 10, .* pictures of the last: a, b\. A lower"
+    ):
         nonfinite.count(skipped, 10, ["a", "b"])
 
 
@@ -227,8 +237,10 @@ def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
     del old["train"]["nan"], old["start"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     check_workdir(config, tmp_path)
-    config.train.nan, config.start.freeze = "skip", "model/stem/*"
-    with pytest.raises(UserError, match=r"2 keys differ: start.freeze:  there, .*; train.nan: stop there, skip now"):
+    config.train.nan = "skip"  # what the error of a loss that is not finite advises
+    check_workdir(config, tmp_path)
+    config.train.log_every, config.start.freeze = 7, "model/stem/*"
+    with pytest.raises(UserError, match=r"2 keys differ: start.freeze:  there, .*; train.log_every: 1 there, 7 now"):
         check_workdir(config, tmp_path)
 
 

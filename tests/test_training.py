@@ -145,7 +145,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_names_and_keeps_what_was_saved(tmp_path):
     with pytest.raises(
-        TrainingError, match=r"loss of step 9 is nan; its pictures: picture 32, picture 33, .*35\. Lower"
+        TrainingError, match=r"loss of step 9 is nan; its pictures: picture 32, picture 33, .*35\. Look"
     ):
         run(tmp_path / "run", bad=34)
     with Checkpoints(tmp_path / "run") as checkpoints:

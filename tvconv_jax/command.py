@@ -21,8 +21,8 @@ from tvconv_jax.training.storage import full, is_full
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
 
 
-# Keys that say where a run goes on and how patiently, not what it computes.
-WHERE = ("mesh.", "data.timeout")
+# Keys that say where a run goes on, how patiently and past what, not what it computes.
+WHERE = ("mesh.", "data.timeout", "train.nan")
 
 
 def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str] = ()) -> None:

@@ -57,7 +57,8 @@ class WatchedBatches:
             code = str(error).partition("exit code ")[2].partition(".")[0]
             raise TrainingError(
                 f"a data worker that reads {self._source} died (exit code {code}; -9: killed, often for want of "
-                f"memory); lower --config.data.workers, or start again: the last checkpoint is whole."
+                f"memory). The same command goes on, for the last checkpoint is whole; fewer --config.data.workers "
+                f"need a new --workdir."
             ) from None
         raise error
 

@@ -12,6 +12,11 @@ from tvconv_jax.training.state import TrainState
 POLICIES = ("stop", "skip")
 # One bad picture spoils one batch of an epoch. So many batches in a row: it is the state that is at fault.
 IN_A_ROW = 10
+# A workdir holds one config, so another rate needs another workdir; face configs have start.checkpoint.
+OTHER_RATE = (
+    "A lower optimizer.learning_rate needs a new --workdir; --config.start.checkpoint=THIS WORKDIR, where the config "
+    "has that key, brings the weights along."
+)
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -50,8 +55,8 @@ def skip_not_finite(step: Step) -> Step:
 def stop(step: int, loss: float, names: Sequence[str]) -> TrainingError:
     """The error of a run whose loss is not finite."""
     return TrainingError(
-        f"the loss of step {step} is {loss}; its pictures: {shown(names)}. Lower optimizer.learning_rate, or look at "
-        f"these pictures, or set train.nan to skip; the last checkpoint is whole."
+        f"the loss of step {step} is {loss}; its pictures: {shown(names)}. Look at these pictures, or leave such steps "
+        f"out with --config.train.nan=skip: the last checkpoint is whole. {OTHER_RATE}"
     )
 
 
@@ -65,7 +70,7 @@ def count(skipped: Skipped, step: int, names: Sequence[str]) -> Skipped:
     if skipped.in_a_row >= IN_A_ROW:
         raise TrainingError(
             f"{IN_A_ROW} steps in a row, up to step {step}, were not finite and skipped; the pictures of the last: "
-            f"{shown(names)}. Lower optimizer.learning_rate; the last checkpoint is whole."
+            f"{shown(names)}. {OTHER_RATE}"
         )
     return skipped
 

@@ -286,8 +286,13 @@ def test_a_bad_picture_in_a_record_is_named(tmp_path):
     faces = [{"image": jpeg(i), "label": i % 2, "name": ""} for i in (0, 2, 1, 3)]
     faces[2]["image"] = faces[2]["image"][:300]
     write_faces(tmp_path / "train.rec", faces)
-    with pytest.raises(UserError, match=r"picture train.rec:3 cannot be decoded \(.*\); repair or remove it"):
+    with pytest.raises(
+        UserError, match=r"picture train.rec:3 cannot be decoded \(.*\); repair or remove it\. .*convert"
+    ):
         first_batches(casia(tmp_path))
+    convert(tmp_path / "train.rec", tmp_path / "loose")  # the way out that it names
+    data = casia(tmp_path / "loose", max_corrupt=0.25)
+    assert len(data.train) == 3 and data.notes[0].startswith("skipped 1 of 4 pictures that cannot be read")
 
 
 def test_lfws_own_pair_list(faces):

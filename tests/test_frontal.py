@@ -146,6 +146,21 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     assert scored == [20] and "kept 24 of 24" in capsys.readouterr().out
 
 
+def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, tmp_path, capsys):
+    for name in ("p0/1.jpg", "p2/0.jpg"):
+        (faces / name).write_bytes((faces / name).read_bytes()[:300])
+    arguments = ["purify", str(faces), f"--classifier={classifier}", f"--out={tmp_path / 'out'}", "--threshold=1e-9"]
+    for _ in range(2):  # the second time from the scores that are there
+        main(arguments)
+        said = capsys.readouterr().out
+        assert "kept 22 of 24 pictures" in said and "2 cannot be decoded and are not kept: " in said
+        assert len(read_kept(tmp_path / "out" / "kept.txt")) == 22
+    assert (tmp_path / "out" / "scores.csv").read_text().count("p0/1.jpg,nan\n") == 1
+    counts = json.loads((tmp_path / "out" / "counts.json").read_text())
+    assert counts["pictures_broken"] == 2 and 0 < counts["mean_probability"] < 1
+    assert (np.load(tmp_path / "out" / "scores.npy") == purify.BROKEN).sum() == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

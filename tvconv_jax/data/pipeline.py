@@ -19,7 +19,11 @@ def pixels(record: Record, side: int) -> np.ndarray:
     try:
         return decode(record["image"], side)
     except DECODE_ERRORS as error:
-        raise UserError(f"picture {record['name']} cannot be decoded ({error}); repair or remove it.") from None
+        raise UserError(
+            f"picture {record['name']} cannot be decoded ({error}); repair or remove it. Where it is part of a packed "
+            f"set, 'python -m tvconv_jax.data convert SET FOLDER' makes loose pictures of that, and a run on these, in "
+            f"a new --workdir, leaves broken ones out."
+        ) from None
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from tvconv_jax.data.decoder import DECODE_ERRORS, pixels
 from tvconv_jax.data.kept import short_name, write_kept
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.records import digest
+from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
@@ -19,8 +20,10 @@ from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.training.logging import write_json, write_text
+from tvconv_jax.training.state import TrainState
 
 CHUNK = 2000  # pictures between two writes of the scores
+BROKEN = -1.0  # in scores.npy: a picture that cannot be decoded; NaN is one that was not scored yet
 
 
 def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) -> str:
@@ -28,7 +31,8 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
 
     Writes into ``out``: ``kept.txt``, which ``data.keep`` of a face config takes; ``scores.csv`` and ``scores.npy``,
     the probability of every picture; ``histogram.png``; ``sheet.png``, faces from profile to frontal; ``counts.json``.
-    When it was killed, the same command goes on; with another threshold it scores nothing anew.
+    When it was killed, the same command goes on; with another threshold it scores nothing anew. Pictures that cannot
+    be decoded are ``nan`` in ``scores.csv`` and -1 in ``scores.npy``, and are never kept.
 
     Args:
         source: The training set, as :func:`tvconv_jax.data.sets.open_faces` takes it.
@@ -57,9 +61,10 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     write_json(out / "counts.json", {"source": source, "classifier": str(classifier), **counts})
     _histogram(out / "histogram.png", scores, threshold, counts)
     _sheet(out / "sheet.png", faces, scores)
+    broken = [names[index] for index in np.flatnonzero(np.isnan(scores))]
     return (
         f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} pictures ({len(kept) / len(scores):.1%}) and "
-        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n"
+        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_said_of(broken)}"
         f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
         f"Train on it with --config.data.keep={out / 'kept.txt'}"
     )
@@ -79,7 +84,7 @@ def _classifier(workdir: Path) -> FrontalJob:
 
 
 def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
-    """Probabilities of all pictures, ``float32 [n]``; those that a killed call has written are not computed again."""
+    """Probabilities of all pictures, ``float32 [n]``, NaN for broken ones; what a killed call has written is kept."""
     state = restore_best(job, classifier.absolute())
     names = (faces.source.name(index) for index in range(len(faces.labels)))
     of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": f"{classifier}, step {int(state.step)}"}
@@ -95,9 +100,55 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
     starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]
     for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} pictures at a time"):
         stop = min(start + CHUNK, len(scores))
-        scores[start:stop] = job.probabilities(state, faces.source, start, stop)
+        scores[start:stop] = _score(job, state, faces.source, start, stop)
         scores.flush()
-    return np.array(scores)
+    return np.where(scores == BROKEN, np.float32(np.nan), scores)
+
+
+def _score(job: FrontalJob, state: TrainState, source: Source, start: int, stop: int) -> np.ndarray:
+    """Probabilities of some pictures, ``float32 [stop - start]``, :data:`BROKEN` for those that cannot be decoded."""
+    try:
+        return job.probabilities(state, source, start, stop)
+    except UserError:  # now each is looked at, which takes as long again
+        whole = [index for index in range(start, stop) if _is_whole(source[index])]
+    scores = np.full(stop - start, BROKEN, np.float32)
+    if whole:
+        scores[np.array(whole) - start] = job.probabilities(state, _Chosen(source, whole), 0, len(whole))
+    return scores
+
+
+class _Chosen:
+    """Some pictures of a source."""
+
+    def __init__(self, source: Source, indices: list[int]) -> None:
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[self._indices[index]]
+
+    def name(self, index: int) -> str:
+        """Of one picture, for messages."""
+        return self._source.name(self._indices[index])
+
+
+def _is_whole(record: Record) -> bool:
+    try:
+        pixels(record["image"])
+    except DECODE_ERRORS:
+        return False
+    return True
+
+
+def _said_of(broken: list[str]) -> str:
+    """A line about pictures that cannot be decoded; nothing where there are none."""
+    if not broken:
+        return ""
+    return (
+        f"{len(broken):,} cannot be decoded and are not kept: {', '.join(broken[:3])}{' ...' if broken[3:] else ''}\n"
+    )
 
 
 def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: float) -> dict[str, float]:
@@ -105,11 +156,12 @@ def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: flo
     return {
         "threshold": threshold,
         "pictures": len(scores),
+        "pictures_broken": int(np.sum(np.isnan(scores))),
         "pictures_kept": len(kept),
         "identities": len(faces.identities),
         "identities_kept": int(np.sum(each > 0)),
         "pictures_kept_of_an_identity_median": float(np.median(each)),
-        "mean_probability": float(scores.mean()),
+        "mean_probability": float(np.nanmean(scores)),
     }
 
 

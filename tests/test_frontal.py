@@ -63,7 +63,7 @@ def test_the_report_shows_no_picture(classifier):
 
 
 @pytest.mark.parametrize(
-    "layout", ["{pose}/{person}_{i}.jpg", "{pose}/{person}/{i}.jpg", "Images/{person}/{pose}/{i}.jpg"]
+    "layout", ["{pose}/{person}_{i}.jpg", "{pose}/{person}/{i}.jpg", "Data/Images/{person}/{pose}/{i}.jpg"]
 )
 def test_every_layout_is_split_by_people(tmp_path, layout):
     for person in range(10):
@@ -72,8 +72,6 @@ def test_every_layout_is_split_by_people(tmp_path, layout):
                 path = tmp_path / layout.format(pose=pose, person=f"p{person:02d}", i=i)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-    if layout.startswith("Images"):
-        tmp_path = tmp_path / "Images"
     data = poses.load(tmp_path, test_share=0.3)
     assert data.people == (7, 3) and len(data.train) == 28 and len(data.test) == 12
     parts = []
@@ -92,6 +90,23 @@ def test_too_little_to_learn_from_is_one_line(tmp_path, cfp):
     for share in (0.0, 1.0):
         with pytest.raises(UserError, match="data.test_share .* of 20 people leaves none"):
             poses.load(cfp, test_share=share)
+
+
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path, cfp):
+    (tmp_path / "frontal").symlink_to(cfp / "frontal")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "more").symlink_to(cfp / "profile")
+    (tmp_path / "profile" / "up").symlink_to(tmp_path)
+    with pytest.raises(
+        UserError, match=r"no profile faces of the people to (train|test) on \(data.test_share 0.2\); people"
+    ):
+        poses.load(tmp_path, test_share=0.2)  # for `more` stands where a person would
+    (tmp_path / "profile" / "more").unlink()
+    (tmp_path / "profile" / "up").unlink()
+    (tmp_path / "profile").rmdir()
+    (tmp_path / "profile").symlink_to(cfp / "profile")
+    data = poses.load(tmp_path, test_share=0.2)
+    assert data.people == (16, 4) and len(data.train) == 80 and len(data.test) == 20
 
 
 def test_random_crops_by_hand():

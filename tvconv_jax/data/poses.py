@@ -1,5 +1,7 @@
 """Frontal and profile faces, as CFP lays them out: folders named ``frontal`` and ``profile``."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,33 +30,56 @@ class Poses(NamedTuple):
 
 
 def load(base: Path, *, test_share: float) -> Poses:
-    """Finds every picture in a folder ``frontal`` or ``profile``, at whatever depth.
+    """Finds every picture in a folder ``frontal`` or ``profile``, at whatever depth; links are followed.
 
-    Whose face it is tells the folder above or below that one (``001/frontal/01.jpg``, ``frontal/001/01.jpg``), or the
-    file's name without its last number (``frontal/001_01.jpg``).
+    Whose face it is tells the folder that this one lies in (``Data/Images/001/frontal/01.jpg``, as CFP unpacks). Where
+    that is ``base`` itself, it is the folder in it (``frontal/001/01.jpg``), or the file's name without its last number
+    (``frontal/001_01.jpg``).
 
     Args:
         base: The folder.
         test_share: Share of the people to test on, those that a fixed shuffle puts last.
 
     Raises:
-        UserError: If a pose has no pictures, or there are too few people to split.
+        UserError: If a pose has no pictures, in all or in one of the parts, or there are too few people to split.
     """
-    files = sorted(path for path in base.rglob("*") if path.suffix.lower() in SUFFIXES and _pose(path, base))
+    files = sorted(path for path in _pictures(base) if _pose(path, base))
     labels = np.array([POSES.index(_pose(path, base)) for path in files], np.int64)
     for label, pose in enumerate(POSES):
         if not np.any(labels == label):
             raise UserError(f"{base} holds no {pose} faces; put them into {base / pose}/.")
     owners = [_person(path, base) for path in files]
+    held, people = _held_out(owners, test_share)
+    parts = [[i for i, owner in enumerate(owners) if (owner in held) == test] for test in (False, True)]
+    for part, doing in zip(parts, ("train", "test"), strict=True):
+        missing = [pose for label, pose in enumerate(POSES) if not np.any(labels[part] == label)]
+        if missing:
+            raise UserError(
+                f"{base} holds no {missing[0]} faces of the people to {doing} on (data.test_share {test_share}); "
+                f"people need pictures of both poses: add some, or change the share."
+            )
+    train, test = (LooseFiles([files[i] for i in part], labels[part]) for part in parts)
+    return Poses(train, test, people)
+
+
+def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int, int]]:
+    """The people to test on; how many there are to train and to test on."""
     people = sorted(set(owners))
     count = round(test_share * len(people))
     if not 0 < count < len(people):
-        raise UserError(f"data.test_share {test_share} of {len(people)} people leaves none to train or to test on.")
+        raise UserError(
+            f"data.test_share {test_share} of {len(people)} people leaves none to train or to test on ({people[0]}, "
+            f"...); change it, or name a data.root that holds frontal/ and profile/, or people's folders with these."
+        )
     order = np.random.default_rng(0).permutation(len(people))
-    held = {people[index] for index in order[-count:]}
-    parts = [[i for i, owner in enumerate(owners) if (owner in held) == test] for test in (False, True)]
-    train, test = (LooseFiles([files[i] for i in part], labels[part]) for part in parts)
-    return Poses(train, test, (len(people) - count, count))
+    return {people[index] for index in order[-count:]}, (len(people) - count, count)
+
+
+def _pictures(base: Path) -> Iterator[Path]:
+    for name, folders, files in os.walk(base, followlinks=True):
+        folder, real = Path(name), Path(name).resolve()
+        folders[:] = [other for other in folders if not real.is_relative_to((real / other).resolve())]  # no way up
+        yield from (folder / file for file in files if Path(file).suffix.lower() in SUFFIXES)
 
 
 def _pose(path: Path, base: Path) -> str:
@@ -62,5 +87,8 @@ def _pose(path: Path, base: Path) -> str:
 
 
 def _person(path: Path, base: Path) -> str:
-    rest = [part for part in path.relative_to(base).parts if part not in POSES]
-    return rest[0] if len(rest) > 1 else identity_of(rest[0])
+    parts = path.relative_to(base).parts
+    at = parts.index(_pose(path, base))
+    if at:
+        return parts[at - 1]
+    return parts[1] if len(parts) > 2 else identity_of(parts[-1])

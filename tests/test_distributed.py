@@ -1,5 +1,7 @@
 """Several processes as one run: their place, the same losses, resuming, stopping together, batches that do not come."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -21,6 +23,7 @@ from tvconv_jax.data.records import cache_dir, one_writer
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training.distributed import Place, find_place
+from tvconv_jax.training.storage import locked
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "launch" / "local_processes.sh"
@@ -143,6 +146,19 @@ def test_records_are_written_by_one_process_at_a_time(tmp_path):
     waiting.join()
     assert order == ["first", "other"]
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_keeps_nobody_from_writing(tmp_path, monkeypatch, number):
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with one_writer(tmp_path / "records"):
+        pass
+    said = []
+    with locked(tmp_path / "run", said.append):
+        assert said == [f"{tmp_path / 'run'} is on a file system without locks: nothing keeps a second run out of it."]
 
 
 class Broken:

@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
+from tvconv_jax.training import storage
+
 
 class Record(TypedDict):
     """One encoded picture."""
@@ -144,7 +146,8 @@ def one_writer(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        # The system lets go of it when the process ends, however it ends. Where there are no locks, several write.
+        storage.lock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:

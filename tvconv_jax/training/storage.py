@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tvconv_jax.errors import TrainingError, UserError
 
@@ -78,16 +79,25 @@ def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _take(file, workdir: Path, say: Callable[[str], None]) -> None:
+def lock(file: IO, operation: int) -> bool:
+    """Locks a file as ``fcntl.flock`` does; ``False`` where the file system knows no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _take(file: IO, workdir: Path, say: Callable[[str], None]) -> None:
+    try:
+        known = lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"
         raise UserError(f"{workdir} is in use by {holder}; wait for it, or choose another --workdir.") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+    if not known:
         say(f"{workdir} is on a file system without locks: nothing keeps a second run out of it.")
     with writing(workdir, "the run"):
         file.truncate(0)

@@ -22,12 +22,13 @@ def get_sweep():
 QUICK = ["--batch=2", "--seconds=0"]
 
 
-def write_results(workdir, accuracy):
+def write_results(workdir, accuracy, speed=50.0):
     workdir.mkdir(parents=True, exist_ok=True)
     results = {
         "mean_accuracy": accuracy,
+        "verification": {},
         "complexity": {"macs": 2e6, "params": 3000, "train_params": 4000},
-        "images_per_second": 50.0,
+        "images_per_second": speed,
     }
     (workdir / "results.json").write_text(json.dumps(results))
 
@@ -44,7 +45,7 @@ def folder(tmp_path_factory):
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
     write_results(folder / "depthwise" / "seed0", 0.7)
-    write_results(folder / "depthwise" / "seed2", 0.8)
+    write_results(folder / "depthwise" / "seed2", 0.8, speed=None)
     (folder / "ddf" / "seed0").mkdir(parents=True)
     (folder / "sasa" / "seed0").mkdir(parents=True)
     (folder / "sasa" / "seed0" / "results.json").write_text("{}")

@@ -14,6 +14,7 @@ from PIL import Image
 from tvconv_jax.analysis.report import __main__ as command
 from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.axes import Axis, linear_axis, log_axis, tick_text
+from tvconv_jax.analysis.report.common import figures
 from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.face import worst
 from tvconv_jax.analysis.report.html import Html, table, tag
@@ -118,6 +119,10 @@ def test_the_curve_of_five_pairs_by_hand():
     assert curve.area == pytest.approx(5 / 6)  # of six comparisons one, 0.6 with 0.7, is wrong
     assert curve.equal_error == pytest.approx(1 / 3)  # a third accepted wrongly, a third refused
     assert accepted_at(curve, [0, 0.4, 0.5, 1]).tolist() == [2 / 3, 2 / 3, 1, 1]
+
+
+def test_a_run_whose_speed_nobody_knows_shows_none():
+    assert [figure.label for figure in figures({"images_per_second": None}, [])] == ["steps of training"]
 
 
 def test_ties_are_half_right_and_one_kind_is_refused():

@@ -35,7 +35,8 @@ import json, sys
 workdir, seed, accuracy = sys.argv[1:]
 if seed == "9": sys.exit("error: the loss is nan")
 results = {"mean_accuracy": float(accuracy), "verification": {"pose": {"accuracy": float(accuracy)}},
-           "complexity": {"macs": 2e6, "params": 3e3, "train_params": 4e3}, "images_per_second": 50.0, "note": seed}
+           "complexity": {"macs": 2e6, "params": 3e3, "train_params": 4e3},
+           "images_per_second": None if seed == "2" else 50.0, "note": seed}
 json.dump(results, open(workdir + "/results.json", "w"))
 """
 

@@ -120,7 +120,8 @@ def _ended(row: Row, setting: Setting, folder: Path) -> list[Run]:
     found = list(results.values())
     row.accuracies = [100 * result["mean_accuracy"] for result in found]
     row.complexity = found[0]["complexity"]
-    row.training_rate = statistics.median(result["images_per_second"] for result in found)
+    rates = [result["images_per_second"] for result in found if result["images_per_second"]]
+    row.training_rate = statistics.median(rates) if rates else None
     return list(results)
 
 

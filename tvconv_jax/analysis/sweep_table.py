@@ -60,7 +60,8 @@ def cells_of(sweep: Sweep, results: Mapping[Setting, Results]) -> Cells:
 def _cost(found: Results) -> list[str]:
     cost = found[0]["complexity"]
     numbers = [f"{cost['macs'] / 1e6:.2f}", f"{cost['params'] / 1e3:,.0f}", f"{cost['train_params'] / 1e3:,.0f}"]
-    return [*numbers, f"{np.median([result['images_per_second'] for result in found]):.0f}"]
+    speeds = [result["images_per_second"] for result in found if result["images_per_second"]]
+    return [*numbers, f"{np.median(speeds):.0f}" if speeds else "-"]
 
 
 def _accuracies(found: Results, sets: Sequence[str], columns: Mapping[str, str]) -> list[str]:

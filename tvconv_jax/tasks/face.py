@@ -271,7 +271,7 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
             "best": ended.best._asdict(),
             "start": start,
             "complexity": count(job.model, (1, side, side, 3))._asdict(),
-            "images_per_second": round(ended.images_per_second, 1),
+            "images_per_second": ended.images_per_second,
             "device": device_description(),
             "seed": config.seed,
             "command": command_line(),

@@ -208,7 +208,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
             "data": job.notes[0],
             "test": result._asdict(),
             "best": ended.best._asdict(),
-            "images_per_second": round(ended.images_per_second, 1),
+            "images_per_second": ended.images_per_second,
             "device": device_description(),
             "seed": config.seed,
             "command": command_line(),

@@ -88,7 +88,7 @@ def write_results(
     data: str,
     backbone: str,
     model: nn.Module,
-    images_per_second: float,
+    images_per_second: float | None,
 ) -> None:
     """Writes ``results.json``, ``scores.csv`` and ``pictures.png``.
 
@@ -102,7 +102,7 @@ def write_results(
         data: What the data is.
         backbone: What the backbone started from.
         model: The model.
-        images_per_second: While training.
+        images_per_second: While training; ``None`` where nobody knows it.
     """
     side = config.data.image_size
     same = [dices(one.picture._replace(pred=_resized(constant, one.picture.true.shape[:2]))) for one in found]
@@ -130,7 +130,7 @@ def write_results(
                 "std": "over pictures",
             },
             "complexity": count(model, (1, side, side, 3))._asdict(),
-            "images_per_second": round(images_per_second, 1),
+            "images_per_second": images_per_second,
             "device": device_description(),
             "seed": config.seed,
             "command": command_line(),

@@ -1,5 +1,6 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -49,12 +50,14 @@ class Job(Protocol):
 
 
 class Ended(NamedTuple):
-    """A run that took its last step."""
+    """A run that took its last step; its speed is ``None`` where nobody knows it."""
 
     state: TrainState
     best: loop.Best
-    images_per_second: float
+    images_per_second: float | None
 
+
+TIMED = 5  # steps that tell a speed
 
 Begin = Callable[[TrainState, Callable[[str], None]], TrainState]
 
@@ -88,7 +91,15 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
             finally:
                 line.close()
                 log.close()
-    return Ended(state, progress.best, line.images_per_second)
+    return Ended(state, progress.best, measured_speed(line, workdir / "results.json"))
+
+
+def measured_speed(line: ProgressLine, results: Path) -> float | None:
+    """Images per second; of a command that took too few steps to tell, what the results of an earlier one say."""
+    if line.steps >= TIMED:
+        return round(line.images_per_second, 1)
+    earlier = json.loads(results.read_text()) if results.exists() else {}
+    return earlier.get("images_per_second") or None
 
 
 def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:

@@ -94,6 +94,9 @@ class ProgressLine:
     Args:
         total: Steps of the whole run.
         batch_size: Images in a step.
+
+    Attributes:
+        steps: How many were timed.
     """
 
     def __init__(self, total: int, batch_size: int) -> None:
@@ -101,7 +104,7 @@ class ProgressLine:
         self._console = Console(file=sys.stdout)
         self._status = self._console.status("Compiling the training step") if self._console.is_terminal else None
         self._since: float | None = None
-        self._steps = 0
+        self.steps = 0
         if self._status:
             self._status.start()
 
@@ -110,7 +113,7 @@ class ProgressLine:
         if self._since is None:
             self._since = time.monotonic()
             return
-        self._steps += 1
+        self.steps += 1
         if self._status:
             left = (self._total - step) * self._batch_size / self.images_per_second
             self._status.update(
@@ -126,9 +129,9 @@ class ProgressLine:
     @property
     def images_per_second(self) -> float:
         """Of training since the first step."""
-        if self._since is None or not self._steps:
+        if self._since is None or not self.steps:
             return 0.0
-        return self._steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
+        return self.steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
 
     def print(self, text: str) -> None:
         """One lasting line."""

@@ -53,9 +53,10 @@ def figures(results: Mapping[str, Any], metrics: list[dict[str, float]]) -> list
             Figure(short(cost["params"]), "parameters, frozen"),
         ]
     steps = max([line["step"] for line in metrics] or [0])
+    if results["images_per_second"]:
+        shown.append(Figure(f"{results['images_per_second']:,.0f}", "pictures a second in training"))
     return [
         *shown,
-        Figure(f"{results['images_per_second']:,.0f}", "pictures a second in training"),
         Figure(f"{steps:,}", "steps of training"),
     ]
 
@@ -94,7 +95,8 @@ def cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
             ["parameters of the frozen model", f"{numbers['params']:,}", _float32(numbers["params"])],
             ["parameters that were trained", f"{numbers['train_params']:,}", _float32(numbers["train_params"])],
         ]
-    rows.append(["pictures a second in training", f"{results['images_per_second']:,}", results["device"]])
+    if results["images_per_second"]:
+        rows.append(["pictures a second in training", f"{results['images_per_second']:,}", results["device"]])
     saved = sorted((workdir / "checkpoints" / "last").glob("[0-9]*"), key=lambda path: int(path.name))
     if saved:
         size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())

@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.alignment import TEMPLATE, align_face, read_landmarks, similarity
+from tvconv_jax.data.alignment import TEMPLATE, align, align_face, read_landmarks, similarity
 from tvconv_jax.data.bin_file import write_bin
 from tvconv_jax.data.decoder import pixels
 from tvconv_jax.data.looks import look
@@ -168,13 +168,36 @@ def test_align_command(tmp_path, capsys):
     numbers = "\t".join(f"{value:.3f}" for value in points.ravel())
     (tmp_path / "list.txt").write_text("".join(f"ann/{name}\t{numbers}\n" for name in ("1.png", "2.jpg", "3.jpg")))
     arguments = ["align", str(tmp_path / "raw"), str(tmp_path / "list.txt"), str(tmp_path / "out"), "--size=96"]
-    for _ in range(2):  # the second time, what is there is left
+    there = f"0 faces aligned to 96x96; 1 were in {tmp_path / 'out'} already; 1 of "
+    for start in ("1 faces aligned to 96x96; 1 of ", there):  # the second time, what is there is left
         main(arguments)
         said = capsys.readouterr().out
-        assert said.startswith("1 faces aligned to 96x96; 1 of ") and "1 cannot be read: ann/2.jpg" in said
+        assert said.startswith(start) and "1 cannot be read: ann/2.jpg" in said
     aligned = pixels((tmp_path / "out" / "ann" / "1.jpg").read_bytes())
     assert aligned.shape == (96, 96, 3) and look(jpeg(aligned)).eyes > 1
     assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["1.jpg"]
+
+
+def test_landmarks_are_of_the_picture_as_it_is_seen(tmp_path):
+    points = TEMPLATE * 2 + 30
+    lying = Image.fromarray(drawn(0, points, 300)).transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[ExifTags.Base.Orientation] = 6  # to be turned by a quarter, as telephones write it
+    lying.save(tmp_path / "1.jpg", quality=95, exif=lying.getexif())
+    (tmp_path / "list.txt").write_text("1.jpg " + " ".join(f"{value:.3f}" for value in points.ravel()))
+    align(tmp_path, tmp_path / "list.txt", tmp_path / "out")
+    expected = align_face(drawn(0, points, 300), points)
+    assert np.abs(pixels((tmp_path / "out" / "1.jpg").read_bytes()) - expected.astype(int)).mean() < 5  # two JPEGs
+
+
+def test_no_picture_takes_the_place_of_another(tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"a/1.{kind} 1 2 3 4 5 6 7 8 9 0\n" for kind in ("png", "jpg")))
+    (tmp_path / "a").mkdir()
+    for kind in ("png", "jpg"):
+        (tmp_path / "a" / f"1.{kind}").write_bytes(jpeg(drawn(0)))
+    with pytest.raises(UserError, match=r"lists a/1.png and a/1.jpg, which would both become a/1.jpg; leave one"):
+        align(tmp_path, tmp_path / "list.txt", tmp_path / "out")
+    with pytest.raises(UserError, match="is the folder of the pictures themselves; name another"):
+        align(tmp_path, tmp_path / "list.txt", tmp_path / "a" / "..")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """Faces aligned by five landmarks, as the field aligns them: a similarity transform to a fixed template."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.decoder import DECODE_ERRORS, pixels
+from tvconv_jax.data.decoder import DECODE_ERRORS, as_seen
 from tvconv_jax.data.progress import track
 from tvconv_jax.errors import UserError
 
@@ -19,6 +19,7 @@ TEMPLATE = np.array(
 )
 TEMPLATE_SIDE = 112
 QUALITY = 95
+ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # what becomes of a picture
 
 
 class Landmarks(NamedTuple):
@@ -117,7 +118,7 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
     """Aligns the pictures of a folder, those that a list has landmarks for.
 
     Args:
-        source: The folder.
+        source: The folder. Pictures are taken as they are seen, turned as their EXIF data says.
         landmarks: The list; see :func:`read_landmarks`.
         target: The folder to write, JPEGs of quality 95 under the same names; pictures that are there are left.
         side: Of the aligned faces, 112 or 96 by custom.
@@ -126,31 +127,55 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
         What was done, in a line.
 
     Raises:
-        UserError: If none of the listed pictures is there, and as :func:`read_landmarks`.
+        UserError: If none of the listed pictures is there, two of them would become one, or the target is the source;
+            and as :func:`read_landmarks`.
     """
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target} is the folder of the pictures themselves; name another one to write.")
     listed = read_landmarks(landmarks)
     there = [entry for entry in listed if (source / entry.file).is_file()]
     if not there:
         raise UserError(f"none of the {len(listed)} pictures of {landmarks} is in {source}; name their common folder.")
-    bad = [name for name in _align_all(source, track(there, total=len(there), text="Aligning"), target, side) if name]
-    said = [f"{len(there) - len(bad)} faces aligned to {side}x{side}"]
+    _check_targets(landmarks, there)
+    outcomes = list(_align_all(source, track(there, total=len(there), text="Aligning"), target, side))
+    said = [f"{outcomes.count(ALIGNED)} faces aligned to {side}x{side}"]
+    if FOUND in outcomes:
+        said.append(f"{outcomes.count(FOUND)} were in {target} already")
     if len(listed) > len(there):
         said.append(f"{len(listed) - len(there)} of {landmarks} are not in {source}")
+    bad = [entry.file for entry, outcome in zip(there, outcomes, strict=True) if outcome == BROKEN]
     if bad:
         said.append(f"{len(bad)} cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}")
     return "; ".join(said)
 
 
-def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: int) -> Iterator[str]:
-    """The name of each picture that cannot be read, and nothing for the others."""
+def _target(entry: Landmarks) -> Path:
+    return Path(entry.file).with_suffix(".jpg")
+
+
+def _check_targets(landmarks: Path, entries: Sequence[Landmarks]) -> None:
+    taken: dict[Path, str] = {}
     for entry in entries:
-        path = (target / entry.file).with_suffix(".jpg")
+        path = _target(entry)
+        if path in taken:
+            raise UserError(
+                f"{landmarks} lists {taken[path]} and {entry.file}, which would both become {path}; leave one of them "
+                f"out, or rename it."
+            )
+        taken[path] = entry.file
+
+
+def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: int) -> Iterator[str]:
+    """What became of each picture."""
+    for entry in entries:
+        path = target / _target(entry)
         if path.exists():
+            yield FOUND
             continue
         try:
-            face = align_face(pixels((source / entry.file).read_bytes()), entry.points, side)
+            face = align_face(as_seen((source / entry.file).read_bytes()), entry.points, side)
         except DECODE_ERRORS:
-            yield entry.file
+            yield BROKEN
             continue
         file = io.BytesIO()
         Image.fromarray(face).save(file, "JPEG", quality=QUALITY)
@@ -158,4 +183,4 @@ def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: i
         part = path.with_name(f"{path.name}.part")
         part.write_bytes(file.getvalue())
         part.rename(path)
-        yield ""
+        yield ALIGNED

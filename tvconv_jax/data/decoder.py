@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 # What Pillow and simplejpeg raise for a picture that cannot be decoded.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
@@ -34,6 +34,14 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
             # Pillow is more lenient, and says better what is wrong
     with Image.open(io.BytesIO(image)) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def as_seen(image: bytes) -> np.ndarray:
+    """As :func:`pixels`, but turned as the EXIF data says, as viewers and face detectors show the picture."""
+    decoded = Image.fromarray(pixels(image))
+    with Image.open(io.BytesIO(image)) as picture:
+        decoded.getexif()[ExifTags.Base.Orientation] = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(decoded))
 
 
 def decode(image: bytes, side: int) -> np.ndarray:

@@ -33,7 +33,21 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
                 raise
             # Pillow is more lenient, and says better what is wrong
     with Image.open(io.BytesIO(image)) as picture:
+        return _rgb(picture)
+
+
+def check_mode(picture: Image.Image) -> None:
+    """Raises a ``ValueError`` if a picture has numbers for pixels of which nobody knows how bright they are."""
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"its pixels, of the mode {picture.mode}, do not say what is white; save it with 8 or 16 bits")
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    check_mode(picture)
+    if not picture.mode.startswith("I;16"):
         return np.asarray(picture.convert("RGB"))
+    grey = (np.asarray(picture, np.uint32) + 128) // 257  # Pillow would make white of all above 255
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def as_seen(image: bytes) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from tvconv_jax.data.decoder import check_mode
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
@@ -150,11 +151,14 @@ def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]
         try:
             with Image.open(path) as image:
                 image.load()
+                check_mode(image)
                 resized += image.size != (side, side)
             good.append(path)
-        except (OSError, SyntaxError, ValueError):
-            bad.append(path)
-    named = ", ".join(map(str, bad[:3])) + (" ..." if len(bad) > 3 else "")
+        except (OSError, SyntaxError):
+            bad.append(str(path))
+        except ValueError as error:
+            bad.append(f"{path}: {error}")
+    named = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
     if len(bad) > max_corrupt * len(files):
         raise UserError(
             f"{len(bad)} of {len(files)} pictures cannot be read ({named}), more than the share {max_corrupt} that "

@@ -1,7 +1,6 @@
 """What one encoded face tells without a model: size, colour, channels swapped or not, aligned or not."""
 
 import hashlib
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +78,6 @@ def _eyes(light: np.ndarray) -> float:
 def thumbnail(image: bytes, side: int) -> Image.Image:
     """A small picture; a grey field where the bytes are none."""
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        return Image.fromarray(pixels(image)).resize((side, side), Image.Resampling.BILINEAR)
     except DECODE_ERRORS:
         return Image.new("RGB", (side, side), (128, 128, 128))

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tvconv_jax.recipes import Argument, face_config, parse_arguments
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks.limits import check_values
 from tvconv_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +162,7 @@ def test_four_devices_give_the_losses_of_one(finished, tmp_path):
         ),
         (["--config=configs/face_mb01.py:smoke", "--config.model.width=0.15"], "mobilenetv2 width 0.15 is unknown"),
         (["--config=configs/face_mb01.py:data=folder"], "data.root is empty"),
+        (["--config=configs/frontal.py:seed=-1"], "seed -1 must be at least 0"),
         (
             ["--config=configs/face_mb01.py", "--config.eval.protocol=x"],
             "eval.protocol 'x' is unknown; there are: standard",
@@ -219,6 +222,33 @@ def test_every_key_of_the_config_is_read(tmp_path, capsys):
     assert {"data.root", "data.max_corrupt"} <= read | {"data.max_corrupt"}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", -1, "seed -1 must be at least 0; set --config.seed."),
+        ("data.image_size", 7, "data.image_size 7 must be at least 8"),
+        ("data.workers", -1, "data.workers -1 must be at least 0"),
+        ("data.timeout", math.nan, "data.timeout nan must be at least 0"),
+        ("data.size", "fll", "data.size 'fll' is unknown; there are: full, smoke."),
+        ("data.source", "folder", "data.source 'folder' needs data.root, .* as in --config=FILE:data=folder."),
+        ("optimizer.base_batch", 0, "optimizer.base_batch 0 must be at least 1"),
+        ("optimizer.learning_rate", -0.1, "optimizer.learning_rate -0.1 must be at least 0"),
+        ("optimizer.epochs", 0.0, "optimizer.epochs 0.0 must be greater than 0"),
+        ("optimizer.epochs", math.inf, "optimizer.epochs inf must be"),
+        ("train.log_every", 0, "train.log_every 0 must be at least 1"),
+        ("train.checkpoint_every", -5, "train.checkpoint_every -5 must be at least 1"),
+        ("train.eval_every", -1.0, "train.eval_every -1.0 must be greater than 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_data_is_opened(key, value, words):
+    config = face_config(None, model="mobilenetv2", width=0.1)
+    config.update_from_flattened_dict({"optimizer.epochs": 0.1})
+    check_values(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=words):
+        check_values(config)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_names_its_model_and_says_how_to_run_it(name):
     scope = {}
@@ -227,12 +257,15 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
     operator = "baseline" if name == "face_mixer.py" else "depthwise"
     config = scope["get_config"](f"operator={operator},seed=3")
     assert config.model.operator == operator and config.seed == 3
+    for argument in (None, "smoke"):
+        check_values(scope["get_config"](argument))
     if config.task != "face":
         assert name == {"frontal": "frontal.py", "segmentation": "odoc.py"}[config.task]
         return
     prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf", "mlp_mixer": "mixer"}[config.model.name]
     assert name in (f"face_{prefix}{round(config.model.width * 10):02d}.py", f"face_{prefix}.py")
     paper = scope["get_config"]("data=folder")
+    check_values(paper)
     assert (paper.data.image_size, paper.data.batch_size, paper.optimizer.epochs) == (96, 512, 38)
     assert paper.optimizer.milestones == (22, 30, 35) and paper.optimizer.learning_rate == 0.1
 

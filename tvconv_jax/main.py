@@ -30,6 +30,7 @@ def main(_: Sequence[str]) -> None:
         virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import TASKS
+    from tvconv_jax.tasks.limits import check_values
     from tvconv_jax.training import distributed
 
     config, workdir = CONFIG.value, _workdir()
@@ -37,6 +38,7 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)
     if config.task not in TASKS:
         raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
+    check_values(config)
     if MODE.value != "plan" or WORKDIR.value:
         # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
         how = [f"eval.{key}" for key in config.eval if key != "select"] if MODE.value == "eval" else []

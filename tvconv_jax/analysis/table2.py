@@ -47,6 +47,7 @@ def main(_: Sequence[str]) -> None:
     from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
     from tvconv_jax.data.records import cache_dir
     from tvconv_jax.models.registry import list_operators
+    from tvconv_jax.tasks.limits import check_values
 
     logging.set_verbosity(logging.ERROR)
     out = Path(OUT.value).expanduser().absolute()
@@ -56,6 +57,7 @@ def main(_: Sequence[str]) -> None:
     folds = [Fold(o, d, s) for s in seeds for d in domains for o in OPERATORS.value]
     configs = {fold: _config(fold) for fold in folds}
     for fold, config in configs.items():  # before anything runs
+        check_values(config)
         command.check_workdir(config, _workdir(out, fold))
     command.keep_compiled_programs(cache_dir())
     failed = {}

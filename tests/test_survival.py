@@ -253,18 +253,25 @@ def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path):
 
 
 UP = """
-import time
+import signal, time
 from tvconv_jax import command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell made of it
 command.run(lambda _: (print("up", flush=True), time.sleep(100)))
 """
 
 
-def test_sigterm_before_training_asks_for_a_restart_too():
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGTERM, 75, "stopped outside training, with nothing to save; the same command goes on."),
+        (signal.SIGINT, 130, "stopped; the same command goes on."),
+    ],
+)
+def test_asked_to_stop_before_training_it_says_so_in_a_line(number, code, words):
     command = [sys.executable, "-c", UP, "--config=configs/face_mb01.py"]
     root = Path(__file__).parent.parent
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert error == "error: stopped outside training, with nothing to save; the same command goes on.\n"
+    assert process.returncode == code and error == f"error: {words}\n"

@@ -109,6 +109,8 @@ def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
         _fail(error, 1, hurry=True)
     except Interrupted as error:
         _fail(error, error.code)  # where there are many processes all end so, when all have saved
+    except KeyboardInterrupt:  # before the first step or after the last one, or a second one in the loop
+        _fail("stopped; the same command goes on.", 130, hurry=True)
     except OSError as error:  # one of the files beside the checkpoints
         if is_full(error):
             _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1, hurry=True)

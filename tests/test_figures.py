@@ -81,12 +81,15 @@ def sweep_folder(folder, *runs):
 
 def test_a_sweeps_outcomes_are_means_over_seeds_and_folders_are_pooled(tmp_path):
     first = sweep_folder(tmp_path / "a", ("g", "tvconv", 5, [80, 84]), ("", "other", 7, [70]))
-    second = sweep_folder(tmp_path / "b", ("g", "tvconv", 5, [88]))
+    second = sweep_folder(tmp_path / "b", ("g", "tvconv", 5, [80, 84, 88]))  # goes on where the first one was
     tvconv, other = read_sweeps([first, second])
     assert tvconv == ("g", "tvconv", 5, pytest.approx(84), pytest.approx(np.sqrt(32 / 3)), 3)  # -4, 0 and 4
     assert other == ("", "other", 7, pytest.approx(70), 0, 1)
     assert over_seeds([tvconv]) == "mean ± std of 3 seeds" and over_seeds([other]) == "1 seed"
     assert over_seeds([tvconv, other]) == "mean ± std of 1 to 3 seeds"
+    for name, other in (("c", ("g", "tvconv", 5, [81])), ("d", ("", "other", 9, [70]))):
+        with pytest.raises(UserError, match="otherwise than a folder before; draw them apart"):
+            read_sweeps([first, sweep_folder(tmp_path / name, other)])
 
 
 def test_the_envelope_is_what_nothing_cheaper_reaches():

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.tasks.face import FaceJob
 
 SWEEPS = sorted(str(path) for path in Path("configs/sweeps").glob("*.py"))
+COMMAND = Run.command  # which tests replace
 REAL = ("table3", "figure10")
 TWO = """
 from tvconv_jax.analysis.sweep import Setting, Sweep
@@ -153,6 +155,10 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     assert "[1/2] tvconv, seed 3" in printed and "| tvconv | 3 | 2.00 | 3 | 4 | 50 | 70.00 ± 8.16 |" in printed
     assert sorted(path.name for path in here.glob("*/*/")) == ["seed3"] * 2
     assert len(json.loads((here / "sweep.json").read_text())) == 6
+    shutil.rmtree(here / "other")  # its results stay in sweep.json
+    sweep.main([two, f"--out={here}", "--seeds=3", "--markdown"])
+    assert "| other | 1 | 2.00 |" in capsys.readouterr().out and not (here / "other").exists()
+    assert len(json.loads((here / "sweep.json").read_text())) == 6
     known.write_text(known.read_text().replace('"setting": "tvconv"', '"setting": "convtv"'))
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={here}", f"--known={known}"])
@@ -161,6 +167,39 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={here}", f"--known={known}"])
     assert "known.json is no sweep.json of a sweep" in capsys.readouterr().err
+
+
+def test_runs_that_were_asked_for_something_else_are_not_taken_for_this_sweeps(two, faked, tmp_path, capsys):
+    out, command = tmp_path / "out", [two, f"--out={tmp_path / 'out'}", "--seeds=1"]
+    sweep.main(command)
+    asked = "--config.model.hidden_channels=4 --config.optimizer.epochs=0.1 --config=configs/face_mb01.py:seed=1"
+    file = out / "tvconv" / "seed1" / "results.json"
+
+    def ended_with(flags):
+        line = f"python -m tvconv_jax.main {flags} --workdir=elsewhere"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"command": line}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "command", COMMAND)
+        ended_with(f"{asked} --config.data.timeout=9.0")  # which is no other run
+        sweep.main([*command, "--dry-run"])
+        ended_with(asked.replace("py:", "py:data=casia,"))
+        with pytest.raises(SystemExit):
+            sweep.main([*command, "--dry-run"])
+    assert "seed1 ended with other arguments (--config.model" in (line := capsys.readouterr().err)
+    assert "py:data=casia,seed=1 there, " in line and f"{asked} now); give those, or choose another --out." in line
+    sweep.main([*command, "--show"])  # what there is
+
+
+def test_an_array_deals_all_runs_out_and_one_with_gaps_is_refused():
+    def share(index, first, last, jobs):
+        values = {"ID": index, "MIN": first, "MAX": last, "COUNT": jobs}
+        return sweep.share_of_array("abcde", {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()})
+
+    assert share(3, 3, 4, 2) == ["a", "c", "e"] and share(4, 3, 4, 2) == ["b", "d"]
+    assert sweep.share_of_array("abcde", {}) == list("abcde")
+    with pytest.raises(UserError, match="an array of 2 jobs from 3 to 7 has gaps; give a whole range"):
+        share(7, 3, 7, 2)
 
 
 MEETING = """
@@ -209,6 +248,7 @@ def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, mo
     """Job 5 of an array that begins with 4 takes the second of two runs: Table 3's that starts as a depthwise one."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "4")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     chosen = "--settings=zeros constant,edge_constant"
     sweep.main(["configs/sweeps/table3.py:smoke", chosen, f"--out={tmp_path}/out", "--seeds=0"])

@@ -9,7 +9,8 @@ What stands behind the colon goes to every config, ``--config.key=value`` too. R
 that was stopped goes on, one that fails does not keep the others from running. In an array of SLURM jobs each takes its
 share; with ``--jobs=N`` N runs train side by side, each on cores of its own, which small models share badly. Every run
 is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``. ``OUT/sweep.json``
-holds all results, a few kilobytes each; ``--known=FILE`` takes them from there, so that a sweep goes on elsewhere.
+holds a line for each that ended, and is enough: their folders may go, and with ``--known=FILE`` a sweep goes on in
+another place. To repeat a run, remove its folder and its line.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tvconv_jax import command
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_known
@@ -36,6 +38,8 @@ __all__ = ["Run", "Setting", "Sweep", "main"]
 
 PARTS = ("sweep.json", "sweep.json.part", "report.html", "operator_table.json")  # of OUT, besides settings
 LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.json, left out of sweep.json
+# Flags that say where and on what a run goes on, not what it computes.
+WHERE = ("--workdir", *(f"--config.{key}" for key in command.WHERE), "--coordinator", "--process")
 
 
 def check_folder(out: Path, sweep: Sweep) -> None:
@@ -68,11 +72,11 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
     return results
 
 
-def _line(run: Run, result: dict[str, Any]) -> str:
+def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """A run in ``sweep.json``, from which figures are drawn: of what setting it is, and its results in brief."""
     setting = run.setting
     about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
-    return json.dumps(about | _brief(result))
+    return about | {"asked": _asked(result)} | _brief(result)
 
 
 def _brief(results: Any) -> Any:
@@ -81,12 +85,42 @@ def _brief(results: Any) -> Any:
     return {name: _brief(value) for name, value in results.items() if name not in LENGTHY}
 
 
+def _flags(words: Sequence[str]) -> str:
+    """What a command asks of a run, in one order."""
+    return " ".join(sorted(word for word in words if word.startswith("--") and not word.startswith(WHERE)))
+
+
+def _asked(result: dict[str, Any]) -> str | None:
+    """The same of a run that ended; ``None`` if nothing says it."""
+    return _flags(shlex.split(result["command"])) if result.get("command") else result.get("asked")
+
+
+def check_asked(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
+    """Raises a ``UserError`` if a run that ended was asked for something else than this command would."""
+    for run, result in results.items():
+        there, now = _asked(result), _flags(run.command(argument, overrides))
+        if there not in (None, now):
+            raise UserError(
+                f"{run.workdir} ended with other arguments ({there} there, {now} now); give those, or choose another "
+                f"--out."
+            )
+
+
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
-    """The runs of this job of a SLURM array; all of them where there is none."""
-    index, first = environment.get("SLURM_ARRAY_TASK_ID"), environment.get("SLURM_ARRAY_TASK_MIN", "0")
-    if index is None:
+    """The runs of this job of a SLURM array; all of them where there is none.
+
+    Raises:
+        UserError: If the array has gaps, in which runs would be lost.
+    """
+    if "SLURM_ARRAY_TASK_ID" not in environment:
         return list(runs)
-    return list(runs[int(index) - int(first) :: int(environment["SLURM_ARRAY_TASK_COUNT"])])
+    index, first, last, jobs = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT"))
+    if last - first + 1 != jobs:
+        raise UserError(
+            f"an array of {jobs} jobs from {first} to {last} has gaps; give a whole range, as in --array=0-11: what "
+            f"ended is not repeated."
+        )
+    return list(runs[index - first :: jobs])
 
 
 def _integers(text: str) -> list[int]:
@@ -146,8 +180,11 @@ def _run_all(
     runs = [Run(s, seed, out / s.folder / f"seed{seed}") for seed in args.seeds for s in sweep.settings]
     wanted = chosen(sweep, args.settings)
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
-    elsewhere = read_known(args.known, [setting.folder for setting in sweep.settings])
-    known = {run: elsewhere[key] for run in runs if (key := (run.setting.folder, run.seed)) in elsewhere}
+    record = out / "sweep.json"
+    lines = read_known([*args.known, *([record] if record.exists() else [])], {s.folder for s in sweep.settings})
+    known = {run: lines[key] for run in runs if (key := (run.setting.folder, run.seed)) in lines}
+    if not args.show:
+        check_asked(known | read(runs), argument, overrides)
     mine = [run for run in mine if run not in known and not (run.workdir / "results.json").exists()]
     if args.dry_run:
         print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")
@@ -158,7 +195,10 @@ def _run_all(
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "sweep.json", "[\n" + ",\n".join(_line(*item) for item in results.items()) + "\n]\n")
+        lines |= {(run.setting.folder, run.seed): _line(run, result) for run, result in results.items()}
+        places = {(s.folder, seed): (place, seed) for place, s in enumerate(sweep.settings) for _, seed in lines}
+        ordered = (lines[key] for key in sorted(lines, key=places.__getitem__))
+        write_text(record, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
         console = Console()
         if args.markdown:
             print(markdown(sweep, by_setting))

@@ -37,13 +37,16 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     Raises:
         UserError: If a folder holds no ``sweep.json``, or that is not of a sweep.
     """
-    runs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    runs: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
     for folder in folders:
-        for group, label, macs, accuracy in _read(folder):
-            runs[group, label].append((macs, accuracy))
+        for group, label, seed, macs, accuracy in _read(folder):
+            same = runs[group, label]
+            if any(macs != other for other, _ in same.values()) or same.get(seed, (macs, accuracy))[1] != accuracy:
+                raise UserError(f"{folder} has {label}, seed {seed}, otherwise than a folder before; draw them apart.")
+            same[seed] = macs, accuracy  # a run that several folders know counts once
     outcomes = []
     for (group, label), values in runs.items():
-        macs, accuracies = np.array(values).T
+        macs, accuracies = np.array(list(values.values())).T
         outcomes.append(
             Outcome(group, label, macs[0] / 1e6, 100 * accuracies.mean(), 100 * accuracies.std(), len(values))
         )
@@ -93,12 +96,14 @@ def over_seeds(outcomes: Sequence[Outcome]) -> str:
     return f"mean ± std of {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds"
 
 
-def _read(folder: Path) -> list[tuple[str, str, float, float]]:
+def _read(folder: Path) -> list[tuple[str, str, int, float, float]]:
     file = folder / "sweep.json"
     again = f"python -m tvconv_jax.analysis.sweep configs/sweeps/NAME.py --out={folder} --show"
     try:
         lines = json.loads(file.read_text())
-        runs = [(run["group"], run["label"], run["complexity"]["macs"], run["mean_accuracy"]) for run in lines]
+        runs = [
+            (run["group"], run["label"], run["seed"], run["complexity"]["macs"], run["mean_accuracy"]) for run in lines
+        ]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} holds no sweep.json, so no sweep that ended a run; where it does, {again}."

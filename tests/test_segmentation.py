@@ -126,6 +126,7 @@ def test_outlines_lie_on_the_masks_borders():
         ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
         ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
         ("data.per_domain", 0, "must be a positive multiple"),
+        ("train.accumulate", 3, "train.accumulate 3 would give every part one domain alone"),
         ("eval.show", "Domain1/9.png", "eval.show 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
     ],
 )

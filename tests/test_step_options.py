@@ -17,7 +17,7 @@ from tvconv_jax.models.blocks import ConvNorm, call
 from tvconv_jax.recipes import face_config
 from tvconv_jax.recipes.scale import ADDED
 from tvconv_jax.tasks.forward import make_forward
-from tvconv_jax.tasks.run import schedule_of
+from tvconv_jax.tasks.run import rate_note, schedule_of
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
@@ -154,6 +154,14 @@ def config_of(**optimizer):
 def test_the_rate_follows_the_batch_by_the_rule(rule, rate):
     schedule = schedule_of(config_of(scale_rule=rule), batch_size=64, steps_per_epoch=10)
     np.testing.assert_allclose(schedule(0), rate, rtol=1e-6)
+
+
+def test_the_rate_is_said_and_what_is_likely_to_be_a_mistake():
+    assert rate_note(config_of(), 16) == "rate: 0.1, times 0.1 at epochs 1.16, 1.58, 1.84 of 2"
+    assert rate_note(config_of(scale_rule="linear", warmup_epochs=0.5), 8).startswith("rate: 0.05, times")
+    assert rate_note(config_of(warmup_epochs=0.5), 16).endswith(" of 2, growing for 0.5")
+    assert "does not fall to its end: `epochs=` behind" in rate_note(config_of(epochs=1.5), 16)
+    assert rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.scale_rule")
 
 
 def test_warm_up_grows_a_step_at_a_time_and_the_milestones_stay():

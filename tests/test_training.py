@@ -68,7 +68,7 @@ class Batches:
         self.at = state["at"]
 
 
-def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", scored=True):
+def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", scored=True, steep=-1, data=None):
     """A whole run in a workdir; returns its parameters and what was logged."""
     workdir.mkdir(exist_ok=True)
     mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
@@ -76,7 +76,9 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", score
 
     def loss(params, stats, batch, key):
         noise = jax.random.uniform(key)  # a resumed run draws the same
-        value = jnp.mean(jnp.square(batch["x"] - jnp.sum(params["w"]))) + noise * params["w"][0]
+        # Of no slope but where the picture `steep` is: there it has none that is a number.
+        corner = jnp.sqrt(jnp.where(jnp.any(batch["index"] == steep), 0 * params["w"][0], 1.0))
+        value = corner - corner + jnp.mean(jnp.square(batch["x"] - jnp.sum(params["w"]))) + noise * params["w"][0]
         return value, ({"seen": stats["seen"] + 1}, {"noise": noise})
 
     batches = Batches(bad)
@@ -86,7 +88,8 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", score
             on_step(int(state.step))
         return {"score": float(-state.params["w"][0])} if scored else {}
 
-    task = loop.Task(make_train_step(loss, optimizer, mesh, nan=nan), batches, evaluate, lambda i: f"picture {i}")
+    step = make_train_step(loss, optimizer, mesh, nan=nan)
+    task = loop.Task(step, batches, evaluate, lambda i: f"picture {i}", data or {})
     plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
     line = ProgressLine(total, 4)
     with Checkpoints(workdir) as checkpoints:
@@ -165,6 +168,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_names_and_keeps_what_was_
         like = create_state({"w": jnp.ones((2,))}, {"seen": jnp.zeros(())}, optimizer, 0, make_mesh())
         state, _ = checkpoints.restore(like)
     assert int(state.step) == 8 and np.isfinite(state.params["w"]).all()
+
+
+def test_parameters_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path):
+    with pytest.raises(TrainingError, match="after step 6 parameters are not finite, and are not saved; the last"):
+        run(tmp_path, steep=4 * 6 - 1)
+    assert {path.name for path in (tmp_path / "checkpoints" / "last").glob("[0-9]*")} == {"3", "4"}
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path):
+    run(tmp_path, total=4, data={"pictures": 9, "identities": 2})
+    words = "the training data changed: 9 pictures, 2 identities when the run was stopped, 8 pictures, 2 identities now"
+    with pytest.raises(UserError, match=words):
+        run(tmp_path, data={"pictures": 8, "identities": 2})
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -208,7 +208,13 @@ class FaceJob:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
             return {**accuracies, "score": float(np.mean(list(accuracies.values())))} if accuracies else {}
 
-        return loop.Task(train_step=self.train_step(), batches=batches, evaluate=evaluate, name_of=self.data.train.name)
+        return loop.Task(
+            train_step=self.train_step(),
+            batches=batches,
+            evaluate=evaluate,
+            name_of=self.data.train.name,
+            data={"pictures": len(self.data.train), "identities": self.data.num_classes},
+        )
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""

@@ -187,7 +187,8 @@ class FrontalJob:
             accumulate=config.train.accumulate,
             nan=config.train.nan,
         )
-        return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=self.data.train.name)
+        train = self.data.train
+        return loop.Task(step, batches, evaluate, name_of=train.name, data={"pictures": len(train)})
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""

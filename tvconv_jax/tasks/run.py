@@ -73,7 +73,7 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
     first = is_first()
     line = ProgressLine(job.plan().total, job.batch_size)
     with locked(workdir, line.print) if first else nullcontext():
-        for note in job.notes:
+        for note in (*job.notes, rate_note(job.config, job.batch_size)):
             line.print(note)
         with Checkpoints(workdir, line.print) as checkpoints:
             task = job.task()
@@ -176,6 +176,20 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
         steps_per_epoch=steps_per_epoch,
         warmup_epochs=o.warmup_epochs,
     )
+
+
+def rate_note(config: ConfigDict, batch_size: int) -> str:
+    """The learning rate in words, with what is likely to be a mistake."""
+    o = config.optimizer
+    rate = o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch)
+    falls = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
+    note = f"rate: {rate:.3g}, times {o.factor:g} at epochs {falls} of {o.epochs:.3g}"
+    note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
+    if any(epoch >= o.epochs for epoch in o.milestones):
+        note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
+    if o.scale_rule == "none" and batch_size < o.base_batch:
+        note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.scale_rule"
+    return note
 
 
 def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
@@ -89,6 +90,8 @@ class SegmentationJob:
         self.batch_size = config.data.per_domain * len(self.train_sources)
         parts = config.train.accumulate
         check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh, parts=parts)
+        if parts % len(self.train_sources) == 0:  # they take turns in a batch
+            raise UserError(f"train.accumulate {parts} would give every part one domain alone; take 1, 2 or 4.")
         self._eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
         o = config.optimizer
@@ -150,7 +153,8 @@ class SegmentationJob:
             accumulate=self.config.train.accumulate,
             nan=self.config.train.nan,
         )
-        return loop.Task(train_step=step, batches=batches, evaluate=evaluate, name_of=lambda index: names[index])
+        sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
+        return loop.Task(step, batches, evaluate, name_of=lambda index: names[index], data=sizes)
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from tvconv_jax.errors import Interrupted
+from tvconv_jax.errors import Interrupted, UserError
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import StopTogether, gather_rows
 from tvconv_jax.training.logging import MetricsLog, ProgressLine
 from tvconv_jax.training.mesh import put_batch
-from tvconv_jax.training.nonfinite import Skipped
+from tvconv_jax.training.nonfinite import Skipped, check_finite
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import TrainStep
 
@@ -47,12 +47,14 @@ class Task(NamedTuple):
         evaluate: State to numbers by name, of which ``score`` says how good the state is; without it the newest state
             is the best.
         name_of: Name of the picture with an index.
+        data: How much there is of what, by name; a position in the batches is of this data alone.
     """
 
     train_step: TrainStep
     batches: Any
     evaluate: Callable[[TrainState], dict[str, float]]
     name_of: Callable[[int], str]
+    data: dict[str, int] = {}
 
 
 class _Taken(NamedTuple):
@@ -78,11 +80,21 @@ class Progress(NamedTuple):
 
 
 def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """Goes back to the newest whole checkpoint, the position in the data included; without one, to the beginning."""
+    """Goes back to the newest whole checkpoint, the position in the data included; without one, to the beginning.
+
+    Raises:
+        UserError: If the data is not what the run was trained on so far.
+    """
     restored = checkpoints.restore(state, set_aside=True)
     if restored is None:
         return state, Progress()
     state, saved = restored
+    if (before := saved.get("data", task.data)) != task.data:
+        there, now = (", ".join(f"{count} {name}" for name, count in data.items()) for data in (before, task.data))
+        raise UserError(
+            f"the training data changed: {there} when the run was stopped, {now} now; put it back, or train in "
+            f"another --workdir."
+        )
     task.batches.set_state(saved["batches"])
     return state, Progress(Best(**saved["best"]), Skipped(**saved.get("skipped", {})))
 
@@ -134,6 +146,7 @@ def fit(
                 continue
             progress = _look(taken, task, plan, progress, log, line)  # nothing that is not finite is saved
             taken = None
+            check_finite(state)
             if evaluate:
                 progress = _evaluate(state, task, progress, checkpoints, log, line)
             checkpoints.save(state, _position(task, progress))
@@ -147,6 +160,7 @@ def fit(
 def _position(task: Task, progress: Progress) -> dict[str, Any]:
     return {
         "batches": task.batches.get_state(),
+        "data": task.data,
         "best": progress.best._asdict(),
         "skipped": progress.skipped._asdict(),
     }

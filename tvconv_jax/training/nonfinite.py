@@ -44,12 +44,26 @@ def skip_not_finite(step: Step) -> Step:
     def guarded(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         new, metrics = step(state, batch)
         # A gradient that is not finite leaves no parameter finite that it moves.
-        values = jax.tree.leaves((metrics["loss"], new.params, new.batch_stats))
-        finite = jnp.stack([jnp.isfinite(value).all() for value in values]).all()
+        finite = jnp.isfinite(metrics["loss"]) & _is_finite(new)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         return kept.replace(step=new.step), {**metrics, "skipped": 1 - finite.astype(jnp.float32)}
 
     return guarded
+
+
+@jax.jit
+def _is_finite(state: TrainState) -> jax.Array:
+    values = jax.tree.leaves((state.params, state.batch_stats))
+    return jnp.stack([jnp.isfinite(value).all() for value in values]).all()
+
+
+def check_finite(state: TrainState) -> None:
+    """Raises a ``TrainingError`` if a gradient or a statistic was not finite, though no loss told of it so far."""
+    if not _is_finite(state):
+        raise TrainingError(
+            f"after step {int(state.step)} parameters are not finite, and are not saved; the last checkpoint is whole. "
+            f"Lower optimizer.learning_rate, or set train.nan to skip."
+        )
 
 
 def stop(step: int, loss: float, names: Sequence[str]) -> TrainingError:

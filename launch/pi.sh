@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures exported models on a Raspberry Pi, or any machine behind ssh, and brings the figures home:
 #     launch/pi.sh HOST DIR [--dry-run] [flags of the benchmark, as --compare or --seconds=5]
-# DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: .onnx files, each with its check.npz. They go to
-# ~/tvconv_jax_benchmark on HOST, with tvconv_jax/edge/benchmark.py and a venv of numpy and onnxruntime; the figures
-# come to DIR/HOST.json. HOST needs python3 with venv. launch/pi_emulate.sh tries the same files without a Pi.
+# DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: .onnx files, and model.safetensors with native.py
+# and native.cpp, each with its check.npz. They go to ~/tvconv_jax_benchmark on HOST, with tvconv_jax/edge/benchmark.py
+# and a venv of numpy and onnxruntime; the figures come to DIR/HOST.json. HOST needs python3 with venv, a 64-bit system
+# for onnxruntime, and g++ for the native engine. launch/pi_emulate.sh tries the .onnx files without a Pi.
 set -euo pipefail
 
 ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4
@@ -21,9 +22,20 @@ done
 [ ${#there[@]} -eq 2 ] || fail "${#there[@]} arguments before the flags, not 2; usage: launch/pi.sh HOST DIR [--dry-run] [flags]"
 host=${there[0]} dir=${there[1]%/}
 [ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
-artifacts=()
-while IFS= read -r artifact; do artifacts+=("${artifact#./}"); done < <(cd "$dir" && find . -maxdepth 2 -name '*.onnx' | sort)
-[ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file; python -m tvconv_jax.export --formats=onnx --out=$dir writes one"
+artifacts=() runtimes='' native=()
+while IFS= read -r artifact; do
+  artifact=${artifact#./} runtime=onnxruntime
+  if [ "${artifact##*/}" = native.cpp ]; then
+    artifact=$(dirname "$artifact")/model.safetensors artifact=${artifact#./} runtime=native
+    [ -f "$dir/$artifact" ] || continue
+    native+=("$(dirname "$artifact")")
+  fi
+  artifacts+=("$artifact") runtimes+=,$runtime
+done < <(cd "$dir" && find . -maxdepth 2 \( -name '*.onnx' -o -name native.cpp \) | sort)
+[ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file and no native engine; python -m tvconv_jax.export --formats=onnx,native --out=$dir writes them"
+if [ ${#native[@]} -gt 0 ]; then  # a .safetensors may be for PyTorch too; what the caller says goes before
+  flags=("--runtime=${runtimes#,}" ${flags[@]+"${flags[@]}"})
+fi
 
 # One folder to copy, as it will stand on HOST.
 stage=$(mktemp -d)
@@ -37,6 +49,7 @@ for artifact in "${artifacts[@]}"; do
   check=$(dirname "$artifact")/check.npz
   [ ! -f "$dir/$check" ] || cp "$dir/$check" "$to/models/$check"
 done
+for folder in ${native[@]+"${native[@]}"}; do cp "$dir/$folder/native.py" "$dir/$folder/native.cpp" "$to/models/$folder/"; done
 
 # What HOST's shell gets: every word quoted, none of it expanded again.
 words=$(printf ' %q' "${artifacts[@]/#/models/}" --json=figures.json ${flags[@]+"${flags[@]}"})

@@ -102,6 +102,19 @@ def test_pi_copies_runs_and_brings_the_figures_home(tmp_path, models, host, monk
     assert figures["files"] == ["models/depthwise/check.npz", "models/depthwise/model.onnx"]
 
 
+def test_pi_takes_the_native_engine_along(tmp_path, models, host, monkeypatch):
+    copied_scripts(tmp_path, monkeypatch)
+    for name in ("native.py", "native.cpp"):
+        (models / "tvconv" / name).touch()
+    assert run("pi.sh", "berry", models, "--batch=1", **host).returncode == 0
+    figures = json.loads((models / "berry.json").read_text())
+    artifacts = ["depthwise/model.onnx", "tvconv/model.onnx", "tvconv/model.safetensors"]
+    flags = ["--json=figures.json", "--runtime=onnxruntime,onnxruntime,native", "--batch=1"]
+    assert figures["arguments"] == [f"models/{artifact}" for artifact in artifacts] + flags
+    beside = ["check.npz", "model.onnx", "model.safetensors", "native.cpp", "native.py"]
+    assert figures["files"][2:] == [f"models/tvconv/{name}" for name in beside]
+
+
 def test_pi_fails_as_the_benchmark_does_and_leaves_no_figures(tmp_path, models, host, monkeypatch):
     copied_scripts(tmp_path, monkeypatch)
     (tmp_path / "tree/tvconv_jax/edge/benchmark.py").write_text("import sys; sys.exit('error: too hot')")
@@ -157,7 +170,7 @@ def test_emulation_runs_what_its_cache_holds(tmp_path, models):
     [
         ("pi.sh", ["berry"], "1 arguments before the flags"),
         ("pi.sh", ["berry", "nowhere"], "nowhere is no folder"),
-        ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file"),
+        ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", [], "no folder"),
         ("pi_emulate.sh", ["nowhere"], "nowhere is no folder"),
         ("pi_emulate.sh", ["EMPTY"], "holds no .onnx file"),

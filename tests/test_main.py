@@ -24,6 +24,7 @@ from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.limits import check_values
 from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.workdir import load_model
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
@@ -120,6 +121,20 @@ def test_the_report_is_made_again_from_files_alone_and_from_an_older_run(finishe
     assert remake(workdir).read_text() == report
     (workdir / "report.npz").unlink()  # as if an older version had trained it
     assert remake(workdir).read_text() == report
+
+
+def test_the_trained_model_is_loaded_without_its_data(finished):
+    workdir, _ = finished
+    for best in (True, False):
+        model, variables = load_model(workdir, best=best)
+        assert model.stages == (1,)
+        with Checkpoints(workdir) as checkpoints:
+            job = FaceJob(face_config("smoke,epochs=6", model="mobilenetv2", width=0.1))
+            state = checkpoints.restore(jax.eval_shape(job.init_state), best=best)[0]
+        expected = {"params": state.params["model"], "batch_stats": state.batch_stats}
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    with pytest.raises(UserError, match="holds no run"):
+        load_model(workdir / "nowhere")
 
 
 def test_eval_mode_verifies_the_best_checkpoint(finished):

@@ -1,4 +1,4 @@
-"""What the README shows runs; what it names exists."""
+"""What the README and the docs show runs; what they name exists."""
 
 import importlib
 import re
@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^(?:launch/cpu_env.sh )?python -m (tvconv_jax\S*)(.*)$", README, re.MULTILINE)
+EXCERPTS = re.findall(r"```py\n(.*?)```", README, re.DOTALL)  # which need a run, or a picture
+COMMAND = re.compile(r"(?:^|`)(?:launch/cpu_env.sh )?python -m (tvconv_jax[.\w]*)([^`\n]*)", re.MULTILINE)
+COMMANDS = list(dict.fromkeys(found for page in PAGES for found in COMMAND.findall(page.read_text())))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
@@ -17,19 +20,41 @@ def test_every_example_runs(example):
     exec(compile(example, "README.md", "exec"), {})
 
 
+@pytest.mark.parametrize("excerpt", EXCERPTS, ids=range(len(EXCERPTS)))
+def test_every_excerpt_imports_what_exists(excerpt):
+    """They run in the tests of what they show."""
+    compile(excerpt, "README.md", "exec")
+    exec("\n".join(re.findall(r"^(?:from|import) .*$", excerpt, re.M)), {})
+
+
 @pytest.mark.parametrize(("module", "arguments"), COMMANDS, ids=range(len(COMMANDS)))
 def test_every_command_names_what_exists(module, arguments):
     """The commands themselves run, small, in the tests of their modules."""
     imported = importlib.import_module(module)
     if hasattr(imported, "__path__"):  # a package's command
-        imported = importlib.import_module(f"{module}.__main__")
+        imported = importlib.import_module(f"{imported.__name__}.__main__")
     assert hasattr(imported, "main")
     for name, text in re.findall(r"--config=(configs/\w+\.py):?(\S*)", arguments):
         scope = {}
         exec(compile((ROOT / name).read_text(), name, "exec"), scope)
+        text = text.replace("OPERATOR", "depthwise").replace("SEED", "0")
         scope["get_config"](text)
+    for name in re.findall(r"configs/sweeps/\w+\.py", arguments):
+        assert (ROOT / name).exists() or "NAME" in name, name
 
 
-def test_every_file_it_links_to_exists():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def heading(line):
+    """What GitHub makes of a heading for links to it."""
+    return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_heading_it_links_to_exists(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file) if file else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in [heading(line) for line in linked.read_text().splitlines() if line.startswith("#")], target

@@ -1,0 +1,41 @@
+"""What a run of :mod:`tvconv_jax.main` left, for use in other programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
+from tvconv_jax.errors import UserError
+from tvconv_jax.recipes.scale import complete
+from tvconv_jax.tasks.run import model_of
+from tvconv_jax.tasks.start import read_checkpoint
+
+
+def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained model of a workdir; its data is not needed.
+
+    Args:
+        workdir: Of the run.
+        best: Whether its best checkpoint is taken; ``False``: its last.
+
+    Returns:
+        The linen module and its variables: ``model.apply(variables, images, train=False)`` for images
+        ``[n, h, w, 3]``, RGB in [-1, 1], of the config's ``data.image_size``; :func:`tvconv_jax.freeze` takes both.
+
+    Raises:
+        UserError: If there is no run in the folder, or no whole checkpoint.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    try:
+        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
+        model = model_of(config)
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    _, arrays = read_checkpoint(workdir, kinds=("best",) if best else ("last",), named="the workdir")
+    tree = unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
+    params = tree["params"]
+    return model, {"params": params.get("model", params), "batch_stats": tree.get("batch_stats", {})}

@@ -2,22 +2,24 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
 
 from tvconv_jax.analysis import edge_table, export_table
 from tvconv_jax.analysis.edge_table import Row, Subject
-from tvconv_jax.export import onnx_speed
+from tvconv_jax.export import exporting, onnx_speed
 from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
+SUBJECT = Subject("mobilenetv2", 0.1, "tvconv")
+
 
 def test_the_reference_is_in_turn_with_ours_and_answers_alike():
     """``measure`` ends with an error if the reference's module does not answer as the JAX model."""
-    subject = Subject("mobilenetv2", 0.1, "tvconv")
-    rows = edge_table.measure([(subject, ["reference", "onnxruntime"])], batches=[1, 2], seconds=0, image_size=32)
+    rows = edge_table.measure([(SUBJECT, ["reference", "onnxruntime"])], batches=[1, 2], seconds=0, image_size=32)
     assert [row.runtime for row in rows] == ["reference", "onnxruntime"]
     for row in rows:
         assert 0 <= row.difference < 1e-4 and {point["batch"] for point in row.points} == {1, 2}
@@ -51,6 +53,30 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
     assert len(lines) == 3
     for cells in lines:
         assert [cell.strip() for cell in cells[4:10]] == ["260", "40", "2.60x", "0.50x", "2.60x", "0.50x"]
+
+
+class Multiplied(Exception):
+    """Carries how a product is computed."""
+
+
+def multiply(*_):
+    """In the place of the first function that computes."""
+    raise Multiplied(str(jax.make_jaxpr(lambda x: x @ x)(np.ones((2, 2), np.float32))))
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        (exporting, lambda run, out: exporting.export(run, out, formats=["onnx"])),
+        (export_table, lambda run, out: export_table.of_run(run, ["exact"], ["float32"], fine_tune_steps=0)),
+        (edge_table, lambda run, out: edge_table.write(SUBJECT, out, formats=["onnx"], image_size=32)),
+    ],
+)
+def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp_path, monkeypatch):
+    """By default GPUs and TPUs multiply in fewer bits."""
+    monkeypatch.setattr(module, "fold", multiply)
+    with pytest.raises(Multiplied, match="HIGHEST"):
+        call(workdir, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

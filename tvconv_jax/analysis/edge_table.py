@@ -28,7 +28,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
-from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.models import mobilenetv2, shufflenetv2
 
@@ -128,6 +128,7 @@ def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, An
     return jax.tree_util.tree_map_with_path(value, shapes)
 
 
+@in_full_float32
 def write(subject: Subject, folder: Path, *, formats: Sequence[str], image_size: int) -> dict[str, float]:
     """Exports a model with random weights and checks it on 64 pictures.
 

@@ -28,7 +28,7 @@ from tvconv_jax.export import onnx_speed, trained
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
-from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.onnx_writer import lowerings, to_onnx
@@ -57,6 +57,7 @@ class Variant(NamedTuple):
     energy: float
 
 
+@in_full_float32
 def of_run(
     workdir: Path, ranks: Sequence[str], precisions: Sequence[str], *, fine_tune_steps: int
 ) -> tuple[list[Variant], dict[str, Graph]]:

@@ -14,7 +14,7 @@ from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_formats, dif
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
-from tvconv_jax.export.interpreter import arrays_of, make_run
+from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.precision import Precision, rounded
@@ -37,6 +37,7 @@ class Exported(NamedTuple):
     report: str
 
 
+@in_full_float32
 def export(
     workdir: Path,
     out: Path,

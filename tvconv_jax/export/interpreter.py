@@ -17,6 +17,10 @@ from tvconv_jax.ops import depthwise_conv, tv_conv
 
 Arrays = list[dict[str, jax.Array]]
 
+# Of functions that freeze, fold and compare: by default GPUs and TPUs multiply in TF32 or bfloat16, and answers differ
+# by more than an artifact's may.
+in_full_float32 = jax.default_matmul_precision("highest")
+
 
 def arrays_of(graph: Graph) -> Arrays:
     """The arrays of every node, as a tree that can be trained."""

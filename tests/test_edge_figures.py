@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from tvconv_jax.analysis import edge_figures, figures
 
 
-def device_figures(file, *artifacts):
+def device_figures(file, *artifacts, precision="float32", side=96):
     """A file as the benchmark writes it, of (operator, width, accuracy, images per second, MB)."""
-    metadata = {"name": "mobilenetv2", "rank": "exact"}
+    about = {"rank": "exact", "precision": precision, "input": {"shape": [None, 3, side, side]}}
+    metadata = {"name": "mobilenetv2", **about}
     entries = [
         {
             "file": "model.onnx",
@@ -43,6 +44,19 @@ def test_figures_7_and_8(tmp_path, capsys):
     assert written == ["figure7.pdf", "figure7.png", "figure8.pdf", "figure8.png"]
     printed = capsys.readouterr().out
     assert all(f"{tmp_path}/figures/{name}" in printed for name in written)
+
+
+def test_another_precision_or_size_is_no_seed(tmp_path):
+    one = ("tvconv", 0.5, 0.9, 50, 70)
+    files = [
+        device_figures(tmp_path / "a.json", one),
+        device_figures(tmp_path / "b.json", one, precision="int8"),
+        device_figures(tmp_path / "c.json", one, precision="int8", side=112),
+    ]
+    points = edge_figures.read_points([Path(file) for file in files])
+    assert [p.series for p in points] == [
+        f"tvconv, {own}" for own in ("float32, 96x96", "int8, 112x112", "int8, 96x96")
+    ]
 
 
 def test_series_differ_by_marker_and_dashes_and_points_carry_widths():

@@ -22,6 +22,10 @@ FIGURES = {
     "figure8": ("peak_mb", "peak memory at batch {batch}, MB (less is better)"),
 }
 
+# What may differ beside operator and width; it is named in a line's label where it does.
+KEYS = ("name", "machine", "runtime", "rank", "precision", "image_size")
+LABELS = {"rank": "rank {}", "image_size": "{0}x{0}"}
+
 
 class Point(NamedTuple):
     """One artifact on one machine.
@@ -50,10 +54,10 @@ def read_points(files: Sequence[Path]) -> list[Point]:
         UserError: If a file is not of the benchmark, or an artifact in it has no accuracy.
     """
     artifacts = [artifact for file in files for artifact in _read(file)]
-    varying = [key for key in ("name", "machine", "runtime", "rank") if len({one[key] for one in artifacts}) > 1]
+    varying = [key for key in KEYS if len({one[key] for one in artifacts}) > 1]
     groups: dict[Any, list[Point]] = defaultdict(list)
     for one in artifacts:
-        about = (f"rank {one[key]}" if key == "rank" else str(one[key]) for key in varying if one[key] != "exact")
+        about = (LABELS.get(key, "{}").format(one[key]) for key in varying if one[key] != "exact")
         point = Point(", ".join((one["operator"], *about)), *one["figures"])
         groups[point.series, point.width, point.batch].append(point)
     return [
@@ -81,6 +85,7 @@ def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, A
         )
     figures = (about["width"], 100 * about["accuracy"]["mean"], artifact["best"]["images_per_second"])
     keys = {key: about.get(key, "exact") for key in ("name", "operator", "rank")}
+    keys |= {"precision": about.get("precision", "float32"), "image_size": about["input"]["shape"][-1]}
     return {
         **keys,
         "machine": machine,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,21 @@ def test_images_of_another_size(tmp_path):
         model.use(0)
 
 
+def stepping(graph, strides):
+    spatial(graph, conv(graph, 0, 4, side=3), "per_pixel")
+    graph.nodes[-1].fields["strides"] = strides
+
+
+def low_rank(graph, *, kernels, gains):
+    arrays = {"kernels": drawn(kernels, 3, 3, 4), "gains": drawn(gains, 6, 6, 4), "bias": drawn(4)}
+    graph.add("low_rank", conv(graph, 0, 4, side=3), arrays=arrays, strides=1, activation="identity")
+
+
+def shifted(graph):
+    x = graph.add("channels", conv(graph, 0, 4, side=3), begin=1, end=4)
+    graph.add("add", conv(graph, spatial(graph, conv(graph, 0, 6, side=3), "depthwise"), 3), x)
+
+
 def dilated(graph):
     return graph.add(
         "conv",
@@ -211,7 +227,19 @@ def dilated(graph):
         (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(9, 9)), "a node 'resize'"),
         (dilated, "dilation 2"),
         (lambda graph: conv(graph, conv(graph, 0, 4, side=3), 4, side=3), "3x3 over all channels"),
-        (lambda graph: spatial(graph, 0, "depthwise"), "on the picture"),
+        (lambda graph: spatial(graph, 0, "depthwise"), "a node 'spatial' on the picture"),
+        (lambda graph: graph.add("max_pool", 0), "a node 'max_pool' on the picture"),
+        (lambda graph: graph.add("channels", 0, begin=1, end=3), "a node 'channels' on the picture"),
+        (lambda graph: graph.add("add", conv(graph, 0, 3, side=3), 0), "a node 'add' on the picture"),
+        (lambda graph: graph.add("add", conv(graph, 0, 3, side=3)), "a node 'add' of 1 inputs"),
+        (lambda graph: graph.add("channels", conv(graph, 0, 3, side=3), begin=2, end=2), "a tensor 6 x 6 x 0"),
+        (lambda graph: conv(graph, 0, 4, side=3, strides=-1), "strides -1"),
+        (lambda graph: stepping(graph, 0), "strides 0"),
+        (lambda graph: stepping(graph, 1.5), "strides 1.5"),
+        (lambda graph: low_rank(graph, kernels=3, gains=1), "1 gains of 3 kernels"),
+        (lambda graph: low_rank(graph, kernels=1, gains=2), "2 gains of 1 kernels"),
+        (shifted, "an addition of some of the channels"),
+        (lambda graph: graph, "a model without nodes"),
     ],
 )
 def test_other_models_are_refused(add, words, tmp_path):
@@ -226,6 +254,11 @@ def test_files_that_are_wrong(tmp_path):
     whole = path.read_bytes()
     for data in (whole[:-5], whole[:50], b"", b"PK" + whole):
         path.write_bytes(data)
+        with pytest.raises(ValueError, match="is not a model exported by tvconv_jax, or is cut off"):
+            native.load(path)
+    deep, huge = b"[" * 100_000, whole[8:].replace(b'"shape": [', b'"shape": [' + b"9" * 40 + b", ")
+    for data in (deep, huge):
+        path.write_bytes(struct.pack("<Q", len(data)) + data)
         with pytest.raises(ValueError, match="is not a model exported by tvconv_jax, or is cut off"):
             native.load(path)
     path.write_bytes(whole.replace(b'"input', b'"inqut', 1))

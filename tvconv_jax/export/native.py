@@ -35,6 +35,8 @@ SPATIAL = {"conv": 1, "per_pixel": 2, "low_rank": 3}
 RANGES = {"identity": (-3e38, 3e38), "relu": (0, 3e38), "relu6": (0, 6)}
 DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 MOST = 4096  # numbers in one sum; as in native.cpp
+# What a file that is no exported model, or a damaged one, makes of the code that reads it.
+WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Unsupported(ValueError):
@@ -108,6 +110,8 @@ class Value:
     """A tensor while it is planned: channels ``begin`` and on of memory that may be shared."""
 
     def __init__(self, height: int, width: int, channels: int, stride: int, memory: dict | None = None, begin: int = 0):
+        if min(height, width, channels) < 1:
+            raise Unsupported(f"a tensor {height} x {width} x {channels}")
         self.grid, self.channels, self.stride, self.begin = (height, width), channels, stride, begin
         self.memory = {"floats": -(-height * width * stride // 16) * 16} if memory is None else memory
 
@@ -127,6 +131,23 @@ def role(node: dict, arrays: dict[str, np.ndarray]) -> str:
         if own != 1 or fields["groups"] != out:
             raise Unsupported(f"a convolution of {fields['groups']} groups for {out} channels")
     return "spatial" if kind in SPATIAL else kind
+
+
+def check(nodes: Sequence[dict], roles: Sequence[str]) -> None:
+    """Refuses nodes with which the engine would read outside of its memory.
+
+    The picture has no place among the tensors, and a layout of its own, which only the stem's convolution reads.
+    """
+    for node, name in zip(nodes, roles):  # noqa: B905, Python 3.9 has no strict=
+        inputs, strides = node["inputs"], node["fields"].get("strides", 1)
+        if name != "concat" and len(inputs) != (2 if name == "add" else 1):
+            raise Unsupported(f"a node {name!r} of {len(inputs)} inputs")
+        if 0 in inputs and name != "dense":
+            raise Unsupported(f"a node {name!r} on the picture")
+        if type(strides) is not int or strides < 1:
+            raise Unsupported(f"strides {strides!r}")
+    if not nodes:
+        raise Unsupported("a model without nodes")
 
 
 def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list[int]]:
@@ -170,6 +191,7 @@ class Plan:
             {name: arrays[f"{number}.{name}"] for name in node["arrays"]} for number, node in enumerate(nodes, start=1)
         ]
         self._roles = [role(*pair) for pair in zip(nodes, self._arrays)]  # noqa: B905, Python 3.9 has no strict=
+        check(nodes, self._roles)
         self._values = {0: Value(side, side, 3, 3, {})}
         self._planned: list[tuple[_Op, dict[str, Value], dict[str, np.ndarray]]] = []
         for chain in chains(nodes, self._roles, fuse):
@@ -200,8 +222,6 @@ class Plan:
         if roles[0] == "dense":
             channels = Channels(self._arrays[chain[0] - 1]["kernel"].shape[0], self._widths, self._most)
             wide = self._produce(chain[0], channels, wide, fields, weights)
-        elif wide.memory == {}:
-            raise Unsupported("a spatial operator on the picture")
         channels = Channels(wide.channels, self._widths, self._most)
         reads["wide"] = out = wide
         if "spatial" in roles:
@@ -209,8 +229,11 @@ class Plan:
         if "dense" in roles[1:]:
             out = self._project(chain[roles.index("dense", 1)], channels, out, fields, weights)
         if "add" in roles:
-            reads["other"] = next(self._values[i] for i in self._nodes[chain[-1] - 1]["inputs"] if i not in chain)
-            self._same(reads["other"], out)
+            (other,) = (self._values[i] for i in self._nodes[chain[-1] - 1]["inputs"] if i not in chain)
+            self._same(other, out)
+            reads["other"] = other
+            if other.begin + out.stride > other.stride:  # it is read in whole vectors
+                raise Unsupported("an addition of some of the channels of a tensor")
         return self._emit(BLOCK, reads, out, weights, middle=channels.structure(), **fields)
 
     def _produce(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
@@ -248,7 +271,10 @@ class Plan:
             packed = channels.pack(kernel.reshape(rank, c, taps), 1, (1, 0, 3, 2))
         if kind == "low_rank":
             gains = arrays["gains"].reshape(-1, c, height, width)
-            gains = np.concatenate([np.ones_like(gains[: rank - len(gains)]), gains])  # the first may have none
+            if rank - len(gains) not in (0, 1) or rank < 1:
+                raise Unsupported(f"{len(gains)} gains of {rank} kernels")
+            ones = np.ones((rank - len(gains), *gains.shape[1:]), np.float32)  # the first may have none
+            gains = np.concatenate([ones, gains])
             weights["gains"] = channels.pack(gains, 1, (3, 1, 0, 4, 2))
         side = round(taps**0.5)
         if side**2 != taps or side % 2 == 0 or side > 63:
@@ -448,7 +474,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays[name] = array.reshape(entry["shape"]).astype(np.float32, copy=False)
         for name in [name for name in arrays if name.endswith(".scale")]:
             arrays[name[: -len(".scale")]] *= arrays.pop(name)  # of int8, so a copy that may be written
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, *WRONG) as error:
         raise ValueError(f"{path} is not a model exported by tvconv_jax, or is cut off ({error}).") from None
     return metadata, arrays
 
@@ -543,8 +569,8 @@ def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
         if (channels, side) != (3, width):
             raise Unsupported(f"an image {channels} x {side} x {width}")
         plan = Plan(metadata["nodes"], arrays, side, lib, fuse)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} is not a model exported by tvconv_jax ({type(error).__name__}: {error}).") from None
     except ValueError as error:
         raise ValueError(f"{path} is not loaded: {' '.join(str(error).split())}") from None
+    except WRONG as error:
+        raise ValueError(f"{path} is not a model exported by tvconv_jax ({type(error).__name__}: {error}).") from None
     return Model(metadata, plan, lib, side, threads)

@@ -1,7 +1,9 @@
 """Export: the folded graph and every artifact answer as the JAX model does; what does not fit leaves nothing behind."""
 
+import ast
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 import torch
 
 from tvconv_jax import create_model
+from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
-from tvconv_jax.export import artifacts, onnx_writer, torch_model, torch_writer, trained
+from tvconv_jax.export import artifacts, native, onnx_writer, torch_model, torch_writer, trained
 from tvconv_jax.export.__main__ import main
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
@@ -110,6 +113,13 @@ def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
     torch_writer.write_module(tmp_path)
     imports = [line for line in (tmp_path / "model.py").read_text().splitlines() if "import " in line[:20]]
     assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}
+
+
+@pytest.mark.parametrize("module", [torch_model, native, benchmark])
+def test_what_goes_to_a_device_is_python_3_9(module):
+    """Its syntax, and no ``zip(strict=True)``."""
+    tree = ast.parse(Path(module.__file__).read_text(), feature_version=(3, 9))
+    assert "strict" not in {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])

@@ -68,7 +68,8 @@ def low_rank(fields, arrays, x):
     """A few depthwise convolutions, each times a gain at every pixel; with one gain less the first has none."""
     gains, bias = arrays["gains"], arrays["bias"]
     total, kernels = 0, arrays["kernels"].split(gains.shape[1])
-    for gain, kernel in zip([1.0] * (len(kernels) - len(gains)) + list(gains), kernels, strict=True):
+    gains = [1.0] * (len(kernels) - len(gains)) + list(gains)
+    for gain, kernel in zip(gains, kernels):  # noqa: B905, Python 3.9 has no strict=
         total = total + gain * F.conv2d(x, kernel, None, fields["strides"], kernel.shape[2] // 2, 1, len(kernel))
     return ACTIVATIONS[fields["activation"]](total + (bias[:, None, None] if bias.ndim == 1 else bias))
 

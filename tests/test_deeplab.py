@@ -127,15 +127,17 @@ def torchvision_state():
     return model, state | last | counter
 
 
-def test_torchvisions_backbone_replaces_ours_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_torchvisions_backbone_replaces_ours_and_nothing_else(dtype, tmp_path):
     model, state = torchvision_state()
-    torch.save(state, tmp_path / "mobilenet_v2.pth")
+    torch.save({name: value.to(dtype) for name, value in state.items()}, tmp_path / "mobilenet_v2.pth")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), shapes)
     loaded = backbone_from_torchvision(read_torch_file(tmp_path / "mobilenet_v2.pth"), variables)
     back = to_torch(loaded, model)
     for name, value in back.items():
         kind, _, rest = name.partition(".")
+        assert value.dtype == np.float32
         if kind == "backbone":
             np.testing.assert_array_equal(value, state["features." + rest.partition(".")[2]], err_msg=name)
         else:
@@ -153,6 +155,10 @@ class Evil:
         ({"features.0.0.weight": Evil()}, "wants to run code (exec)"),
         ([torch.zeros(1)], "holds no state_dict"),
         (b"not a file of torch", "weights.pth"),
+        (b"<!DOCTYPE html>\n<html>", "weights.pth is no file of PyTorch weights, or is damaged; name another"),
+        (b"", "weights.pth is no file of PyTorch weights, or is damaged; name another"),
+        ({"a": torch.zeros(1).expand(1000)}, "a cannot be read (it is larger than its storage)"),
+        ({"a": torch.zeros(3).to_sparse()}, "a cannot be read"),
         (None, "does not exist"),
     ],
 )

@@ -3,6 +3,7 @@
 import collections
 import os
 import re
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from tvconv_jax import create_model
 from tvconv_jax.convert import to_torch
 from tvconv_jax.errors import UserError
+from tvconv_jax.pretrained import read_torch_file
 from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.training.checkpoint import Checkpoints
@@ -124,6 +126,16 @@ def test_views_and_kinds_of_numbers_are_what_pytorch_says(tmp_path):
         assert found[name].dtype == tensor.numpy().dtype
 
 
+def test_parameters_and_bfloat16_are_arrays_whoever_reads_them(tmp_path):
+    tensors = {"own": torch.nn.Parameter(torch.tensor([1.0, 2.0])), "brain": torch.tensor([1.5, -3.0]).bfloat16()}
+    torch.save(tensors, tmp_path / "zip.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name, read in (("zip", read_torch_checkpoint), ("old", read_torch_checkpoint), ("zip", read_torch_file)):
+        found = read(tmp_path / f"{name}.pth")
+        for key, expected in (("own", [1, 2]), ("brain", [1.5, -3])):
+            assert found[key].dtype == np.float32 and found[key].tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("model", "image_size", "words"),
     [
@@ -140,12 +152,19 @@ def test_another_model_is_one_line_that_names_both_sides(workdir, model, image_s
 def test_what_is_no_checkpoint_is_one_line(tmp_path):
     (tmp_path / "photo.ckpt").write_bytes(b"PK\3\4 no zip")
     torch.save([1], tmp_path / "list.ckpt")
+    torch.save({"a": torch.zeros(1).expand(1000)}, tmp_path / "grows.ckpt")
+    with zipfile.ZipFile(tmp_path / "damaged.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", b"\0" * 1000)
+    before, name, behind = (tmp_path / "damaged.ckpt").read_bytes().partition(b"data.pkl")
+    (tmp_path / "damaged.ckpt").write_bytes(before + name + b"\xff" + behind[1:])
     state = state_of(5, 0)
     for name, words in {
         "": "is a folder with checkpoints: none",
         "none.ckpt": "does not exist",
         "photo.ckpt": "is no file of PyTorch weights",
         "list.ckpt": "holds no state_dict",
+        "grows.ckpt": "is no checkpoint of PyTorch .a tensor larger than its storage.",
+        "damaged.ckpt": "is no checkpoint of PyTorch .Error -3 while decompressing",
     }.items():
         with pytest.raises(UserError, match=words):
             start_from(str(tmp_path / name), state, MODEL, print)

@@ -6,6 +6,7 @@ arguments of the program, callbacks and optimisers beside the weights, in classe
 """
 
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.pretrained import read_torch_file
+from tvconv_jax.pretrained import first_line, read_torch_file
 
 _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -62,12 +64,12 @@ class _StandIn:
 
 
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
-    """``torch._utils._rebuild_tensor_v2``; a file cannot make it look beyond its storage."""
+    """``torch._utils._rebuild_tensor_v2``; a file cannot make it look beyond its storage, or grow."""
     values = (offset, *shape, *strides)
     if not isinstance(storage, np.ndarray) or any(type(value) is not int or value < 0 for value in values):
         raise ValueError("a tensor without numbers")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= storage.size:
+    if math.prod(shape) > storage.size or (0 not in shape and last >= storage.size):
         raise ValueError("a tensor larger than its storage")
     strides = tuple(stride * storage.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
@@ -93,7 +95,10 @@ class _Reader(pickle.Unpickler):
         _, storage, key, *_ = pid
         if not isinstance(storage, _Storage):
             raise ValueError("numbers of an unknown kind")
-        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), storage.dtype)
+        numbers = self._archive.read(f"{self._folder}data/{key}")
+        if storage.dtype == "bfloat16":  # the upper halves of float32, which numpy lacks
+            return (np.frombuffer(numbers, "<u2").astype("<u4") << 16).view("<f4")
+        return np.frombuffer(numbers, storage.dtype)
 
 
 def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
@@ -114,11 +119,8 @@ def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             (pickled,) = (name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
             content = _Reader(archive, pickled.removesuffix("data.pkl")).load()
-    # whatever a damaged pickle makes of the unpickler
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError) as error:
-        raise UserError(f"{path} is no checkpoint of PyTorch ({error}); name one.") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError) as error:
-        raise UserError(f"{path} is no checkpoint of PyTorch ({error}); name one.") from None
+    except Exception as error:  # whatever a damaged file makes of zipfile and of the unpickler
+        raise UserError(f"{path} is no checkpoint of PyTorch ({first_line(error)}); name one.") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise UserError(f"{path} holds no state_dict (names and tensors); save model.state_dict().")

@@ -3,7 +3,9 @@
 import ast
 import itertools
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from tvconv_jax import create_model
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
-from tvconv_jax.export import artifacts, native, onnx_writer, torch_model, torch_writer, trained
+from tvconv_jax.export import artifacts, exporting, native, onnx_writer, torch_model, torch_writer, trained
 from tvconv_jax.export.__main__ import main
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
@@ -290,6 +292,14 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
         assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
 
 
+def test_more_terms_than_taps_are_as_many_as_there_are():
+    graph, arrays = Graph(6), {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
+    graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
+    run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
+    found, rank = exporting._truncated(run, graph, "12", 0.2, 0, [])
+    assert rank == 9 and len(found.nodes[0].arrays["kernels"]) == 9
+
+
 def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()
@@ -312,6 +322,12 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
         (["--workdir={run}", "--rank=0"], "'0' must be exact, auto, or a number of terms"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
+        (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
+        (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, --rank=exact keeps all"),
+        (
+            ["--workdir={run}", "--max-loss=1", "--rank=2"],
+            "--max-loss=1 is what --rank=auto may lose, this is --rank=2",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, arguments, words, capsys):
@@ -319,6 +335,20 @@ def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, arguments, words
         main([*(argument.format(run=run) for argument in arguments), f"--out={tmp_path / 'out'}"])
     assert end.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a file", "a file/below", "closed/new", "closed", "dangling"])
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_computed(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "closed").mkdir()
+    access = os.access  # whoever runs tests may write anywhere, if it is root
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "closed" and access(path, mode))
+    monkeypatch.setattr(trained, "load", None)
+    with pytest.raises(SystemExit) as end:
+        main(["--workdir=any", f"--out={tmp_path / name}"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith(f"error: --out={tmp_path / name} ") and error.count("\n") == 1
 
 
 def test_without_a_compiler_the_native_engine_says_what_to_install(tmp_path, monkeypatch):

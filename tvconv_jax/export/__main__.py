@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     add("--rank", type=_rank, default="exact", help="of per-pixel kernels: exact (default), 1, 2, ..., auto")
-    add("--max-loss", type=float, default=0.2, help="points of mean accuracy that auto may lose; default 0.2")
+    add("--max-loss", type=float, help="points of mean accuracy that auto may lose; default 0.2")
     add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
     add("--best", action="store_true", help="takes the best checkpoint, not the last")

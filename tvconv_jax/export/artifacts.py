@@ -49,6 +49,16 @@ def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def check_folder(out: Path) -> None:
+    """Raises a ``UserError`` if the folder cannot be written, or that which it is made in."""
+    for path in (out, out.parent):
+        nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+        if not nearest.is_dir():
+            raise UserError(f"--out={out} is no folder: {nearest} is something else; choose another --out.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"--out={out} cannot be written: {nearest} allows no new files; choose another --out.")
+
+
 def check_formats(graph: Graph, formats: Sequence[str]) -> None:
     """Raises a ``UserError`` if the model has modules that a format cannot hold."""
     kinds = {type(node.fields["module"]).__name__: None for node in graph.nodes if node.kind == "module"}

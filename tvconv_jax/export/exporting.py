@@ -10,7 +10,7 @@ import numpy as np
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_formats, difference, write
+from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_folder, check_formats, difference, write
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -22,6 +22,7 @@ from tvconv_jax.export.trained import Accuracy, Embed, Trained
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.version import versions
 
+MAX_LOSS = 0.2  # points that --rank=auto may lose, unless it is told otherwise
 NORMALISATION = "(x / 255 - 0.5) / 0.5"
 
 
@@ -44,7 +45,7 @@ def export(
     *,
     formats: Sequence[str],
     rank: str = "exact",
-    max_loss: float = 0.2,
+    max_loss: float | None = None,
     fine_tune_steps: int = 0,
     precision: Precision = "float32",
     best: bool = False,
@@ -57,7 +58,7 @@ def export(
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
         rank: ``"exact"``, a number of terms, or ``"auto"``: the fewest with which verification loses at most
             ``max_loss``.
-        max_loss: Percentage points of mean accuracy.
+        max_loss: Percentage points of mean accuracy; ``None``: 0.2.
         fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
         precision: In which weights are stored.
         best: Whether the best checkpoint is taken in place of the last.
@@ -68,6 +69,8 @@ def export(
     Raises:
         UserError: If the workdir, an option or an artifact does not fit; nothing is written then.
     """
+    _check_options(rank, max_loss, fine_tune_steps)
+    check_folder(out)
     run = trained.load(workdir, best=best)
     side = run.images.shape[1]
     exact = fold(run.model, run.variables, side)
@@ -76,7 +79,7 @@ def export(
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
     lines = []
-    graph, kept = _truncated(run, exact, rank, max_loss, fine_tune_steps, lines)
+    graph, kept = _truncated(run, exact, rank, MAX_LOSS if max_loss is None else max_loss, fine_tune_steps, lines)
     graph = rounded(graph, precision)
     function = _function(graph)
     accuracy = run.verify(function) if run.verify else None
@@ -93,6 +96,15 @@ def export(
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
     return Exported(found, "\n".join(lines))
+
+
+def _check_options(rank: str, max_loss: float | None, steps: int) -> None:
+    if steps < 0:
+        raise UserError(f"--fine-tune={steps} must be at least 0, the batches to learn from.")
+    if steps and rank == "exact":
+        raise UserError(f"--fine-tune={steps} is for truncated kernels, --rank=exact keeps all; give --rank=1, 2, ...")
+    if max_loss is not None and rank != "auto":
+        raise UserError(f"--max-loss={max_loss:g} is what --rank=auto may lose, this is --rank={rank}; leave one out.")
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:
@@ -133,7 +145,8 @@ def _truncated(
     if rank == "auto":
         terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), lines)
     else:
-        terms, graph = int(rank), of_rank(int(rank))
+        terms = min(int(rank), max(per_pixel))
+        graph = of_rank(terms)
     lines.append(f"rank {terms}; energy of the answers kept, layer by layer (least channel):")
     _, kept = truncate(exact, terms, moments)
     lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))

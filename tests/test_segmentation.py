@@ -184,6 +184,22 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
     assert ran == [("depthwise", 2, 0)]
 
 
+def test_table_2_leaves_out_what_has_no_hd95(capsys):
+    """With ``eval.empty=nan`` a run whose predictions are all empty has none."""
+
+    def result(cup):
+        about = {"data": "embedded", "backbone": "", "selection": "", "definitions": {"hd95": ""}}
+        scores = {"cup": {"dice": 0.5, "hd95": cup}, "disc": {"dice": 0.5, "hd95": 3.0}}
+        return about | scores | {"constant_mask_dice": {"cup": 0.4, "disc": 0.4}}
+
+    runs = {("tvconv", 0): None, ("tvconv", 1): None, ("depthwise", 0): None, ("depthwise", 1): 2.0}
+    table2.print_table({table2.Fold(name, 1, seed): result(hd95) for (name, seed), hd95 in runs.items()})
+    rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    cells = {tuple(row[1:3]): row[3:5] for row in rows if len(row) > 4}
+    assert cells["cup hd95", "tvconv"] == ["-", "-"] and cells["cup hd95", "depthwise"] == ["2.00", "2.00"]
+    assert cells["disc hd95", "tvconv"] == ["3.00 ± 0.00"] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -126,6 +126,8 @@ def _check_choices(name: str, values: Iterable, choices: Iterable) -> None:
 def print_table(results: dict[Fold, dict[str, Any]]) -> None:
     """A row an operator and score, a column a domain; mean and, over seeds, standard deviation.
 
+    A run whose predictions are all empty may have no HD95; it is left out there.
+
     Args:
         results: What ``results.json`` of every fold holds.
     """
@@ -140,8 +142,9 @@ def print_table(results: dict[Fold, dict[str, Any]]) -> None:
         table.add_column(column, justify="right" if column not in ("", "operator") else "left")
     for structure, score, factor in SHOWN:
         for operator in dict.fromkeys(fold.operator for fold in results):
+            own = {fold: r[structure][score] for fold, r in results.items() if fold.operator == operator}
             by_domain = [
-                [r[structure][score] * factor for f, r in results.items() if (f.operator, f.domain) == (operator, d)]
+                [value * factor for fold, value in own.items() if fold.domain == d and value is not None]
                 for d in domains
             ]
             table.add_row(f"{structure} {score}", operator, *map(_cell, by_domain), _mean_cell(by_domain))

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tvconv_jax.analysis.report import __main__ as command
-from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report import common, evidence
 from tvconv_jax.analysis.report.axes import Axis, linear_axis, log_axis, tick_text
 from tvconv_jax.analysis.report.common import figures
 from tvconv_jax.analysis.report.evidence import Evidence
@@ -247,6 +247,14 @@ def test_a_report_is_made_again_where_the_data_is_gone(tmp_path, capsys):
     rest = [re.sub('<section id="worst".*?</section>', "", text) for text in (again, page)]
     key = 'report_pictures</th><td class="words"><code>'
     assert rest[0].replace(f"{key}True", f"{key}False") == rest[1]
+
+
+def test_commands_are_those_that_there_are(tmp_path):
+    """Table 2 trains many runs: it has no ``--workdir`` and no ``--mode``. A path may hold spaces."""
+    for given, own in (("main --workdir=a", True), ("analysis.table2 --out=a", False)):
+        text = common.rerun({"command": f"python -m tvconv_jax.{given}"}, tmp_path / "my run")
+        assert (f"{given} --mode=eval" in text) == ("with another" in text) == own
+        assert html.escape(f"python -m tvconv_jax.analysis.report '{tmp_path}/my run'") in text
 
 
 def test_an_older_run_asks_for_no_pictures():

@@ -1,6 +1,7 @@
 """Sections of a report that every job has."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,25 +116,23 @@ def rerun(results: Mapping[str, Any], workdir: Path) -> Html:
     if not command:
         first = "Which command started this run was not recorded; the config below says all that it was given."
         return joined([paragraphs(first), tag("p", "This file again:"), command_block(again(workdir))])
+    alone = command.startswith("python -m tvconv_jax.main ")  # what trains several runs has other options
+    anew = joined(["; with another ", tag("code", "--workdir"), " it trains anew"]) if alone else ""
+    same = ". On the same kind of machine, and with the versions below, the losses are the same."
     return joined(
         [
             tag("p", "The command, as it was given, from the folder of the project:"),
             command_block(command),
-            tag(
-                "p",
-                "It goes on where a run stopped; with another ",
-                tag("code", "--workdir"),
-                " it trains anew. On the same kind of machine, and with the versions below, the losses are the same.",
-            ),
-            tag("p", "The best checkpoint measured again, and this file again:"),
-            command_block(f"{command} --mode=eval\n{again(workdir)}"),
+            tag("p", "It goes on where a run stopped", anew, same),
+            tag("p", "The best checkpoint measured again, and this file again:" if alone else "This file again:"),
+            command_block(f"{command} --mode=eval\n{again(workdir)}" if alone else again(workdir)),
         ]
     )
 
 
 def again(workdir: Path) -> str:
     """The command that makes the report."""
-    return f"python -m tvconv_jax.analysis.report {workdir}"
+    return shlex.join(["python", "-m", "tvconv_jax.analysis.report", str(workdir)])
 
 
 def config(settings: Settings, versions: Mapping[str, str]) -> Html:

@@ -300,6 +300,23 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     assert rank == 9 and len(found.nodes[0].arrays["kernels"]) == 9
 
 
+def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last(tmp_path, monkeypatch):
+    graph, weights, moved = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}, []
+    graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays=weights)
+    for name in (*artifacts.FILES, "notes.txt", "model.onnx.bak"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "native.py").unlink()
+    (tmp_path / "native.py").mkdir()  # not a file that was exported
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda path, to: (moved.append(path.name), replace(path, to)))
+    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
+    images = drawn((2, 6, 6, 3))
+    options = {"images": channels_first(images), "expected": by_jax(graph, images)}
+    artifacts.write(tmp_path, graph, metadata, formats=["onnx"], precision="float32", **options)
+    names = {"model.onnx", "check.npz", "notes.txt", "model.onnx.bak", "native.py"}
+    assert {path.name for path in tmp_path.iterdir()} == names and moved == ["model.onnx", "check.npz"]
+
+
 def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -15,6 +15,8 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.precision import Precision
 
 FORMATS = ("onnx", "torch", "native")
+FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
+CHECK = "check.npz"
 # Largest difference that an artifact may have: of normalised embeddings; of logits, relative to the largest.
 TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
 CHECKED = 8  # pictures kept in check.npz, for the check on the device
@@ -83,7 +85,7 @@ def write(
     """Writes artifacts and ``check.npz`` into a folder, once all of them answer as they should.
 
     Args:
-        out: The folder; files of the same names are replaced.
+        out: The folder; files of ``FILES`` that are there are replaced, or removed where ``formats`` has none such.
         graph: What to write.
         metadata: Kept in every artifact.
         formats: Of ``FORMATS``.
@@ -110,7 +112,7 @@ def write(
                         f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
                     )
                 found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
-        np.savez(folder / "check.npz", **{"images": images[:CHECKED], output: expected[:CHECKED]})
+        np.savez(folder / CHECK, **{"images": images[:CHECKED], output: expected[:CHECKED]})
         _publish(folder, out)
     return found
 
@@ -121,9 +123,15 @@ def _answers(run: Run, images: np.ndarray) -> np.ndarray:
 
 
 def _publish(folder: Path, out: Path) -> None:
-    """Moves every file, each whole or not at all."""
+    """Moves every file, each whole or not at all, the one that all are checked with last.
+
+    What an earlier export left and this one did not write is removed: it may be of another model.
+    """
     out.mkdir(exist_ok=True)
-    for path in sorted(folder.iterdir()):
+    for name in FILES:
+        if not (folder / name).exists() and (out / name).is_file():
+            (out / name).unlink()
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == CHECK, path.name)):
         os.replace(path, out / path.name)
 
 

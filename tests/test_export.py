@@ -124,6 +124,24 @@ def test_what_goes_to_a_device_is_python_3_9(module):
     assert "strict" not in {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
 
 
+@pytest.mark.parametrize(("side", "to"), [(26, 106), (7, 50), (1, 3), (11, 4)])
+def test_a_grid_is_resized_to_what_it_should(side, to):
+    """Of 26 pixels the float32 quotient 106 / 26 makes 105."""
+    graph, images = Graph(side), drawn((2, side, side, 3))
+    graph.add("resize", 0, grid=(to, to))
+    for n in (1, 2):
+        found, expected = by_onnx(graph, images[:n]), channels_first(by_jax(graph, images[:n]))
+        assert found.shape == expected.shape and relative(found, expected) < TOLERANCE
+
+
+def test_scales_make_every_grid():
+    sides = np.arange(1, 200)
+    for to in range(1, 200):
+        scales = np.array([onnx_writer.scale(int(side), to) for side in sides])
+        assert np.all(np.floor(scales * sides.astype(np.float32)) == to)  # as onnxruntime computes it
+        assert np.all(np.abs(scales * sides / to - 1) < 2e-7)
+
+
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_fewer_bits_are_exactly_what_the_rounded_graph_says(folded, precision, tmp_path):
     graph, images, expected = folded

@@ -200,8 +200,15 @@ class Writer(Builder):
         return y if node.fields["keep_grid"] else self.op("Flatten", [y])
 
     def _resize(self, node: Node, inputs: list[str], shape: tuple) -> str:
-        scales = np.array(
-            [1, 1, *(to / side for to, side in zip(node.fields["grid"], shape, strict=False))], np.float32
-        )
+        scales = [1, 1, *(scale(side, to) for side, to in zip(shape, node.fields["grid"], strict=False))]
         fields = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-        return self.op("Resize", [*inputs, "", self.constant(scales)], **fields)
+        return self.op("Resize", [*inputs, "", self.constant(np.array(scales, np.float32))], **fields)
+
+
+def scale(side: int, to: int) -> np.float32:
+    """The least float32 that makes ``to`` pixels of ``side``: a runtime rounds their product down.
+
+    Constant sizes would say it too, but of one batch alone.
+    """
+    near = np.float32(to / side)
+    return near if float(near) * side >= to else np.nextafter(near, np.float32(np.inf))

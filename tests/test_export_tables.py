@@ -85,6 +85,7 @@ def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp
         (["sizes"], "invalid choice: 'sizes'"),
         (["models", "--runtimes=ncnn"], "'ncnn' is unknown; there are: onnxruntime"),
         (["models", "--batch=0"], "0 must be at least 1"),
+        (["models", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, capsys):
@@ -126,6 +127,7 @@ def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
     [
         (["nowhere"], "nowhere holds no run"),
         (["nowhere", "--ranks=0"], "'0' must be exact, or a number of terms"),
+        (["nowhere", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
         (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),
     ],
 )

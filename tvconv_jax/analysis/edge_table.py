@@ -294,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--json", type=Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     try:
+        benchmark.check_json(args.json)
         for runtime in args.runtimes:
             benchmark.import_runtime(runtime)
         options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}

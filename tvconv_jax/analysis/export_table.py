@@ -23,6 +23,7 @@ from rich.table import Table
 
 from tvconv_jax import command
 from tvconv_jax.data.records import cache_dir
+from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import onnx_speed, trained
 from tvconv_jax.export.fine_tuning import fine_tune
@@ -179,10 +180,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.keep_compiled_programs(cache_dir())
     variants: list[Variant] = []
     try:
+        benchmark.check_json(args.json)
         for workdir in args.workdirs:
             found, graphs = of_run(workdir, args.ranks, args.precisions, fine_tune_steps=args.fine_tune)
             variants += found
-    except UserError as error:
+    except (UserError, benchmark.Mistake) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     rates = speeds(graphs)  # of the last run; speed does not depend on values

@@ -197,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     command.keep_compiled_programs(cache_dir())
     try:
+        benchmark.check_json(args.json)
         benchmark.import_runtime("onnxruntime")
         rows = _run(args)
     except (UserError, benchmark.Mistake) as error:

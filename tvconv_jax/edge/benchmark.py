@@ -440,6 +440,12 @@ def print_ratios(results: dict[str, Any]) -> None:
         print(f"{'best over best':>16}{ratios['best_over_best']:>11.2f}x")
 
 
+def check_json(file: Path | None) -> None:
+    """Before anything is measured: figures that are wanted can be written there."""
+    if file and not file.absolute().parent.is_dir():
+        raise Mistake(f"--json={file}: there is no folder {file.parent}; make it first.")
+
+
 def run(args: argparse.Namespace) -> None:
     """What the command does, once its arguments are parsed."""
     runtimes = [choose_runtime(path, name) for path, name in _each(args.artifacts, args.runtime, "--runtime")]
@@ -448,8 +454,7 @@ def run(args: argparse.Namespace) -> None:
         return print(json.dumps(weigh(args.artifacts[0], runtimes[0], args.threads[0])))
     if args.compare and len(args.artifacts) < 2:
         raise Mistake("--compare takes two artifacts or more; the first is what the others are compared with.")
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise Mistake(f"--json={args.json}: there is no folder {args.json.parent}; make it first.")
+    check_json(args.json)
     threads = [n for n in args.threads if n <= cores()]
     if not threads:
         raise Mistake(f"--threads={min(args.threads)} is more than the {cores()} cores that this process may use.")

@@ -61,8 +61,8 @@ def check_finite(state: TrainState) -> None:
     """Raises a ``TrainingError`` if a gradient or a statistic was not finite, though no loss told of it so far."""
     if not _is_finite(state):
         raise TrainingError(
-            f"after step {int(state.step)} parameters are not finite, and are not saved; the last checkpoint is whole. "
-            f"Lower optimizer.learning_rate, or set train.nan to skip."
+            f"after step {int(state.step)} parameters are not finite, and are not saved. Leave such steps out with "
+            f"--config.train.nan=skip: the last checkpoint is whole. {OTHER_RATE}"
         )
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax import create_model
+from tvconv_jax.analysis.reference_module import Reference
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import artifacts
@@ -75,40 +76,6 @@ class Row(NamedTuple):
     def rate(self, batch: int | None = None) -> float:
         """Images per second, the best over threads, and over batches unless one is given."""
         return max(p["images_per_second"] for p in self.points if batch in (None, p["batch"]))
-
-
-class Reference(benchmark.Torch):
-    """Eager PyTorch with per-pixel kernels as the reference freezes them: pad, as_strided, multiply, sum.
-
-    Batch norms are folded as in ours, which the reference does not do; so it is a little faster here.
-    Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/model/atoms/TVConv.py.
-    """
-
-    name = "reference"
-
-    def read(self, threads: int) -> str | None:
-        text = super().read(threads)
-        sys.modules[type(self.model).__module__].OPERATIONS["per_pixel"] = _strided
-        for number, node in enumerate(self.model.nodes, start=1):
-            if node["kind"] == "per_pixel":  # [k * k, c, h, w] -> [c, k * k, h, w]
-                name = f"node{number}_weights"
-                setattr(self.model, name, getattr(self.model, name).transpose(0, 1).contiguous())
-        return text
-
-
-def _strided(fields: dict, arrays: dict[str, Any], x: Any) -> Any:
-    from torch.nn import functional as F
-
-    weights, bias, strides = arrays["weights"], arrays["bias"], fields["strides"]
-    channels, taps, height, width = weights.shape
-    side = math.isqrt(taps)
-    x = F.pad(x, [side // 2] * 4)
-    row = x.shape[3]
-    steps = (x.stride(0), x.stride(1), row, 1, strides * row, strides)
-    seen = x.as_strided((len(x), channels, side, side, height, width), steps)
-    y = (weights.view(1, channels, side, side, height, width) * seen).sum((2, 3))
-    y = y + (bias[:, None, None] if bias.ndim == 1 else bias)
-    return {"relu": F.relu, "relu6": F.relu6}.get(fields["activation"], lambda y: y)(y)
 
 
 def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, Any]:

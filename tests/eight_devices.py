@@ -92,7 +92,10 @@ def one_device():
 @pytest.mark.parametrize("shape", [(1, 4), (2, 2), (4, 1)])
 def test_the_same_global_batch_gives_the_same_losses_for_20_steps(shape):
     losses, state, step = train(*shape)
-    np.testing.assert_allclose(losses, one_device(), rtol=1e-5)
+    np.testing.assert_allclose(losses[:10], one_device()[:10], rtol=1e-5)
+    # Sooner or later a number next to ReLU's kink is rounded to its other side; when, depends on the processor. It was
+    # 2e-5 after 16 steps on one, below 1e-5 for all 20 on another, and up to 5e-4 with other learning rates.
+    np.testing.assert_allclose(losses, one_device(), rtol=2e-3)
     assert losses[-1] < losses[0] - 1
     assert step._cache_size() == 1  # a state that comes out lies where the first one lay
     weights, momentum = state.params["class_weights"], state.opt_state[1][0].trace["class_weights"]

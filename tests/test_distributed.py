@@ -220,6 +220,8 @@ import os, signal, sys, time
 i = os.environ["TVCONV_JAX_PROCESS"]
 print("process", i, "of", os.environ["TVCONV_JAX_PROCESSES"], flush=True)
 if sys.argv[1] == "fail" and i == "1":
+    while not os.path.exists(f"{sys.argv[2]}/2"):  # until the other one has said its line too
+        time.sleep(0.01)
     sys.exit(7)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))

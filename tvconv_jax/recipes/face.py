@@ -22,7 +22,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     Returns:
         The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
         batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and five minutes, and
-        the rate grows during the first quarter of them, which ends the luck of the seed (see the README).
+        the rate grows during the first quarter of them, without which many runs do not learn (see the README).
 
     Raises:
         UserError: If an argument does not fit.

@@ -15,6 +15,20 @@ from tvconv_jax.tasks.run import model_of
 from tvconv_jax.tasks.start import read_checkpoint
 
 
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a run, with the keys that it is too old to have.
+
+    Raises:
+        UserError: If there is no run in the folder.
+    """
+    try:
+        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
+        config.task  # noqa: B018, raises where this is no config of a run
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    return config
+
+
 def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """The trained model of a workdir; its data is not needed.
 
@@ -30,11 +44,7 @@ def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, di
         UserError: If there is no run in the folder, or no whole checkpoint.
     """
     workdir = Path(workdir).expanduser().absolute()
-    try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        model = model_of(config)
-    except (OSError, ValueError, AttributeError):
-        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    model = model_of(read_config(workdir))
     _, arrays = read_checkpoint(workdir, kinds=("best",) if best else ("last",), named="the workdir")
     tree = unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
     params = tree["params"]

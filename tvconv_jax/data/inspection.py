@@ -1,6 +1,5 @@
 """What a set of faces holds, and what in it costs accuracy."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from tvconv_jax.data.records import Source, read
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces
 from tvconv_jax.data.sheet import write_sheet
 from tvconv_jax.errors import UserError
+from tvconv_jax.machine import cores
 
 CHUNK = 1024  # pictures whose bytes are held at once
 SHOWN = 10  # names in a line
@@ -85,7 +85,7 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
 
 def _look_at(source: Source, title: str) -> list[Look]:
     def chunks() -> Iterator[Look]:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(cores()) as threads:
             for start in range(0, len(source), CHUNK):
                 stop = min(start + CHUNK, len(source))
                 yield from threads.map(look, [record["image"] for record in read(source, range(start, stop))])

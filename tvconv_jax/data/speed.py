@@ -1,7 +1,6 @@
 """How many pictures a second each decoder and the whole pipeline give."""
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -13,6 +12,7 @@ from tvconv_jax.data.decoder import decode
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import open_faces
+from tvconv_jax.machine import cores
 
 BATCH = 256
 HELD = 2048  # pictures that the decoders go through, over and over
@@ -33,7 +33,7 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
     Raises:
         UserError: If a set cannot be opened.
     """
-    lines = [f"{'images/s at ' + str(side):<32}{'':>10}{'/ Pillow loop':>16}   ({os.cpu_count()} cores)"]
+    lines = [f"{'images/s at ' + str(side):<32}{'':>10}{'/ Pillow loop':>16}   ({cores()} cores)"]
     for name in sources:
         source = open_faces(name).source
         pictures = [source[index]["image"] for index in range(min(HELD, len(source)))]

@@ -1,6 +1,5 @@
 """What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,11 @@ from tvconv_jax.data import fundus_batches
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
-from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.embedding import embed_all
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.segmentation import SegmentationJob
+from tvconv_jax.workdir import read_config
 
 # (uint8 images [n, s, s, 3]) -> embeddings [n, d]
 Embed = Callable[[jax.Array], jax.Array]
@@ -69,11 +68,8 @@ def load(workdir: Path, *, best: bool = False) -> Trained:
     Raises:
         UserError: If there is no run in the folder, or one of a task that is not exported.
     """
-    try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        task = config.task
-    except (OSError, ValueError, AttributeError):
-        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    config = read_config(workdir)
+    task = config.task
     if task not in LOADERS:
         raise UserError(f"{workdir} is a run of the task {task!r}; what is exported: {', '.join(LOADERS)}.")
     check_trained(workdir)

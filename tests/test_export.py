@@ -358,7 +358,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir={run}", "--rank=0"], "'0' must be exact, auto, or a number of terms"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
-        (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, --rank=exact keeps all"),
+        (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, and exact keeps all"),
         (
             ["--workdir={run}", "--max-loss=1", "--rank=2"],
             "--max-loss=1 is what --rank=auto may lose, this is --rank=2",

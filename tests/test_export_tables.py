@@ -128,6 +128,7 @@ def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
         (["nowhere"], "nowhere holds no run"),
         (["nowhere", "--ranks=0"], "'0' must be exact, or a number of terms"),
         (["nowhere", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
+        (["nowhere", "--fine-tune=-1"], "--fine-tune=-1 must be at least 0"),
         (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),
     ],
 )

@@ -26,7 +26,7 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import onnx_speed, trained
-from tvconv_jax.export.fine_tuning import fine_tune
+from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.keep_compiled_programs(cache_dir())
     variants: list[Variant] = []
     try:
+        check_steps(args.fine_tune, args.ranks)
         benchmark.check_json(args.json)
         for workdir in args.workdirs:
             found, graphs = of_run(workdir, args.ranks, args.precisions, fine_tune_steps=args.fine_tune)

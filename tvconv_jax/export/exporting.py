@@ -11,7 +11,7 @@ import numpy as np
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
 from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_folder, check_formats, difference, write
-from tvconv_jax.export.fine_tuning import fine_tune
+from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
@@ -69,7 +69,9 @@ def export(
     Raises:
         UserError: If the workdir, an option or an artifact does not fit; nothing is written then.
     """
-    _check_options(rank, max_loss, fine_tune_steps)
+    check_steps(fine_tune_steps, [rank])
+    if max_loss is not None and rank != "auto":
+        raise UserError(f"--max-loss={max_loss:g} is what --rank=auto may lose, this is --rank={rank}; leave one out.")
     check_folder(out)
     run = trained.load(workdir, best=best)
     side = run.images.shape[1]
@@ -96,15 +98,6 @@ def export(
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
     return Exported(found, "\n".join(lines))
-
-
-def _check_options(rank: str, max_loss: float | None, steps: int) -> None:
-    if steps < 0:
-        raise UserError(f"--fine-tune={steps} must be at least 0, the batches to learn from.")
-    if steps and rank == "exact":
-        raise UserError(f"--fine-tune={steps} is for truncated kernels, --rank=exact keeps all; give --rank=1, 2, ...")
-    if max_loss is not None and rank != "auto":
-        raise UserError(f"--max-loss={max_loss:g} is what --rank=auto may lose, this is --rank={rank}; leave one out.")
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

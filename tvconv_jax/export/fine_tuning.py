@@ -1,6 +1,6 @@
 """Brings a truncated graph back towards the exact one: a few steps in which it learns the exact one's answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,18 @@ import numpy as np
 import optax
 
 from tvconv_jax.data.progress import track
+from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run, with_arrays
 from tvconv_jax.tasks.run import normalise
+
+
+def check_steps(steps: int, ranks: Sequence[str]) -> None:
+    """Raises a ``UserError`` for steps of ``--fine-tune`` that do not fit the ranks asked for."""
+    if steps < 0:
+        raise UserError(f"--fine-tune={steps} must be at least 0, the batches to learn from.")
+    if steps and set(ranks) == {"exact"}:
+        raise UserError(f"--fine-tune={steps} is for truncated kernels, and exact keeps all; name a rank of 1, 2, ...")
 
 
 def fine_tune(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tvconv_jax.convolution import conv
 from tvconv_jax.layers import TVConv
 from tvconv_jax.losses import am_softmax, am_softmax_logits
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
@@ -203,6 +204,22 @@ def test_operators_that_loop_over_the_batch_loop_over_the_devices_own_pictures()
     program = step_of(mesh, optimizer).lower(state, put_batch(batches()[0], mesh)).compile().as_text()
     for shape in re.findall(r"= (.+?) all-gather(?:-start)?\(", program):
         assert shape.count(",") < 4, shape  # embeddings and labels are gathered, never features [n, h, w, c]
+
+
+def test_a_convolution_of_many_channels_too():
+    mesh, random = mesh_of(4, 2), np.random.default_rng(0)
+    x, kernel = (random.standard_normal(s).astype(np.float32) for s in ((16, 4, 4, 64), (3, 3, 64, 64)))
+
+    def gradients(x, kernel):
+        return jax.value_and_grad(lambda *arrays: jnp.sum(jnp.sin(conv(*arrays))), argnums=(0, 1))(x, kernel)
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        shared = jax.device_put(x, over_devices(mesh)), jax.device_put(kernel, replicated(mesh))
+        program = jax.jit(gradients).lower(*shared).compile()
+    assert "all-gather" not in program.as_text()
+    found, one = (jax.tree.leaves(answers) for answers in (program(*shared), jax.jit(gradients)(x, kernel)))
+    for ours, theirs in zip(found, one, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_per_replica_is_what_devices_do_on_their_own():

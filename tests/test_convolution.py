@@ -1,11 +1,13 @@
 """The full convolution: the library's values and gradients, whatever a CPU makes of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvconv_jax import convolution
+from tvconv_jax import convolution, winograd
 
 
 def draw(*shape):
@@ -39,6 +41,29 @@ def test_it_is_the_librarys_in_value_and_gradient(strides, dilation, padding, mo
     # Sums of at most 48 float32 products of size one, in another order.
     for a, b in zip((y, *vjp(cotangent)), (expected, *library_vjp(cotangent)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(6, 4), (2, 8), (5, 4)])
+def test_tiles_of_two_by_two_are_as_exact_as_the_library(grid):
+    """Against float64: values and both gradients are off by at most four times what the library's are."""
+    x, kernel, cotangent = draw(3, *grid, 64), draw(3, 3, 64, 65), draw(3, *grid, 65)
+    assert winograd.fits(grid, kernel.shape) == (grid != (5, 4))
+
+    def answers(conv, *arrays):
+        y, vjp = jax.vjp(conv, *arrays[:2])
+        return y, *vjp(arrays[2])
+
+    library = functools.partial(convolution._library, dilation=1, margin=1)
+    with jax.enable_x64(True):
+        exact = [np.asarray(a) for a in answers(library, *(np.asarray(a, np.float64) for a in (x, kernel, cotangent)))]
+    found, librarys = (answers(conv, x, kernel, cotangent) for conv in (convolution.conv, library))
+    for a, b, truth in zip(found, librarys, exact, strict=True):
+        ours, theirs = (np.abs(np.asarray(found, np.float64) - truth).max() for found in (a, b))
+        assert ours <= 4 * theirs
+
+
+def test_few_channels_are_left_to_the_library():
+    assert not winograd.fits((8, 8), (3, 3, 3, 64)) and not winograd.fits((8, 8), (5, 5, 64, 64))
 
 
 def test_sums_of_bfloat16_are_kept_in_float32():

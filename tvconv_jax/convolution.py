@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax import winograd
 from tvconv_jax.fused import wide
-from tvconv_jax.ops import sum_over_devices
+from tvconv_jax.ops import map_over_devices, sum_over_devices
 
 # Bytes of gathered neighbours that one product of conv's weight gradient reads: they stay in a CPU's last cache.
 CHUNK = 8 * 2**20
@@ -20,9 +21,10 @@ def conv(
 ) -> jax.Array:
     """Convolution over all channels: ``[n, h, w, c]``, ``[k, k, c, d]`` -> ``[n, ho, wo, d]``.
 
-    Where it keeps the grid, a CPU leaves out the taps of a dilated kernel that see nothing but padding (all but one at
-    rate 18 on 16x16) and takes the kernel's gradient as a product for a few rows of pictures at a time, twice as fast
-    as what autodiff makes. Everything else is the library's.
+    Where it keeps the grid, a CPU takes fewer products: it leaves out the taps of a dilated kernel that see nothing but
+    padding (all but one at rate 18 on 16x16), and 3x3 kernels over many channels go through :mod:`tvconv_jax.winograd`.
+    Other kernels' gradients are products for a few rows of pictures at a time, twice as fast as what autodiff makes.
+    Everything else is the library's.
 
     Args:
         x: Features.
@@ -41,6 +43,8 @@ def conv(
 def _keeping_grid(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     library = functools.partial(_library, dilation=dilation, margin=dilation * (len(kernel) // 2))
     on_cpu = library if dilation == 1 else functools.partial(_taps, dilation=dilation)
+    if dilation == 1 and winograd.fits(x.shape[1:3], kernel.shape):
+        on_cpu = functools.partial(map_over_devices, winograd.conv)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=library)
 
 
@@ -52,8 +56,9 @@ def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[ja
     x, kernel = residuals
     grad_x = _keeping_grid(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
     if dilation == 1:
-        on_cpu = functools.partial(_kernel_gradient_in_chunks, kernel_size=len(kernel))
-        on_cpu = functools.partial(sum_over_devices, on_cpu)
+        fast = winograd.fits(x.shape[1:3], kernel.shape)
+        chunks = functools.partial(_kernel_gradient_in_chunks, kernel_size=len(kernel))
+        on_cpu = functools.partial(sum_over_devices, winograd.kernel_gradient if fast else chunks)
     else:
         on_cpu = functools.partial(_kernel_gradient, kernel_size=len(kernel), dilation=dilation)
     grad_kernel = lax.platform_dependent(

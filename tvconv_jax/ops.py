@@ -272,11 +272,25 @@ def sum_over_devices(sums: Callable[..., jax.Array], *arrays: jax.Array) -> jax.
 
     The partitioner alone would give every device the whole batch, because a loop reads it one image after the other.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto or len(arrays[0]) % mesh.size:
+    if not (axes := _axes_that_share(arrays[0])):
         return sums(*arrays)
-    batch, total = PartitionSpec(mesh.axis_names), lambda *own: lax.psum(sums(*own), mesh.axis_names)
-    return jax.shard_map(total, in_specs=batch, out_specs=PartitionSpec(), check_vma=False)(*arrays)
+    total = lambda *own: lax.psum(sums(*own), axes)  # noqa: E731
+    return jax.shard_map(total, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
+
+
+def map_over_devices(images: Callable[..., jax.Array], x: jax.Array, *shared: jax.Array) -> jax.Array:
+    """``images(x, *shared)``, a loop over the first axis of ``x`` and of the answer, as the sums above."""
+    if not (axes := _axes_that_share(x)):
+        return images(x, *shared)
+    batch, whole = PartitionSpec(axes), (PartitionSpec(),) * len(shared)
+    return jax.shard_map(images, in_specs=(batch, *whole), out_specs=batch, check_vma=False)(x, *shared)
+
+
+def _axes_that_share(batch: jax.Array) -> tuple[str, ...]:
+    """Axes of the mesh whose devices can each loop over a part of the batch; none if there is one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    divided = not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto and len(batch) % mesh.size == 0
+    return mesh.axis_names if divided else ()
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:

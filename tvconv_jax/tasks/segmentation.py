@@ -201,7 +201,8 @@ class SegmentationJob:
         return list(self.train_sources)
 
     def _forward(self, variables: Any, images: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        logits = self.model.apply(variables, normalise(images), train=False)
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # told to operators that loop over the batch
+            logits = self.model.apply(variables, normalise(images), train=False)
         if logits.shape[1:3] != grid:
             logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
         return jax.nn.sigmoid(logits)

@@ -21,8 +21,9 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
 
     Returns:
         The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
-        batches of 512, 38 epochs); the embedded faces are smaller and fewer, for two cores and five minutes, and
-        the rate grows during the first quarter of them, without which many runs do not learn (see the README).
+        batches of 512, 38 epochs, a rate of 0.1). The embedded faces are smaller and fewer, for two cores and five
+        minutes: the rate is smaller by the square root of 512 / 64, 0.035, and grows during the first quarter of
+        the epochs. At 0.1 some runs do not learn (docs/results.md, "How far a seed goes").
 
     Raises:
         UserError: If an argument does not fit.
@@ -44,7 +45,8 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     )
     size = {"epochs": 2.0, "batch_size": 16, "image_size": 24} if given["smoke"] else {}
     base = {**(embedded if given["data"] == "embedded" else folder), **size}
-    base_batch = base["batch_size"]  # that the rate belongs to
+    drawn = given["data"] == "embedded" and not given["smoke"]
+    base_batch = 512 if drawn else base["batch_size"]  # that the rate belongs to
     base |= {name: given[name] for name in base if given[name] is not None}
     scale = base["epochs"] / EPOCHS
     source = {"root": "", "max_corrupt": 0.01, "keep": ""}
@@ -85,8 +87,9 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "start": dict(START),
             "optimizer": {
                 **OPTIMIZER,
-                "warmup_epochs": base["epochs"] / 4 if given["data"] == "embedded" and not given["smoke"] else 0.0,
+                "scale_rule": "sqrt" if drawn else "none",
                 "base_batch": base_batch,
+                "warmup_epochs": base["epochs"] / 4 if drawn else 0.0,
                 "learning_rate": 0.1,
                 "momentum": 0.9,
                 "weight_decay": 5e-4,

@@ -3,7 +3,7 @@
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --seeds=0,1,2 --out=runs/table4
     python -m tvconv_jax.analysis.sweep configs/sweeps/figure10.py --settings="none *,rotation tvconv *" --jobs=2
     python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py:data=casia --config.data.root=casia --out=runs/paper4
-    sbatch --array=0-11 --wrap "python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --out=runs/table4"
+    sbatch --array=0-9 --wrap "python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --out=runs/table4"
 
 What stands behind the colon goes to every config, ``--config.key=value`` too. Runs that ended are not repeated, one
 that was stopped goes on, one that fails does not keep the others from running. In an array of SLURM jobs each takes its

@@ -1,5 +1,6 @@
 """What commands that take a config share: strict flags, one line for every mistake, a workdir of one config."""
 
+import contextlib
 import functools
 import json
 import os
@@ -7,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,17 +45,34 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
                 f"remove that folder."
             )
         return
-    old, new = _flat(complete(json.loads(file.read_text()))), _flat(json.loads(config.to_json()))
+    if different := differences(json.loads(file.read_text()), config, apart_from=apart_from):
+        raise UserError(
+            f"{workdir} holds a run of another config ({different}); choose another --workdir, or remove that folder."
+        )
+
+
+def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
+    """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
+    old, new = _flat(complete(run)), _flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
     different = [key for key in different if not key.startswith((*WHERE, *apart_from))]
-    if different:
-        shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
-        raise UserError(
-            f"{workdir} holds a run of another config ({len(different)} keys differ: {shown}); choose another "
-            f"--workdir, or remove that folder."
-        )
+    shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
+    return f"{len(different)} keys differ: {shown}" if different else ""
+
+
+def config_of(arguments: Sequence[str]) -> ConfigDict:
+    """What ``--config=FILE:...`` and ``--config.key=value`` make together; this process's own flags stay as they are.
+
+    Raises:
+        UserError: If there is no such file, argument, key or value.
+    """
+    own, argv = flags.FlagValues(), ["config_of", *arguments]
+    config_flags.DEFINE_config_file("config", sys_argv=argv, flag_values=own)
+    with _mistakes_as_user_errors():
+        own(argv)
+        return ConfigDict(own.config.to_dict())
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -75,18 +93,32 @@ def keep_compiled_programs(cache: Path) -> None:
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     """Every mistake on the command line is one line and exit code 2, before anything is read or written."""
     try:
-        rest = flags.FLAGS(arguments)
-        if len(rest) > 1:
-            raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
-        if not CONFIG.value:
-            raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
-        dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
-        return rest
+        with _mistakes_as_user_errors():
+            return _parsed(arguments)
+    except UserError as error:
+        _fail(error, 2)
+
+
+def _parsed(arguments: Sequence[str]) -> Sequence[str]:
+    rest = flags.FLAGS(arguments)
+    if len(rest) > 1:
+        raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
+    if not CONFIG.value:
+        raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
+    dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
+    return rest
+
+
+@contextlib.contextmanager
+def _mistakes_as_user_errors() -> Iterator[None]:
+    """Around what parses flags and loads config files."""
+    try:
+        yield
     except (AttributeError, KeyError) as error:  # what ml_collections raises for a key that is not there
         text = str(error.args[0]).replace("\\n", " ").replace("\\", "").replace("'", "").replace(chr(34), "'")
-        _fail(f"unknown config key: {text}", 2)
-    except (UserError, flags.Error, TypeError, ValueError, OSError) as error:
-        _fail(error, 2)
+        raise UserError(f"unknown config key: {text}") from None
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        raise UserError(str(error)) from None
 
 
 def _fail(error: Exception | str, code: int, *, hurry: bool = False) -> None:

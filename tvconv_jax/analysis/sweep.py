@@ -25,12 +25,12 @@ from typing import Any
 
 from rich.console import Console
 
-from tvconv_jax import command
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_known
 from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
+from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError
 from tvconv_jax.training.logging import write_text
 
@@ -38,8 +38,6 @@ __all__ = ["Run", "Setting", "Sweep", "main"]
 
 PARTS = ("sweep.json", "sweep.json.part", "report.html", "operator_table.json")  # of OUT, besides settings
 LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.json, left out of sweep.json
-# Flags that say where and on what a run goes on, not what it computes.
-WHERE = ("--workdir", *(f"--config.{key}" for key in command.WHERE), "--coordinator", "--process")
 
 
 def check_folder(out: Path, sweep: Sweep) -> None:
@@ -65,6 +63,8 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
         try:
             results[run] = json.loads(file.read_text())
             check_result(results[run])
+            if (config := run.workdir / "config.json").exists():
+                results[run]["config"] = json.loads(config.read_text())
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{file} holds no results of a face run; remove that folder, and it is run again."
@@ -76,7 +76,7 @@ def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """A run in ``sweep.json``, from which figures are drawn: of what setting it is, and its results in brief."""
     setting = run.setting
     about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
-    return about | {"asked": _asked(result)} | _brief(result)
+    return about | _brief(result)
 
 
 def _brief(results: Any) -> Any:
@@ -85,25 +85,11 @@ def _brief(results: Any) -> Any:
     return {name: _brief(value) for name, value in results.items() if name not in LENGTHY}
 
 
-def _flags(words: Sequence[str]) -> str:
-    """What a command asks of a run, in one order."""
-    return " ".join(sorted(word for word in words if word.startswith("--") and not word.startswith(WHERE)))
-
-
-def _asked(result: dict[str, Any]) -> str | None:
-    """The same of a run that ended; ``None`` if nothing says it."""
-    return _flags(shlex.split(result["command"])) if result.get("command") else result.get("asked")
-
-
-def check_asked(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
-    """Raises a ``UserError`` if a run that ended was asked for something else than this command would."""
+def check_configs(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
+    """Raises a ``UserError`` if a run that ended is of another config than this command would train."""
     for run, result in results.items():
-        there, now = _asked(result), _flags(run.command(argument, overrides))
-        if there not in (None, now):
-            raise UserError(
-                f"{run.workdir} ended with other arguments ({there} there, {now} now); give those, or choose another "
-                f"--out."
-            )
+        if "config" in result and (other := differences(result["config"], run.config(argument, overrides))):
+            raise UserError(f"{run.workdir} is of another config ({other}); ask for that, or choose another --out.")
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -184,7 +170,7 @@ def _run_all(
     lines = read_known([*args.known, *([record] if record.exists() else [])], {s.folder for s in sweep.settings})
     known = {run: lines[key] for run in runs if (key := (run.setting.folder, run.seed)) in lines}
     if not args.show:
-        check_asked(known | read(runs), argument, overrides)
+        check_configs(known | read(runs), argument, overrides)
     mine = [run for run in mine if run not in known and not (run.workdir / "results.json").exists()]
     if args.dry_run:
         print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")

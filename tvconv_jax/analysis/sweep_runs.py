@@ -9,7 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from tvconv_jax.analysis.sweep_file import Setting
+from tvconv_jax.command import config_of
 from tvconv_jax.errors import UserError
 
 # A sweep that is killed takes its runs along, so that the same command finds their folders free: PR_SET_PDEATHSIG of
@@ -33,10 +36,21 @@ class Run(NamedTuple):
 
     def command(self, argument: str, overrides: Sequence[str]) -> list[str]:
         """What trains it."""
+        asked = self._asked(argument, overrides)
+        return [sys.executable, "-m", "tvconv_jax.main", *asked, f"--workdir={self.workdir}"]
+
+    def config(self, argument: str, overrides: Sequence[str]) -> ConfigDict:
+        """What that command trains.
+
+        Raises:
+            UserError: If an argument, a key or a value is none.
+        """
+        return config_of(self._asked(argument, overrides))
+
+    def _asked(self, argument: str, overrides: Sequence[str]) -> list[str]:
         arguments = ",".join(filter(None, (self.setting.argument, argument, f"seed={self.seed}")))
         changes = [f"--config.{key}={value}" for key, value in self.setting.changes.items()]
-        config = f"--config={self.setting.config}:{arguments}"
-        return [sys.executable, "-m", "tvconv_jax.main", config, *changes, *overrides, f"--workdir={self.workdir}"]
+        return [f"--config={self.setting.config}:{arguments}", *changes, *overrides]
 
 
 def shares_of_cores(jobs: int) -> list[list[int]]:

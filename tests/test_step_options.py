@@ -164,6 +164,13 @@ def test_the_rate_is_said_and_what_is_likely_to_be_a_mistake():
     assert rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.scale_rule")
 
 
+def test_drawn_faces_have_the_papers_rate_by_the_root_of_the_batch():
+    """At 0.1 for batches of 64 a run now and then does not learn."""
+    drawn, folder = (face_config(text, model="mobilenetv2", width=0.1) for text in (None, "data=folder"))
+    assert rate_note(drawn, 64).startswith("rate: 0.0354, ") and rate_note(drawn, 512).startswith("rate: 0.1, ")
+    assert rate_note(folder, 512).startswith("rate: 0.1, ") and "belongs" not in rate_note(folder, 512)
+
+
 def test_warm_up_grows_a_step_at_a_time_and_the_milestones_stay():
     plain, warm = (
         schedule_of(config_of(warmup_epochs=e, milestones=(1.0,), epochs=2.0), batch_size=16, steps_per_epoch=10)

@@ -193,7 +193,9 @@ def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_pa
     record = (out / "sweep.json").rename(tmp_path / "known.json")
     elsewhere = [f"--out={tmp_path / 'elsewhere'}", f"--known={record}"]
     assert f"elsewhere/tvconv/seed1 {other}" in refused(*elsewhere)
-    assert "unknown config key: momentun Did you mean 'momentum'" in refused(*elsewhere, "--config.optimizer.momentun=0.8")
+    assert "unknown config key: momentun Did you mean 'momentum'" in refused(
+        *elsewhere, "--config.optimizer.momentun=0.8"
+    )
 
 
 def test_an_array_deals_all_runs_out_and_one_with_gaps_is_refused():

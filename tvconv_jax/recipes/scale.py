@@ -12,7 +12,7 @@ START: dict[str, Any] = {"checkpoint": "", "freeze": ""}
 # model.remat: compute anew for the gradient what the model's first blocks compute on large grids; slower, less memory.
 MODEL: dict[str, Any] = {"remat": False}
 
-# optimizer.scale_rule: "linear" or "sqrt" raise the rate with the batch, which is that of all devices together;
+# optimizer.scale_rule: "linear" or "sqrt" move the rate with the batch, which is that of all devices together;
 # optimizer.base_batch: the batch that the recipe's rate belongs to, which is another in every recipe;
 # optimizer.warmup_epochs: epochs in which the rate grows up to that.
 OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "base_batch": 512, "warmup_epochs": 0.0}

@@ -40,7 +40,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
         },
     )
     smoke, embedded = given["smoke"], given["data"] == "embedded"
-    size = {"image_size": 128, "epochs": 16.0, "per_domain": 8} if embedded else {}
+    size = {"image_size": 128, "epochs": 10.0, "per_domain": 8} if embedded else {}
     size = {"image_size": 256, "epochs": float(EPOCHS), "per_domain": 16, **size}
     size |= {"image_size": 64, "epochs": 2.0, "per_domain": 4} if smoke else {}
     size |= {name: given[name] for name in size if given[name] is not None}

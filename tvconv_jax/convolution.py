@@ -10,7 +10,7 @@ from jax import lax
 
 from tvconv_jax import winograd
 from tvconv_jax.fused import wide
-from tvconv_jax.ops import map_over_devices, sum_over_devices
+from tvconv_jax.per_device import map_over_devices, sum_over_devices
 
 # Bytes of gathered neighbours that one product of conv's weight gradient reads: they stay in a CPU's last cache.
 CHUNK = 8 * 2**20

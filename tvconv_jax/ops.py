@@ -9,15 +9,15 @@ Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid, ``c`` channels, `
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 
 from tvconv_jax.fused import wide
+from tvconv_jax.per_device import sum_over_devices
 
 Implementation = Literal["shifted", "patches"]
 
@@ -265,32 +265,6 @@ def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, 
     loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
     on_cpu = functools.partial(sum_over_devices, loop)
     return lax.platform_dependent(padded, cotangent, cpu=on_cpu, default=reduce)
-
-
-def sum_over_devices(sums: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """``sums(*arrays)``, sums over the first axis by a loop; devices that share it (jax.set_mesh) loop over their own.
-
-    The partitioner alone would give every device the whole batch, because a loop reads it one image after the other.
-    """
-    if not (axes := _axes_that_share(arrays[0])):
-        return sums(*arrays)
-    total = lambda *own: lax.psum(sums(*own), axes)  # noqa: E731
-    return jax.shard_map(total, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
-
-
-def map_over_devices(images: Callable[..., jax.Array], x: jax.Array, *shared: jax.Array) -> jax.Array:
-    """``images(x, *shared)``, a loop over the first axis of ``x`` and of the answer, as the sums above."""
-    if not (axes := _axes_that_share(x)):
-        return images(x, *shared)
-    batch, whole = PartitionSpec(axes), (PartitionSpec(),) * len(shared)
-    return jax.shard_map(images, in_specs=(batch, *whole), out_specs=batch, check_vma=False)(x, *shared)
-
-
-def _axes_that_share(batch: jax.Array) -> tuple[str, ...]:
-    """Axes of the mesh whose devices can each loop over a part of the batch; none if there is one device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    divided = not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto and len(batch) % mesh.size == 0
-    return mesh.axis_names if divided else ()
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:

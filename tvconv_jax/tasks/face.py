@@ -28,6 +28,7 @@ from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.embedding import embed_all, make_embed
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.forward import Forward, forward_of
+from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
     Ended,
     check_choice,
@@ -111,7 +112,6 @@ class FaceJob:
         self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
-        self._init = jax.jit(lambda key, images: self.model.init(key, images, train=False))
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     def init_state(self) -> TrainState:
@@ -132,8 +132,7 @@ class FaceJob:
 
     def _fresh_variables(self) -> Any:
         model_key, _ = jax.random.split(jax.random.key(self.config.seed))
-        side = self.config.data.image_size
-        return self._init(model_key, jnp.zeros((1, side, side, 3)))
+        return fresh_variables(self.model, model_key, self.config.data.image_size)
 
     def begin(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
         """The fresh state with what ``config`` puts into it, and a word about it."""

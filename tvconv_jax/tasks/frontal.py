@@ -17,6 +17,7 @@ from tvconv_jax.data.records import Source
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.freezing import freeze
 from tvconv_jax.tasks.forward import Forward, forward_of
+from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
@@ -124,8 +125,7 @@ class FrontalJob:
     def init_state(self) -> TrainState:
         """The state before the first step."""
         config = self.config
-        images = jnp.zeros((1, config.data.image_size, config.data.image_size, 3))
-        variables = jax.jit(lambda key: self.model.init(key, images, train=False))(jax.random.key(config.seed))
+        variables = fresh_variables(self.model, jax.random.key(config.seed), config.data.image_size)
         params = {
             "model": variables["params"],
             "kernel": jnp.zeros(config.model.embedding_size),

@@ -20,6 +20,7 @@ from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
 from tvconv_jax.tasks.forward import Forward, forward_of
+from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.run import (
     check_choice,
@@ -116,10 +117,7 @@ class SegmentationJob:
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
-        side = self.config.data.image_size
-        images = jnp.zeros((1, side, side, 3))
-        init = jax.jit(lambda key: self.model.init(key, images, train=False))
-        variables = init(jax.random.key(self.config.seed))
+        variables = fresh_variables(self.model, jax.random.key(self.config.seed), self.config.data.image_size)
         if self._pretrained is not None:
             variables = backbone_from_torchvision(self._pretrained, variables)
         return create_state(variables["params"], variables["batch_stats"], self.optimizer, self.config.seed, self.mesh)

@@ -18,6 +18,10 @@ OTHER_RATE = (
     "has that key, brings the weights along."
 )
 
+# Arrays of up to so many numbers are looked at together: a kernel for each of the hundreds of a model takes XLA ten
+# times as long to compile. Larger ones may be cut over devices and stay apart.
+SMALL = 1 << 16
+
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -54,7 +58,10 @@ def skip_not_finite(step: Step) -> Step:
 @jax.jit
 def _is_finite(state: TrainState) -> jax.Array:
     values = jax.tree.leaves((state.params, state.batch_stats))
-    return jnp.stack([jnp.isfinite(value).all() for value in values]).all()
+    groups = [value for value in values if value.size > SMALL]
+    if small := [value.ravel() for value in values if value.size <= SMALL]:
+        groups.append(jnp.concatenate(small))
+    return jnp.stack([jnp.isfinite(group).all() for group in groups]).all()
 
 
 def check_finite(state: TrainState) -> None:

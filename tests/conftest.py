@@ -1,6 +1,7 @@
 """Settings of every test: the CPU, strict promotion, a cache of its own."""
 
 import os
+from collections.abc import Iterator
 
 # Before jax is imported, which reads it once.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,3 +27,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TVCONV_JAX_CACHE"] = str(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))  # as the commands that tests run do
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@pytest.fixture(scope="module")
+def barely_optimised() -> Iterator[None]:
+    """For files that compile much and compute little: programs compile in half the time and run several times slower.
+
+    Only in this process; commands that tests run are compiled as always.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -17,6 +17,8 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 
 @pytest.mark.parametrize("operator", ["baseline", "tvconv"])
 def test_logits_are_the_references_and_every_name_is_used_both_ways(operator):

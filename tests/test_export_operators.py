@@ -14,6 +14,8 @@ from tvconv_jax.export.onnx_speed import runner
 from tvconv_jax.models import mobilenetv2
 from tvconv_jax.models.registry import OPERATORS
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 TOLERANCE = 1e-4  # of normalised embeddings: what an artifact is refused for
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 0, "use_bias": True}
 # Stage 1 has no expansion; the second block of stage 2 has a shortcut.

@@ -13,6 +13,8 @@ from tvconv_jax import DepthwiseConv, TVConv, freeze
 from tvconv_jax.convert import from_torch, to_torch
 from tvconv_jax.operators.tvconv_linear import TVConvLinear
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
 
 

@@ -11,6 +11,8 @@ import torch
 
 from tvconv_jax.losses import am_softmax, am_softmax_logits
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 
 def batch(seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
     random = np.random.default_rng(seed)

@@ -11,6 +11,8 @@ from tvconv_jax import create_model, freeze, list_models
 from tvconv_jax.convert import from_torch, to_torch
 from tvconv_jax.metrics.complexity import PAPER_MMACS, count
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 GOLDENS = ["mobilenetv2_w0.1_tvconv", "mobilenetv2_w0.5_depthwise", "shufflenetv2_w0.5_tvconv"]
 
 

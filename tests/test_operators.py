@@ -28,6 +28,8 @@ from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.operators.weightnet import WeightNet
 from tvconv_jax.ops import output_grid
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
 # Fields that make 8 channels enough: two experts, two heads, two groups, four hidden channels.
 CASES = {

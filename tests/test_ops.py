@@ -11,6 +11,8 @@ from jax.test_util import check_grads
 from tvconv_jax import depthwise_conv, tv_conv
 from tvconv_jax.ops import output_grid
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 GRIDS = [(7, 6), (1, 5)]
 
 

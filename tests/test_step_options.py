@@ -22,6 +22,8 @@ from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 ONE = make_mesh(devices=jax.devices()[:1])
 
 

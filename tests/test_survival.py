@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -219,6 +220,23 @@ def test_a_run_that_stopped_at_such_a_step_goes_on_past_it(tmp_path):
 def test_where_all_is_finite_skipping_changes_no_number(tmp_path):
     one, other = run(tmp_path / "stop"), run(tmp_path / "skip", nan="skip")
     np.testing.assert_array_equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("where", ["small", "large", "scale", "mean"])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(where):
+    arrays = {
+        "small": np.ones((2, 3), np.float32),
+        "large": np.ones((nonfinite.SMALL + 1,), np.float32),
+        "scale": np.ones((), np.float32),
+    }
+    state = create_state(
+        arrays, {"mean": np.zeros(5, np.float32)}, sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.0), 0, make_mesh()
+    )
+    nonfinite.check_finite(state)
+    spoil = lambda path, leaf: leaf.at[(-1,) * leaf.ndim].set(np.inf) if path[-1].key == where else leaf  # noqa: E731
+    params, stats = jax.tree_util.tree_map_with_path(spoil, (state.params, state.batch_stats))
+    with pytest.raises(TrainingError, match="after step 0 parameters are not finite, and are not saved"):
+        nonfinite.check_finite(state.replace(params=params, batch_stats=stats))
 
 
 def test_too_many_in_a_row_stop_the_run():

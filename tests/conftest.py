@@ -21,9 +21,10 @@ flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes to the user's cache; what one test draws or compiles, the others of the session read."""
-    cache = tmp_path_factory.mktemp("cache")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
+    """No test writes to the user's cache; what one test draws or compiles, all others read, of other workers too."""
+    folder = tmp_path_factory.getbasetemp()
+    cache = (folder if worker_id == "master" else folder.parent) / "cache"
     os.environ["TVCONV_JAX_CACHE"] = str(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))  # as the commands that tests run do
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -85,6 +85,22 @@ def test_pairs_to_bin_and_back(tmp_path):
     assert (tmp_path / "twice.bin").read_bytes() == (tmp_path / "out" / "set.bin").read_bytes()
 
 
+def test_pairs_as_lfw_lists_them_to_bin(tmp_path, capsys):
+    images = {
+        f"{name}/{name}_{i:04d}.jpg": b"\xff\xd8" + name.encode() + bytes([i]) for name in ("a", "b") for i in (1, 2)
+    }
+    lay(tmp_path / "lfw", images)
+    (tmp_path / "pairs.txt").write_text("10\t1\n" + "a\t1\t2\n" * 5 + "a\t2\tb\t1\n" * 5)
+    convert(tmp_path / "pairs.txt", tmp_path / "lfw.bin")
+    read, same = read_bin(tmp_path / "lfw.bin")
+    assert read[:2] == [images["a/a_0001.jpg"], images["a/a_0002.jpg"]] and read[-1] == images["b/b_0001.jpg"]
+    assert same.tolist() == [True] * 5 + [False] * 5
+    with pytest.raises(SystemExit):
+        convert(tmp_path / "lfw.bin", tmp_path / "new" / "pairs.txt")
+    assert "would be in LFW's own layout, which is only read; write lfw_pair.txt" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("paths", "words"),
     [

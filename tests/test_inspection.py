@@ -104,6 +104,10 @@ def test_overlap_with_test_sets_beside(faces, capsys):
     assert "identities that are also in the test set lfw, 2: Person_2, Person_3" in report
     assert "identities that are also in the test set x, 2: Person_0, Person_4" in report
     assert "mine.bin: a test set\n  pictures    20" in inspect(capsys, faces / "mine.bin")
+    (faces / "lfw" / "Person_2").mkdir(parents=True)
+    for number in (1, 2):
+        (faces / "lfw" / "Person_2" / f"Person_2_{number:04d}.jpg").write_bytes(pictures[number])
+    assert "pairs.txt: a test set\n  pictures    2," in inspect(capsys, faces / "pairs.txt")
 
 
 @pytest.mark.parametrize("kind", ["rec", "tfds"])

@@ -166,23 +166,26 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
         ran.append(fold)
         if fold == ("depthwise", 2, 0):
             raise TrainingError("the loss of step 3 is nan")
+        if fold == ("depthwise", 1, 1):
+            raise RuntimeError("RESOURCE_EXHAUSTED:\n  out of memory")
         result = {**done, "cup": {**done["cup"], "dice": 0.5 + 0.1 * config.seed}}
         workdir.mkdir(parents=True)
         (workdir / "results.json").write_text(json.dumps(result))
 
     monkeypatch.setattr(segmentation, "train", train)
     settings(config=small(), operators=["depthwise", "tvconv"], domains=["1", "2"], seeds=["0", "1"])
-    with pytest.raises(TrainingError, match="1 of 8 runs failed; the same command tries them again"):
+    with pytest.raises(TrainingError, match="2 of 8 runs failed; the same command tries them again"):
         table2.main([])
     assert len(ran) == 7 and ("tvconv", 1, 0) not in ran
     printed = capsys.readouterr().out
     assert "failed: depthwise, domain 2, seed 0: the loss of step 3 is nan" in printed
+    assert "failed: depthwise, domain 1, seed 1: RuntimeError: RESOURCE_EXHAUSTED: out of memory\n" in printed
     assert "55.00 ± 5.00" in printed and "(constant mask)" in printed
-    assert len(json.loads((tmp_path / "out" / "table2.json").read_text())) == 7
+    assert len(json.loads((tmp_path / "out" / "table2.json").read_text())) == 6
     ran.clear()
     with pytest.raises(TrainingError):
         table2.main([])
-    assert ran == [("depthwise", 2, 0)]
+    assert ran == [("depthwise", 2, 0), ("depthwise", 1, 1)]
 
 
 def test_table_2_leaves_out_what_has_no_hd95(capsys):

@@ -87,6 +87,8 @@ def _train(config: ConfigDict, workdir: Path) -> str | None:
         segmentation.train(config, workdir)
     except (UserError, TrainingError) as error:
         return str(error)
+    except Exception as error:  # memory that runs out, a disk that goes: the other folds may fare better
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         jax.clear_caches()  # every fold compiles programs of its own
     return None

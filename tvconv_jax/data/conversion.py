@@ -9,7 +9,7 @@ from PIL import Image
 
 from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.decoder import DECODE_ERRORS
-from tvconv_jax.data.pairs import read_pairs
+from tvconv_jax.data.pairs import read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.record_faces import walk, write_faces
 from tvconv_jax.data.recordio import RecordFile, write_index
@@ -26,7 +26,7 @@ def convert(source: str | Path, target: str | Path) -> str:
 
     Args:
         source: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME``, ``<set>_pair.txt`` with ``<set>/`` beside it,
-            or ``*.bin``.
+            LFW's ``pairs.txt`` with ``lfw/``, or ``*.bin``.
         target: What to write, named alike. A conversion that was killed goes on when it is given again: loose pictures
             that are there are left, a ``.rec`` is taken up where it stopped, the others are begun anew. Nothing but
             loose pictures gets its name before it is whole.
@@ -138,8 +138,12 @@ def _index(source: Path, target: Path) -> str:
 
 
 def _pairs_to_bin(source: Path, target: Path) -> str:
-    root = source.with_name(source.name.removesuffix("_pair.txt"))
-    pairs, names = read_pairs(source, root)
+    if source.name == "pairs.txt":
+        root = source.with_name("lfw")
+        pairs, names = read_lfw_pairs(source, root)
+    else:
+        root = source.with_name(source.name.removesuffix("_pair.txt"))
+        pairs, names = read_pairs(source, root)
     images = [
         (root / names[index]).read_bytes() for pair in zip(pairs.left, pairs.right, strict=True) for index in pair
     ]
@@ -150,6 +154,8 @@ def _pairs_to_bin(source: Path, target: Path) -> str:
 
 def _bin_to_pairs(source: Path, target: Path) -> str:
     faces = BinFaces(source)
+    if target.name == "pairs.txt":
+        raise UserError(f"{target} would be in LFW's own layout, which is only read; write lfw_pair.txt.")
     if target.exists():
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
     root = target.with_name(target.name.removesuffix("_pair.txt"))

@@ -95,7 +95,7 @@ def kind_of(text: str | Path) -> str:
     path = Path(text)
     if str(text).startswith(PREFIX) or (path.is_dir() and is_tfds(path)):
         return "tfds"
-    if path.name.endswith("_pair.txt"):
+    if path.name.endswith("_pair.txt") or path.name == "pairs.txt":
         return "pairs"
     return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix, "folder")
 

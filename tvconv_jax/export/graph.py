@@ -41,7 +41,8 @@ class Node(NamedTuple):
         inputs: Numbers of the nodes it reads.
         arrays: By name.
         fields: By name; ``activation`` is ``"identity"``, ``"relu"`` or ``"relu6"``.
-        scales: Of arrays that are stored as int8, by name: the value of one step, 1 along every axis that shares it.
+        scales: Of arrays that a file stores divided by one, by name, 1 along every axis that shares it: in int8 the
+            value of a step, in float16 a power of two where numbers are beyond it.
     """
 
     kind: str

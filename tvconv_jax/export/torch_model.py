@@ -121,7 +121,7 @@ def read(path):
 
 
 def dequantised(tensors):
-    """Everything as float32; ``name.scale`` holds what an int8 array is to be multiplied by."""
+    """Everything as float32; ``name.scale`` holds what a stored array is to be multiplied by."""
     scales = {name: tensor for name, tensor in tensors.items() if name.endswith(".scale")}
     whole = {}
     for name, tensor in tensors.items():

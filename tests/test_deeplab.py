@@ -16,6 +16,7 @@ from tvconv_jax.convert import BLOCKS, CONV, by_name, conv_norm, from_torch, inv
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
+from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 
@@ -135,7 +136,7 @@ def test_torchvisions_backbone_replaces_ours_and_nothing_else(dtype, tmp_path):
     torch.save({name: value.to(dtype) for name, value in state.items()}, tmp_path / "mobilenet_v2.pth")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), shapes)
-    loaded = backbone_from_torchvision(read_torch_file(tmp_path / "mobilenet_v2.pth"), variables)
+    loaded = backbone_from_torchvision(read_torch_checkpoint(tmp_path / "mobilenet_v2.pth"), variables)
     back = to_torch(loaded, model)
     for name, value in back.items():
         kind, _, rest = name.partition(".")
@@ -173,6 +174,12 @@ def test_a_file_that_is_no_weights_is_one_line(tmp_path, content, words):
     with pytest.raises(UserError) as error:
         read_torch_file(path)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_code_in_a_file_is_not_run_where_it_is_read_without_torch_either(tmp_path):
+    torch.save({"features.0.0.weight": Evil()}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="weights.pth holds no state_dict, for features.0.0.weight is no tensor; save"):
+        read_torch_checkpoint(tmp_path / "weights.pth")
 
 
 def test_weights_of_another_model_list_both_sides():

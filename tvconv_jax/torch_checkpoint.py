@@ -122,6 +122,9 @@ def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever a damaged file makes of zipfile and of the unpickler
         raise UserError(f"{path} is no checkpoint of PyTorch ({first_line(error)}); name one.") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, np.ndarray) for v in state.values()):
+    if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state_dict (names and tensors); save model.state_dict().")
+    for name, value in state.items():
+        if not isinstance(value, np.ndarray):  # what would be made of it by running code stays undone
+            raise UserError(f"{path} holds no state_dict, for {name} is no tensor; save model.state_dict().")
     return {str(name): value for name, value in state.items()}

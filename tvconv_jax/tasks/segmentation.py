@@ -18,7 +18,7 @@ from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
-from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
+from tvconv_jax.pretrained import backbone_from_torchvision
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, print_table, write_results
@@ -34,6 +34,7 @@ from tvconv_jax.tasks.run import (
     run,
     schedule_of,
 )
+from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
@@ -79,7 +80,7 @@ class SegmentationJob:
         check_choice("data.sampling", config.data.sampling, ("shuffled", "replacement"))
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         self.model = model_of(config)
-        self._pretrained = read_torch_file(Path(config.model.pretrained)) if config.model.pretrained else None
+        self._pretrained = read_torch_checkpoint(Path(config.model.pretrained)) if config.model.pretrained else None
         if config.data.source == "folder":
             self.data = fundus.load_folder(config.data.root, cache_dir())
         else:

@@ -4,8 +4,8 @@
     python -m tvconv_jax.data purify train.rec --classifier=runs/frontal --out=runs/purify
 
 ``CFP`` is any folder with pictures in folders ``frontal`` and ``profile``; a fifth of the people is kept for testing.
-The operator is the depthwise convolution: crops of such sets vary, and with them the layout. What to expect stands in
-the README.
+The operator is the depthwise convolution: crops of such sets vary, and with them the layout. Results stand in
+docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 With constant maps, says the paper, TVConv starts as a depthwise convolution. With the reference's zeros beyond the
 border that holds only away from it, 5 pixels deep, which is nowhere on a 6x6 grid; with edge values it holds
 everywhere. The last column says how far from one each model starts (:func:`tvconv_jax.tasks.affinity.deviation`): with
-constant maps at 48x48 61 % with zeros (27 % in the first layer, 79 % in the last), 0 % with edge values.
+constant maps at 48x48 60 % with zeros (27 % in the first layer, 79 % in the last), 0 % with edge values.
 """
 
 from tvconv_jax.analysis.sweep import Setting, Sweep

@@ -1,6 +1,6 @@
 """Encoded pictures to pixels. libjpeg-turbo through simplejpeg decodes JPEGs, Pillow what that refuses.
 
-Both give the same bits; simplejpeg takes half the time and lets other threads run meanwhile
+Both give the same bits; simplejpeg is the faster and lets other threads run meanwhile
 (``python -m tvconv_jax.data speed``).
 """
 

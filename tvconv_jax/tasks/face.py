@@ -122,12 +122,7 @@ class FaceJob:
         weights = init_class_weights(head_key, config.model.embedding_size, classes, self.mesh)
         params = {"model": variables["params"], "class_weights": weights}
         return create_state(
-            params,
-            variables["batch_stats"],
-            self.optimizer,
-            config.seed,
-            self.mesh,
-            columns={"class_weights": classes},
+            params, variables["batch_stats"], self.optimizer, config.seed, self.mesh, columns={"class_weights": classes}
         )
 
     def _fresh_variables(self) -> Any:
@@ -200,7 +195,6 @@ class FaceJob:
             workers=config.data.workers,
             rows=local_rows(config.data.batch_size, self.mesh),
         )
-
         batches = WatchedBatches(batches, timeout=config.data.timeout, source=self.data.description)
 
         def evaluate(state: TrainState) -> dict[str, float]:
@@ -263,7 +257,6 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
     if not is_first():
         return
     results = {name: one.result for name, one in compared.items()}
-    side = config.data.image_size
     write_json(
         workdir / "results.json",
         {
@@ -275,7 +268,7 @@ def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
             "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
             "best": ended.best._asdict(),
             "start": start,
-            "complexity": count(job.model, (1, side, side, 3))._asdict(),
+            "complexity": count(job.model, (1, config.data.image_size, config.data.image_size, 3))._asdict(),
             "images_per_second": ended.images_per_second,
             "device": device_description(),
             "seed": config.seed,
@@ -300,5 +293,4 @@ def _print_table(results: dict[str, Verification], title: str) -> None:
         table.add_row(name, *(f"{value:.2f}" for value in cells))
     if results:
         table.add_row("mean", f"{np.mean([result.accuracy for result in results.values()]) * 100:.2f}")
-    console = Console()
-    (console if console.is_terminal else Console(width=100)).print(table)
+    Console(width=None if Console().is_terminal else 100).print(table)

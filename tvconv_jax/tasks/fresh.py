@@ -1,6 +1,5 @@
 """The variables that a model starts from."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +11,15 @@ import jax.numpy as jnp
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
-@partial(jax.jit, static_argnums=(0, 2), compiler_options=COMPILER_OPTIONS)
 def fresh_variables(model: nn.Module, key: jax.Array, image_size: int) -> Any:
-    """``model.init`` for RGB pictures of ``image_size`` x ``image_size`` pixels."""
+    """``model.init`` for RGB pictures of ``image_size`` x ``image_size`` pixels, compiled."""
+    if isinstance(key, jax.core.Tracer):  # within jax.eval_shape; there options have no place
+        return _init(model, key, image_size)
+    return _compiled(model, key, image_size)
+
+
+def _init(model: nn.Module, key: jax.Array, image_size: int) -> Any:
     return model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+
+
+_compiled = jax.jit(_init, static_argnums=(0, 2), compiler_options=COMPILER_OPTIONS)

@@ -125,6 +125,9 @@ def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state_dict (names and tensors); save model.state_dict().")
     for name, value in state.items():
-        if not isinstance(value, np.ndarray):  # what would be made of it by running code stays undone
-            raise UserError(f"{path} holds no state_dict, for {name} is no tensor; save model.state_dict().")
+        if not isinstance(value, np.ndarray):
+            raise UserError(
+                f"{path} holds no state_dict: {name} is no tensor, and what only code could make of it is not made; "
+                f"save model.state_dict()."
+            )
     return {str(name): value for name, value in state.items()}

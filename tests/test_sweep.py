@@ -33,7 +33,8 @@ def get_sweep():
 # What stands for a training run: it writes the accuracy that its seed asks for, and fails for seed 9.
 FAKE = """
 import json, sys
-workdir, seed, accuracy = sys.argv[1:]
+workdir, seed, accuracy, config = sys.argv[1:]
+open(workdir + "/config.json", "w").write(config)
 if seed == "9": sys.exit("error: the loss is nan")
 results = {"mean_accuracy": float(accuracy), "verification": {"pose": {"accuracy": float(accuracy)}},
            "complexity": {"macs": 2e6, "params": 3e3, "train_params": 4e3},
@@ -51,9 +52,10 @@ def two(tmp_path):
 
 @pytest.fixture
 def faked(monkeypatch):
-    def command(run, *_):
+    def command(run, *arguments):
         accuracy = 0.5 + 0.1 * run.seed + 0.05 * (run.setting.label == "other")
-        return [sys.executable, "-c", FAKE, str(run.workdir), str(run.seed), str(accuracy)]
+        config = run.config(*arguments).to_json()
+        return [sys.executable, "-c", FAKE, str(run.workdir), str(run.seed), str(accuracy), config]
 
     monkeypatch.setattr(Run, "command", command)
 
@@ -161,14 +163,33 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     sweep.main([two, f"--out={here}", "--seeds=3", "--markdown"])
     assert "| other | 1 | 2.00 |" in capsys.readouterr().out and not (here / "other").exists()
     assert len(json.loads((here / "sweep.json").read_text())) == 6
-    known.write_text(known.read_text().replace('"setting": "tvconv"', '"setting": "convtv"'))
+    record = here / "sweep.json"
+    record.write_text(record.read_text().replace('"setting": "tvconv"', '"setting": "convtv"'))
     with pytest.raises(SystemExit):
-        sweep.main([two, f"--out={here}", f"--known={known}"])
-    assert "known.json has the setting convtv, which is not of this sweep." in capsys.readouterr().err
+        sweep.main([two, f"--out={here}"])
+    assert "sweep.json has the setting convtv, which is not of this sweep." in capsys.readouterr().err
     known.write_text('[{"setting": "tvconv"}]')
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={here}", f"--known={known}"])
     assert "known.json is no sweep.json of a sweep" in capsys.readouterr().err
+
+
+def test_what_another_sweep_trained_is_taken_by_its_config(two, faked, tmp_path, capsys):
+    three = tmp_path / "three.py"
+    three.write_text(TWO.replace('"tvconv", config', '"small", config, group="kept"').replace("=depthwise", "=sasa"))
+    sweep.main([two, f"--out={tmp_path / 'two'}", "--seeds=1,2"])
+    command = [str(three), f"--out={tmp_path / 'three'}", f"--known={tmp_path / 'two' / 'sweep.json'}"]
+    capsys.readouterr()
+    sweep.main([*command, "--seeds=2"])
+    assert "[1/1] other, seed 2" in capsys.readouterr().out
+    lines = json.loads((tmp_path / "three" / "sweep.json").read_text())
+    names = [(line["setting"], line["group"], line["label"], line["seed"]) for line in lines]
+    assert names == [("kept_small", "kept", "small", 1), ("kept_small", "kept", "small", 2), ("other", "", "other", 2)]
+    assert lines[1]["mean_accuracy"] == pytest.approx(0.7)  # what two's tvconv had
+    with pytest.raises(SystemExit):
+        sweep.main([*command, "--seeds=2", "--config.optimizer.momentum=0.8"])
+    nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.9 there, 0.8 now)"
+    assert f"sweep.json holds no run of this sweep, nor one of the same config {nearest}" in capsys.readouterr().err
 
 
 def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_path, capsys):
@@ -186,13 +207,15 @@ def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_pa
     assert (config.model.hidden_channels, config.optimizer.momentum, config.seed) == (4, 0.8, 1)
     (out / "sweep.json").unlink()  # which holds what it was before
     (run.workdir / "config.json").write_text(config.to_json())
+    shutil.rmtree(out / "other")
     other = "is of another config (1 keys differ: optimizer.momentum: 0.8 there, 0.9 now); ask for that, or"
     assert f"tvconv/seed1 {other}" in refused()
     sweep.main([*command, "--show"])  # what there is
     sweep.main([*command, "--config.optimizer.momentum=0.8", "--config.data.timeout=9.0", "--dry-run"])
     record = (out / "sweep.json").rename(tmp_path / "known.json")
     elsewhere = [f"--out={tmp_path / 'elsewhere'}", f"--known={record}"]
-    assert f"elsewhere/tvconv/seed1 {other}" in refused(*elsewhere)
+    nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.8 there, 0.9 now)"
+    assert f"known.json holds no run of this sweep, nor one of the same config {nearest}" in refused(*elsewhere)
     assert "unknown config key: momentun Did you mean 'momentum'" in refused(
         *elsewhere, "--config.optimizer.momentun=0.8"
     )

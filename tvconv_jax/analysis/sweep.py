@@ -10,7 +10,8 @@ that was stopped goes on, one that fails does not keep the others from running. 
 share; with ``--jobs=N`` N runs train side by side, each on cores of its own, which small models share badly. Every run
 is ``OUT/<setting>/seed<s>``, made by ``python -m tvconv_jax.main`` with its output in ``log.txt``. ``OUT/sweep.json``
 holds a line for each that ended, and is enough: their folders may go, and with ``--known=FILE`` a sweep goes on in
-another place. To repeat a run, remove its folder and its line.
+another place, or takes from another sweep the runs of a config that both have. To repeat a run, remove its folder and
+its line.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from rich.console import Console
 
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
-from tvconv_jax.analysis.sweep_results import check_result, read_known
+from tvconv_jax.analysis.sweep_results import check_result, read_lines
 from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
@@ -53,6 +54,10 @@ def _stop(*_: Any) -> None:
     sys.exit(os.EX_TEMPFAIL)
 
 
+def _runs(settings: Sequence[Setting], seeds: Sequence[int], out: Path) -> list[Run]:
+    return [Run(setting, seed, out / setting.folder / f"seed{seed}") for seed in seeds for setting in settings]
+
+
 def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
     """``results.json`` of every run that ended."""
     results = {}
@@ -61,11 +66,10 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
         if not file.exists():
             continue
         try:
-            results[run] = json.loads(file.read_text())
+            config = json.loads((run.workdir / "config.json").read_text())
+            results[run] = json.loads(file.read_text()) | {"config": config}
             check_result(results[run])
-            if (config := run.workdir / "config.json").exists():
-                results[run]["config"] = json.loads(config.read_text())
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{file} holds no results of a face run; remove that folder, and it is run again."
             ) from None
@@ -76,7 +80,7 @@ def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """A run in ``sweep.json``, from which figures are drawn: of what setting it is, and its results in brief."""
     setting = run.setting
     about = {"setting": setting.folder, "group": setting.group, "label": setting.label, "seed": run.seed}
-    return about | _brief(result)
+    return about | _brief(result) | about  # a run of another sweep has names of its own
 
 
 def _brief(results: Any) -> Any:
@@ -85,11 +89,40 @@ def _brief(results: Any) -> Any:
     return {name: _brief(value) for name, value in results.items() if name not in LENGTHY}
 
 
+def _own_lines(record: Path, sweep: Sweep) -> dict[tuple[str, int], dict[str, Any]]:
+    lines = read_lines(record)
+    if foreign := sorted({name for name, _ in lines} - {setting.folder for setting in sweep.settings}):
+        raise UserError(f"{record} has the setting {foreign[0]}, which is not of this sweep.")
+    return lines
+
+
 def check_configs(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
     """Raises a ``UserError`` if a run that ended is of another config than this command would train."""
     for run, result in results.items():
-        if "config" in result and (other := differences(result["config"], run.config(argument, overrides))):
+        if other := differences(result["config"], run.config(argument, overrides)):
             raise UserError(f"{run.workdir} is of another config ({other}); ask for that, or choose another --out.")
+
+
+def read_known(
+    file: Path, settings: Sequence[Setting], out: Path, argument: str, overrides: Sequence[str]
+) -> dict[Run, dict[str, Any]]:
+    """The runs of a ``sweep.json``, of this sweep or another, that these settings would repeat.
+
+    Raises:
+        UserError: If there is none, or the file is no ``sweep.json``.
+    """
+    lines, known, others = read_lines(file), {}, []
+    for run in _runs(settings, sorted({seed for _, seed in lines}), out):
+        config = run.config(argument, overrides)
+        for line in (line for (_, seed), line in lines.items() if seed == run.seed):
+            if other := differences(line["config"], config):
+                others.append(other)
+            else:
+                known[run] = line
+    if not known:
+        nearest = min(others, key=len, default="it is empty")
+        raise UserError(f"{file} holds no run of this sweep, nor one of the same config (the nearest: {nearest}).")
+    return known
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -163,11 +196,16 @@ def _run_all(
     args: argparse.Namespace, sweep: Sweep, out: Path, argument: str, overrides: Sequence[str]
 ) -> dict[Run, str]:
     """Trains what is missing and prints the table; what went wrong, run by run."""
-    runs = [Run(s, seed, out / s.folder / f"seed{seed}") for seed in args.seeds for s in sweep.settings]
+    runs = _runs(sweep.settings, args.seeds, out)
     wanted = chosen(sweep, args.settings)
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
     record = out / "sweep.json"
-    lines = read_known([*args.known, *([record] if record.exists() else [])], {s.folder for s in sweep.settings})
+    lines = {}
+    for file in args.known:
+        known = read_known(file, sweep.settings, out, argument, overrides)
+        lines |= {(run.setting.folder, run.seed): _line(run, result) for run, result in known.items()}
+    if record.exists():
+        lines |= _own_lines(record, sweep)
     known = {run: lines[key] for run in runs if (key := (run.setting.folder, run.seed)) in lines}
     if not args.show:
         check_configs(known | read(runs), argument, overrides)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,36 +53,29 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     return outcomes
 
 
-def read_known(files: Sequence[Path], settings: Collection[str]) -> dict[tuple[str, int], dict[str, Any]]:
-    """``results.json`` of runs whose folders are elsewhere or gone, by setting and seed.
+def read_lines(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """``results.json`` and config of runs whose folders may be gone, by setting and seed.
 
     Args:
-        files: ``sweep.json`` of other folders, under any name.
-        settings: Folders of the settings they may be of.
+        file: A ``sweep.json``, under any name.
 
     Raises:
-        UserError: If a file is of no sweep, or of another one.
+        UserError: If it is none.
     """
-    known = {}
-    for file in files:
-        try:
-            lines = json.loads(file.read_text())
-            found = {(line["setting"], line["seed"]): line for line in lines if check_result(line)}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is no sweep.json of a sweep ({type(error).__name__}: {error}).") from None
-        if foreign := sorted({name for name, _ in found} - set(settings)):
-            raise UserError(f"{file} has the setting {foreign[0]}, which is not of this sweep.")
-        known |= found
-    return known
+    try:
+        lines = json.loads(file.read_text())
+        return {(line["setting"], line["seed"]): line for line in lines if check_result(line)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no sweep.json of a sweep ({type(error).__name__}: {error}).") from None
 
 
 def check_result(result: dict[str, Any]) -> bool:
-    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables read.
+    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables and sweeps read.
 
     Raises:
         UserError: If the run was verified on nothing.
     """
-    result["complexity"]["macs"], result["verification"]
+    result["complexity"]["macs"], result["verification"], result["config"]["seed"]
     if result["mean_accuracy"] is None:
         raise UserError("a run of this sweep was verified on nothing; give the data pair lists (SET_pair.txt) or .bin.")
     return True

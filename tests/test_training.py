@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.tasks.run import TIMED, measured_speed
@@ -117,6 +120,23 @@ def test_a_run_in_two_parts_equals_one_in_one_piece(tmp_path):
     assert parts[1] == whole[1]
     # a first part of 7 steps ends with an evaluation of its own
     assert [line for line in parts[2] if line["step"] != 7] == [line for line in whole[2] if line["step"] != 7]
+
+
+def test_tensorboard_is_given_the_numbers_without_pytorch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tvconv_jax.training.events import Events;"
+        "events = Events(Path(sys.argv[1]), 5); events.write(5, 'loss', 2.5); events.close();"
+        "assert not any(name.startswith('torch') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "tensorboard"], check=True)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, events = file.read_bytes(), []
+    while data:  # length and its checksum, the event and its checksum
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    assert events[1].step == 5 and events[1].session_log.status == SessionLog.START
+    assert [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] == [(5, "loss", 2.5)]
 
 
 def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):

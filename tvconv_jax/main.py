@@ -11,7 +11,6 @@ from ml_collections import ConfigDict, config_flags
 from tvconv_jax import command
 from tvconv_jax.analysis import virtual_devices
 from tvconv_jax.command import CONFIG
-from tvconv_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
@@ -29,15 +28,14 @@ def main(_: Sequence[str]) -> None:
     if MODE.value == "plan":
         virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
-    from tvconv_jax.tasks import TASKS
+    from tvconv_jax.tasks import load_task
     from tvconv_jax.tasks.limits import check_values
     from tvconv_jax.training import distributed
 
     config, workdir = CONFIG.value, _workdir()
     # JAX and TFDS tell what they do at every start, and Orbax logs, with its traceback, every error that it raises too.
     logging.set_verbosity(logging.FATAL)
-    if config.task not in TASKS:
-        raise UserError(f"config.task {config.task!r} is unknown; there are: {', '.join(TASKS)}.")
+    task = load_task(config.task)
     check_values(config)
     if MODE.value != "plan" or WORKDIR.value:
         # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
@@ -50,9 +48,9 @@ def main(_: Sequence[str]) -> None:
     place = distributed.find_place(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
     with distributed.connected(place):
         if MODE.value == "eval":
-            TASKS[config.task].evaluate(config, workdir)
+            task.evaluate(config, workdir)
         else:
-            TASKS[config.task].train(config, workdir)
+            task.train(config, workdir)
 
 
 def _plan(config: ConfigDict) -> None:

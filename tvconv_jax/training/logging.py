@@ -11,11 +11,9 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from tvconv_jax.machine import cores
+from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
 
 FLUSH_SECONDS = 60.0  # between two times that TensorBoard sees what is new
@@ -34,11 +32,7 @@ class MetricsLog:
         with self._writing():
             _cut(path, step)
             self._file = path.open("a")
-            (workdir / "tensorboard").mkdir(exist_ok=True)
-            # Written here and now: tensorboardX's SummaryWriter hangs once its thread has met a full disk.
-            self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-            start = SessionLog(status=SessionLog.START)  # later steps of an earlier file are not shown
-            self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+            self._events = Events(workdir / "tensorboard", step + 1)
             self._flushed = time.monotonic()
 
     def write(self, step: int, **values: float) -> None:
@@ -51,7 +45,7 @@ class MetricsLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                self._events.write(step, name, value)
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self._events.flush()
                 self._flushed = time.monotonic()

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.analysis.report.run import NAME
 from tvconv_jax.errors import UserError
 from tvconv_jax.recipes.scale import complete
-from tvconv_jax.tasks import TASKS
+from tvconv_jax.tasks import load_task
 
 
 def remake(workdir: Path, *, pictures: bool = False) -> Path:
@@ -32,7 +32,7 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
     """
     try:
         config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        task = TASKS[config.task]
+        task = load_task(config.task)
     except (OSError, ValueError, KeyError, AttributeError):
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
     if not (workdir / "results.json").exists():

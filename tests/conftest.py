@@ -20,6 +20,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 flags.FLAGS.mark_as_parsed()
 
 
+# Files that take a minute or more, the longest first: begun last, one of them would keep one core alone busy.
+LONG = ("test_main", "test_models", "test_segmentation", "test_export", "test_operators", "test_distributed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
     """No test writes to the user's cache; what one test draws or compiles, all others read, of other workers too."""

@@ -104,10 +104,16 @@ def test_overlap_with_test_sets_beside(faces, capsys):
     assert "identities that are also in the test set lfw, 2: Person_2, Person_3" in report
     assert "identities that are also in the test set x, 2: Person_0, Person_4" in report
     assert "mine.bin: a test set\n  pictures    20" in inspect(capsys, faces / "mine.bin")
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", str(faces / "pairs.txt")])
+    assert f"lists 4 pictures, and none is in {faces / 'lfw'}; put them there." in capsys.readouterr().err
     (faces / "lfw" / "Person_2").mkdir(parents=True)
     for number in (1, 2):
         (faces / "lfw" / "Person_2" / f"Person_2_{number:04d}.jpg").write_bytes(pictures[number])
-    assert "pairs.txt: a test set\n  pictures    2," in inspect(capsys, faces / "pairs.txt")
+    report = inspect(capsys, faces / "pairs.txt")
+    assert "pairs.txt: a test set\n  pictures    2," in report
+    missing = "somebody/somebody_0001.jpg, Person_3/Person_3_0002.jpg"
+    assert f"  ! pictures that it lists are missing, 2: {missing}\n" in report
 
 
 @pytest.mark.parametrize("kind", ["rec", "tfds"])

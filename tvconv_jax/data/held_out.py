@@ -18,11 +18,13 @@ class HeldOut(NamedTuple):
         name: Of the set.
         source: Its pictures, as far as they are there.
         identities: Names of the people in it, where it says them.
+        missing: Pictures that it lists and that are not beside it.
     """
 
     name: str
     source: Source
     identities: Sequence[str]
+    missing: Sequence[str] = ()
 
 
 def open_held_out(text: str | Path) -> list[HeldOut]:
@@ -66,9 +68,12 @@ def _from_list(path: Path) -> HeldOut:
     else:
         return HeldOut(path.stem, LooseFiles([]), sorted({" ".join(line) for line in lines}))
     pictures = dict.fromkeys(pictures)
-    files = [path.parent / name / picture for picture in pictures]
-    there = LooseFiles([file for file in files if file.is_file()])
-    return HeldOut(name, there, sorted({identity_of(picture) for picture in pictures}))
+    files = {picture: path.parent / name / picture for picture in pictures}
+    there = {picture: file for picture, file in files.items() if file.is_file()}
+    missing = [picture for picture in files if picture not in there]
+    return HeldOut(
+        name, LooseFiles(list(there.values())), sorted({identity_of(picture) for picture in pictures}), missing
+    )
 
 
 def _of_lfw(line: list[str]) -> list[str]:

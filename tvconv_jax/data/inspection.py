@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvconv_jax.data.findings import findings, overlap
+from tvconv_jax.data.findings import Finding, findings, overlap
 from tvconv_jax.data.folder import identity_files
 from tvconv_jax.data.held_out import HeldOut, beside, open_held_out
 from tvconv_jax.data.looks import Look, look
@@ -49,11 +49,11 @@ def inspect(
         UserError: If there is nothing to look at.
     """
     faces, held_out = _open(path)
-    if faces is None and len(held_out) > 1:
-        raise UserError(f"{path} holds test sets alone; name one: {', '.join(test.name for test in held_out)}.")
+    missing = () if faces else _missing(path, held_out)
     source = faces.source if faces else held_out[0].source
     looks = _look_at(source, Path(path).name)
-    found = list(findings(source, faces, looks, side))
+    found = [Finding("pictures that it lists are missing", missing)] if missing else []
+    found += findings(source, faces, looks, side)
     for test in [*held_out, *(test for name in tests for test in open_held_out(name))] if faces else []:
         found += overlap(faces, looks, test)
     lines = [f"{path}: {faces.kind if faces else 'a test set'}", *_facts(faces, looks)]
@@ -81,6 +81,17 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
     if tests and not identity_files(base):
         return None, tests
     return open_faces(path), tests
+
+
+def _missing(path: str, tests: Sequence[HeldOut]) -> Sequence[str]:
+    """Pictures that a test set lists and that are not there; an error if none is, or if there are several sets."""
+    if len(tests) > 1:
+        raise UserError(f"{path} holds test sets alone; name one: {', '.join(test.name for test in tests)}.")
+    test = tests[0]
+    if test.missing and not len(test.source):
+        folder = (Path(path) if Path(path).is_dir() else Path(path).parent) / test.name
+        raise UserError(f"{path} lists {len(test.missing)} pictures, and none is in {folder}; put them there.")
+    return test.missing
 
 
 def _look_at(source: Source, title: str) -> list[Look]:

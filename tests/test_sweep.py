@@ -117,6 +117,14 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(two, tmp_path, capsys):
     assert len(lines) == 4 and not out.exists()
 
 
+def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main([two, f"--out={tmp_path / 'out'}", "--config.optimizer.momentun=0.8"])
+    said = capsys.readouterr()
+    assert said.err.startswith("error: unknown config key: momentun Did you mean 'momentum'") and not said.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as end:

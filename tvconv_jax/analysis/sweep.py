@@ -210,6 +210,8 @@ def _run_all(
     if not args.show:
         check_configs(known | read(runs), argument, overrides)
     mine = [run for run in mine if run not in known and not (run.workdir / "results.json").exists()]
+    for run in mine:
+        run.config(argument, overrides)  # a key that is none is told before anything trains
     if args.dry_run:
         print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")
         return {}

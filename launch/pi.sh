@@ -52,7 +52,7 @@ done
 for folder in ${native[@]+"${native[@]}"}; do cp "$dir/$folder/native.py" "$dir/$folder/native.cpp" "$to/models/$folder/"; done
 
 # What HOST's shell gets: every word quoted, none of it expanded again.
-words=$(printf ' %q' "${artifacts[@]/#/models/}" --json=figures.json ${flags[@]+"${flags[@]}"})
+words=$(printf ' %q' "${artifacts[@]/#/models/}" ${flags[@]+"${flags[@]}"} --json=figures.json)
 remote="set -e; cd tvconv_jax_benchmark; rm -f figures.json
 venv/bin/python -c 'import numpy, onnxruntime' 2>/dev/null || {
   python3 -m venv venv; venv/bin/python -m pip install --disable-pip-version-check -q numpy onnxruntime==$ONNXRUNTIME; }

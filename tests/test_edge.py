@@ -179,12 +179,34 @@ def test_torch_artifacts_answer_the_same(here, tmp_path):
     images = torch.zeros(2, 3, SIDE, SIDE)
     batch = {"images": {0: torch.export.Dim("batch", min=1, max=16)}}
     program = torch.export.export(namespace["load"](artifact), (images,), dynamic_shapes=batch)
-    torch.export.save(program, tmp_path / "model.pt2")
+    torch.export.save(program, tmp_path / "model.pt2", extra_files={"tvconv_jax.json": metadata()})
     benchmark.main([artifact, str(tmp_path / "model.pt2"), *QUICK, f"--json={tmp_path}/figures.json"])
     entries = json.loads((tmp_path / "figures.json").read_text())["artifacts"]
     assert [entry["runtime"] for entry in entries] == ["torch", "torch"]
     for entry in entries:
         assert entry["check"]["max_difference"] <= 1e-6  # means of 36 float32 numbers in another order
+
+
+def test_a_pi_that_throttled_before_it_was_measured_is_not_said_to_do_so():
+    def at(bits):
+        return {"throttled": bits}
+
+    assert not benchmark.slowed(at(0x50000), at(0x50000)) and not benchmark.slowed(at(None), at(None))
+    assert benchmark.slowed(at(0), at(0x50000)) and benchmark.slowed(at(0x50000), at(0x50005))
+
+
+def test_what_is_only_checked_is_written_too(here, tmp_path, capsys):
+    artifact, file = write_onnx(tmp_path), tmp_path / "figures.json"
+    benchmark.main([str(artifact), "--check-only", f"--json={file}"])
+    (entry,) = json.loads(file.read_text())["artifacts"]
+    assert entry["check"]["max_difference"] <= entry["check"]["allowed"] and "points" not in entry
+    assert "a folder, or may not be written" in failure(capsys, artifact, f"--json={tmp_path}")[1]
+    (tmp_path / "check.npz").unlink()
+    np.savez(tmp_path / "check.npz", images=np.zeros((0, 3, SIDE, SIDE)), embeddings=np.zeros((0, 4)))
+    assert "check.npz holds no images" in failure(capsys, artifact, "--check-only")[1]
+    with pytest.raises(SystemExit):
+        benchmark.main([str(artifact), "--seconds=nan"])
+    assert "nan must be 0 or more, and finite" in capsys.readouterr().err
 
 
 def test_inductor_compiles_frozen_and_channels_last(tmp_path, monkeypatch):

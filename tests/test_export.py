@@ -300,7 +300,9 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)
     metadata = json.loads(model.metadata_props[0].value)
     same, _ = torch_model.read(out / "model.safetensors")
-    for one in (metadata, same):
+    program = {"tvconv_jax.json": ""}
+    torch.export.load(out / "model.pt2", extra_files=program)
+    for one in (metadata, same, json.loads(program["tvconv_jax.json"])):
         assert one["rank"] == "1" and one["input"]["colour"] == "RGB" and one["config"]["task"] == "face"
         assert one["thresholds"]["squared_l2"] == pytest.approx(2 - 2 * one["thresholds"]["cosine"])
         sets = [one["accuracy"][name] for name in ("light", "expression", "pose", "occlusion")]
@@ -314,7 +316,7 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     graph, arrays = Graph(6), {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
     run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
-    found, rank = exporting._truncated(run, graph, "12", 0.2, 0, [])
+    found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
     assert rank == 9 and len(found.nodes[0].arrays["kernels"]) == 9
 
 
@@ -333,6 +335,19 @@ def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last
     artifacts.write(tmp_path, graph, metadata, formats=["onnx"], precision="float32", **options)
     names = {"model.onnx", "check.npz", "notes.txt", "model.onnx.bak", "native.py"}
     assert {path.name for path in tmp_path.iterdir()} == names and moved == ["model.onnx", "check.npz"]
+
+
+def test_a_folder_where_a_file_goes_is_refused_and_what_was_there_stays(tmp_path):
+    graph, weights = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}
+    graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays=weights)
+    (tmp_path / "model.onnx").mkdir()
+    (tmp_path / "native.cpp").write_text("old")
+    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
+    images = drawn((2, 6, 6, 3))
+    options = {"images": channels_first(images), "expected": by_jax(graph, images)}
+    with pytest.raises(UserError, match="holds a folder model.onnx, where a file goes; choose another --out."):
+        artifacts.write(tmp_path, graph, metadata, formats=["onnx"], precision="float32", **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "native.cpp"}
 
 
 def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, monkeypatch, capsys):
@@ -358,6 +373,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir={run}", "--rank=0"], "'0' must be exact, auto, or a number of terms"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
+        (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),
         (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, and exact keeps all"),
         (
             ["--workdir={run}", "--max-loss=1", "--rank=2"],

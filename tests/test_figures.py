@@ -258,6 +258,11 @@ def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_no
     (old / "maps").mkdir()
     (old / "maps" / "step_00000001.npz").write_text("x")
     assert "step_00000001.npz is damaged" in error(capsys, "figure5", old)
+    np.savez(old / "maps" / "step_00000001.npz", other=np.zeros((2, 2)))
+    assert "step_00000001.npz is damaged" in error(capsys, "figure5", old)
+    for step in (1, 2):
+        np.savez(old / "maps" / f"step_0000000{step}.npz", **{f"layer_{step}": np.zeros((2, 2, 1))})
+    assert "step_00000001.npz has other layers than the last step" in error(capsys, "figure5", old)
     (tmp_path / "empty").mkdir()
     assert "holds no maps/ and no run (config.json)" in error(capsys, "figure5", tmp_path / "empty")
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
@@ -279,7 +284,9 @@ def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
 def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "holds no sweep.json" in error(capsys, "figure4", tmp_path)
     (tmp_path / "sweep.json").write_text('[{"setting": "tvconv"}]')
-    assert "is not what a sweep writes now; python -m tvconv_jax.analysis.sweep" in error(capsys, "figure6", tmp_path)
+    assert "is not what a sweep writes now; remove it, and python -m tvconv_jax.analysis.sweep" in error(
+        capsys, "figure6", tmp_path
+    )
     (tmp_path / "sweep.json").write_text("[]")
     assert "holds no run" in error(capsys, "figure10", tmp_path)
     plain = sweep_folder(tmp_path / "plain", ("", "tvconv", 5, [80]))

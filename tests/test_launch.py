@@ -87,7 +87,7 @@ def test_pi_copies_runs_and_brings_the_figures_home(tmp_path, models, host, monk
     assert done.returncode == 0, done.stderr
     figures = json.loads((models / "berry.json").read_text())
     artifacts = ["models/depthwise/model.onnx", "models/tvconv/model.onnx"]
-    flags = ["--json=figures.json", "--compare", "--seconds", "5", "--json=it's $HOME"]
+    flags = ["--compare", "--seconds", "5", "--json=it's $HOME", "--json=figures.json"]
     assert figures["arguments"] == artifacts + flags
     assert figures["files"] == [f"models/{n}/{f}" for n in ("depthwise", "tvconv") for f in ("check.npz", "model.onnx")]
     said = Path(host["LOG"]).read_text().splitlines()
@@ -109,7 +109,7 @@ def test_pi_takes_the_native_engine_along(tmp_path, models, host, monkeypatch):
     assert run("pi.sh", "berry", models, "--batch=1", **host).returncode == 0
     figures = json.loads((models / "berry.json").read_text())
     artifacts = ["depthwise/model.onnx", "tvconv/model.onnx", "tvconv/model.safetensors"]
-    flags = ["--json=figures.json", "--runtime=onnxruntime,onnxruntime,native", "--batch=1"]
+    flags = ["--runtime=onnxruntime,onnxruntime,native", "--batch=1", "--json=figures.json"]
     assert figures["arguments"] == [f"models/{artifact}" for artifact in artifacts] + flags
     beside = ["check.npz", "model.onnx", "model.safetensors", "native.cpp", "native.py"]
     assert figures["files"][2:] == [f"models/tvconv/{name}" for name in beside]
@@ -129,7 +129,7 @@ def test_pi_dry_run_only_prints(models, host):
     for expected in (
         "# copied: ./tvconv_jax_benchmark/models/tvconv/model.onnx",
         "onnxruntime==1.20.1",
-        "benchmark.py models/depthwise/model.onnx models/tvconv/model.onnx --json=figures.json --batch=1",
+        "benchmark.py models/depthwise/model.onnx models/tvconv/model.onnx --batch=1 --json=figures.json",
         f"scp -q berry:tvconv_jax_benchmark/figures.json {models}/berry.json",
     ):
         assert expected in done.stdout

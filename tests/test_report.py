@@ -273,6 +273,13 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "holds no run (config.json); name a workdir" in error()
     (tmp_path / "config.json").write_text(ConfigDict({"task": "face", "eval": {}}).to_json())
     assert "holds no results.json: the run has not ended" in error()
+    (tmp_path / "results.json").write_text('{"step": ')
+    assert "results.json is damaged or missing" in error()
+    (tmp_path / "results.json").write_text("{}")
+    assert "metrics.jsonl is damaged or missing" in error()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "report.npz").write_text("none")
+    assert "report.npz is damaged; remove it" in error()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

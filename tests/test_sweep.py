@@ -125,6 +125,45 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_ended_is_recorded_before_the_next(two, faked, tmp_path, monkeypatch, capsys):
+    """With its whole config: MLP-Mixer's has a key that is left out elsewhere for its length."""
+    out, start = tmp_path / "out", sweep_runs._start
+
+    def start_one(run, *arguments):
+        if run.setting.label == "other":
+            raise KeyboardInterrupt
+        return start(run, *arguments)
+
+    monkeypatch.setattr(sweep_runs, "_start", start_one)
+    monkeypatch.setattr(sweep, "LENGTHY", ("momentum",))
+    with pytest.raises(SystemExit, match="130"):
+        sweep.main([two, f"--out={out}", "--seeds=1,1"])
+    (line,) = json.loads((out / "sweep.json").read_text())
+    assert (line["setting"], line["seed"], line["config"]["optimizer"]["momentum"]) == ("tvconv", 1, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images_per_second": "fast"}, "damaged; remove it, and it is written anew from the folders beside it."),
+        ({"verification": None}, "damaged; remove it"),
+        ({"complexity": {"macs": 1}}, "damaged; remove it"),
+        ({"config": {"seed": 1, "task": "face", "model": 3}}, "damaged; remove it"),
+        ({"mean_accuracy": None}, "verified on nothing; give the data pair lists"),
+    ],
+)
+def test_a_damaged_record_is_one_line(two, faked, tmp_path, capsys, changed, said):
+    out = tmp_path / "out"
+    sweep.main([two, f"--out={out}", "--seeds=1"])
+    lines = json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(json.dumps([lines[0] | changed, lines[1]]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main([two, f"--out={out}", "--seeds=1", "--show"])
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
 def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as end:
@@ -179,7 +218,7 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     known.write_text('[{"setting": "tvconv"}]')
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={here}", f"--known={known}"])
-    assert "known.json is no sweep.json of a sweep" in capsys.readouterr().err
+    assert "known.json is no sweep.json, or damaged; name the one of a sweep." in capsys.readouterr().err
 
 
 def test_what_another_sweep_trained_is_taken_by_its_config(two, faked, tmp_path, capsys):

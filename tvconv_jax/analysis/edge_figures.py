@@ -70,10 +70,11 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         results = json.loads(file.read_text())
         machine = results["machine"]["model"] or results["machine"]["processor"]
+        results["artifacts"][0]  # one at least
         return [_artifact(file, machine, artifact) for artifact in results["artifacts"]]
     except FileNotFoundError:
         raise UserError(f"{file} is not there; tvconv_jax.edge.benchmark --json={file} writes it.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{file} is no file of figures; tvconv_jax.edge.benchmark --json={file} writes one.") from None
 
 
@@ -81,9 +82,10 @@ def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, A
     about, memory = artifact["metadata"], artifact["memory"]
     if not about.get("accuracy"):
         raise UserError(
-            f"{file}: {artifact['file']} carries no accuracy; export a run that ended, so that it has a results.json."
+            f"{file}: {artifact['file']} carries no accuracy; export a run of faces whose data has verification sets."
         )
-    figures = (about["width"], 100 * about["accuracy"]["mean"], artifact["best"]["images_per_second"])
+    numbers = about["width"], 100 * about["accuracy"]["mean"], artifact["best"]["images_per_second"]
+    figures = tuple(float(number) for number in numbers)
     keys = {key: about.get(key, "exact") for key in ("name", "operator", "rank")}
     keys |= {"precision": about.get("precision", "float32"), "image_size": about["input"]["shape"][-1]}
     return {

@@ -231,7 +231,7 @@ def _runtimes(text: str) -> list[str]:
     for name in text.split(","):
         if name not in RUNTIMES:
             raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are: {', '.join(RUNTIMES)}")
-    return text.split(",")
+    return list(dict.fromkeys(text.split(",")))
 
 
 def parse_batches(text: str) -> list[int]:
@@ -240,6 +240,12 @@ def parse_batches(text: str) -> list[int]:
     if values[0] < 1:
         raise argparse.ArgumentTypeError(f"{values[0]} must be at least 1")
     return values
+
+
+def _side(text: str) -> int:
+    if int(text) < 8:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 8")
+    return int(text)
 
 
 TABLES = {"headline": headline, "models": eight}
@@ -256,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("table", choices=TABLES)
     add("--runtimes", type=_runtimes, default=["onnxruntime", "torch", "inductor", "native"], metavar="NAME,...")
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
-    add("--seconds", type=float, default=1.0, help="per row, batch and number of threads; default 1")
-    add("--image-size", type=int, default=96, help="default: 96")
+    add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
+    add("--image-size", type=_side, default=96, help="default: 96")
     add("--json", type=Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     try:

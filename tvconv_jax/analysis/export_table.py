@@ -8,6 +8,7 @@ verification sets of each run; size is of the PyTorch artifact; speed is onnxrun
 """
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
@@ -25,14 +26,14 @@ from tvconv_jax import command
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
-from tvconv_jax.export import onnx_speed, trained
+from tvconv_jax.export import trained
+from tvconv_jax.export.artifacts import missing
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.export.moments import second_moments
-from tvconv_jax.export.onnx_writer import lowerings, to_onnx
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
 from tvconv_jax.tasks.run import normalise
@@ -105,10 +106,12 @@ def _of_rank(
 
 def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
     """Images per second of each rank in onnxruntime, by batch, in turns; each in its faster lowering."""
+    from tvconv_jax.export import onnx_speed, onnx_writer
+
     models = {}
     for rank, graph in graphs.items():
-        for lowering in lowerings(graph):
-            models[rank, lowering] = to_onnx(graph, "{}", lowering=lowering, output="embeddings")
+        for lowering in onnx_writer.lowerings(graph):
+            models[rank, lowering] = onnx_writer.to_onnx(graph, "{}", lowering=lowering, output="embeddings")
     side = next(iter(graphs.values())).shapes[0][0]
     rates = onnx_speed.rates(models, (3, side, side))
     best: dict[str, dict[int, float]] = {}
@@ -163,6 +166,15 @@ def _precisions(text: str) -> list[str]:
     return text.split(",")
 
 
+def _import_exporter() -> None:
+    """Before anything is measured; without it nothing says how fast."""
+    try:
+        importlib.import_module("tvconv_jax.export.onnx_speed")
+        importlib.import_module("tvconv_jax.export.onnx_writer")
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
@@ -180,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.keep_compiled_programs(cache_dir())
     variants: list[Variant] = []
     try:
+        _import_exporter()
         check_steps(args.fine_tune, args.ranks)
         benchmark.check_json(args.json)
         for workdir in args.workdirs:

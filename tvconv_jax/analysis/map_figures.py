@@ -41,6 +41,9 @@ def figure5(workdir: Path, out: Path) -> list[Path]:
         return save(draw_layers(maps, what.partition(" in ")[0]), out, "figure5_top")
     steps = {step: _read(file) for step, file in files.items()}
     last = max(steps)
+    shapes = {step: {name: value.shape for name, value in maps.items()} for step, maps in steps.items()}
+    if other := [step for step in steps if shapes[step] != shapes[last]]:
+        raise UserError(f"{files[other[0]]} has other layers than the last step; remove it, and the others are drawn.")
     written = save(draw_layers(steps[last], f"step {last}"), out, "figure5_top")
     if len(steps) == 1:
         print(f"note: {workdir}/maps holds one step, so there is no figure5_bottom yet.")
@@ -50,8 +53,11 @@ def figure5(workdir: Path, out: Path) -> list[Path]:
 
 def _read(file: Path) -> Maps:
     try:
-        return read_maps(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        maps = read_maps(file)
+        if not maps or any(value.ndim != 3 for value in maps.values()):
+            raise ValueError("no maps")
+        return maps
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{file} is damaged, or not of a run; remove it, and the others are drawn.") from None
 
 

@@ -43,6 +43,9 @@ LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.js
 
 def check_folder(out: Path, sweep: Sweep) -> None:
     """Raises a ``UserError`` if the folder holds anything that is not of this sweep."""
+    for path in (out, *(out / setting.folder for setting in sweep.settings)):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is no folder; choose another --out, or move it away.")
     known = {setting.folder for setting in sweep.settings} | set(PARTS)
     foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
     if foreign:
@@ -68,8 +71,8 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
         try:
             config = json.loads((run.workdir / "config.json").read_text())
             results[run] = json.loads(file.read_text()) | {"config": config}
-            check_result(results[run])
-        except (OSError, ValueError, KeyError, TypeError):
+            check_result(results[run], file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{file} holds no results of a face run; remove that folder, and it is run again."
             ) from None
@@ -86,14 +89,24 @@ def _line(run: Run, result: dict[str, Any]) -> dict[str, Any]:
 def _brief(results: Any) -> Any:
     if not isinstance(results, dict):
         return results
-    return {name: _brief(value) for name, value in results.items() if name not in LENGTHY}
+    kept = {name: value for name, value in results.items() if name not in LENGTHY}
+    return {name: value if name == "config" else _brief(value) for name, value in kept.items()}
 
 
 def _own_lines(record: Path, sweep: Sweep) -> dict[tuple[str, int], dict[str, Any]]:
-    lines = read_lines(record)
+    lines = read_lines(record, "remove it, and it is written anew from the folders beside it")
     if foreign := sorted({name for name, _ in lines} - {setting.folder for setting in sweep.settings}):
         raise UserError(f"{record} has the setting {foreign[0]}, which is not of this sweep.")
     return lines
+
+
+def _write_record(record: Path, sweep: Sweep, lines: Mapping[tuple[str, int], dict[str, Any]]) -> None:
+    if not lines:
+        return
+    places = {(s.folder, seed): (place, seed) for place, s in enumerate(sweep.settings) for _, seed in lines}
+    ordered = (lines[key] for key in sorted(lines, key=places.__getitem__))
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_text(record, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
 
 
 def check_configs(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
@@ -111,7 +124,7 @@ def read_known(
     Raises:
         UserError: If there is none, or the file is no ``sweep.json``.
     """
-    lines, known, others = read_lines(file), {}, []
+    lines, known, others = read_lines(file, "name the one of a sweep"), {}, []
     for run in _runs(settings, sorted({seed for _, seed in lines}), out):
         config = run.config(argument, overrides)
         for line in (line for (_, seed), line in lines.items() if seed == run.seed):
@@ -123,6 +136,14 @@ def read_known(
         nearest = min(others, key=len, default="it is empty")
         raise UserError(f"{file} holds no run of this sweep, nor one of the same config (the nearest: {nearest}).")
     return known
+
+
+def _check_settings(runs: Sequence[Run], argument: str, overrides: Sequence[str]) -> None:
+    """What is wrong with a key, an operator or a stage of any run is told before one trains."""
+    from tvconv_jax.tasks.run import model_of  # late, so that a table is shown at once
+
+    for run in runs:
+        model_of(run.config(argument, overrides))
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -142,8 +163,10 @@ def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[
     return list(runs[index - first :: jobs])
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} must be integers with commas, as in 0,1,2")
+    return list(dict.fromkeys(int(part) for part in text.split(",")))
 
 
 def _names(text: str) -> list[str]:
@@ -159,7 +182,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("sweep", help="a file of configs/sweeps, with arguments for all its configs behind a colon")
     add("--out", type=Path, default=None, help="folder of the runs; default: runs/<name of the file>")
-    add("--seeds", type=_integers, default=[0, 1, 2], help="default: 0,1,2")
+    add("--seeds", type=_seeds, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--jobs", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
     add("--known", type=Path, action="append", default=[], help="sweep.json of runs that ended elsewhere; repeatable")
@@ -185,6 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; the same command goes on.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on.", file=sys.stderr)
         sys.exit(130)
@@ -210,21 +236,24 @@ def _run_all(
     if not args.show:
         check_configs(known | read(runs), argument, overrides)
     mine = [run for run in mine if run not in known and not (run.workdir / "results.json").exists()]
-    for run in mine:
-        run.config(argument, overrides)  # a key that is none is told before anything trains
+    if not args.show:
+        _check_settings(mine, argument, overrides)
     if args.dry_run:
         print(*(shlex.join(run.command(argument, overrides)) for run in mine), sep="\n")
         return {}
     commands = [run.command(argument, overrides) for run in mine]
-    failed = {} if args.show else train_all(mine, commands, args.jobs)
-    results = known | read(runs)
+
+    def recorded() -> dict[Run, dict[str, Any]]:
+        """Results of all runs that ended, and their lines in the record."""
+        results = known | read(runs)
+        found = {(run.setting.folder, run.seed): _line(run, result) for run, result in results.items()}
+        _write_record(record, sweep, lines | found)
+        return results
+
+    failed = {} if args.show else train_all(mine, commands, args.jobs, ended=recorded)
+    results = recorded()
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:
-        out.mkdir(parents=True, exist_ok=True)
-        lines |= {(run.setting.folder, run.seed): _line(run, result) for run, result in results.items()}
-        places = {(s.folder, seed): (place, seed) for place, s in enumerate(sweep.settings) for _, seed in lines}
-        ordered = (lines[key] for key in sorted(lines, key=places.__getitem__))
-        write_text(record, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
         console = Console()
         if args.markdown:
             print(markdown(sweep, by_setting))

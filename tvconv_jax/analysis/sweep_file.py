@@ -72,11 +72,13 @@ def load_sweep(path: str) -> Sweep:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+        sweep = module.get_sweep() if hasattr(module, "get_sweep") else None
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); repair it.") from None
     if not hasattr(module, "get_sweep"):
         raise UserError(f"{path} has no get_sweep(); it is a config, or another file: give it to tvconv_jax.main.")
-    sweep = module.get_sweep()
+    if not isinstance(sweep, Sweep) or not sweep.settings:
+        raise UserError(f"{path}: get_sweep() gives no Sweep with settings; see those beside configs/sweeps/table4.py.")
     folders = [setting.folder for setting in sweep.settings]
     for setting in sweep.settings:
         if not Path(setting.config).is_file():

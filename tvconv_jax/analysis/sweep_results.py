@@ -53,32 +53,39 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     return outcomes
 
 
-def read_lines(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def read_lines(file: Path, way_out: str) -> dict[tuple[str, int], dict[str, Any]]:
     """``results.json`` and config of runs whose folders may be gone, by setting and seed.
 
     Args:
         file: A ``sweep.json``, under any name.
+        way_out: What to do if it is none.
 
     Raises:
         UserError: If it is none.
     """
     try:
-        lines = json.loads(file.read_text())
-        return {(line["setting"], line["seed"]): line for line in lines if check_result(line)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is no sweep.json of a sweep ({type(error).__name__}: {error}).") from None
+        lines = {(str(line["setting"]), line["config"]["seed"]): line for line in json.loads(file.read_text())}
+        for line in lines.values():
+            line["group"], line["label"]
+            check_result(line, file)
+        return lines
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{file} is no sweep.json, or damaged; {way_out}.") from None
 
 
-def check_result(result: dict[str, Any]) -> bool:
-    """Whether it is there; a ``KeyError`` or ``TypeError`` if it lacks what tables and sweeps read.
+def check_result(result: dict[str, Any], file: Path) -> None:
+    """A ``ValueError``, ``KeyError``, ``TypeError`` or ``AttributeError`` if it lacks what tables and sweeps read.
 
     Raises:
         UserError: If the run was verified on nothing.
     """
-    result["complexity"]["macs"], result["verification"], result["config"]["seed"]
+    cost, config, sets = result["complexity"], result["config"], result["verification"].values()
     if result["mean_accuracy"] is None:
-        raise UserError("a run of this sweep was verified on nothing; give the data pair lists (SET_pair.txt) or .bin.")
-    return True
+        raise UserError(f"{file}: verified on nothing; give the data pair lists (SET_pair.txt) or .bin.")
+    numbers = [cost["macs"], cost["params"], cost["train_params"], result["images_per_second"] or 0, config["seed"]]
+    if not np.isfinite([*numbers, result["mean_accuracy"], *(one["accuracy"] for one in sets)]).all():
+        raise ValueError("not a number")
+    config["task"] + "", config["model"].items()
 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> str:
@@ -95,14 +102,17 @@ def _read(folder: Path) -> list[tuple[str, str, int, float, float]]:
     try:
         lines = json.loads(file.read_text())
         runs = [
-            (run["group"], run["label"], run["seed"], run["complexity"]["macs"], run["mean_accuracy"]) for run in lines
+            (str(run["group"]), str(run["label"]), run["seed"], run["complexity"]["macs"], run["mean_accuracy"])
+            for run in lines
         ]
+        if not np.isfinite([number for run in runs for number in run[2:]]).all():
+            raise ValueError("not a number")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} holds no sweep.json, so no sweep that ended a run; where it does, {again}."
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is not what a sweep writes now; {again} writes it anew.") from None
+        raise UserError(f"{file} is not what a sweep writes now; remove it, and {again} writes it anew.") from None
     if not runs:
         raise UserError(f"{file} holds no run; let one end, then {again}.")
     return runs

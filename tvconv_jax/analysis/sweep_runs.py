@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -65,10 +65,18 @@ def shares_of_cores(jobs: int) -> list[list[int]]:
     return [cores[len(cores) * job // jobs : len(cores) * (job + 1) // jobs] for job in range(jobs)]
 
 
-def train_all(runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int) -> dict[Run, str]:
+def train_all(
+    runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int, ended: Callable[[], Any] = lambda: None
+) -> dict[Run, str]:
     """Trains runs, ``jobs`` at a time; what went wrong, run by run.
 
     Ctrl-C, or SIGTERM, stops those that are going on, which save their state first.
+
+    Args:
+        runs: Which.
+        commands: What trains each.
+        jobs: How many at a time.
+        ended: Called whenever one has ended well.
     """
     waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
     free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
@@ -80,15 +88,17 @@ def train_all(runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int)
                 print(f"[{number}/{len(runs)}] {run.setting.folder}, seed {run.seed}{left}", flush=True)
                 cores = free.pop(0)
                 going[_start(run, command, cores)] = run, cores
-            ended = next((process for process in going if process.poll() is not None), None)
-            if ended is None:
+            done = next((process for process in going if process.poll() is not None), None)
+            if done is None:
                 time.sleep(POLL)
                 continue
-            run, cores = going.pop(ended)
+            run, cores = going.pop(done)
             free.append(cores)
-            if error := _error(run, ended.returncode):
+            if error := _error(run, done.returncode):
                 failed[run] = error
                 print(f"  failed: {run.setting.folder}, seed {run.seed}: {error}", flush=True)
+            else:
+                ended()
     finally:
         for process in going:
             process.terminate()

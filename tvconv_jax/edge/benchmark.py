@@ -6,8 +6,8 @@
 
 It needs Python 3.9, numpy and one runtime. An ARTIFACT is what ``python -m tvconv_jax.export`` wrote: ``.onnx``
 (onnxruntime; openvino on request), ``.safetensors`` with its ``model.py`` beside it, which is executed, or ``.pt2``,
-which ``torch.export.load`` reads, with its ``.safetensors`` beside it (torch; inductor on request; native for
-``.safetensors`` with ``native.py`` and ``native.cpp`` beside it, which need a C++ compiler instead of a runtime).
+which ``torch.export.load`` reads (torch; inductor on request; native for ``.safetensors`` with ``native.py`` and
+``native.cpp`` beside it, which need a C++ compiler instead of a runtime).
 Nothing else is loaded, pickles least of all. A ``check.npz`` beside the artifact holds images and the JAX model's
 answers to them; an artifact that answers otherwise ends the run with exit code 1. A time is one run's, on images in
 memory, after warm-up.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -53,8 +54,9 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path, self.module, self.sessions = path, importlib.import_module(self.package), {}
+        text = self.read(threads)
         try:
-            self.metadata = json.loads(self.read(threads) or "")
+            self.metadata = json.loads(text or "")
             self.batch, *self.shape = self.metadata["input"]["shape"]  # a batch of None is any
             self.output = self.metadata["output"]["name"]
             self.title = "{name} x{width} {operator}, ".format(**self.metadata) + self.name
@@ -112,12 +114,14 @@ class Torch(OnnxRuntime):
 
     def read(self, threads: int) -> str | None:
         self.use(threads)
-        text = _safetensors_metadata(self.path.with_suffix(".safetensors"))
         if self.path.suffix == ".pt2":
             if not zipfile.is_zipfile(self.path):
                 raise Mistake(f"{self.path} is truncated or no .pt2 file; copy it again.")
-            self.model = importlib.import_module("torch.export").load(str(self.path)).module()
-            return text
+            logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # errors are told here, in one line
+            about = {"tvconv_jax.json": ""}
+            self.model = importlib.import_module("torch.export").load(str(self.path), extra_files=about).module()
+            return about["tvconv_jax.json"]
+        text = _safetensors_metadata(self.path)
         self.model = _beside(self.path, "model.py").load(str(self.path))
         return text
 
@@ -265,6 +269,8 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
             images, answers = arrays["images"], arrays[model.output] if model.output in arrays.files else None
     except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):
         raise Mistake(f"{file} is truncated or no .npz file of images and answers; copy it again.") from None
+    if not len(images):
+        raise Mistake(f"{file} holds no images; copy the one that python -m tvconv_jax.export wrote.")
     if answers is None:
         raise Mistake(f"{file} holds no {model.output}, which {model.path} gives: they are of different models.")
     if list(images.shape[1:]) != model.shape:
@@ -302,7 +308,8 @@ def weigh_in_fresh_process(path: Path, runtime: str, threads: int) -> dict[str, 
     command = [sys.executable, __file__, str(path), "--weigh", f"--runtime={runtime}", f"--threads={threads}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == -4:  # SIGILL
-        raise Mistake(f"{runtime} died of an illegal instruction here: install another version; {PI_HINT}.")
+        hint = f"; {PI_HINT}" if runtime == "onnxruntime" else ""
+        raise Mistake(f"{runtime} died of an illegal instruction here: install another version{hint}.")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}, out of memory?"])[-1]
         raise Mistake(last[7:] if last.startswith("error: ") else f"{path} in {runtime}, in a fresh process: {last}")
@@ -399,7 +406,21 @@ def state() -> dict[str, Any]:
         bits = said.strip().partition("0x")[2] or bits
     except (OSError, subprocess.SubprocessError):
         pass
-    return {"temperature": int(degrees) / 1000 if degrees else None, "throttled": int(bits, 16) if bits else None}
+    temperature = _number(degrees, 10)
+    return {"temperature": temperature and temperature / 1000, "throttled": _number(bits, 16)}
+
+
+def _number(text: str | None, base: int) -> int | None:
+    try:
+        return int(text or "", base)
+    except ValueError:
+        return None
+
+
+def slowed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a Pi throttled meanwhile: it does now (bits 0-3), or has since it was asked before (16-19, kept on)."""
+    bits = after["throttled"] or 0
+    return bool(bits & 0xF or bits & ~(before["throttled"] or 0))
 
 
 def _text(path: str) -> str | None:
@@ -442,8 +463,13 @@ def print_ratios(results: dict[str, Any]) -> None:
 
 def check_json(file: Path | None) -> None:
     """Before anything is measured: figures that are wanted can be written there."""
-    if file and not file.absolute().parent.is_dir():
+    if not file:
+        return
+    folder = file.absolute().parent
+    if not folder.is_dir():
         raise Mistake(f"--json={file}: there is no folder {file.parent}; make it first.")
+    if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+        raise Mistake(f"--json={file} is a folder, or may not be written; name another file.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -472,16 +498,19 @@ def run(args: argparse.Namespace) -> None:
     if args.compare and len({(model.output, *model.shape) for model in models}) > 1:
         kinds = "; ".join(f"{model.path} gives {model.output} of images {model.shape}" for model in models)
         raise Mistake(f"--compare takes models of one kind and image size: {kinds}.")
-    if not args.check_only:
-        time_all(args, threads, models, entries)
-
-
-def time_all(args: argparse.Namespace, threads: list[int], models: list[OnnxRuntime], entries: list[dict]) -> None:
-    """Times the models, prints and writes what came out."""
     versions = {model.package: model.module.__version__ for model in models}
     versions |= {"python": platform.python_version(), "numpy": np.__version__}
-    results: dict[str, Any] = {"machine": machine(), "versions": versions, "before": state()}
-    print("\n" + ", ".join(f"{key} {value}" for key, value in (results["machine"] | versions).items() if value))
+    results = {"machine": machine(), "versions": versions, "before": state(), "artifacts": entries}
+    if not args.check_only:
+        time_all(args, threads, models, results)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def time_all(args: argparse.Namespace, threads: list[int], models: list[OnnxRuntime], results: dict[str, Any]) -> None:
+    """Times the models, prints what came out and adds it to the results."""
+    entries, about = results["artifacts"], results["machine"] | results["versions"]
+    print("\n" + ", ".join(f"{key} {value}" for key, value in about.items() if value))
     if len(threads) < len(args.threads):
         print(f"threads above the {cores()} cores that this process may use are left out")
     points = [(batch, n) for batch in args.batch for n in threads]
@@ -490,13 +519,11 @@ def time_all(args: argparse.Namespace, threads: list[int], models: list[OnnxRunt
     for entry, figures in zip(entries, measured):  # noqa: B905
         entry.update(points=figures, best=best(figures))
         print_points(entry)
-    results |= {"after": state(), "artifacts": entries, "compare": compare(measured) if args.compare else None}
+    results |= {"after": state(), "compare": compare(measured) if args.compare else None}
     if args.compare:
         print_ratios(results)
-    if results["after"]["throttled"]:
+    if slowed(results["before"], results["after"]):
         print(f"\nthrottled ({results['after']['throttled']:#x}): too hot or short of power; the figures are low")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _each(artifacts: Sequence[Path], values: Sequence[Any], flag: str) -> list[tuple[Path, Any]]:
@@ -511,6 +538,14 @@ def _integers(text: str) -> list[int]:
     if min(values) < 1:
         raise argparse.ArgumentTypeError(f"{min(values)} must be at least 1")
     return sorted(set(values))
+
+
+def seconds(text: str) -> float:
+    """For argparse: not negative, and not without end."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more, and finite")
+    return value
 
 
 def _runtimes(text: str) -> list[str]:
@@ -534,7 +569,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     about = f"one, or one for each artifact, of: auto, {', '.join(RUNTIMES)}"
     parser.add_argument("--runtime", type=_runtimes, default=["auto"], help=about)
-    parser.add_argument("--seconds", type=float, default=2.0, help="per artifact, batch and threads: default 2")
+    parser.add_argument("--seconds", type=seconds, default=2.0, help="per artifact, batch and threads: default 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there too")
     parser.add_argument("--weigh", action="store_true", help=argparse.SUPPRESS)  # load time, memory: see weigh
     try:

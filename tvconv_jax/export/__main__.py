@@ -8,9 +8,13 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 """
 
 import argparse
+import math
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tvconv_jax.errors import UserError
 
@@ -31,6 +35,17 @@ def _rank(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} must be exact, auto, or a number of terms: 1, 2, ...")
 
 
+def _points(text: str) -> float:
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more, and finite")
+    return float(text)
+
+
+def _stop(*_: Any) -> NoReturn:
+    print("stopped; nothing was written.", file=sys.stderr)
+    sys.exit(os.EX_TEMPFAIL)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -40,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     add("--rank", type=_rank, default="exact", help="of per-pixel kernels: exact (default), 1, 2, ..., auto")
-    add("--max-loss", type=float, help="points of mean accuracy that auto may lose; default 0.2")
+    add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
     add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
     add("--best", action="store_true", help="takes the best checkpoint, not the last")
@@ -50,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
-    from tvconv_jax.export.exporting import export
-
     try:
+        from tvconv_jax.export.exporting import export
+
         exported = export(
             args.workdir,
             args.out.expanduser().absolute(),
@@ -67,10 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk
+        print(f"error: {error.filename or args.out}: {error.strerror or error}; nothing was written.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; nothing was written.", file=sys.stderr)
         sys.exit(130)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     main()

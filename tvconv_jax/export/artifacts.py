@@ -101,11 +101,13 @@ def write(
     """
     output = metadata["output"]["name"]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as part:
+    # Files move within a disk alone, and a folder that is there may be on another one than what it lies in.
+    beside = out if out.exists() else out.parent
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside) as part:
         folder, found = Path(part), []
         for name in formats:
             for file, note, run in WRITERS[name](folder, graph, metadata, precision):
-                worst = difference(output, _answers(run, images), expected)
+                worst = difference(output, *_answers(run, images, expected))
                 if not worst <= TOLERANCES[output]:
                     raise UserError(
                         f"{file} differs from the JAX model by {worst:.1e}, more than {TOLERANCES[output]:.0e}; "
@@ -117,9 +119,15 @@ def write(
     return found
 
 
-def _answers(run: Run, images: np.ndarray) -> np.ndarray:
-    """One picture alone, the others sixteen at a time: an artifact takes any batch."""
-    return np.concatenate([run(images[:1]), *(run(images[i : i + 16]) for i in range(1, len(images), 16))])
+def _answers(run: Run, images: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One picture alone, the others sixteen at a time, for an artifact takes any batch; and what they should be.
+
+    Where there are fewer than seventeen, they come again.
+    """
+    again = np.arange(max(len(images), 17)) % len(images)
+    images = images[again]
+    found = [run(images[:1]), *(run(images[i : i + 16]) for i in range(1, len(images), 16))]
+    return np.concatenate(found), expected[again]
 
 
 def _publish(folder: Path, out: Path) -> None:
@@ -128,18 +136,23 @@ def _publish(folder: Path, out: Path) -> None:
     What an earlier export left and this one did not write is removed: it may be of another model.
     """
     out.mkdir(exist_ok=True)
-    for name in FILES:
-        if not (folder / name).exists() and (out / name).is_file():
+    written = {path.name for path in folder.iterdir()}
+    for name in sorted(written):
+        if (out / name).is_dir():
+            raise UserError(f"--out={out} holds a folder {name}, where a file goes; choose another --out.")
+    for name in sorted(written - {CHECK}):
+        os.replace(folder / name, out / name)
+    for name in set(FILES) - written:
+        if (out / name).is_file():
             (out / name).unlink()
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name == CHECK, path.name)):
-        os.replace(path, out / path.name)
+    os.replace(folder / CHECK, out / CHECK)
 
 
 def _write_onnx(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
     try:
         from tvconv_jax.export import onnx_speed, onnx_writer
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
+        raise missing(error) from None
     written = {}
     for lowering in onnx_writer.lowerings(graph):
         text = json.dumps({**metadata, "lowering": lowering})
@@ -157,7 +170,7 @@ def _write_torch(folder: Path, graph: Graph, metadata: dict, precision: Precisio
 
         from tvconv_jax.export import torch_model, torch_writer
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
+        raise missing(error) from None
 
     def runner(module: torch.nn.Module) -> Run:
         def run(images: np.ndarray) -> np.ndarray:
@@ -169,7 +182,7 @@ def _write_torch(folder: Path, graph: Graph, metadata: dict, precision: Precisio
     weights, program = folder / "model.safetensors", folder / "model.pt2"
     weights.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
     torch_writer.write_module(folder)
-    torch_writer.write_program(weights, program, graph.shapes[0][0])
+    torch_writer.write_program(weights, program, graph.shapes[0][0], metadata)
     return [
         (weights.name, "for model.py", runner(torch_model.load(weights))),
         (program.name, "torch.export", runner(torch.export.load(program).module())),
@@ -189,7 +202,8 @@ def _write_native(folder: Path, graph: Graph, metadata: dict, precision: Precisi
         raise UserError(str(error)) from None
 
 
-def _missing(error: ModuleNotFoundError) -> UserError:
+def missing(error: ModuleNotFoundError) -> UserError:
+    """What to install."""
     return UserError(f"{error.name} is not installed; exporting needs it: pip install 'tvconv_jax[export]'.")
 
 

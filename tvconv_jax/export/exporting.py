@@ -56,8 +56,8 @@ def export(
         workdir: A run of ``tvconv_jax.main``.
         out: The folder to write.
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
-        rank: ``"exact"``, a number of terms, or ``"auto"``: the fewest with which verification loses at most
-            ``max_loss``.
+        rank: ``"exact"``, a number of terms, or ``"auto"``: the fewest with which verification, in ``precision``,
+            loses at most ``max_loss``.
         max_loss: Percentage points of mean accuracy; ``None``: 0.2.
         fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
         precision: In which weights are stored.
@@ -81,7 +81,8 @@ def export(
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
     lines = []
-    graph, kept = _truncated(run, exact, rank, MAX_LOSS if max_loss is None else max_loss, fine_tune_steps, lines)
+    limit = MAX_LOSS if max_loss is None else max_loss
+    graph, kept = _truncated(run, exact, rank, limit, fine_tune_steps, precision, lines)
     graph = rounded(graph, precision)
     function = _function(graph)
     accuracy = run.verify(function) if run.verify else None
@@ -117,7 +118,7 @@ def _check_fold(run: Trained, truth: np.ndarray, found: np.ndarray) -> None:
 
 
 def _truncated(
-    run: Trained, exact: Graph, rank: str, max_loss: float, steps: int, lines: list[str]
+    run: Trained, exact: Graph, rank: str, max_loss: float, steps: int, precision: Precision, lines: list[str]
 ) -> tuple[Graph, int | None]:
     """The graph of that rank, and the rank; what was found on the way is added to ``lines``."""
     per_pixel = [node.arrays["weights"].shape[2] for node in exact.nodes if node.kind == "per_pixel"]
@@ -136,7 +137,7 @@ def _truncated(
         return fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
 
     if rank == "auto":
-        terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), lines)
+        terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), precision, lines)
     else:
         terms = min(int(rank), max(per_pixel))
         graph = of_rank(terms)
@@ -147,15 +148,23 @@ def _truncated(
 
 
 def _choose(
-    run: Trained, of_rank: Callable[[int], Graph], exact: Graph, max_loss: float, taps: int, lines: list[str]
+    run: Trained,
+    of_rank: Callable[[int], Graph],
+    exact: Graph,
+    max_loss: float,
+    taps: int,
+    precision: Precision,
+    lines: list[str],
 ) -> tuple[int, Graph]:
     if run.verify is None:
         raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
     aim = run.verify(_function(exact)).mean
-    lines.append(f"exact: mean accuracy {aim:.2%}; the fewest terms that lose at most {max_loss} points:")
+    lines.append(
+        f"exact, float32: mean accuracy {aim:.2%}; the fewest terms that in {precision} lose at most {max_loss} points:"
+    )
     for terms in range(1, taps + 1):
         graph = of_rank(terms)
-        mean = run.verify(_function(graph)).mean
+        mean = run.verify(_function(rounded(graph, precision))).mean
         lines.append(f"  rank {terms}: {mean:.2%}")
         if mean >= aim - max_loss / 100:
             break
@@ -182,9 +191,10 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "output": {"name": run.output, "shape": shape},
         "accuracy": {"mean": accuracy.mean, **accuracy.sets} if accuracy else None,
         "thresholds": thresholds,
+        **run.results,
         "step": run.step,
         "config": run.config.to_dict(),
-        "versions": versions(),
+        "versions": versions("onnx", "onnxruntime", "torch"),
     }
 
 

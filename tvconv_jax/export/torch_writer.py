@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tvconv_jax.export import torch_model
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.precision import Precision, in_bits
 
@@ -65,20 +64,23 @@ def _stored(node: Node, name: str, precision: Precision) -> dict[str, np.ndarray
 
 def write_module(folder: Path) -> None:
     """Writes ``model.py``, which loads the safetensors file and needs nothing but torch."""
-    (folder / "model.py").write_text(Path(torch_model.__file__).read_text())
+    (folder / "model.py").write_text(Path(__file__).with_name("torch_model.py").read_text())
 
 
-def write_program(weights: Path, path: Path, side: int) -> None:
+def write_program(weights: Path, path: Path, side: int, metadata: dict[str, Any]) -> None:
     """Writes a ``torch.export`` program of any batch.
 
     Args:
         weights: The safetensors file.
         path: The ``.pt2`` file to write.
         side: Height and width of the pictures.
+        metadata: Kept as JSON, the extra file ``tvconv_jax.json``.
     """
     import torch
+
+    from tvconv_jax.export import torch_model
 
     model = torch_model.load(weights)
     batch = torch.export.Dim("batch", min=1, max=1024)
     program = torch.export.export(model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files={"tvconv_jax.json": json.dumps(metadata)})

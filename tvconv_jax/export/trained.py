@@ -1,5 +1,6 @@
 """What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
 from tvconv_jax.tasks.embedding import embed_all
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks.measured import STRUCTURES
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.segmentation import SegmentationJob
 from tvconv_jax.workdir import read_config
@@ -50,6 +52,8 @@ class Trained(NamedTuple):
         batches: Training pictures without end, ``uint8 [n, s, s, 3]``, for fine-tuning.
         verify: Accuracy of an embedding function on the run's own sets; ``None`` where there are none.
         output: ``"embeddings"`` or ``"logits"``.
+        results: What the run says of this checkpoint and verification does not measure again: Dice, 0 to 1, where
+            there is one.
     """
 
     config: ConfigDict
@@ -60,6 +64,7 @@ class Trained(NamedTuple):
     batches: Callable[[], Any]
     verify: Callable[[Embed], Accuracy] | None
     output: str
+    results: dict[str, Any]
 
 
 def load(workdir: Path, *, best: bool = False) -> Trained:
@@ -102,6 +107,7 @@ def _face(config: ConfigDict, workdir: Path, restore: Callable) -> Trained:
         lambda: _pictures(job.task().batches),
         verify if job.data.verification else None,
         "embeddings",
+        {},
     )
 
 
@@ -113,7 +119,17 @@ def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Train
     images = next(fundus_batches.eval_batches(source, **size)).images
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batches = lambda: _pictures(job.task().batches)  # noqa: E731
-    return Trained(config, job.model, variables, int(state.step), images, batches, None, "logits")
+    step = int(state.step)
+    return Trained(config, job.model, variables, step, images, batches, None, "logits", _dice(workdir, step))
+
+
+def _dice(workdir: Path, step: int) -> dict[str, Any]:
+    """Of the unseen domain, in percent, if ``results.json`` is of that step."""
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+        return {"dice": {name: results[name]["dice"] for name in STRUCTURES}} if results["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended
+        return {}
 
 
 def _pictures(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:

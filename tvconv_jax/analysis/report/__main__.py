@@ -3,12 +3,15 @@
 import argparse
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
 from ml_collections import ConfigDict
 
+from tvconv_jax.analysis.report import evidence
+from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
 from tvconv_jax.errors import UserError
 from tvconv_jax.recipes.scale import complete
@@ -37,9 +40,23 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
     if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json: the run has not ended; the command that began it goes on.")
+    _check_files(workdir)
     config.eval.report_pictures = pictures or config.eval.get("report_pictures", False)
     task.report(config, workdir.absolute())
     return workdir / NAME
+
+
+def _check_files(workdir: Path) -> None:
+    """A ``UserError`` if a file that the report reads is damaged."""
+    for name, reads in (("results.json", json.loads), ("metrics.jsonl", lambda text: read_metrics(text.splitlines()))):
+        try:
+            reads((workdir / name).read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{workdir / name} is damaged or missing, and cannot be reported.") from None
+    try:
+        evidence.load(workdir)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{workdir / evidence.NAME} is damaged; remove it, and the run is measured again.") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

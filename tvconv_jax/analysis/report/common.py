@@ -78,7 +78,7 @@ def affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Section
     start = settings["model"].get("affinity_init", "ones")
     began = "They start at 1 everywhere: what is to be seen here was learnt" if start == "ones" else f"Start: {start}"
     text = (
-        "Every layer learns a few maps of its own grid; from their values at a pixel its generator makes the kernel of "
+        "Every layer learns a few maps of its own grid; from their values at a pixel and around it come the kernels of "
         f"that pixel. {began}. Greys are of one layer, over "
         "all its maps; layers come from the largest grid to the smallest."
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +16,9 @@ OF_STEPS = ("step", "loss", "accuracy", "images_per_second", "skipped")
 NAMES = {"score": "mean"}
 
 
-def read_metrics(path: Path) -> Metrics:
+def read_metrics(lines: Sequence[str]) -> Metrics:
     """The lines of the log."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:

@@ -52,7 +52,7 @@ def write_report(
     """
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
-    metrics = curves.read_metrics(workdir / "metrics.jsonl")
+    metrics = curves.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
     if settings["task"] == "face":
         own = Own(*face.describe(results, evidence, data, pictures=pictures))
     elif settings["task"] == "segmentation":

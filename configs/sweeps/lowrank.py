@@ -1,0 +1,26 @@
+"""Our question: is a generator of low rank better trained so, or trained in full and truncated when it is exported?
+
+    python -m tvconv_jax.analysis.sweep configs/sweeps/lowrank.py --out=runs/lowrank
+    python -m tvconv_jax.analysis.export_table runs/lowrank/tvconv/seed* --precisions=float32
+
+The first command trains both; the second truncates what was trained in full, and says what that costs.
+"""
+
+from tvconv_jax.analysis.sweep import Setting, Sweep
+
+CONFIG = "configs/face_mb01.py"
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        title="Low rank from the start, MobileNetV2 x0.1",
+        settings=[
+            Setting("tvconv", CONFIG),
+            *(
+                Setting(f"rank {rank}", CONFIG, "operator=tvconv_lowrank", changes={"model.rank": rank})
+                for rank in (1, 2, 3)
+            ),
+            Setting("depthwise", CONFIG, "operator=depthwise"),
+        ],
+        note="rank r: the generator yields r gain maps a channel for r depthwise convolutions (tvconv_lowrank)",
+    )

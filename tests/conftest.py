@@ -21,7 +21,10 @@ flags.FLAGS.mark_as_parsed()
 
 
 # Files that take a minute or more, the longest first: begun last, one of them would keep one core alone busy.
-LONG = ("test_main", "test_models", "test_segmentation", "test_export", "test_operators", "test_distributed")
+LONG = [
+    *("test_main", "test_models", "test_segmentation", "test_bench", "test_sweep", "test_frontal", "test_deeplab"),
+    *("test_export", "test_operators", "test_mesh", "test_distributed", "test_export_tables", "test_torture"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

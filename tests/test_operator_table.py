@@ -31,17 +31,17 @@ def write_results(workdir, accuracy, speed=50.0):
         "images_per_second": speed,
     }
     (workdir / "results.json").write_text(json.dumps(results))
+    config = face_config(f"smoke,operator={workdir.parent.name}", model="mobilenetv2", width=0.1)
+    (workdir / "config.json").write_text(config.to_json())
+    return config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run at its start, two runs of which results alone are left, one that stopped, one whose results are damaged."""
+    """A run at its start, two whose checkpoints are gone, one that stopped, one whose results are damaged."""
     folder = tmp_path_factory.mktemp("sweep")
     workdir = folder / "involution" / "seed0"
-    write_results(workdir, 0.8)
-    config = face_config("smoke,operator=involution", model="mobilenetv2", width=0.1)
-    job = FaceJob(config)
-    (workdir / "config.json").write_text(config.to_json())
+    job = FaceJob(write_results(workdir, 0.8))
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
     write_results(folder / "depthwise" / "seed0", 0.7)
@@ -72,7 +72,7 @@ def test_every_row_says_what_it_has(folder, sweep, tmp_path, capsys):
     assert 0 <= float(involution[7]) < 1e-4 and min(map(float, involution[8:])) > 0
     assert lines["depthwise"][1:8] == ["2", "2.00", "3", "4", "50", "75.00 ± 5.00", "-"]
     assert lines["condconv"][1:] == ["0", *"-" * 9]
-    assert "depthwise: " in printed and "seed0 holds no run (config.json)" in printed
+    assert "depthwise: " in printed and "seed0 holds no checkpoint" in printed
     assert "ddf: started, has not ended" in printed and "condconv: not run" in printed
     assert "seed0/results.json holds no results of a face run" in printed
     rows = {row["name"]: row for row in json.loads((folder / "operator_table.json").read_text())["rows"]}

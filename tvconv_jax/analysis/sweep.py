@@ -250,7 +250,9 @@ def _run_all(
         _write_record(record, sweep, lines | found)
         return results
 
-    failed = {} if args.show else train_all(mine, commands, args.jobs, ended=recorded)
+    # Jobs of an array would write it at once, so each does when it ends; until then the folders say what ended.
+    alone = "SLURM_ARRAY_TASK_ID" not in os.environ
+    failed = {} if args.show else train_all(mine, commands, args.jobs, recorded if alone else None)
     results = recorded()
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results:

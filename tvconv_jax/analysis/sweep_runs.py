@@ -66,7 +66,7 @@ def shares_of_cores(jobs: int) -> list[list[int]]:
 
 
 def train_all(
-    runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int, ended: Callable[[], Any] = lambda: None
+    runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int, ended: Callable[[], Any] | None = None
 ) -> dict[Run, str]:
     """Trains runs, ``jobs`` at a time; what went wrong, run by run.
 
@@ -97,7 +97,7 @@ def train_all(
             if error := _error(run, done.returncode):
                 failed[run] = error
                 print(f"  failed: {run.setting.folder}, seed {run.seed}: {error}", flush=True)
-            else:
+            elif ended:
                 ended()
     finally:
         for process in going:

@@ -124,7 +124,7 @@ def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Train
 
 
 def _dice(workdir: Path, step: int) -> dict[str, Any]:
-    """Of the unseen domain, in percent, if ``results.json`` is of that step."""
+    """Of the unseen domain, if ``results.json`` is of that step."""
     try:
         results = json.loads((workdir / "results.json").read_text())
         return {"dice": {name: results[name]["dice"] for name in STRUCTURES}} if results["step"] == step else {}

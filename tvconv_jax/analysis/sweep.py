@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; the same command goes on.", file=sys.stderr)
+        print(f"error: {error.filename or out}: {error.strerror or error}; the same command goes on.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on.", file=sys.stderr)

@@ -85,7 +85,8 @@ def check_result(result: dict[str, Any], file: Path) -> None:
     numbers = [cost["macs"], cost["params"], cost["train_params"], result["images_per_second"] or 0, config["seed"]]
     if not np.isfinite([*numbers, result["mean_accuracy"], *(one["accuracy"] for one in sets)]).all():
         raise ValueError("not a number")
-    config["task"] + "", config["model"].items()
+    if not isinstance(config["task"], str) or not isinstance(config["model"], dict):
+        raise ValueError("no config")
 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> str:

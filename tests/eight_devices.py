@@ -1,6 +1,7 @@
 """What needs several devices: run by test_mesh.py in a process that has eight virtual ones."""
 
 import functools
+import json
 import re
 
 import flax.linen as nn
@@ -14,10 +15,14 @@ from tvconv_jax.layers import TVConv
 from tvconv_jax.losses import am_softmax, am_softmax_logits
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
+from tvconv_jax.recipes import face_config
 from tvconv_jax.sharded_softmax import sharded_am_softmax
+from tvconv_jax.tasks import face
 from tvconv_jax.tasks.face import make_loss
 from tvconv_jax.tasks.face_head import init_class_weights, make_head
 from tvconv_jax.tasks.forward import make_forward
+from tvconv_jax.tasks.run import run
+from tvconv_jax.tasks.tortured import EMBEDDING_SIZE, Tiny
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated
 from tvconv_jax.training.optimizer import sgd
@@ -231,6 +236,24 @@ def test_batch_norm_per_replica_is_what_devices_do_on_their_own():
         stats.append(one(variables()["params"], variables()["batch_stats"], jnp.asarray(x))[1])
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *stats)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.batch_stats, mean)
+
+
+def test_a_face_run_learns_and_verifies_alike_over_pictures_and_over_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(face, "model_of", lambda _: Tiny())
+    lines = []
+    for model in (1, 8):  # devices along `data`, which share pictures, and along `model`, which share classes
+        config = face_config("smoke,epochs=1", model="mobilenetv2", width=0.1)
+        config.model.embedding_size, config.optimizer.learning_rate = EMBEDDING_SIZE, 0.01
+        config.mesh.model, config.train.eval_every = model, 1.0
+        with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
+            run(face.FaceJob(config), tmp_path / str(model))
+        metrics = (tmp_path / str(model) / "metrics.jsonl").read_text().splitlines()
+        lines.append([json.loads(line) for line in metrics])
+    for ours, theirs in zip(*lines, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"images_per_second"}:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=f"{name}, step {ours['step']}")
+    assert [line["step"] for line in lines[0] if "loss" in line] == [1, 2, 3, 4] and "occlusion" in lines[0][-1]
 
 
 def test_accumulation_over_devices_is_that_of_one():

@@ -16,6 +16,8 @@ from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
 from tvconv_jax.tasks.face import FaceJob
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 
 def png(value):
     file = io.BytesIO()

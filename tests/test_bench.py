@@ -10,6 +10,8 @@ import pytest
 import tvconv_jax
 from tvconv_jax import bench, bench_ours, bench_twin
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 
 @pytest.mark.parametrize("operator", ["tvconv", "depthwise"])
 @pytest.mark.parametrize("strides", [1, 2])

@@ -67,6 +67,12 @@ def test_three_training_steps_equal_the_references_in_float64(operator):
 
         step = jax.jit(jax.value_and_grad(loss, has_aux=True))
         optimizer = optax.adam(config["lr"], b1=config["betas"][0], b2=config["betas"][1])
+
+        @jax.jit
+        def descend(grads, opt_state, params):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
         params, batch_stats = variables["params"], variables["batch_stats"]
         opt_state, losses, first = optimizer.init(params), [], None
         for _ in range(config["steps"]):
@@ -74,8 +80,7 @@ def test_three_training_steps_equal_the_references_in_float64(operator):
             if first is None:
                 first = to_torch({"params": grads, "batch_stats": batch_stats}, model), np.asarray(logits)
             with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
-                updates, opt_state = optimizer.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+                params, opt_state = descend(grads, opt_state, params)
             losses.append(float(value))
         buffers = to_torch({"params": params, "batch_stats": batch_stats}, model)
     np.testing.assert_allclose(first[1].transpose(0, 3, 1, 2)[:, :, ::4, ::4], exact["train_output"], atol=1e-8)

@@ -30,6 +30,8 @@ from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 TOLERANCE = 1e-4  # relative; float32 through 60 layers of random weights, in another order
 SMALL = {"hidden_channels": 4, "hidden_layers": 0}
 # name: (side, fields); every kind of node stands in one of them.

@@ -14,6 +14,8 @@ from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 SUBJECT = Subject("mobilenetv2", 0.1, "tvconv")
 
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -18,30 +17,16 @@ from tvconv_jax.analysis.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.analysis.variance_figure import choose_layer, features_of, layers_of, measure_variance
 from tvconv_jax.errors import UserError
 from tvconv_jax.export.trained import load
-from tvconv_jax.recipes import face_config
-from tvconv_jax.tasks.face import FaceJob
-from tvconv_jax.tasks.run import run
 from tvconv_jax.tasks.start import read_checkpoint
 from tvconv_jax.training.maps import map_files, read_maps
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Eight steps of TVConv in the first stage, looked at after four and eight; the workdir."""
-    workdir = tmp_path_factory.mktemp("figures") / "run"
-    config = face_config("smoke", model="mobilenetv2", width=0.1)
-    config.train.eval_every = 1.0
-    with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
-        run(FaceJob(config), workdir)  # what face.train adds, a last verification and the report, is not needed here
-    return workdir
-
-
-def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(trained):
-    workdir = trained
+def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(finished):
+    workdir, _ = finished
     files = map_files(workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line["step"] for line in lines if "score" in line]
-    assert len(evaluated) == 2 and list(files) == [0, *evaluated]
+    assert len(evaluated) == 3 and list(files) == [0, *evaluated]
     assert files[0].name == "step_00000000.npz" and not list(workdir.rglob("*.part"))
     start, end = read_maps(files[0]), read_maps(files[evaluated[-1]])
     assert list(start) == list(end) == ["block_1/conv"]  # the one stage that :smoke gives to TVConv
@@ -213,8 +198,8 @@ def test_tiles_and_choices_of_maps_by_hand():
     assert map_figures.chosen_layers(layers) == ["block_0/conv", "block_1/conv", "block_3/conv"]
 
 
-def test_figures_of_a_workdir(trained, tmp_path, capsys):
-    workdir = trained
+def test_figures_of_a_workdir(finished, tmp_path, capsys):
+    workdir, _ = finished
     out = f"--out={tmp_path / 'out'}"
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -230,8 +215,8 @@ def test_figures_of_a_workdir(trained, tmp_path, capsys):
     assert "there are: train, " in error(capsys, "figure1e", workdir, "--set=nobody")
 
 
-def test_the_spread_pictures_of_a_set_and_features_of_a_layer(trained):
-    workdir = trained
+def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):
+    workdir, _ = finished
     train = open_sets(workdir)[0]
     (four,) = train.batches(4)
     every = np.concatenate(list(train.batches(10**6)))
@@ -249,8 +234,8 @@ def test_the_spread_pictures_of_a_set_and_features_of_a_layer(trained):
     assert last.shape == (4, 2, 2, 512) and last.min() >= 0  # behind a ReLU6
 
 
-def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_not(trained, tmp_path, capsys):
-    workdir = trained
+def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_not(finished, tmp_path, capsys):
+    workdir, _ = finished
     old = tmp_path / "old"
     shutil.copytree(workdir, old, ignore=shutil.ignore_patterns("maps"))
     assert drawn("figure5", old, f"--out={tmp_path / 'out'}") == ["figure5_top.pdf", "figure5_top.png"]

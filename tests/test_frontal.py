@@ -18,6 +18,8 @@ from tvconv_jax.recipes import frontal_config
 from tvconv_jax.tasks import frontal, purify
 from tvconv_jax.tasks.frontal import random_crops
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 
 def profile(seed):
     """Half of the picture is dark, as where the hair is seen from the side."""

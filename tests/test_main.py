@@ -43,15 +43,6 @@ def smoke(workdir, text="smoke", **environment):
     return run(f"--config=configs/face_mb01.py:{text}", f"--workdir={workdir}", **environment)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of 24 steps that nobody disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = smoke(workdir, "smoke,epochs=6")
-    assert result.returncode == 0, result.stderr
-    return workdir, result.stdout
-
-
 def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
@@ -146,17 +137,6 @@ def test_eval_mode_verifies_the_best_checkpoint(finished):
     result = run(*other, "--config.eval.channel_order=bgr", f"--workdir={workdir}", "--mode=eval")
     assert result.returncode == 0, result.stderr
     assert "reference" in result.stdout
-
-
-def test_four_devices_give_the_losses_of_one(finished, tmp_path):
-    workdir = tmp_path / "four"
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    result = smoke(workdir, "smoke,epochs=1", XLA_FLAGS=flags)  # its first steps are those of the longer run
-    assert result.returncode == 0, result.stderr
-    one, four = losses(finished[0]), losses(workdir)
-    # Sums over the batch in another order; at this learning rate rounding grows a hundredfold with every step.
-    np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
-    np.testing.assert_allclose(four[2], one[2], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

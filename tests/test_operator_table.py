@@ -12,6 +12,8 @@ from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 SWEEP = """
 from tvconv_jax.analysis.sweep import Setting, Sweep
 

@@ -19,7 +19,7 @@ from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.recipes import face_config, odoc_config
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "--config=configs/face_mb01.py:smoke,operator=depthwise"
+CONFIG = "--config=configs/face_mixer.py:smoke"  # soon compiled
 
 # On a mesh of 2 x 2: a gradient summed over `data` in a loop of three, `x` gathered over `model`, and a shift.
 PROGRAM = """

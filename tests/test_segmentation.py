@@ -25,9 +25,9 @@ from tvconv_jax.tasks.measured import Predicted, measure, summary
 MARGIN = {"cup": 0.05, "disc": 0.10}
 
 
-def small(arguments="test_domain=1,epochs=30"):
-    config = odoc_config(f"smoke,{arguments}")
-    config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 30.0, 30, 100
+def small(arguments="test_domain=1"):
+    config = odoc_config(f"smoke,epochs=20,image_size=48,{arguments}")
+    config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 20.0, 30, 100
     config.eval.show = "Domain1/002.png"
     return config
 
@@ -47,7 +47,7 @@ def test_it_beats_the_same_mask_for_every_picture(trained):
     for structure, margin in MARGIN.items():
         assert results[structure]["dice"] > results["constant_mask_dice"][structure] + margin, results
     assert results["selection"] == "the last step" and results["backbone"] == "from scratch"
-    assert results["pictures"] == 4 and results["step"] == 90
+    assert results["pictures"] == 4 and results["step"] == 60
     assert results["cup"]["empty"] <= 1  # whether one of four small cups stays below the threshold is up to rounding
     assert "medpy" in results["definitions"]["hd95"] and results["definitions"]["empty"] == "100"
     assert results["complexity"]["macs"] > 1e8
@@ -74,7 +74,7 @@ def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
     segmentation.evaluate(small(), trained)
     results = json.loads((trained / "results.json").read_text())
     printed = capsys.readouterr().out
-    assert "Domain 1, checkpoint of step 90 (4 pictures; HD95 pooled, an empty mask counts 100)" in printed
+    assert "Domain 1, checkpoint of step 60 (4 pictures; HD95 pooled, an empty mask counts 100)" in printed
     assert f"{results['disc']['dice'] * 100:.2f}" in printed and f"{results['cup']['hd95']:.2f}" in printed
 
 
@@ -87,7 +87,7 @@ def test_selections_look_where_they_say(trained):
     assert "flatters" in segmentation.SELECTIONS["reference"]
     job = jobs["held_out"]
     best = job.selected(None, trained)  # from the run's best checkpoint
-    assert int(best.step) == 90
+    assert int(best.step) == 60
     assert 1 not in job.train_sources and job.batch_size == 12
 
 

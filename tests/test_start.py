@@ -23,6 +23,8 @@ from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 MODEL = create_model("mobilenetv2", width=0.1, stages=(1,), affinity_channels=1, hidden_channels=4, hidden_layers=0)
 OTHER = create_model("mobilenetv2", width=0.1, operator="depthwise")
 

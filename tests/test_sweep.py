@@ -339,9 +339,9 @@ def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, mo
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     """SIGKILL to the sweep alone: its run ends with it, and the same command takes it to its end."""
-    command = [sys.executable, "-m", "tvconv_jax.analysis.sweep", "configs/sweeps/figure10.py:smoke,epochs=6"]
-    command += ["--settings=rotation depthwise 40", "--seeds=0", f"--out={tmp_path}/out"]
-    workdir = tmp_path / "out" / "rotation_depthwise_40" / "seed0"
+    command = [sys.executable, "-m", "tvconv_jax.analysis.sweep", "configs/sweeps/figure6.py:smoke,epochs=6"]
+    command += ["--settings=mlp_mixer", "--seeds=0", f"--out={tmp_path}/out"]
+    workdir = tmp_path / "out" / "mlp_mixer" / "seed0"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (workdir / "checkpoints" / "last" / "6").exists():  # of 24 steps
@@ -355,7 +355,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     assert again.returncode == 0, again.stdout + again.stderr
     after = (workdir / "metrics.jsonl").read_text().splitlines()
     assert after[:5] == before[:5] and [json.loads(line)["step"] for line in after if "loss" in line] == [*range(1, 25)]
-    assert "[1/1] rotation_depthwise_40, seed 0" in again.stdout and "│ rotation depthwise 40" in again.stdout
+    assert "[1/1] mlp_mixer, seed 0" in again.stdout and "│ mlp_mixer" in again.stdout
 
 
 def test_the_papers_values_and_further_columns_stand_beside_ours(tmp_path, faked, capsys):

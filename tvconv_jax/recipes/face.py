@@ -100,7 +100,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "train": {
                 **TRAIN,
                 "log_every": 1 if given["smoke"] else 10,
-                "checkpoint_every": 2 if given["smoke"] else 100,
+                "checkpoint_every": 6 if given["smoke"] else 100,
                 "eval_every": 2.0,
             },
             "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **REPORT},

@@ -72,7 +72,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
             "train": {
                 **TRAIN,
                 "log_every": 1 if smoke else 10,
-                "checkpoint_every": 2 if smoke else 100,
+                "checkpoint_every": 6 if smoke else 100,
                 "eval_every": 2.0,
             },
             "eval": {"batch_size": 100},

@@ -50,7 +50,7 @@ class Tortured(FaceJob):
         config = face_config("smoke", model="mobilenetv2", width=0.1)
         config.model.embedding_size = EMBEDDING_SIZE
         config.optimizer.learning_rate = 0.01  # a smooth curve, on which rounding stays rounding
-        config.mesh.model = model_axis
+        config.mesh.model, config.train.checkpoint_every = model_axis, 2
         super().__init__(config)
         config.optimizer.epochs = steps / self.steps_per_epoch
         self.model, self._trace, self._pause = Tiny(), trace, pause

@@ -4,7 +4,7 @@
 # DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: .onnx files, and model.safetensors with native.py
 # and native.cpp, each with its check.npz. They go to ~/tvconv_jax_benchmark on HOST, with tvconv_jax/edge/benchmark.py
 # and a venv of numpy and onnxruntime; the figures come to DIR/HOST.json. HOST needs python3 with venv, a 64-bit system
-# for onnxruntime, and g++ for the native engine. launch/pi_emulate.sh tries the .onnx files without a Pi.
+# for onnxruntime, and g++ for the native engine. launch/pi_emulate.sh tries both without a Pi.
 set -euo pipefail
 
 ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4

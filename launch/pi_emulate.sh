@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs the self-check of tvconv_jax/edge/benchmark.py on an emulated Cortex-A72, the core of a Raspberry Pi 4:
 #     launch/pi_emulate.sh DIR [--dry-run]
-# DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: an .onnx file with check.npz beside it. It proves
-# that the file loads and is right on that core; an emulator's times mean nothing, so none are taken.
+# DIR, or its folders, hold what `python -m tvconv_jax.export` wrote: .onnx files, and model.safetensors with native.py
+# and native.cpp, each with its check.npz. It proves that a file loads and is right on that core; an emulator's times
+# mean nothing, so none are taken.
 #
 # Needs Debian or a kin of it whose package servers hold arm64, python3 with pip (another: PYTHON=...), and no root: the
 # emulator, Python for arm64 and its wheels are unpacked below ${TVCONV_JAX_CACHE:-$HOME/.cache/tvconv_jax}/pi, once.
+# The native engine is compiled on this machine, by aarch64-linux-gnu-g++; without it the .onnx files alone are checked.
 set -euo pipefail
 
 ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on that core
@@ -25,8 +27,22 @@ for argument in "$@"; do
 done
 [ -n "$dir" ] || fail "no folder; usage: launch/pi_emulate.sh DIR [--dry-run]"
 [ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
-mapfile -t artifacts < <(find "$dir" -maxdepth 2 -name '*.onnx' | sort)
-[ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file; python -m tvconv_jax.export --formats=onnx --out=$dir writes one"
+artifacts=() runtimes='' cross=$(command -v aarch64-linux-gnu-g++) || cross=''
+none='and no native engine'
+while IFS= read -r artifact; do
+  runtime=onnxruntime
+  if [ "${artifact##*/}" = native.cpp ]; then
+    artifact=$(dirname "$artifact")/model.safetensors runtime=native
+    [ -f "$artifact" ] || continue
+    if [ -z "$cross" ]; then
+      none='and there is no aarch64-linux-gnu-g++ for its native engine: apt-get install g++-aarch64-linux-gnu'
+      echo "$artifact is not checked: no aarch64-linux-gnu-g++ (apt-get install g++-aarch64-linux-gnu)" >&2
+      continue
+    fi
+  fi
+  artifacts+=("$artifact") runtimes+=,$runtime
+done < <(find "$dir" -maxdepth 2 \( -name '*.onnx' -o -name native.cpp \) | sort)
+[ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file $none; python -m tvconv_jax.export --formats=onnx,native --out=$dir writes them"
 for artifact in "${artifacts[@]}"; do
   [ -f "$(dirname "$artifact")/check.npz" ] || fail "$artifact has no check.npz beside it; copy the exporter's whole folder"
 done
@@ -76,6 +92,12 @@ if [ -d "$site" ]; then show "# $site is here"; else
   run mv "$site.part" "$site"
 fi
 
-check=(env QEMU_CPU=cortex-a72 PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 "$qemu" -L "$root" "$interpreter" "$benchmark"
-  --check-only "${artifacts[@]}")
+# -march=native would ask for this machine's instructions.
+if [ -n "$cross" ] && [ -z "$dry" ]; then
+  printf '#!/bin/sh\nfor word do shift; [ "$word" = -march=native ] && word=-mcpu=cortex-a72; set -- "$@" "$word"; done\nexec %q "$@"\n' \
+    "$cross" >"$cache/c++"
+  chmod +x "$cache/c++"
+fi
+check=(env QEMU_CPU=cortex-a72 CXX="$cache/c++" TVCONV_JAX_CACHE="$cache/compiled" PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1
+  "$qemu" -L "$root" "$interpreter" "$benchmark" --check-only --runtime="${runtimes#,}" "${artifacts[@]}")
 if [ -n "$dry" ]; then printf '%s\n' "${check[*]}"; else exec "${check[@]}"; fi

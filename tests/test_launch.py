@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,26 +144,56 @@ def test_emulation_dry_run_only_prints(tmp_path, models):
     assert not cache.exists()
     last = done.stdout.splitlines()[-1]
     assert "QEMU_CPU=cortex-a72" in last
-    assert f"benchmark.py --check-only {models}/depthwise/model.onnx {models}/tvconv/model.onnx" in last
+    artifacts = f"{models}/depthwise/model.onnx {models}/tvconv/model.onnx"
+    assert f"benchmark.py --check-only --runtime=onnxruntime,onnxruntime {artifacts}" in last
     assert "APT::Architecture=arm64" in done.stdout and "onnxruntime==1.20.1" in done.stdout
 
 
-def test_emulation_runs_what_its_cache_holds(tmp_path, models):
-    """Nothing is fetched again; the exit code is the benchmark's."""
+@pytest.fixture
+def emulator(tmp_path):
+    """The environment of an emulator that says what it is given; nothing is fetched any more."""
     cache = tmp_path / "cache"
     for folder in ("pi/root/usr/bin", "pi/site-1.20.1", "bin"):
         (cache / folder).mkdir(parents=True)
     (cache / "pi/root/usr/bin/python3.11").touch()
-    emulator = cache / "bin/qemu-aarch64-static"
-    emulator.write_text('#!/bin/bash\necho "$QEMU_CPU $PYTHONPATH $*"; exit 1\n')
-    emulator.chmod(0o755)
-    path = f"{cache}/bin:{os.environ['PATH']}"
-    done = run("pi_emulate.sh", models, TVCONV_JAX_CACHE=str(cache), PATH=path)
+    for name, text in (
+        ("qemu-aarch64-static", 'echo "$QEMU_CPU $PYTHONPATH $*"; $CXX -march=native "a b"; exit 1'),
+        ("aarch64-linux-gnu-g++", 'printf "<%s>" "$@"'),
+    ):
+        (cache / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (cache / "bin" / name).chmod(0o755)
+    # Without the machine's own folders, where a real cross compiler may be.
+    for name in ("bash", "dirname", "find", "sort", "mkdir", "ls", "env", "chmod", "sh"):
+        (cache / "bin" / name).symlink_to(shutil.which(name))
+    return {"TVCONV_JAX_CACHE": str(cache), "PATH": f"{cache}/bin", "PYTHON": sys.executable}
+
+
+def test_emulation_runs_what_its_cache_holds(models, emulator):
+    """The exit code is the benchmark's."""
+    cache = emulator["TVCONV_JAX_CACHE"]
+    done = run("pi_emulate.sh", models, **emulator)
     assert done.returncode == 1
     assert done.stdout.startswith(
         f"cortex-a72 {cache}/pi/site-1.20.1 -L {cache}/pi/root {cache}/pi/root/usr/bin/python3.11"
     )
-    assert done.stdout.rstrip().endswith("tvconv/model.onnx")
+    assert done.stdout.splitlines()[0].endswith("tvconv/model.onnx")
+
+
+def test_emulation_compiles_the_native_engine_here_for_that_core(models, emulator):
+    for name in ("native.py", "native.cpp"):
+        (models / "tvconv" / name).touch()
+    said, compiled = run("pi_emulate.sh", models, **emulator).stdout.splitlines()
+    assert said.endswith("tvconv/model.onnx " + str(models / "tvconv" / "model.safetensors"))
+    assert "--runtime=onnxruntime,onnxruntime,native" in said and compiled == "<-mcpu=cortex-a72><a b>"
+    (Path(emulator["PATH"]) / "aarch64-linux-gnu-g++").unlink()
+    done = run("pi_emulate.sh", models, **emulator)
+    assert (
+        done.stdout.splitlines()[0].endswith("tvconv/model.onnx") and "model.safetensors is not checked" in done.stderr
+    )
+    for artifact in models.rglob("*.onnx"):
+        artifact.unlink()
+    done = run("pi_emulate.sh", models, **emulator)
+    assert done.returncode == 2 and "there is no aarch64-linux-gnu-g++ for its native engine" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -173,7 +204,7 @@ def test_emulation_runs_what_its_cache_holds(tmp_path, models):
         ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", [], "no folder"),
         ("pi_emulate.sh", ["nowhere"], "nowhere is no folder"),
-        ("pi_emulate.sh", ["EMPTY"], "holds no .onnx file"),
+        ("pi_emulate.sh", ["EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", ["EMPTY", "EMPTY"], "one folder too many"),
         ("pi_emulate.sh", ["EMPTY", "--fast"], "--fast is unknown"),
         ("pi_emulate.sh", ["UNCHECKED"], "has no check.npz beside it"),

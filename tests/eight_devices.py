@@ -29,6 +29,8 @@ from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("barely_optimised")
+
 CLASSES, BATCH, SIDE, SIZE = 21, 32, 12, 16  # 21 classes are no multiple of 2 or 4 devices
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Tracing makes millions of objects that live on; looking for garbage among them takes a fifth of its time.
+# Tracing makes millions of objects that live on; looking for garbage among them takes a tenth of its time.
 gc.set_threshold(100_000, 50, 100)
 
 # Grain reads absl flags, which only absl.app parses.

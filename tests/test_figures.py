@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tvconv_jax.analysis import envelope, figures, map_figures, sensitivity
+from tvconv_jax.analysis import envelope, figures, map_figures, sensitivity, variance_figure
 from tvconv_jax.analysis.picture_sets import open_sets
 from tvconv_jax.analysis.pixel_figure import measure_pixels
 from tvconv_jax.analysis.sweep import load_sweep
@@ -198,7 +198,7 @@ def test_tiles_and_choices_of_maps_by_hand():
     assert map_figures.chosen_layers(layers) == ["block_0/conv", "block_1/conv", "block_3/conv"]
 
 
-def test_figures_of_a_workdir(finished, tmp_path, capsys):
+def test_figures_of_a_workdir(finished, tmp_path, capsys, monkeypatch):
     workdir, _ = finished
     out = f"--out={tmp_path / 'out'}"
     pictures = tmp_path / "pictures"
@@ -213,6 +213,8 @@ def test_figures_of_a_workdir(finished, tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote ") == 8
     assert "holds no run (config.json)" in error(capsys, "figure1e", pictures)
     assert "there are: train, " in error(capsys, "figure1e", workdir, "--set=nobody")
+    monkeypatch.setattr(variance_figure, "open_sets", lambda target: open_sets(target)[:1])
+    assert "--set=nobody is no set of " in error(capsys, "figure1e", workdir, "--set=nobody")
 
 
 def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):

@@ -249,6 +249,15 @@ def test_a_report_is_made_again_where_the_data_is_gone(tmp_path, capsys):
     assert rest[0].replace(f"{key}True", f"{key}False") == rest[1]
 
 
+def test_a_set_that_has_gone_or_changed_is_named_and_the_others_are_shown(tmp_path):
+    config, found, data = faces_run(tmp_path / "run", report_pictures=True)
+    source, pairs = data.verification.pop(EVIL)
+    page = written(tmp_path / "run", config, found, data)
+    assert "the pairs that were measured were not at hand" in page and page.count("data:image/jpeg") == 12
+    data.verification[EVIL] = source, pairs._replace(same=~pairs.same)
+    assert written(tmp_path / "run", config, found, data) == page
+
+
 def test_commands_are_those_that_there_are(tmp_path):
     """Table 2 trains many runs: it has no ``--workdir`` and no ``--mode``. A path may hold spaces."""
     for given, own in (("main --workdir=a", True), ("analysis.table2 --out=a", False)):

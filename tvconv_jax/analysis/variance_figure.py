@@ -121,13 +121,13 @@ def figure1e(targets: Sequence[Path], out: Path, *, layer: str | None, chosen: s
         targets: A workdir, whose model gives the features; then any folders of pictures, or workdirs, to compare with.
         out: Folder of the figure.
         layer: Part of the model; ``None``: the deepest on a quarter of the pictures' side.
-        chosen: Which set of a workdir; ``None``: the first, training pictures.
+        chosen: Which set of a workdir; ``None``: the first, training pictures. A folder of pictures has but one.
         pictures: At most so many of every set.
 
     Raises:
         UserError: If the first is no workdir, there is no such layer or set, or a picture cannot be decoded.
     """
-    sets = [_choose(open_sets(target), chosen, target) for target in targets]
+    sets = [_choose(open_sets(target), chosen, target, needed=i == 0) for i, target in enumerate(targets)]
     run = load(targets[0])
     side, variables = run.config.data.image_size, run.variables
     layer = choose_layer(layers_of(run.model, variables, side), layer)
@@ -136,9 +136,9 @@ def figure1e(targets: Sequence[Path], out: Path, *, layer: str | None, chosen: s
     return save(draw(found, layer), out, "figure1e")
 
 
-def _choose(sets: Sequence[PictureSet], name: str | None, target: Path) -> PictureSet:
+def _choose(sets: Sequence[PictureSet], name: str | None, target: Path, *, needed: bool) -> PictureSet:
     named = {one.name: one for one in sets}
-    if len(sets) == 1 or name is None:
+    if name is None or (len(sets) == 1 and not needed):
         return sets[0]
     if name not in named:
         raise UserError(f"--set={name} is no set of {target}; there are: {', '.join(named)}.")

@@ -55,12 +55,11 @@ def describe(
         _roc_chart(curves, evidence),
         details("What the columns mean", _meanings()),
     ]
-    if pictures and data is not None:
-        worst = [_pictures(name, results, evidence, data) for name in sets]
-    elif data is not None:
-        worst = [_rule(), *(_names(name, evidence, data) for name in sets)]
-    else:
+    if data is None:
         worst = [tag("p", "The data of this run was not at hand when the report was made.")]
+    else:
+        worst = [] if pictures else [_rule()]
+        worst += [_of_set(name, results, evidence, data, pictures=pictures) for name in sets]
     intro = tag(
         "p",
         "In every set the pairs that deceive it most. Two equal pictures have a cosine of 1; above the threshold "
@@ -109,6 +108,12 @@ def _roc_chart(curves: Mapping[str, Roc], evidence: Evidence) -> Html:
 
 def _meanings() -> Html:
     return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in MEANINGS.items()), class_="plain")
+
+
+def _of_set(name: str, results: Mapping[str, Any], evidence: Evidence, data: FaceData, *, pictures: bool) -> Html:
+    if name not in data.verification or not np.array_equal(data.verification[name][1].same, evidence.same[name]):
+        return tag("p", f"{name}: the pairs that were measured were not at hand when the report was made.")
+    return _pictures(name, results, evidence, data) if pictures else _names(name, evidence, data)
 
 
 def _kinds(name: str, evidence: Evidence) -> list[tuple[str, list[int]]]:

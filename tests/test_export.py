@@ -54,15 +54,18 @@ def drawn_variable(name, shape):
     return drawn(shape, spread) + (name == "affinity")
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def folded(request):
-    """A model with statistics and maps as training leaves them, its graph, pictures, and its answers to them."""
-    side, fields = MODELS[request.param]
-    model, images = create_model(request.param, **fields), drawn((3, side, side, 3))
+def drawn_model(name, side, fields):
+    """The graph of a model with statistics and maps as training leaves them, pictures, and its answers to them."""
+    model, images = create_model(name, **fields), drawn((3, side, side, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
     expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
     return fold(model, variables, side), images, expected
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folded(request):
+    return drawn_model(request.param, *MODELS[request.param])
 
 
 def kernels_of(node):
@@ -117,6 +120,15 @@ def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
     torch_writer.write_module(tmp_path)
     imports = [line for line in (tmp_path / "model.py").read_text().splitlines() if "import " in line[:20]]
     assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}
+
+
+@pytest.mark.parametrize("operator", ["baseline", "depthwise"])
+def test_segmentation_models_without_tvconv_answer_alike(operator, tmp_path):
+    # On a grid of 8x8 the dilated kernels see more than their middle.
+    graph, images, expected = drawn_model("deeplabv3plus", 128, {"operator": operator})
+    found = by_onnx(graph, images, lowering=onnx_writer.lowerings(graph)[0])
+    assert relative(found, channels_first(expected)) < TOLERANCE
+    assert relative(by_torch(graph, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
 
 
 @pytest.mark.parametrize("module", [torch_model, native, benchmark])

@@ -6,6 +6,7 @@
 # and a venv of numpy and onnxruntime; the figures come to DIR/HOST.json. HOST needs python3 with venv, a 64-bit system
 # for onnxruntime, and g++ for the native engine. launch/pi_emulate.sh tries both without a Pi.
 set -euo pipefail
+. "$(dirname "$0")/artifacts.sh"
 
 ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4
 
@@ -23,15 +24,10 @@ done
 host=${there[0]} dir=${there[1]%/}
 [ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' native=()
-while IFS= read -r artifact; do
-  artifact=${artifact#./} runtime=onnxruntime
-  if [ "${artifact##*/}" = native.cpp ]; then
-    artifact=$(dirname "$artifact")/model.safetensors artifact=${artifact#./} runtime=native
-    [ -f "$dir/$artifact" ] || continue
-    native+=("$(dirname "$artifact")")
-  fi
+while read -r runtime artifact; do
   artifacts+=("$artifact") runtimes+=,$runtime
-done < <(cd "$dir" && find . -maxdepth 2 \( -name '*.onnx' -o -name native.cpp \) | sort)
+  [ "$runtime" != native ] || native+=("$(dirname "$artifact")")
+done < <(artifacts_in "$dir")
 [ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file and no native engine; python -m tvconv_jax.export --formats=onnx,native --out=$dir writes them"
 if [ ${#native[@]} -gt 0 ]; then  # a .safetensors may be for PyTorch too; what the caller says goes before
   flags=("--runtime=${runtimes#,}" ${flags[@]+"${flags[@]}"})

@@ -9,6 +9,7 @@
 # emulator, Python for arm64 and its wheels are unpacked below ${TVCONV_JAX_CACHE:-$HOME/.cache/tvconv_jax}/pi, once.
 # The native engine is compiled on this machine, by aarch64-linux-gnu-g++; without it the .onnx files alone are checked.
 set -euo pipefail
+. "$(dirname "$0")/artifacts.sh"
 
 ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on that core
 
@@ -29,19 +30,14 @@ done
 [ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' cross=$(command -v aarch64-linux-gnu-g++) || cross=''
 none='and no native engine'
-while IFS= read -r artifact; do
-  runtime=onnxruntime
-  if [ "${artifact##*/}" = native.cpp ]; then
-    artifact=$(dirname "$artifact")/model.safetensors runtime=native
-    [ -f "$artifact" ] || continue
-    if [ -z "$cross" ]; then
-      none='and there is no aarch64-linux-gnu-g++ for its native engine: apt-get install g++-aarch64-linux-gnu'
-      echo "$artifact is not checked: no aarch64-linux-gnu-g++ (apt-get install g++-aarch64-linux-gnu)" >&2
-      continue
-    fi
+while read -r runtime artifact; do
+  if [ "$runtime" = native ] && [ -z "$cross" ]; then
+    none='and there is no aarch64-linux-gnu-g++ for its native engine: apt-get install g++-aarch64-linux-gnu'
+    echo "$dir/$artifact is not checked: no aarch64-linux-gnu-g++ (apt-get install g++-aarch64-linux-gnu)" >&2
+    continue
   fi
-  artifacts+=("$artifact") runtimes+=,$runtime
-done < <(find "$dir" -maxdepth 2 \( -name '*.onnx' -o -name native.cpp \) | sort)
+  artifacts+=("$dir/$artifact") runtimes+=,$runtime
+done < <(artifacts_in "$dir")
 [ ${#artifacts[@]} -gt 0 ] || fail "$dir holds no .onnx file $none; python -m tvconv_jax.export --formats=onnx,native --out=$dir writes them"
 for artifact in "${artifacts[@]}"; do
   [ -f "$(dirname "$artifact")/check.npz" ] || fail "$artifact has no check.npz beside it; copy the exporter's whole folder"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.neighbours import neighbours
 from tvconv_jax.ops import Implementation, depthwise_conv, output_grid, tv_conv
 
 # What every convolution of the reference starts from: normal, variance 2 / fan_out (He et al. 2015).
@@ -47,7 +48,7 @@ class GeneratorBlock(nn.Module):
 
 
 class MapConv(nn.Module):
-    """3x3 convolution over one map, as one matrix product over gathered neighbours.
+    """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.neighbours.neighbours`.
 
     A CPU runs this and above all its gradient faster than ``lax.conv``: with a batch of one, the nine copies
     of the map are small and everything else is two matrix products.
@@ -73,9 +74,8 @@ class MapConv(nn.Module):
 
         kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
         padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
-        neighbours = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        gathered = jnp.concatenate(neighbours, axis=-1).reshape(-1, 9 * channels)
-        return (gathered @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
+        seen = neighbours(padded, (height, width))
+        return (seen @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
 
 
 class WeightGenerator(nn.Module):

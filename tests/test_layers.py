@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from goldens import load, normal, state_dict
 
-from tvconv_jax import DepthwiseConv, TVConv, freeze
+from tvconv_jax import DepthwiseConv, TVConv, freeze, neighbours
 from tvconv_jax.convert import from_torch, to_torch
 from tvconv_jax.operators.tvconv_linear import TVConvLinear
 
@@ -111,6 +111,18 @@ def test_edge_padding_starts_as_a_depthwise_convolution_and_zeros_only_inside():
         np.testing.assert_allclose(inside, jnp.broadcast_to(inside[0, 0], inside.shape), atol=1e-6)
         if margin:
             assert jnp.abs(weights[0, 0] - weights[8, 8]).max() > 1e-2
+
+
+def test_neighbours_by_gather_are_the_slices_and_so_are_their_gradients():
+    padded = jax.random.normal(jax.random.key(0), (6, 5, 3))
+    weights = jax.random.normal(jax.random.key(1), (12, 27))
+    sliced = functools.partial(neighbours._sliced, grid=(4, 3))
+    assert jnp.array_equal(sliced(padded), neighbours._gathered(padded, grid=(4, 3)))
+    by_autodiff, own = (
+        jax.grad(lambda x, of=of: jnp.sum(of(x) * weights))(padded)
+        for of in (sliced, lambda x: neighbours.neighbours(x, (4, 3)))
+    )
+    assert jnp.abs(by_autodiff - own).max() < 1e-5
 
 
 def test_a_layer_belongs_to_its_grid():

@@ -49,7 +49,7 @@ def test_operator_command(capsys, tmp_path):
 
 def test_train_command_trains_both_sides_alike(capsys, tmp_path):
     file = tmp_path / "bench.json"
-    bench.main(["train", "--batch=8", "--image-size=32", "--runs=1", f"--json={file}"])
+    bench.main(["train", "--batch=8", "--image-size=32", "--runs=1", "--depth=0.1", f"--json={file}"])
     results = json.loads(file.read_text())["train"]
     assert list(results) == ["tvconv", "depthwise"]
     for result in results.values():
@@ -66,11 +66,11 @@ def test_train_command_trains_both_sides_alike(capsys, tmp_path):
 def test_segmentation_command_trains_both_sides_alike(capsys, tmp_path):
     file = tmp_path / "bench.json"
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
-        bench.main(["segmentation", "--batch=2", "--image-size=32", "--runs=1", f"--json={file}"])
+        bench.main(["segmentation", "--batch=2", "--image-size=32", "--runs=1", "--depth=0.1", f"--json={file}"])
     result = json.loads(file.read_text())["segmentation"]
     np.testing.assert_allclose(result["losses"][0], result["twin_losses"][0], rtol=0.05)  # but for dropout's bits
     assert result["losses"][1] != result["losses"][0] and result["ratio"] > 0
-    assert "atrous convolutions, 32x32, batch 2" in capsys.readouterr().out
+    assert "DeepLabV3+ of depth 0.1, atrous convolutions, 32x32, batch 2" in capsys.readouterr().out
 
 
 def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):

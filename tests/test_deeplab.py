@@ -12,7 +12,7 @@ import torch
 from goldens import load, state_dict
 
 from tvconv_jax import create_model, freeze
-from tvconv_jax.convert import BLOCKS, CONV, by_name, conv_norm, from_torch, inverted_residual, to_torch
+from tvconv_jax.convert import CONV, blocks_of, by_name, conv_norm, from_torch, inverted_residual, to_torch
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
@@ -122,7 +122,7 @@ def test_costs_of_the_three_operators():
 def torchvision_state():
     """Names and shapes of torchvision's mobilenet_v2, numbers by their own."""
     layers = [*conv_norm("features.0", ("stem",), CONV)]
-    for i, (_, expansion) in enumerate(BLOCKS, start=1):
+    for i, (_, expansion) in enumerate(blocks_of(), start=1):
         layers += inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, CONV)
     model = create_model("deeplabv3plus", operator="baseline")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -208,7 +208,7 @@ def test_weights_of_another_model_list_both_sides():
         ({"operator": "conv"}, "deeplabv3plus operator 'conv' is unknown; there are: baseline, tvconv, depthwise,"),
         ({"output_stride": 32}, "output_stride 32 is unknown; there are: 16, 8."),
         ({"width": 0.5}, "deeplabv3plus width 0.5 is unknown; there are: 1.0."),
-        ({"embedding_size": 3}, "field 'embedding_size' is unknown; there are: width, operator, num_classes"),
+        ({"embedding_size": 3}, "field 'embedding_size' is unknown; there are: width, operator, depth, num_classes"),
         ({"stages": (1,)}, "field 'stages' is unknown"),
     ],
 )

@@ -227,7 +227,7 @@ def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):
     found = load(workdir)
     layers = layers_of(found.model, found.variables, 24)
     assert list(layers)[:3] == ["pixels", "stem", "block_1"] and layers["block_2"] == (12, 12)
-    assert choose_layer(layers, None) == "block_6" and choose_layer(layers, "stem") == "stem"
+    assert choose_layer(layers, None) == "block_3" and choose_layer(layers, "stem") == "stem"
     with pytest.raises(UserError, match="--layer=block_99 is unknown; there are: pixels, stem, block_1, "):
         choose_layer(layers, "block_99")
     pixels = features_of(found.model, found.variables, "pixels")(four)

@@ -173,6 +173,34 @@ def test_stages_choose_where_the_operator_goes():
 
 
 @pytest.mark.parametrize(
+    ("name", "prefix", "blocks"),
+    [
+        ("mobilenetv2", "block_", (7, 11, 34)),
+        ("shufflenetv2", "stage", (3, 8, 32)),
+        ("deeplabv3plus", "block_", (7, 11, 34)),
+    ],
+)
+def test_depth_multiplies_the_blocks_of_every_stage_and_leaves_one(name, prefix, blocks):
+    """By hand, of 1 2 3 4 3 3 1 blocks and of 4 8 4 units; and every part has its name in the reference's order."""
+    for depth, expected in zip((0.1, 0.5, 2.0), blocks, strict=True):
+        model = create_model(name, depth=depth, operator="depthwise")
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        params = shapes["params"].get("backbone", shapes["params"])
+        assert sum(part.startswith(prefix) for part in params) == expected, depth
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        back = from_torch(to_torch(zeros, model), model)
+        assert jax.tree.map(jnp.shape, back) == jax.tree.map(jnp.shape, zeros)
+
+
+def test_the_decoder_takes_the_second_stage_at_any_depth():
+    """A quarter of the grid, 24 channels, which ``low_level`` is made for."""
+    for depth in (0.1, 2.0):
+        model = create_model("deeplabv3plus", depth=depth, operator="baseline")
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        assert shapes["params"]["low_level"]["conv"]["kernel"].shape == (24, 48)
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         (
@@ -185,6 +213,8 @@ def test_stages_choose_where_the_operator_goes():
         ),
         ({"name": "mobilenetv2", "operator": "conv"}, "operator 'conv' is unknown; there are: tvconv, depthwise, cond"),
         ({"name": "mobilenetv2", "stages": (0,)}, "mobilenetv2 stage 0 is unknown"),
+        ({"name": "mobilenetv2", "depth": 0.0}, "depth 0.0 must be greater than 0"),
+        ({"name": "mlp_mixer", "depth": 0.5}, "field 'depth' is unknown; there are: width, operator, patch_size"),
         ({"name": "mobilenetv2", "hidden": 3}, "field 'hidden' is unknown; there are: width, operator"),
     ],
 )

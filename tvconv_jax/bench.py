@@ -121,7 +121,7 @@ def _cell(compared: dict[str, float]) -> str:
 
 
 def bench_train(
-    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, width: float
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, width: float, depth: float
 ) -> dict[str, dict[str, Any]]:
     """Times the training step with both operators, all taking turns, and prints what came out.
 
@@ -134,25 +134,28 @@ def bench_train(
         results[operator] = result = {}
         state_dict = None
         if twin:
-            theirs = twin.Trainer(operator, class_weights, arrays, width=width)
+            theirs = twin.Trainer(operator, class_weights, arrays, width=width, depth=depth)
             state_dict = theirs.state()
             first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
             result["twin_losses"] = [first, theirs.step()]
             calls["twin", operator] = theirs.step
-        ours = bench_ours.face_trainer(operator, class_weights, arrays, width=width, state_dict=state_dict)
+        ours = bench_ours.face_trainer(operator, class_weights, arrays, width=width, depth=depth, state_dict=state_dict)
         result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
         result["losses"] = [ours.step(), ours.step()]
         calls["ours", operator] = ours.step
     seconds = interleaved(calls, runs)
     for operator, result in results.items():
         result |= _compared(seconds, operator)
-    print(f"\nTraining step of MobileNetV2 x{width}, {image_size}x{image_size}, batch {batch}, SGD, AM-softmax")
+    model = f"MobileNetV2 x{width}{_depth(depth)}"
+    print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, SGD, AM-softmax")
     for operator, result in results.items():
         _print_training(operator, result, batch)
     return results
 
 
-def bench_segmentation(twin: ModuleType | None, *, batch: int, image_size: int, runs: int) -> dict[str, Any]:
+def bench_segmentation(
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, depth: float
+) -> dict[str, Any]:
     """Times the training step of DeepLabV3+ with atrous convolutions and prints what came out.
 
     Returns:
@@ -162,20 +165,26 @@ def bench_segmentation(twin: ModuleType | None, *, batch: int, image_size: int, 
     if twin:
         from tvconv_jax import bench_twin_deeplab
 
-        theirs = bench_twin_deeplab.Trainer(arrays["image"], to_maps(arrays["mask"]), bench_ours.LEARNING_RATE)
+        maps = to_maps(arrays["mask"])
+        theirs = bench_twin_deeplab.Trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, depth=depth)
         state_dict = theirs.state()
         first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
         result["twin_losses"] = [first, theirs.step()]
         calls["twin"] = theirs.step
-    ours = bench_ours.segmentation_trainer(arrays, state_dict=state_dict)
+    ours = bench_ours.segmentation_trainer(arrays, depth=depth, state_dict=state_dict)
     result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
     result["losses"] = [ours.step(), ours.step()]
     calls["ours"] = ours.step
     seconds = interleaved(calls, runs)
     result |= _compared({(side,): value for side, value in seconds.items()})
-    print(f"\nTraining step of DeepLabV3+, atrous convolutions, {image_size}x{image_size}, batch {batch}, Adam")
+    model = f"DeepLabV3+{_depth(depth)}, atrous convolutions"
+    print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, Adam")
     _print_training("baseline", result, batch)
     return result
+
+
+def _depth(depth: float) -> str:
+    return "" if depth == 1 else f" of depth {depth}"
 
 
 def _print_training(operator: str, result: dict[str, Any], batch: int) -> None:
@@ -228,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=_positive, default=7, help="timed turns of each call: default 7")
     parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
+    parser.add_argument("--depth", type=float, default=1.0, help="of the models, in train, segmentation: default 1")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     twin, about_twin = load_twin()
@@ -240,10 +250,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.mode in ("operator", None):
         figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
     if args.mode in ("train", None):
-        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, **common)
+        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, depth=args.depth, **common)
     if args.mode in ("segmentation", None):
         common["image_size"] = args.image_size or 256
-        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, **common)
+        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=args.depth, **common)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -19,7 +19,7 @@ from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
 from tvconv_jax.tasks import face, segmentation
 from tvconv_jax.tasks.face_head import make_head
 from tvconv_jax.tasks.forward import make_forward
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
@@ -108,7 +108,7 @@ def _variables(model: nn.Module, images: np.ndarray, state_dict: dict[str, np.nd
     """From ``state_dict``, weights under the reference's names, or weights of our own."""
     if state_dict is not None:
         return from_torch(state_dict, model)
-    return jax.jit(model.init)(jax.random.key(0), normalise(jnp.asarray(images)))
+    return fresh_variables(model, jax.random.key(0), images.shape[1])
 
 
 def face_trainer(
@@ -117,10 +117,11 @@ def face_trainer(
     batch: dict[str, np.ndarray],
     *,
     width: float,
+    depth: float,
     state_dict: dict[str, np.ndarray] | None = None,
 ) -> Trainer:
     """The face job's training step; starts from ``state_dict``, if it is given."""
-    model = create_model("mobilenetv2", width=width, operator=operator)
+    model = create_model("mobilenetv2", width=width, depth=depth, operator=operator)
     variables = _variables(model, batch["image"], state_dict)
     params = {"model": variables["params"], "class_weights": class_weights}
     optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -129,9 +130,11 @@ def face_trainer(
     return Trainer(params, variables["batch_stats"], loss, optimizer, batch)
 
 
-def segmentation_trainer(batch: dict[str, np.ndarray], *, state_dict: dict[str, np.ndarray] | None = None) -> Trainer:
+def segmentation_trainer(
+    batch: dict[str, np.ndarray], *, depth: float, state_dict: dict[str, np.ndarray] | None = None
+) -> Trainer:
     """The segmentation job's training step with the baseline model; starts from ``state_dict``, if it is given."""
-    model = create_model("deeplabv3plus", operator="baseline")
+    model = create_model("deeplabv3plus", depth=depth, operator="baseline")
     variables = _variables(model, batch["image"], state_dict)
     optimizer = optax.adam(LEARNING_RATE, b1=0.9, b2=0.99)
     return Trainer(

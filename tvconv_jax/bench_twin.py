@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvconv_jax.bench_ours import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from tvconv_jax.models.blocks import repeats
 from tvconv_jax.models.mobilenetv2 import STAGES, scaled
 
 # A block's spatial operator: called as spatial(channels, strides, output side).
@@ -126,12 +127,12 @@ class EmbeddingHead(nn.Module):
 class MobileNetV2(nn.Module):
     """Images ``[n, 3, side, side]`` -> embeddings ``[n, embedding_size]``, the paper's MobileNetV2 for faces."""
 
-    def __init__(self, width: float, spatial: Spatial, side: int, *, embedding_size: int = 512) -> None:
+    def __init__(self, width: float, depth: float, spatial: Spatial, side: int, *, embedding_size: int) -> None:
         super().__init__()
         channels, last = scaled(32, width), scaled(512, max(1.0, width))
         features = [norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False), channels)]
         for expansion, outputs, blocks, first_strides in STAGES:
-            for i in range(blocks):
+            for i in range(repeats(blocks, depth)):
                 strides = first_strides if i == 0 else 1
                 side = (side - 1) // strides + 1
                 outputs_scaled = scaled(outputs, width)
@@ -160,16 +161,19 @@ class Trainer:
         batch: ``image`` uint8 ``[n, side, side, 3]`` and ``label`` ``[n]``. The images are normalised and laid out
             once, before any clock runs.
         width: MobileNetV2's.
+        depth: MobileNetV2's.
     """
 
-    def __init__(self, operator: str, class_weights: np.ndarray, batch: dict[str, np.ndarray], *, width: float) -> None:
+    def __init__(
+        self, operator: str, class_weights: np.ndarray, batch: dict[str, np.ndarray], *, width: float, depth: float
+    ) -> None:
         torch.manual_seed(0)
         pixels = torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().contiguous()
         self.images = (pixels / 255 - 0.5) / 0.5
         self.labels = torch.tensor(batch["label"], dtype=torch.int64)
         spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
         side = self.images.shape[2]
-        self.model = MobileNetV2(width, spatial, side, embedding_size=len(class_weights))
+        self.model = MobileNetV2(width, depth, spatial, side, embedding_size=len(class_weights))
         self.class_weights = nn.Parameter(torch.tensor(class_weights))
         self.optimizer = torch.optim.SGD(
             [*self.model.parameters(), self.class_weights], LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvconv_jax.bench_twin import norm_relu
-from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, RATES
+from tvconv_jax.models.blocks import repeats
+from tvconv_jax.models.deeplabv3plus import LOW_STAGE, RATES
 from tvconv_jax.models.mobilenetv2 import STAGES
 
 
@@ -38,24 +39,26 @@ class PaddedResidual(nn.Module):
 class Backbone(nn.Module):
     """MobileNetV2 at output stride 16; gives the low-level features and the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: float) -> None:
         super().__init__()
         layers = {"0": norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False), 32)}
         channels, reached, dilation = 32, 2, 1
-        for expansion, features, blocks, strides in STAGES:
+        for stage, (expansion, features, blocks, strides) in enumerate(STAGES, start=1):
             before = dilation
             if reached == 16:
                 strides, dilation = 1, dilation * strides
             reached *= strides
-            for i in range(blocks):
+            for i in range(repeats(blocks, depth)):
                 first = i == 0
                 block = PaddedResidual(
                     channels, features, expansion, strides if first else 1, before if first else dilation
                 )
                 layers[str(len(layers))], channels = block, features
+            if stage == LOW_STAGE:
+                low = len(layers)
         names = list(layers)
-        self.low_level_features = nn.ModuleDict({name: layers[name] for name in names[: LOW_LEVEL + 1]})
-        self.high_level_features = nn.ModuleDict({name: layers[name] for name in names[LOW_LEVEL + 1 :]})
+        self.low_level_features = nn.ModuleDict({name: layers[name] for name in names[:low]})
+        self.high_level_features = nn.ModuleDict({name: layers[name] for name in names[low:]})
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for layer in self.low_level_features.values():
@@ -106,9 +109,9 @@ class Head(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """Images ``[n, 3, h, w]`` -> logits ``[n, num_classes, h, w]``."""
 
-    def __init__(self, num_classes: int = 2) -> None:
+    def __init__(self, depth: float, num_classes: int = 2) -> None:
         super().__init__()
-        self.backbone, self.classifier = Backbone(), Head(num_classes)
+        self.backbone, self.classifier = Backbone(depth), Head(num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(self.classifier(*self.backbone(x)), x.shape[2:], mode="bilinear")
@@ -121,13 +124,14 @@ class Trainer:
         images: uint8 ``[n, side, side, 3]``.
         maps: Boolean ``[n, side, side, 2]``. Both are laid out once, before any clock runs.
         learning_rate: Adam's.
+        depth: Multiplies the blocks of every stage of the backbone, rounded up.
     """
 
-    def __init__(self, images: np.ndarray, maps: np.ndarray, learning_rate: float) -> None:
+    def __init__(self, images: np.ndarray, maps: np.ndarray, learning_rate: float, *, depth: float) -> None:
         torch.manual_seed(0)
         self.images, self.maps = (torch.tensor(a).permute(0, 3, 1, 2).float().contiguous() for a in (images, maps))
         self.images = (self.images / 255 - 0.5) / 0.5
-        self.model = DeepLabV3Plus()
+        self.model = DeepLabV3Plus(depth)
         self.optimizer = torch.optim.Adam(self.model.parameters(), learning_rate, betas=(0.9, 0.99))
 
     def state(self) -> dict[str, np.ndarray]:

@@ -13,8 +13,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
-from tvconv_jax.models.blocks import Pointwise
-from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, DeepLabV3Plus
+from tvconv_jax.models.blocks import Pointwise, repeats
+from tvconv_jax.models.deeplabv3plus import LOW_STAGE, DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
 
@@ -117,8 +117,10 @@ def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Te
     yield from conv_norm(theirs, (*ours, "project"), POINTWISE, j + 1)
 
 
-# The stage and the expansion of every block of MobileNetV2, in order.
-BLOCKS = [(stage, row[0]) for stage, row in enumerate(STAGES, start=1) for _ in range(row[2])]
+def blocks_of(depth: float = 1.0) -> list[tuple[int, int]]:
+    """The stage and the expansion of every block of MobileNetV2, in order."""
+    rows = enumerate(STAGES, start=1)
+    return [(stage, expansion) for stage, (expansion, _, blocks, _) in rows for _ in range(repeats(blocks, depth))]
 
 
 def _check_pointwise(model: nn.Module) -> None:
@@ -128,17 +130,18 @@ def _check_pointwise(model: nn.Module) -> None:
 
 def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
     _check_pointwise(model)
+    blocks = blocks_of(model.depth)
     yield from conv_norm("features.0", ("stem",), CONV)
-    for i, (stage, expansion) in enumerate(BLOCKS, start=1):
+    for i, (stage, expansion) in enumerate(blocks, start=1):
         yield from inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, _operator(model, stage))
-    yield from conv_norm(f"features.{len(BLOCKS) + 1}", ("last",), POINTWISE)
+    yield from conv_norm(f"features.{len(blocks) + 1}", ("last",), POINTWISE)
     yield from _head()
 
 
 def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
     yield from conv_norm("backbone.low_level_features.0", ("backbone", "stem"), CONV)
-    for i, (_, expansion) in enumerate(BLOCKS, start=1):
-        part = "low_level_features" if i <= LOW_LEVEL else "high_level_features"
+    for i, (stage, expansion) in enumerate(blocks_of(model.depth), start=1):
+        part = "low_level_features" if stage <= LOW_STAGE else "high_level_features"
         yield from inverted_residual(f"backbone.{part}.{i}.conv", ("backbone", f"block_{i}"), expansion, CONV)
     yield from conv_norm("classifier.project", ("low_level",), POINTWISE)
     yield from conv_norm("classifier.aspp.convs.0", ("pyramid", "point"), POINTWISE)
@@ -159,7 +162,7 @@ def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
     yield Layer("conv1.0", ("stem", "conv"), CONV)
     yield Layer("conv1.1", ("stem", "norm"), NORM)
     for stage, units in enumerate(UNITS, start=2):
-        for i in range(units):
+        for i in range(repeats(units, model.depth)):
             theirs, ours, operator = f"stage{stage}.{i}", f"stage{stage}_{i}", _operator(model, stage)
             if i == 0:
                 yield Layer(f"{theirs}.branch1.0", (ours, "shortcut", "conv"), operator)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tvconv_jax.convert import BLOCKS, BOOKKEEPING, CONV, by_name, check_names, conv_norm, inverted_residual
+from tvconv_jax.convert import BOOKKEEPING, CONV, blocks_of, by_name, check_names, conv_norm, inverted_residual
 from tvconv_jax.errors import UserError
 
 
@@ -73,11 +73,11 @@ def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: M
     Raises:
         UserError: If names or shapes do not fit; both sides are listed.
     """
-    layers = [*conv_norm("features.0", ("backbone", "stem"), CONV)]
-    for i, (_, expansion) in enumerate(BLOCKS, start=1):
+    layers, blocks = [*conv_norm("features.0", ("backbone", "stem"), CONV)], blocks_of()
+    for i, (_, expansion) in enumerate(blocks, start=1):
         layers += inverted_residual(f"features.{i}.conv", ("backbone", f"block_{i}"), expansion, CONV)
     tensors = by_name(layers)
-    left_out = (f"features.{len(BLOCKS) + 1}.", "classifier.")
+    left_out = (f"features.{len(blocks) + 1}.", "classifier.")
     state = {
         name: value
         for name, value in state_dict.items()

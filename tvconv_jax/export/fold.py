@@ -12,7 +12,8 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import GENERATOR_NAMES
-from tvconv_jax.models.deeplabv3plus import LOW_LEVEL, RATES, DeepLabV3Plus
+from tvconv_jax.models.blocks import repeats
+from tvconv_jax.models.deeplabv3plus import LOW_STAGE, RATES, DeepLabV3Plus
 from tvconv_jax.models.mlp_mixer import MixerBlock, MlpMixer
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
@@ -176,10 +177,10 @@ def _is_kernel(params: Mapping[str, np.ndarray]) -> bool:
     return set(params) - {"bias"} == {"kernel"} and params["kernel"].ndim in (2, 4)
 
 
-def _mobilenetv2(folding: Folding, _: MobileNetV2) -> None:
+def _mobilenetv2(folding: Folding, model: MobileNetV2) -> None:
     x, index = folding.conv_norm(0, "stem", activation="relu6"), 1
     for _, _, blocks, strides in STAGES:
-        for i in range(blocks):
+        for i in range(repeats(blocks, model.depth)):
             x = folding.inverted_residual(x, f"block_{index}", strides=strides if i == 0 else 1)
             index += 1
     folding.embedding_head(folding.conv_norm(x, "last", activation="relu6"), "head")
@@ -192,11 +193,11 @@ def _branch(folding: Folding, x: int, *path: str, strides: int) -> int:
     return folding.conv_norm(x, *path, "project", activation="relu")
 
 
-def _shufflenetv2(folding: Folding, _: ShuffleNetV2) -> None:
+def _shufflenetv2(folding: Folding, model: ShuffleNetV2) -> None:
     graph = folding.graph
     x = graph.add("max_pool", folding.conv_norm(0, "stem", activation="relu"))
     for stage, units in enumerate(UNITS, start=2):
-        for i in range(units):
+        for i in range(repeats(units, model.depth)):
             name, channels = f"stage{stage}_{i}", graph.shapes[x][2]
             if i == 0:
                 kept, strides = _branch(folding, x, name, "shortcut", strides=2), 2
@@ -218,28 +219,28 @@ def _mlp_mixer(folding: Folding, model: MlpMixer) -> None:
     folding.embedding_head(folding.module(x, nn.LayerNorm(), "norm"), "head")
 
 
-def _backbone(folding: Folding, output_stride: int) -> tuple[int, int]:
+def _backbone(folding: Folding, model: DeepLabV3Plus) -> tuple[int, int]:
     """As :class:`tvconv_jax.models.deeplabv3plus.Backbone`: strides beyond ``output_stride`` become dilation."""
     x = folding.conv_norm(0, "backbone", "stem", activation="relu6", strides=2, padding=0)
     index, reached, dilation = 1, 2, 1
-    for _, _, blocks, strides in STAGES:
+    for stage, (_, _, blocks, strides) in enumerate(STAGES, start=1):
         before = dilation
-        if reached == output_stride:
+        if reached == model.output_stride:
             strides, dilation = 1, dilation * strides
         reached *= strides
-        for i in range(blocks):
+        for i in range(repeats(blocks, model.depth)):
             steps, rate = (strides, before) if i == 0 else (1, dilation)
             name = f"block_{index}"
             x = folding.inverted_residual(x, "backbone", name, strides=steps, dilation=rate, fixed_padding=True)
-            if index == LOW_LEVEL:
-                low = x
             index += 1
+        if stage == LOW_STAGE:
+            low = x
     return low, x
 
 
 def _deeplabv3plus(folding: Folding, model: DeepLabV3Plus) -> None:
     graph = folding.graph
-    low, x = _backbone(folding, model.output_stride)
+    low, x = _backbone(folding, model)
     branches = [folding.conv_norm(x, "pyramid", "point", activation="relu")]
     for i, rate in enumerate(RATES[model.output_stride]):
         if model.conv is None:

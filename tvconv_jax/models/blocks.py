@@ -1,5 +1,6 @@
 """What every model is built from: convolutions with their norms, operators in their blocks, the embedding head."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,6 +14,11 @@ from tvconv_jax.norm import BatchNorm
 
 # Makes the spatial operator of a block: called as conv(strides=2, name="conv").
 ConvFactory = Callable[..., nn.Module]
+
+
+def repeats(blocks: int, depth: float) -> int:
+    """How many of a stage's blocks a model of that depth has: rounded up, so every stage keeps one."""
+    return math.ceil(blocks * depth)
 
 
 def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call, repeats
 from tvconv_jax.models.mobilenetv2 import STAGES, InvertedResidual
 
 # Rates of the three atrous convolutions, by output stride: how far the input is brought down.
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-# Blocks of the backbone whose output the decoder takes too.
-LOW_LEVEL = 3
+# The stage of the backbone whose output the decoder takes too.
+LOW_STAGE = 2
 
 # The head starts from variance 2 / fan_in, its generators too; the backbone, as everywhere, from 2 / fan_out.
 head_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -35,10 +35,12 @@ class Backbone(nn.Module):
     passes through the norm and the ReLU6 like any pixel, and the stem does not pad at all.
 
     Attributes:
+        depth: Multiplies the blocks of every stage, rounded up.
         output_stride: 8 or 16, how far the grid is brought down.
         remat: As in :class:`DeepLabV3Plus`.
     """
 
+    depth: float = 1.0
     output_stride: int = 16
     remat: bool = False
 
@@ -47,20 +49,20 @@ class Backbone(nn.Module):
         """Images ``[n, h, w, 3]`` -> features at a quarter of the grid, 24 channels; at the last grid, 320."""
         x = ConvNorm(32, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
         index, reached, dilation = 1, 2, 1
-        for expansion, channels, blocks, strides in STAGES:
+        for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
             before = dilation
             if reached == self.output_stride:
                 strides, dilation = 1, dilation * strides
             reached *= strides
-            for i in range(blocks):
+            for i in range(repeats(blocks, self.depth)):
                 rate = before if i == 0 else dilation
                 conv = functools.partial(DepthwiseConv, dilation=rate, padding=0)
                 steps = strides if i == 0 else 1
                 block = InvertedResidual(channels, expansion, steps, conv, rate, name=f"block_{index}")
-                x = call(block, x, train=train, remat=self.remat and index < LOW_LEVEL)
-                if index == LOW_LEVEL:
-                    low = x
+                x = call(block, x, train=train, remat=self.remat and 3 * x.shape[1] > images.shape[1])
                 index += 1
+            if stage == LOW_STAGE:
+                low = x
         return low, x
 
 
@@ -105,6 +107,7 @@ class DeepLabV3Plus(nn.Module):
 
     Attributes:
         conv: Makes the spatial operator of the head; ``None`` for atrous convolutions.
+        depth: Multiplies the blocks of every stage of the backbone, rounded up.
         num_classes: Maps to predict.
         output_stride: 8 or 16, how far the backbone brings the grid down.
         remat: Whether what the first blocks compute, on half of the grid, is computed anew for the gradient, not kept.
@@ -113,13 +116,14 @@ class DeepLabV3Plus(nn.Module):
     """
 
     conv: ConvFactory | None = None
+    depth: float = 1.0
     num_classes: int = 2
     output_stride: int = 16
     remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        low, x = Backbone(self.output_stride, self.remat, name="backbone")(images, train=train)
+        low, x = Backbone(self.depth, self.output_stride, self.remat, name="backbone")(images, train=train)
         x = Pyramid(RATES[self.output_stride], self.conv, name="pyramid")(x, train=train)
         low = HeadConvNorm(48, name="low_level")(low, train=train)
         x = jnp.concatenate([low, _resize(x, low.shape[1:3])], axis=-1)

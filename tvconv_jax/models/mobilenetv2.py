@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, spatial
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
@@ -70,6 +70,7 @@ class MobileNetV2(nn.Module):
 
     Attributes:
         width: Multiplies the channels.
+        depth: Multiplies the blocks of every stage, rounded up.
         conv: Makes the spatial operator of the chosen stages.
         stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv`` and ``pointwise``; the others keep the
             depthwise and the plain 1x1 convolution.
@@ -81,6 +82,7 @@ class MobileNetV2(nn.Module):
     """
 
     width: float = 1.0
+    depth: float = 1.0
     conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
     embedding_size: int = 512
@@ -94,7 +96,7 @@ class MobileNetV2(nn.Module):
         index = 1
         for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
             conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(blocks):
+            for i in range(repeats(blocks, self.depth)):
                 block = InvertedResidual(
                     scaled(channels, self.width),
                     expansion,

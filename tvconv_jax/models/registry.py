@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,12 +75,18 @@ class Choices(NamedTuple):
 
 
 FACE = ("embedding_size", "remat")
+CONVOLUTIONAL = ("depth", *FACE)
 MODELS = {
-    "mobilenetv2": Model(mobilenetv2.MobileNetV2, mobilenetv2.WIDTHS, (1, 2, 3, 4, 5, 6, 7), FACE),
-    "shufflenetv2": Model(shufflenetv2.ShuffleNetV2, shufflenetv2.WIDTHS, (2, 3, 4), FACE),
+    "mobilenetv2": Model(mobilenetv2.MobileNetV2, mobilenetv2.WIDTHS, (1, 2, 3, 4, 5, 6, 7), CONVOLUTIONAL),
+    "shufflenetv2": Model(shufflenetv2.ShuffleNetV2, shufflenetv2.WIDTHS, (2, 3, 4), CONVOLUTIONAL),
     "mlp_mixer": Model(mlp_mixer.MlpMixer, mlp_mixer.WIDTHS, (), ("patch_size", "layers", *FACE), (), baseline=True),
     "deeplabv3plus": Model(
-        deeplabv3plus.DeepLabV3Plus, (1.0,), (), ("num_classes", "output_stride", "remat"), ("conv",), baseline=True
+        deeplabv3plus.DeepLabV3Plus,
+        widths=(1.0,),
+        stages=(),
+        fields=("depth", "num_classes", "output_stride", "remat"),
+        places=("conv",),
+        baseline=True,
     ),
 }
 
@@ -142,9 +149,10 @@ def create_model(
         stages: Stages that get ``operator`` (MobileNetV2 1-7, ShuffleNetV2 2-4); the others keep the depthwise
             convolution. ``None``: all, but the last three for ``"sasa"`` and ``"axial"``. In DeepLabV3+ it goes into
             the pyramid of its head.
-        **fields: Of the model: ``embedding_size=512``; for MLP-Mixer ``patch_size=8``, ``layers=8``; for DeepLabV3+
-            ``num_classes=2``, ``output_stride=16`` (or 8); for all ``remat=False``, whether large activations are
-            computed anew for the gradient. Of the operator: those in its row of ``OPERATORS``, which its module
+        **fields: Of the model: ``embedding_size=512``; for MLP-Mixer ``patch_size=8``, ``layers=8``, for the others
+            ``depth=1.0``, the multiplier of every stage's blocks; for DeepLabV3+ ``num_classes=2``,
+            ``output_stride=16`` (or 8); for all ``remat=False``, whether large activations are computed anew for the
+            gradient. Of the operator: those in its row of ``OPERATORS``, which its module
             describes. An operator gets those that it has, so one call, with another ``operator``, compares two.
 
     Returns:
@@ -152,7 +160,8 @@ def create_model(
         with images ``[n, h, w, 3]`` float32 in [-1, 1], RGB.
 
     Raises:
-        ValueError: For an unknown model, width, operator, stage or field; the message lists what exists.
+        ValueError: For an unknown model, width, operator, stage or field, the message lists what exists; for a depth
+            that is not greater than 0.
     """
     _check_choice("model", name, MODELS)
     model = MODELS[name]
@@ -166,6 +175,8 @@ def create_model(
     own = {key: value for key, value in fields.items() if key in model.fields}
     if "output_stride" in own:
         _check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
+    if not 0 < own.get("depth", 1.0) < math.inf:
+        raise ValueError(f"depth {own['depth']} must be greater than 0: it multiplies the blocks of every stage.")
     row = OPERATORS.get(operator)
     if model.stages:
         default = model.stages[-row.last_stages :] if row.last_stages else model.stages

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.layers import DepthwiseConv
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, spatial
+from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
@@ -83,6 +83,7 @@ class ShuffleNetV2(nn.Module):
 
     Attributes:
         width: 0.5, 1.0 or 1.5.
+        depth: Multiplies the units of every stage, rounded up.
         conv: Makes the spatial operator of the chosen stages.
         stages: Which of the stages 2-4 get ``conv`` and ``pointwise``; the others keep the depthwise and the plain
             1x1 convolution.
@@ -94,6 +95,7 @@ class ShuffleNetV2(nn.Module):
     """
 
     width: float = 1.0
+    depth: float = 1.0
     conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (2, 3, 4)
     embedding_size: int = 512
@@ -107,7 +109,7 @@ class ShuffleNetV2(nn.Module):
         x = MaxPool(name="pool")(x)
         for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
             conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(units):
+            for i in range(repeats(units, self.depth)):
                 unit = Unit(features, 2 if i == 0 else 1, conv, pointwise, name=f"stage{stage}_{i}")
                 x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
         x = ConvNorm(last, "relu", name="last")(x, train=train)

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import AFFINITY, AUGMENT, MESH, MODEL, OPTIMIZER, REPORT, START, TRAIN
+from tvconv_jax.recipes.scale import AFFINITY, AUGMENT, MESH, MODEL, ONE_BLOCK, OPTIMIZER, REPORT, START, TRAIN
 
 # The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -48,6 +48,9 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     drawn = given["data"] == "embedded" and not given["smoke"]
     base_batch = 512 if drawn else base["batch_size"]  # that the rate belongs to
     base |= {name: given[name] for name in base if given[name] is not None}
+    fields = fields_of(model, given["operator"])
+    if given["smoke"] and "depth" in fields:
+        fields["depth"] = ONE_BLOCK
     scale = base["epochs"] / EPOCHS
     source = {"root": "", "max_corrupt": 0.01, "keep": ""}
     if given["data"] == "casia":
@@ -59,7 +62,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "task": "face",
             "seed": given["seed"],
             "model": {
-                **fields_of(model, given["operator"]),
+                **fields,
                 "name": model,
                 "width": width,
                 "operator": given["operator"],

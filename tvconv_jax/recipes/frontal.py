@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, TRAIN
+from tvconv_jax.recipes.scale import MESH, MODEL, ONE_BLOCK, OPTIMIZER, TRAIN
 
 
 def frontal_config(arg: str | None) -> ConfigDict:
@@ -40,6 +40,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
                 **fields_of("mobilenetv2", given["operator"]),
                 "name": "mobilenetv2",
                 "width": 0.1,
+                "depth": ONE_BLOCK if smoke else 1.0,
                 "operator": given["operator"],
                 "stages": (1,) if smoke else (),
                 "affinity_channels": 4,

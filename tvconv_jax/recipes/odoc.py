@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.recipes.arguments import Argument, parse_arguments
-from tvconv_jax.recipes.scale import MESH, MODEL, OPTIMIZER, REPORT, TRAIN
+from tvconv_jax.recipes.scale import MESH, MODEL, ONE_BLOCK, OPTIMIZER, REPORT, TRAIN
 
 # The reference multiplies the rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
@@ -51,6 +51,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
             "model": {
                 **fields_of("deeplabv3plus", given["operator"]),
                 "name": "deeplabv3plus",
+                "depth": ONE_BLOCK if smoke else 1.0,
                 "operator": given["operator"],
                 "num_classes": 2,
                 "output_stride": 16,

@@ -12,6 +12,9 @@ START: dict[str, Any] = {"checkpoint": "", "freeze": ""}
 # model.remat: compute anew for the gradient what the model's first blocks compute on large grids; slower, less memory.
 MODEL: dict[str, Any] = {"remat": False}
 
+# model.depth of `:smoke`: a block in every stage is what compiles in half of the time.
+ONE_BLOCK = 0.1
+
 # optimizer.scale_rule: "linear" or "sqrt" move the rate with the batch, which is that of all devices together;
 # optimizer.base_batch: the batch that the recipe's rate belongs to, which is another in every recipe;
 # optimizer.warmup_epochs: epochs in which the rate grows up to that.

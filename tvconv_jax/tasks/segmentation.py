@@ -81,6 +81,10 @@ class SegmentationJob:
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         self.model = model_of(config)
         self._pretrained = read_torch_checkpoint(Path(config.model.pretrained)) if config.model.pretrained else None
+        if config.model.pretrained and config.model.depth != 1:
+            raise UserError(
+                f"model.pretrained is of depth 1, model.depth is {config.model.depth}; set --config.model.depth=1."
+            )
         if config.data.source == "folder":
             self.data = fundus.load_folder(config.data.root, cache_dir())
         else:

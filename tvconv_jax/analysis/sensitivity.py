@@ -66,6 +66,8 @@ def figure10(folders: Sequence[Path], out: Path) -> list[Path]:
         for operator, points in lines.items():
             xs, ys, errors = zip(*((x, one.mean, one.std) for x, one in points), strict=True)
             draw_points(axes, xs, ys, errors, label=operator, **styles[operator])
+        strengths = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xticks(strengths, [f"{x:g}" for x in strengths])
         axes.set_title(f"{group}{UNITS.get(group, '')}", fontsize=AXIS)
         axes.tick_params(labelsize=TEXT)
         axes.grid(color=GRID)

@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
 def test_it_beats_the_same_mask_for_every_picture(trained):
     results = json.loads((trained / "results.json").read_text())
     assert results["disc"]["dice"] > results["constant_mask_dice"]["disc"] + MARGIN, results
-    # A cup is some pixels wide at 48x48 and 60 steps are few: how good it is, is up to rounding. At first there is none.
+    # A cup is a few pixels wide at 48x48, 60 steps are few: how good it is, is up to rounding; at first there is none.
     assert results["cup"]["dice"] > 0.2, results
     assert results["selection"] == "the last step" and results["backbone"] == "from scratch"
     assert results["pictures"] == 4 and results["step"] == 60

@@ -57,11 +57,14 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
+        opt_state=jax.eval_shape(optimizer.init, params),
         key_data=jax.random.key_data(jax.random.key(seed)),
         columns=FrozenDict(columns),
     )
-    return jax.device_put(state, state_shardings(state, mesh))
+    shardings = state_shardings(state, mesh)
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)  # zeros, in one program
+    return jax.device_put(state.replace(params=params, opt_state=opt_state), shardings)
 
 
 def pad_columns(weights: jax.Array, mesh: Mesh) -> jax.Array:

@@ -274,7 +274,8 @@ UP = """
 import signal, time
 from tvconv_jax import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell made of it
-command.run(lambda _: (print("up", flush=True), time.sleep(100)))
+# Short sleeps: a signal that another thread is given ends no long one.
+command.run(lambda _: (print("up", flush=True), [time.sleep(0.1) for _ in range(1000)]))
 """
 
 

@@ -3,8 +3,8 @@
 ``model.init`` draws every parameter by itself, and XLA compiles every draw by itself: most of what a fresh start waits
 for. Here ``init`` is read as its jaxpr, and a few loops over all keys answer its draws. The numbers are the same but
 for rounding: Threefry counts through what it gives a key, so a longer draw begins with a shorter one
-(``jax_threefry_partitionable``, JAX's default). The variables of MobileNetV2 x0.1 with TVConv compile in 0.4 of the
-processor's time.
+(``jax_threefry_partitionable``, JAX's default). The variables of MobileNetV2 x0.1 with TVConv are there after 7
+seconds, not after 16 (two cores of a Zen 3).
 """
 
 import functools

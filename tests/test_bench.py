@@ -83,7 +83,7 @@ def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):
     assert "geometric mean" not in printed
 
 
-@pytest.mark.parametrize("argument", ["--batch=0", "--runs=x", "--width=0.4", "training"])
+@pytest.mark.parametrize("argument", ["--batch=0", "--runs=x", "--width=0.4", "--depth=0", "training"])
 def test_bad_arguments_are_one_error(argument, capsys):
     with pytest.raises(SystemExit) as exit_info:
         bench.main([argument])

@@ -146,7 +146,7 @@ def bench_train(
     seconds = interleaved(calls, runs)
     for operator, result in results.items():
         result |= _compared(seconds, operator)
-    model = f"MobileNetV2 x{width}{_depth(depth)}"
+    model = f"MobileNetV2 x{width}{_of_depth(depth)}"
     print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, SGD, AM-softmax")
     for operator, result in results.items():
         _print_training(operator, result, batch)
@@ -177,13 +177,13 @@ def bench_segmentation(
     calls["ours"] = ours.step
     seconds = interleaved(calls, runs)
     result |= _compared({(side,): value for side, value in seconds.items()})
-    model = f"DeepLabV3+{_depth(depth)}, atrous convolutions"
+    model = f"DeepLabV3+{_of_depth(depth)}, atrous convolutions"
     print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, Adam")
     _print_training("baseline", result, batch)
     return result
 
 
-def _depth(depth: float) -> str:
+def _of_depth(depth: float) -> str:
     return "" if depth == 1 else f" of depth {depth}"
 
 
@@ -229,6 +229,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _depth(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} must be greater than 0")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
@@ -237,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=_positive, default=7, help="timed turns of each call: default 7")
     parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
-    parser.add_argument("--depth", type=float, default=1.0, help="of the models, in train, segmentation: default 1")
+    parser.add_argument("--depth", type=_depth, default=1.0, help="of the models, in train, segmentation: default 1")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     twin, about_twin = load_twin()

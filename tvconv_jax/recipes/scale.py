@@ -12,7 +12,7 @@ START: dict[str, Any] = {"checkpoint": "", "freeze": ""}
 # model.remat: compute anew for the gradient what the model's first blocks compute on large grids; slower, less memory.
 MODEL: dict[str, Any] = {"remat": False}
 
-# model.depth of `:smoke`: a block in every stage is what compiles in half of the time.
+# model.depth of `:smoke`: one block in every stage, which compiles sooner.
 ONE_BLOCK = 0.1
 
 # optimizer.scale_rule: "linear" or "sqrt" move the rate with the batch, which is that of all devices together;

@@ -39,18 +39,22 @@ def test_strided_is_a_kernel_a_pixel():
 
 
 def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
-    rates = {"depthwise": (100.0, 80.0), "tvconv": (260.0, 40.0)}
+    rates = {("depthwise", 1.0): (100.0, 80.0), ("depthwise", 0.5): (300.0, 240.0), ("tvconv", 0.5): (260.0, 40.0)}
 
     def measured(cases, **_):
         points = {name: [{"batch": b, "images_per_second": r} for b, r in zip((8, 1), rates[name], strict=True)]
                   for name in rates}  # fmt: skip
-        return [Row(subject, runtime, 1e-6, points[subject.operator]) for subject, all_ in cases for runtime in all_]
+        return [
+            Row(subject, runtime, 1e-6, points[subject.operator, subject.width])
+            for subject, all_ in cases
+            for runtime in all_
+        ]
 
     monkeypatch.setattr(edge_table, "measure", measured)
     edge_table.main(["headline", "--runtimes=onnxruntime", f"--json={tmp_path / 'rows.json'}"])
     rows = json.loads((tmp_path / "rows.json").read_text())
-    kinds = [("depthwise", 0), ("tvconv", 0), ("tvconv", 1), ("tvconv", 2)]
-    assert [(row["operator"], row["rank"]) for row in rows] == kinds
+    kinds = [(1.0, "depthwise", 0), (0.5, "depthwise", 0), *((0.5, "tvconv", rank) for rank in range(3))]
+    assert [(row["width"], row["operator"], row["rank"]) for row in rows] == kinds
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "x0.5 tvconv" in line]
     assert len(lines) == 3
     for cells in lines:

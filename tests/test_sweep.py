@@ -38,7 +38,8 @@ open(workdir + "/config.json", "w").write(config)
 if seed == "9": sys.exit("error: the loss is nan")
 results = {"mean_accuracy": float(accuracy), "verification": {"pose": {"accuracy": float(accuracy)}},
            "complexity": {"macs": 2e6, "params": 3e3, "train_params": 4e3},
-           "images_per_second": None if seed == "2" else 50.0, "note": seed}
+           "images_per_second": None if seed == "2" else 50.0, "note": seed,
+           "device": "a chip" if seed == "1" else "another chip"}
 json.dump(results, open(workdir + "/results.json", "w"))
 """
 
@@ -176,6 +177,8 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert "70.00 ± 5.00" in next(line for line in printed.splitlines() if "│ other" in line)
     report = (out / "report.html").read_text()
     assert "70.00 ± 5.00" in report and "4 of 6 runs ended" in report and "the loss is nan" in report
+    assert "speeds differ: a chip, 2 runs; another chip, 2 runs." in report
+    assert "more than one device" in printed
     before = (out / "other" / "seed2" / "results.json").stat().st_mtime_ns
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={out}", "--seeds=1,9,2"])
@@ -183,6 +186,8 @@ def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_
     assert (out / "other" / "seed2" / "results.json").stat().st_mtime_ns == before
     sweep.main([two, f"--out={out}", "--seeds=1,9,2", "--show"])
     assert "70.00 ± 5.00" in capsys.readouterr().out
+    sweep.main([two, f"--out={out}", "--seeds=1", "--show"])
+    assert "more than one device" not in capsys.readouterr().out
     sweep.main([two, f"--out={out}", "--seeds=1,9,2", "--show", "--markdown"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| setting | seeds | MACs M |") and lines[1].startswith("| --- |")

@@ -27,7 +27,7 @@ import jax
 
 from tvconv_jax import bench_ours
 from tvconv_jax.data.fundus import to_maps
-from tvconv_jax.machine import cores
+from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
@@ -214,11 +214,7 @@ def import_seconds() -> tuple[float, float]:
 def hardware() -> str:
     """One line on the machine: processor or accelerator, cores, versions."""
     device = jax.devices()[0]
-    name = device.device_kind
-    if device.platform == "cpu":
-        info = pathlib.Path("/proc/cpuinfo")
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
-        name = models[0].split(":", 1)[1].strip() if models else platform.machine()
+    name = processor() if device.platform == "cpu" else device.device_kind
     return f"{name}, {cores()} cores; jax {jax.__version__} ({device.platform}), Python {platform.python_version()}"
 
 

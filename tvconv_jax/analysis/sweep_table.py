@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tvconv_jax.analysis.report.sweep import MEAN, Cells, spread
+from tvconv_jax.analysis.report.sweep import MEAN, Cells, several_devices, spread
 from tvconv_jax.analysis.sweep_file import Setting, Sweep
 
 Results = Sequence[Mapping[str, Any]]
@@ -21,7 +21,8 @@ def show(sweep: Sweep, results: Mapping[Setting, Results]) -> Table:
         results: ``results.json`` of its runs that ended.
     """
     cells = cells_of(sweep, results)
-    table = Table(title=sweep.title, caption=sweep.note or None)
+    devices = several_devices(result for found in results.values() for result in found)
+    table = Table(title=sweep.title, caption="\n".join(filter(None, (sweep.note, devices))) or None)
     for column in ("setting", "seeds", *cells.columns):
         table.add_column(column, justify="left" if column == "setting" else "right")
     group = None

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from tvconv_jax.machine import cores
+from tvconv_jax.machine import cores, processor
 from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
 
@@ -166,6 +166,7 @@ def command_line() -> str | None:
 
 
 def device_description() -> str:
-    """The devices and their number, and the processor where they are CPUs."""
+    """The devices and their number; cores and the processor where they are CPUs."""
     kind, count = jax.devices()[0].device_kind, cores()
-    return f"{jax.device_count()} x {kind}" + (f" ({count} core{'s' if count > 1 else ''})" if kind == "cpu" else "")
+    about = f" ({count} core{'s' if count > 1 else ''}: {processor()})" if kind == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{about}"

@@ -1,6 +1,7 @@
 """The report of a sweep: what its settings cost and reach, and a link to every run's own report."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -73,7 +74,8 @@ def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry
         figures.append(Figure(f"{100 * _mean(ended[best]):.2f} %", f"best mean accuracy: {best}"))
     sections = []
     if done:
-        body = [*([paragraphs(note)] if note else []), _table(out, settings, cells), _plot(ended)]
+        notes = [text for text in (note, several_devices(entry.results for entry in done)) if text]
+        body = [*map(paragraphs, notes), _table(out, settings, cells), _plot(ended)]
         sections = [Section("results", "Results", joined(body))]
     if missing:
         sections.append(Section("missing", "Runs that have not ended", _missing(out, missing)))
@@ -88,6 +90,15 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
+
+
+def several_devices(results: Iterable[Mapping[str, Any]]) -> str:
+    """Says of what devices the runs are, where they are of more than one: elsewhere a seed ends otherwise."""
+    found = Counter(result.get("device", "a device not recorded") for result in results)
+    if len(found) < 2:
+        return ""
+    counted = "; ".join(f"{device}, {count} run{'s' if count > 1 else ''}" for device, count in found.most_common())
+    return f"Made on more than one device, where the same seed ends otherwise and speeds differ: {counted}."
 
 
 def _mean(runs: Sequence[Entry]) -> float:

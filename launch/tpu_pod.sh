@@ -46,14 +46,17 @@ case $type in v4-*) system=tpu-ubuntu2204-base ;; v5p-*) system=v2-alpha-tpuv5 ;
 at=(--zone="$zone" ${project[@]+"${project[@]}"})
 queued() { local verb=$1; shift; run gcloud compute tpus queued-resources "$verb" "$name" "${at[@]}" "$@"; }
 on() { run gcloud compute tpus tpu-vm ssh "$name" "${at[@]}" --worker="$1" --command="$2"; }
-state() { gcloud compute tpus queued-resources describe "$name" "${at[@]}" --format='value(state.state)' 2>/dev/null || true; }
 
+# NONE where there is no such TPU; nothing where nobody answers, as without a network.
+state() {
+  local said; said=$(gcloud compute tpus queued-resources describe "$name" "${at[@]}" --format='value(state.state)' 2>&1) &&
+    echo "${said##*$'\n'}" || case $said in *NOT_FOUND*) echo NONE ;; esac
+}
+ask() { queued create --node-id="$name" --accelerator-type="$type" --runtime-version="${runtime:-$system}" ${spot[@]+"${spot[@]}"}; }
 create() {
-  queued create --node-id="$name" --accelerator-type="$type" --runtime-version="${runtime:-$system}" ${spot[@]+"${spot[@]}"} || exit
+  ask || exit
   if [ -n "$dry" ]; then echo "# waits until the state is ACTIVE"; return; fi
-  while :; do
-    case $(state) in ACTIVE) return 0 ;; FAILED|SUSPENDED) return 1 ;; *) sleep "$POLL" ;; esac
-  done
+  while :; do case $(state) in ACTIVE) return ;; FAILED|SUSPENDED) return 1 ;; *) sleep "$POLL" ;; esac; done
 }
 
 # The systems' own Python is 3.10; uv brings a later one.
@@ -81,22 +84,23 @@ setsid nohup sh -c 'echo \$\$ > pid; TVCONV_JAX_COORDINATOR=auto .venv/bin/pytho
 
 # Leaves the exit code of worker 0 in `code`: nothing while it runs or does not answer, 75 if it was started anew.
 follow() {
-  local ask="cat exit_code 2>/dev/null || kill -0 \$(cat pid) 2>/dev/null || echo $RESTART"
+  local how="cat exit_code 2>/dev/null || kill -0 \$(cat pid) 2>/dev/null || echo $RESTART"
   on 0 'cd tvconv_jax; tail -n +1 -F --pid=$(cat pid) log.txt' || true  # a lost connection is not the end
-  if [ -n "$dry" ]; then on 0 "cd tvconv_jax; $ask"; else code=$(on 0 "cd tvconv_jax; $ask") || code=''; fi
+  if [ -n "$dry" ]; then on 0 "cd tvconv_jax; $how"; else code=$(on 0 "cd tvconv_jax; $how") || code=''; fi
 }
 
 delete() { queued delete --force --quiet; }
 
 go_on() {
-  local started='' now
+  local installed='' started='' now
   while :; do
     now=$(state)
-    if [ "$now" != ACTIVE ]; then
-      started=''
-      [ -z "$now" ] || { echo "the TPU is $now; another is asked for"; delete; }
-      create && install || { sleep "$POLL"; continue; }
-    fi
+    case $now in
+      NONE) installed='' started=''; ask || [ "$(state)" != NONE ] || exit 1 ;;  # refused, and not just unanswered
+      FAILED|SUSPENDED) echo "the TPU is $now; another is asked for"; delete || true ;;
+    esac
+    [ "$now" = ACTIVE ] || { sleep "$POLL"; continue; }  # it is on its way, or nobody answers
+    [ -n "$installed" ] || { install && installed=yes; } || { sleep "$POLL"; continue; }
     [ -n "$started" ] || { start && started=yes; } || { sleep "$POLL"; continue; }
     follow
     case $code in

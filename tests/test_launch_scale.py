@@ -12,11 +12,15 @@ LAUNCH = Path(__file__).parent.parent / "launch"
 POD = ["pod", "--zone=us-west4-a", "--type=v5litepod-64", "--bucket=store"]
 FLAGS = ["--config=configs/face_mb10.py", "--workdir=bucket/a b"]
 
-# Plays Google's side. `codes` holds what worker 0 ended with, one a line; "gone": it was pre-empted meanwhile.
+# Plays Google's side. `codes` holds what worker 0 ended with, one a line; "gone": it was pre-empted meanwhile; "lost":
+# the network was, for two questions. Who waits for a TPU has it when asked again.
 GCLOUD = """#!/bin/bash
 note() { echo "$1" >> log; }
 case "$*" in
-  *describe*) cat state 2>/dev/null ;;
+  *describe*)
+    if [ -e lost ]; then rm lost; echo "ERROR: no network" >&2; exit 1; fi
+    cat state 2>/dev/null || { echo "ERROR: (gcloud) NOT_FOUND: Resource 'pod' was not found" >&2; exit 1; }
+    sed -i s/WAITING_FOR_RESOURCES/ACTIVE/ state ;;
   *queued-resources*create*) note create; echo ACTIVE > state ;;
   *queued-resources*delete*) note delete; rm state ;;
   *scp*) note copy ;;
@@ -25,6 +29,7 @@ case "$*" in
   *exit_code*)
     code=$(head -n 1 codes); sed -i 1d codes
     if [ "$code" = gone ]; then echo SUSPENDED > state; exit 255; fi
+    if [ "$code" = lost ]; then touch lost; exit 255; fi
     echo "$code" ;;
   *"uv pip install"*) note install ;;
 esac
@@ -143,22 +148,39 @@ NEW = ["create", "copy", "install"]
         (["75", "0"], [*NEW, "start", "follow", "start", "follow"], 0),
         (["gone", "0"], [*NEW, "start", "follow", "delete", *NEW, "start", "follow"], 0),
         (["", "0"], [*NEW, "start", "follow", "follow"], 0),  # the connection was lost, the run was not
+        (["lost", "0"], [*NEW, "start", "follow", "follow"], 0),  # and nobody said whether the TPU is there
         (["1"], [*NEW, "start", "follow"], 1),
     ],
 )
-def test_tpu_run_goes_on_until_the_end(played, tmp_path, codes, expected, code):
-    folder, environment = played
+def test_tpu_run_goes_on_until_the_end(played, codes, expected, code):
+    done = run_pod(*played, codes)
+    assert done.returncode == code, done.stderr
+    assert (played[0] / "log").read_text().split() == expected
+    assert not list(played[0].glob("*.gz"))
+
+
+def test_tpu_run_waits_for_the_one_that_was_asked_for(played):
+    (played[0] / "state").write_text("WAITING_FOR_RESOURCES\n")
+    assert run_pod(*played, ["0"]).returncode == 0
+    assert (played[0] / "log").read_text().split() == ["copy", "install", "start", "follow"]
+
+
+def test_tpu_run_ends_where_a_tpu_is_refused(played):
+    (played[0] / "bin/gcloud").write_text("#!/bin/bash\necho ERROR: NOT_FOUND, or no quota >&2; exit 1\n")
+    done = run_pod(*played, [])
+    assert done.returncode == 1 and "no quota" in done.stderr
+
+
+def run_pod(folder, environment, codes):
+    """``tpu_pod.sh run`` from a small tree, where worker 0 ends as ``codes`` say."""
     (folder / "codes").write_text("".join(f"{line}\n" for line in codes))
     tree = folder / "tree"
     (tree / "launch").mkdir(parents=True)
     (tree / "launch/tpu_pod.sh").write_bytes((LAUNCH / "tpu_pod.sh").read_bytes())
     command = ["bash", tree / "launch/tpu_pod.sh", "run", *POD, "--", *FLAGS]
-    done = subprocess.run(
-        command, cwd=folder, env=environment | {"TMPDIR": str(folder)}, capture_output=True, text=True
+    return subprocess.run(
+        command, cwd=folder, env=environment | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == code, done.stderr
-    assert (folder / "log").read_text().split() == expected
-    assert not list(folder.glob("*.gz"))
 
 
 def test_tpu_start_waits_until_the_one_before_has_saved(played):

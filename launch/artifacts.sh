@@ -3,7 +3,7 @@
 # Lines of a runtime and a file, from DIR: artifacts_in DIR
 artifacts_in() {
   local found weights
-  (cd "$1" && find . -maxdepth 2 \( -name '*.onnx' -o -name native.cpp \) | sort) | while IFS= read -r found; do
+  (cd "$1" && find . -maxdepth 2 -not -path '*/.*' \( -name '*.onnx' -o -name native.cpp \) | sort) | while IFS= read -r found; do
     found=${found#./}
     case $found in
       *.onnx) echo "onnxruntime $found" ;;

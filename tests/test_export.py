@@ -332,6 +332,12 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
     found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
     assert rank == 9 and len(found.nodes[0].arrays["kernels"]) == 9
+    means = iter([0.9, 0.85, 0.899])  # of the exact model, of one term, of two
+    run.verify = lambda embed: SimpleNamespace(mean=next(means))
+    assert exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])[1] == 2
+    means = iter([0.9] + 9 * [0.85])
+    with pytest.raises(UserError, match="in int8 even 9 terms lose more than 0.2 points, of 90.00%; allow a larger"):
+        exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
 
 
 def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last(tmp_path, monkeypatch):

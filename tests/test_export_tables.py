@@ -116,7 +116,7 @@ def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_speed, "ROUNDS", 1)
     file = tmp_path / "table.json"
     with np.errstate(all="ignore"):
-        export_table.main([str(workdir), "--ranks=exact,9", "--precisions=float32,int8", f"--json={file}"])
+        export_table.main([str(workdir), "--ranks=exact,9,exact", "--precisions=float32,int8", f"--json={file}"])
     printed = capsys.readouterr().out
     results = json.loads(file.read_text())
     exact, few, whole, _ = results["variants"]
@@ -124,8 +124,22 @@ def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
     assert whole["energy"] == pytest.approx(1) and exact["size"] > 3.5 * few["size"]
     lost = 100 * (exact["accuracy"] - few["accuracy"])
     row = next(line for line in printed.splitlines() if "int8" in line and "exact" in line and "│" in line)
-    assert f"{lost:.2f} ± 0.00" in row and f"{exact['size'] / few['size']:.1f}x" in row
+    assert f"{lost:.2f} │" in row and "±" not in row and f"{exact['size'] / few['size']:.1f}x" in row
     assert set(results["images_per_second"]) == {"exact", "9"}
+
+
+def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, capsys):
+    config = json.loads((workdir / "config.json").read_text())
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed" / "config.json").write_text(json.dumps(config | {"seed": 7}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"width": 0.5}}))
+    for others, words in (
+        ([tmp_path / "seed", tmp_path], "model.width: 0.5 there, 0.1 now"),
+        ([workdir], "a workdir is named twice"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            export_table.main([str(workdir), *map(str, others)])
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

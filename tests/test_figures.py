@@ -43,11 +43,11 @@ def drawn(*arguments):
     return sorted(file.name for file in out.iterdir())
 
 
-def error(capsys, *arguments):
+def error(capsys, *arguments, code=2):
     """The one line that a command line ends with."""
     with pytest.raises(SystemExit) as end:
         figures.main([str(argument) for argument in arguments])
-    assert end.value.code == 2
+    assert end.value.code == code
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
 
@@ -257,7 +257,7 @@ def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_no
         assert "is no workdir (config.json) and no folder with pictures" in error(capsys, "figure1e", folder)
     (tmp_path / "empty" / "config.json").write_text(json.dumps({"model": {"operator": "depthwise"}}))
     assert "is a folder with checkpoints: none" in error(capsys, "figure5", tmp_path / "empty")
-    assert "config.json is not of a run" in error(capsys, "figure11", tmp_path / "empty")
+    assert "holds no run (config.json)" in error(capsys, "figure11", tmp_path / "empty")
 
 
 def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
@@ -281,7 +281,7 @@ def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "ends in no strength, as 'tvconv 10' does" in error(capsys, "figure10", plain)
     zero = sweep_folder(tmp_path / "zero", ("none", "tvconv 0", 5, [80]))
     assert "holds no transformed training yet" in error(capsys, "figure10", zero)
-    assert "sweep.json/out: Not a directory; choose another --out" in error(
-        capsys, "figure6", plain, f"--out={plain}/sweep.json/out"
+    assert "sweep.json/out: Not a directory; nothing was drawn." in error(
+        capsys, "figure6", plain, f"--out={plain}/sweep.json/out", code=1
     )
     assert "is not there; tvconv_jax.edge.benchmark" in error(capsys, "figure7", tmp_path / "a.json")

@@ -1,5 +1,6 @@
 """The frontal classifier learns what anybody sees; purify keeps what it calls frontal, and goes on when killed."""
 
+import csv
 import json
 
 import jax
@@ -17,6 +18,7 @@ from tvconv_jax.errors import UserError
 from tvconv_jax.recipes import frontal_config
 from tvconv_jax.tasks import frontal, purify
 from tvconv_jax.tasks.frontal import random_crops
+from tvconv_jax.tasks.run import restore_best
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 
@@ -161,10 +163,20 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     least = float(np.load(out / "scores.npy").min()) / 2  # how near to 0 it lies depends on the rounding of a training
     main([*arguments, f"--threshold={least}"])  # nothing is scored anew
     assert scored == [20] and "kept 24 of 24" in capsys.readouterr().out
+    monkeypatch.setattr(purify, "restore_best", lambda *arguments: moved(restore_best(*arguments)))
+    with pytest.raises(SystemExit, match="2"):  # trained anew in the same folder, to the same step
+        main(arguments)
+    assert "holds the scores of another set or classifier" in capsys.readouterr().err
+
+
+def moved(state):
+    """Another training's state at the same step."""
+    return state.replace(params=jax.tree.map(lambda leaf: leaf + 1e-3, state.params))
 
 
 def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, tmp_path, capsys):
-    for name in ("p0/1.jpg", "p2/0.jpg"):
+    (faces / "p0").rename(faces / "p0, once p1")
+    for name in ("p0, once p1/1.jpg", "p2/0.jpg"):
         (faces / name).write_bytes((faces / name).read_bytes()[:300])
     arguments = ["purify", str(faces), f"--classifier={classifier}", f"--out={tmp_path / 'out'}", "--threshold=1e-30"]
     for _ in range(2):  # the second time from the scores that are there
@@ -172,7 +184,8 @@ def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, 
         said = capsys.readouterr().out
         assert "kept 22 of 24 pictures" in said and "2 cannot be decoded and are not kept: " in said
         assert len(read_kept(tmp_path / "out" / "kept.txt")) == 22
-    assert (tmp_path / "out" / "scores.csv").read_text().count("p0/1.jpg,nan\n") == 1
+    rows = list(csv.reader((tmp_path / "out" / "scores.csv").open()))
+    assert {len(row) for row in rows} == {2} and ["p0, once p1/1.jpg", "nan"] in rows
     counts = json.loads((tmp_path / "out" / "counts.json").read_text())
     assert counts["pictures_broken"] == 2 and 0 < counts["mean_probability"] < 1
     assert (np.load(tmp_path / "out" / "scores.npy") == purify.BROKEN).sum() == 2

@@ -107,6 +107,8 @@ def test_pi_takes_the_native_engine_along(tmp_path, models, host, monkeypatch):
     copied_scripts(tmp_path, monkeypatch)
     for name in ("native.py", "native.cpp"):
         (models / "tvconv" / name).touch()
+    (models / ".tvconv-killed").mkdir()  # of an export that was killed
+    (models / ".tvconv-killed/model.onnx").touch()
     assert run("pi.sh", "berry", models, "--batch=1", **host).returncode == 0
     figures = json.loads((models / "berry.json").read_text())
     artifacts = ["depthwise/model.onnx", "tvconv/model.onnx", "tvconv/model.safetensors"]

@@ -214,6 +214,16 @@ def test_the_decoder_takes_the_second_stage_at_any_depth():
         ({"name": "mobilenetv2", "operator": "conv"}, "operator 'conv' is unknown; there are: tvconv, depthwise, cond"),
         ({"name": "mobilenetv2", "stages": (0,)}, "mobilenetv2 stage 0 is unknown"),
         ({"name": "mobilenetv2", "depth": 0.0}, "depth 0.0 must be greater than 0"),
+        ({"name": "mobilenetv2", "hidden_channels": 0}, "hidden_channels 0 must be at least 1"),
+        ({"name": "mobilenetv2", "hidden_layers": -1}, "hidden_layers -1 must be at least 0"),
+        (
+            {"name": "mobilenetv2", "operator": "ddf", "squeeze": -1.0},
+            "squeeze -1.0 must be greater than 0, and finite",
+        ),
+        (
+            {"name": "mobilenetv2", "operator": "dyconv_dw", "temperature": 0.0},
+            "temperature 0.0 must be greater than 0",
+        ),
         ({"name": "mlp_mixer", "depth": 0.5}, "field 'depth' is unknown; there are: width, operator, patch_size"),
         ({"name": "mobilenetv2", "hidden": 3}, "field 'hidden' is unknown; there are: width, operator"),
     ],

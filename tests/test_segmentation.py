@@ -16,7 +16,7 @@ from test_main import ROOT, Watched, leaves
 
 from tvconv_jax.analysis import table2
 from tvconv_jax.analysis.contours import Outlined, outlined
-from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.recipes import odoc_config
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.measured import Predicted, measure, summary
@@ -125,6 +125,7 @@ def test_outlines_lie_on_the_masks_borders():
         ("data.test_domain", 5, "data.test_domain 5 is unknown; there are: 1, 2, 3, 4."),
         ("data.sampling", "x", "there are: shuffled, replacement."),
         ("data.source", "x", "there are: embedded, folder."),
+        ("model.num_classes", 3, "model.num_classes 3 is unknown; there are: 2."),
         ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
         ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
         ("data.per_domain", 0, "must be a positive multiple"),
@@ -187,6 +188,25 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
     with pytest.raises(TrainingError):
         table2.main([])
     assert ran == [("depthwise", 2, 0), ("depthwise", 1, 1)]
+    ran.clear()
+    (tmp_path / "out/tvconv/domain1/seed1/results.json").write_text('{"cup": 1}')
+    with pytest.raises(UserError, match="results.json holds no results of disc and cup; remove it, and the fold is"):
+        table2.main([])
+    assert not ran
+
+
+def test_table_2_asked_to_stop_goes_to_no_other_fold(settings, monkeypatch):
+    ran = []
+
+    def train(config, workdir):
+        ran.append(workdir)
+        raise Interrupted("stopped after step 3", code=75)
+
+    monkeypatch.setattr(segmentation, "train", train)
+    settings(config=small(), operators=["depthwise", "tvconv"], domains=["1"], seeds=["0"])
+    with pytest.raises(Interrupted):
+        table2.main([])
+    assert len(ran) == 1
 
 
 def test_table_2_leaves_out_what_has_no_hd95(capsys):

@@ -124,6 +124,28 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
     said = capsys.readouterr()
     assert said.err.startswith("error: unknown config key: momentun Did you mean 'momentum'") and not said.out
     assert not (tmp_path / "out").exists()
+    for key, words in (("train.log_every=0", "train.log_every 0 must be"), ("model.hidden_channels=0", "at least 1")):
+        with pytest.raises(SystemExit, match="2"):
+            sweep.main([two, f"--out={tmp_path / 'out'}", f"--config.{key}"])
+        said = capsys.readouterr()
+        assert words in said.err and not said.out
+
+
+def test_commands_in_one_folder_keep_each_others_lines(two, faked, tmp_path, monkeypatch, capsys):
+    """While one trains seed 1, another that began before it ended trains seed 2."""
+    out, train = tmp_path / "out", sweep.train_all
+
+    def train_beside(*arguments):
+        monkeypatch.setattr(sweep, "train_all", train)
+        sweep.main([two, f"--out={out}", "--seeds=2"])
+        return train(*arguments)
+
+    monkeypatch.setattr(sweep, "train_all", train_beside)
+    sweep.main([two, f"--out={out}", "--seeds=1"])
+    lines = json.loads((out / "sweep.json").read_text())
+    assert [(line["setting"], line["seed"]) for line in lines] == [
+        ("tvconv", 1), ("tvconv", 2), ("other", 1), ("other", 2)
+    ]  # fmt: skip
 
 
 def test_a_run_that_ended_is_recorded_before_the_next(two, faked, tmp_path, monkeypatch, capsys):

@@ -14,10 +14,11 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.files import write_json
 from tvconv_jax.tasks.run import TIMED, measured_speed
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, ProgressLine, write_json
+from tvconv_jax.training.logging import MetricsLog, ProgressLine
 from tvconv_jax.training.mesh import check_batch_size, make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
 from tvconv_jax.training.state import create_state
@@ -148,12 +149,20 @@ def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):
 def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_path):
     line, results = ProgressLine(12, 4), tmp_path / "results.json"
     assert measured_speed(line, results) is None
+    results.write_text("{")
+    with pytest.raises(UserError, match="results.json is damaged or cannot be read; remove it"):
+        measured_speed(line, results)
     write_json(results, {"images_per_second": 50.0})
     for step in range(1, TIMED + 1):  # the first one starts the clock
         line.update(step, 1.0)
     assert measured_speed(line, results) == 50.0
     line.update(TIMED + 1, 1.0)
     assert measured_speed(line, results) == pytest.approx(line.images_per_second, rel=0.5)  # time goes on
+
+
+def test_a_line_is_printed_as_it_is(capsys):
+    ProgressLine(12, 4).print("/data/[casia]/img[a].jpg cannot be decoded")
+    assert capsys.readouterr().out == "/data/[casia]/img[a].jpg cannot be decoded\n"
 
 
 def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):

@@ -27,6 +27,9 @@ import jax
 
 from tvconv_jax import bench_ours
 from tvconv_jax.data.fundus import to_maps
+from tvconv_jax.edge import benchmark
+from tvconv_jax.errors import UserError, ends_in_one_line
+from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 
@@ -243,6 +246,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=_depth, default=1.0, help="of the models, in train, segmentation: default 1")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
+    with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
+        benchmark.check_json(args.json)
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     twin, about_twin = load_twin()
     flax_seconds, our_seconds = import_seconds()
     print(f"{hardware()}\n{about_twin}\nmedians of {args.runs} turns")
@@ -258,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         common["image_size"] = args.image_size or 256
         figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=args.depth, **common)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        write_text(args.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

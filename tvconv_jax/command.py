@@ -16,6 +16,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.files import read_json
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.training.storage import full, is_full
 
@@ -45,7 +46,8 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
                 f"remove that folder."
             )
         return
-    if different := differences(json.loads(file.read_text()), config, apart_from=apart_from):
+    run = read_json(file, "choose another --workdir, or remove that folder")
+    if different := differences(run, config, apart_from=apart_from):
         raise UserError(
             f"{workdir} holds a run of another config ({different}); choose another --workdir, or remove that folder."
         )

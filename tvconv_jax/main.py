@@ -56,7 +56,7 @@ def main(_: Sequence[str]) -> None:
 def _plan(config: ConfigDict) -> None:
     from tvconv_jax.analysis.plan import make_plan
     from tvconv_jax.analysis.plan_report import print_plan
-    from tvconv_jax.training.logging import write_json
+    from tvconv_jax.files import write_json
 
     plan = make_plan(config, kind=KIND.value, identities=IDENTITIES.value)
     print_plan(plan)

@@ -75,7 +75,9 @@ def _read(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{file} is not there; tvconv_jax.edge.benchmark --json={file} writes it.") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{file} is no file of figures; tvconv_jax.edge.benchmark --json={file} writes one.") from None
+        raise UserError(
+            f"{file} is no file of figures; tvconv_jax.edge.benchmark --json={file} writes one, without --check-only."
+        ) from None
 
 
 def _artifact(file: Path, machine: str, artifact: dict[str, Any]) -> dict[str, Any]:

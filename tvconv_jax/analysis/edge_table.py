@@ -10,7 +10,6 @@ What a row says holds for this machine; ``launch/pi.sh`` measures on another one
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +24,13 @@ from rich.table import Table
 from tvconv_jax import create_model
 from tvconv_jax.analysis.reference_module import Reference
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.files import write_text
 from tvconv_jax.models import mobilenetv2, shufflenetv2
 
 PICTURES = 64
@@ -270,17 +270,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--image-size", type=_side, default=96, help="default: 96")
     add("--json", type=Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
-    try:
+    with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
         benchmark.check_json(args.json)
         for runtime in args.runtimes:
             benchmark.import_runtime(runtime)
         options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}
         rows = TABLES[args.table](args.runtimes, **options)
         if args.json:
-            args.json.write_text(json.dumps([row._asdict() | row.subject._asdict() for row in rows], indent=1) + "\n")
-    except (UserError, benchmark.Mistake) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+            write_text(args.json, json.dumps([row._asdict() | row.subject._asdict() for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

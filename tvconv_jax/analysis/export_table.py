@@ -11,10 +11,9 @@ import argparse
 import importlib
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax import command
+from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import trained
 from tvconv_jax.export.artifacts import missing
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
@@ -36,7 +36,9 @@ from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
+from tvconv_jax.files import write_text
 from tvconv_jax.tasks.run import normalise
+from tvconv_jax.workdir import read_config
 
 
 class Variant(NamedTuple):
@@ -141,29 +143,35 @@ def show(variants: Sequence[Variant], rates: dict[str, dict[int, float]]) -> Tab
             f"{statistics.mean(v.energy for v in found):.3f}",
             f"{found[0].size / 1e6:.2f}",
             f"{first[0].size / found[0].size:.1f}x",
-            _spread([100 * v.accuracy for v in found]),
-            _spread(lost),
+            spread([100 * v.accuracy for v in found]),
+            spread(lost),
             *speed,
         )
     return table
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.2f} ± {np.std(values):.2f}"
+def _check_runs(workdirs: Sequence[Path]) -> None:
+    """Raises a ``UserError`` unless the workdirs hold runs of one model on one kind of data, each of them once."""
+    if len(set(workdirs)) < len(workdirs):
+        raise UserError("a workdir is named twice; every run counts once.")
+    first = read_config(workdirs[0])
+    for workdir in workdirs[1:]:
+        if other := command.differences(read_config(workdir).to_dict(), first, apart_from=("seed", "train.", "eval.")):
+            raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
 
 
 def _ranks(text: str) -> list[str]:
     for part in text.split(","):
         if part != "exact" and not (part.isdigit() and int(part) > 0):
             raise argparse.ArgumentTypeError(f"{part!r} must be exact, or a number of terms: 1, 2, ...")
-    return text.split(",")
+    return list(dict.fromkeys(text.split(",")))
 
 
 def _precisions(text: str) -> list[str]:
     for part in text.split(","):
         if part not in PRECISIONS:
             raise argparse.ArgumentTypeError(f"{part!r} is unknown; there are: {', '.join(PRECISIONS)}")
-    return text.split(",")
+    return list(dict.fromkeys(text.split(",")))
 
 
 def _import_exporter() -> None:
@@ -190,23 +198,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--json", type=Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     command.keep_compiled_programs(cache_dir())
-    variants: list[Variant] = []
-    try:
+    workdirs = [workdir.expanduser().absolute() for workdir in args.workdirs]
+    with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
         _import_exporter()
         check_steps(args.fine_tune, args.ranks)
         benchmark.check_json(args.json)
-        for workdir in args.workdirs:
+        _check_runs(workdirs)
+        variants: list[Variant] = []
+        for workdir in workdirs:
             found, graphs = of_run(workdir, args.ranks, args.precisions, fine_tune_steps=args.fine_tune)
             variants += found
-    except (UserError, benchmark.Mistake) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    rates = speeds(graphs)  # of the last run; speed does not depend on values
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(show(variants, rates))
-    if args.json:
-        results: dict[str, Any] = {"variants": [v._asdict() for v in variants], "images_per_second": rates}
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        rates = speeds(graphs)  # of the last run; speed does not depend on values
+        console = Console()
+        (console if console.is_terminal else Console(width=120)).print(show(variants, rates))
+        if args.json:
+            results = {"variants": [v._asdict() for v in variants], "images_per_second": rates}
+            write_text(args.json, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

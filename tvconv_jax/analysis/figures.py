@@ -15,13 +15,12 @@ Figure 9 is ``pictures.png`` in the workdir of a segmentation run. ``runs/a`` is
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import ends_in_one_line
 
 # Figure: what it is drawn from, how many of them, and what it shows.
 SOURCES = {
@@ -96,17 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax warns of what checkpoints of other versions lack
-    try:
+    with ends_in_one_line("nothing was drawn."):
         for file in draw(args):
             print(f"wrote {file}")
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # of the folder that is written to
-        print(f"error: {error.filename}: {error.strerror}; choose another --out.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

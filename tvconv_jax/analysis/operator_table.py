@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tvconv_jax import command
@@ -29,8 +30,9 @@ from tvconv_jax.analysis.sweep import Run, check_folder, read
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, load_sweep
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export.exporting import export
+from tvconv_jax.files import write_text
 from tvconv_jax.models.registry import OPERATORS
 
 PAPERS = {name: row.paper for name, row in OPERATORS.items()} | {"mlp_mixer": "Tolstikhin et al., NeurIPS 2021"}
@@ -96,7 +98,7 @@ def measure(
     threads = sorted({1, benchmark.cores()})
     rows, timed = [], []
     for setting in sweep.settings:
-        row = Row(setting.label, PAPERS.get(setting.label, ""))
+        row = Row(setting.name, PAPERS.get(setting.label, ""))
         rows.append(row)
         runs = row.attempt(lambda row=row, setting=setting: _ended(row, setting, folder))
         path = row.attempt(lambda row=row, runs=runs: _exported(row, runs, exports, say))
@@ -152,7 +154,7 @@ def show(sweep: Sweep, rows: Sequence[Row]) -> Table:
     for column in ("operator", "from", "seeds", *COLUMNS):
         table.add_column(column, justify="left" if column in ("operator", "from") else "right")
     for row in rows:
-        table.add_row(row.name, row.paper, str(len(row.accuracies)), *_cells(row))
+        table.add_row(escape(row.name), row.paper, str(len(row.accuracies)), *_cells(row))
     return table
 
 
@@ -187,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", default="configs/sweeps/figure6.py", help="its file; default: configs/sweeps/figure6.py")
     add("--out", type=Path, default=None, metavar="DIR", help="keeps the artifacts there; default: nowhere")
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
-    add("--seconds", type=float, default=1.0, help="per row, batch and number of threads; default 1")
+    add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
     add("--json", type=Path, metavar="FILE", help="default: operator_table.json in the sweep's folder")
     return parser
 
@@ -196,16 +198,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
     command.keep_compiled_programs(cache_dir())
-    try:
+    with ends_in_one_line("no table was written.", mistakes=(UserError, benchmark.Mistake)):
         benchmark.check_json(args.json)
         benchmark.import_runtime("onnxruntime")
         rows = _run(args)
-    except (UserError, benchmark.Mistake) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; no table was written.", file=sys.stderr)
-        sys.exit(130)
     if any(row.fault and row.accuracies for row in rows):
         sys.exit(1)
 
@@ -225,7 +221,7 @@ def _run(args: argparse.Namespace) -> list[Row]:
             print(f"{row.name}: {row.fault}")
     file = args.json or folder / "operator_table.json"
     about = {"machine": benchmark.machine(), "sweep": args.sweep, "rows": [dataclasses.asdict(row) for row in rows]}
-    file.write_text(json.dumps(about, indent=1) + "\n")
+    write_text(file, json.dumps(about, indent=1) + "\n")
     print(f"Figures: {file}")
     return rows
 

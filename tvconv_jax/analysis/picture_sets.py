@@ -1,12 +1,10 @@
 """Pictures to look at as a whole: the sets of a run, or any folder of pictures."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tvconv_jax.data import fundus
 from tvconv_jax.data.faces import load_faces
@@ -15,7 +13,7 @@ from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.records import Record, Source, cache_dir
 from tvconv_jax.data.sets import LooseFiles
 from tvconv_jax.errors import UserError
-from tvconv_jax.recipes.scale import complete
+from tvconv_jax.workdir import read_config
 
 BATCH = 100
 
@@ -78,11 +76,8 @@ def open_sets(target: Path, *, side: int = 96) -> list[PictureSet]:
 
 
 def _sets_of_run(workdir: Path) -> list[PictureSet]:
-    try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        task, data = config.task, config.data
-    except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{workdir}/config.json is not of a run; name a workdir of tvconv_jax.main.") from None
+    config = read_config(workdir)
+    task, data = config.task, config.data
     if task == "face":
         faces = load_faces(data)
         sources = {"train": faces.train, **{name: source for name, (source, _) in faces.verification.items()}}

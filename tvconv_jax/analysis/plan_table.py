@@ -8,7 +8,6 @@ of 10^6 is cut over all of them, that of 10^4 lies on each. Plans that lie in ``
 
 import argparse
 import itertools
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.analysis.plan_report import size
+from tvconv_jax.errors import UserError, ends_in_one_line
+from tvconv_jax.files import read_json, write_text
 
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}
 IDENTITIES = (10_000, 1_000_000)
@@ -55,7 +56,7 @@ def make(runs: Path, kind: str) -> list[tuple[str, dict[str, Any]]]:
             done = subprocess.run([sys.executable, *command(model, identities, devices, kind, workdir)], check=False)
             if done.returncode:
                 sys.exit(done.returncode)
-        rows.append((model, json.loads((workdir / "plan.json").read_text())))
+        rows.append((model, read_json(workdir / "plan.json", "remove it, and it is planned again")))
     return rows
 
 
@@ -157,8 +158,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/plan"), metavar="DIR", help="where plans are kept")
     parser.add_argument("--kind", default="tpu-v5e", help="see tvconv_jax/analysis/kinds.py")
     args = parser.parse_args(argv)
-    args.out.write_text(page(make(args.runs, args.kind), args.kind))
-    print(f"wrote {args.out}")
+    with ends_in_one_line("plans that were made are kept."):
+        if not args.out.absolute().parent.is_dir():
+            raise UserError(f"--out={args.out}: there is no folder {args.out.parent}; make it first.")
+        write_text(args.out, page(make(args.runs, args.kind), args.kind))
+        print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

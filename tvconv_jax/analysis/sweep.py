@@ -15,6 +15,7 @@ its line.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -32,12 +33,14 @@ from tvconv_jax.analysis.sweep_results import check_result, read_lines
 from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
-from tvconv_jax.errors import UserError
-from tvconv_jax.training.logging import write_text
+from tvconv_jax.errors import UserError, ends_in_one_line
+from tvconv_jax.files import write_text
+from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 
-PARTS = ("sweep.json", "sweep.json.part", "report.html", "operator_table.json")  # of OUT, besides settings
+WRITTEN = ("sweep.json", "report.html", "operator_table.json")
+PARTS = (*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock")  # of OUT, besides settings
 LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.json, left out of sweep.json
 
 
@@ -100,12 +103,25 @@ def _own_lines(record: Path, sweep: Sweep) -> dict[tuple[str, int], dict[str, An
     return lines
 
 
-def _write_record(record: Path, sweep: Sweep, lines: Mapping[tuple[str, int], dict[str, Any]]) -> None:
-    if not lines:
+def _write_record(
+    record: Path,
+    sweep: Sweep,
+    known: Mapping[tuple[str, int], dict[str, Any]],
+    found: Mapping[tuple[str, int], dict[str, Any]],
+) -> None:
+    """Writes what was known at the beginning, what others have written since, and what is found in the folders."""
+    if not known and not found:
         return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with (record.parent / ".lock").open("a") as file:
+        lock(file, fcntl.LOCK_EX)  # another command may train other seeds or settings in the same folder
+        there = _own_lines(record, sweep) if record.exists() else {}
+        _write_lines(record, sweep, {**known, **there, **found})
+
+
+def _write_lines(record: Path, sweep: Sweep, lines: Mapping[tuple[str, int], dict[str, Any]]) -> None:
     places = {(s.folder, seed): (place, seed) for place, s in enumerate(sweep.settings) for _, seed in lines}
     ordered = (lines[key] for key in sorted(lines, key=places.__getitem__))
-    record.parent.mkdir(parents=True, exist_ok=True)
     write_text(record, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
 
 
@@ -139,11 +155,14 @@ def read_known(
 
 
 def _check_settings(runs: Sequence[Run], argument: str, overrides: Sequence[str]) -> None:
-    """What is wrong with a key, an operator or a stage of any run is told before one trains."""
-    from tvconv_jax.tasks.run import model_of  # late, so that a table is shown at once
+    """What is wrong with a key, a value, an operator or a stage of any run is told before one trains."""
+    from tvconv_jax.tasks.limits import check_values  # late, so that a table is shown at once
+    from tvconv_jax.tasks.run import model_of
 
     for run in runs:
-        model_of(run.config(argument, overrides))
+        config = run.config(argument, overrides)
+        check_values(config)
+        model_of(config)
 
 
 def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
@@ -201,19 +220,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = _parse(argv)
     path, _, argument = args.sweep.partition(":")
     out = (args.out or Path("runs", Path(path).stem)).expanduser().absolute()
-    try:
+    with ends_in_one_line("the same command goes on."):
         sweep = load_sweep(path)
         check_folder(out, sweep)
         failed = _run_all(args, sweep, out, argument, overrides)
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.filename or out}: {error.strerror or error}; the same command goes on.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        sys.exit(130)
     if failed:
         sys.exit(1)
 
@@ -247,7 +257,7 @@ def _run_all(
         """Results of all runs that ended, and their lines in the record."""
         results = known | read(runs)
         found = {(run.setting.folder, run.seed): _line(run, result) for run, result in results.items()}
-        _write_record(record, sweep, lines | found)
+        _write_record(record, sweep, lines, found)
         return results
 
     # Jobs of an array would write it at once, so each does when it ends; until then the folders say what ended.

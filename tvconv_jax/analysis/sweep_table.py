@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from tvconv_jax.analysis.report.sweep import MEAN, Cells, several_devices, spread
@@ -30,7 +31,7 @@ def show(sweep: Sweep, results: Mapping[Setting, Results]) -> Table:
         if setting.group != group and table.row_count:
             table.add_section()
         group = setting.group
-        table.add_row(setting.name, str(len(results.get(setting, []))), *cells.rows[setting.name])
+        table.add_row(escape(setting.name), str(len(results.get(setting, []))), *cells.rows[setting.name])
     return table
 
 

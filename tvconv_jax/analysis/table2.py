@@ -19,8 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax import command
+from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.command import CONFIG
-from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.files import read_json, write_text
 
 OUT = flags.DEFINE_string("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
@@ -59,17 +61,18 @@ def main(_: Sequence[str]) -> None:
     for fold, config in configs.items():  # before anything runs
         check_values(config)
         command.check_workdir(config, _workdir(out, fold))
+    results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
     command.keep_compiled_programs(cache_dir())
     failed = {}
     for number, (fold, config) in enumerate(configs.items(), start=1):
-        if not (_workdir(out, fold) / "results.json").exists():
+        if fold not in results:
             print(f"[{number}/{len(folds)}] {fold.operator}, domain {fold.domain}, seed {fold.seed}", flush=True)
             if error := _train(config, _workdir(out, fold)):
                 failed[fold] = error
     results = {fold: _read(_workdir(out, fold)) for fold in folds if fold not in failed}
     out.mkdir(parents=True, exist_ok=True)
     lines = [{**fold._asdict(), **result} for fold, result in results.items()]
-    (out / "table2.json").write_text(json.dumps(lines, indent=1) + "\n")
+    write_text(out / "table2.json", json.dumps(lines, indent=1) + "\n")
     print_table(results)
     for fold, error in failed.items():
         print(f"failed: {fold.operator}, domain {fold.domain}, seed {fold.seed}: {error}")
@@ -85,6 +88,8 @@ def _train(config: ConfigDict, workdir: Path) -> str | None:
 
     try:
         segmentation.train(config, workdir)
+    except Interrupted:  # it saved; the folds after it wait for the same command
+        raise
     except (UserError, TrainingError) as error:
         return str(error)
     except Exception as error:  # memory that runs out, a disk that goes: the other folds may fare better
@@ -106,10 +111,18 @@ def _workdir(out: Path, fold: Fold) -> Path:
     return out / fold.operator / f"domain{fold.domain}" / f"seed{fold.seed}"
 
 
+def _ended(out: Path, fold: Fold) -> bool:
+    return (_workdir(out, fold) / "results.json").exists()
+
+
 def _read(workdir: Path) -> dict[str, Any]:
-    results = json.loads((workdir / "results.json").read_text())
+    file, way_out = workdir / "results.json", "remove it, and the fold is measured again"
+    results = read_json(file, way_out)
     keys = ("cup", "disc", "constant_mask_dice", "selection", "data", "backbone", "definitions", "step")
-    return {key: results[key] for key in keys}
+    try:
+        return {key: results[key] for key in keys}
+    except (KeyError, TypeError):
+        raise UserError(f"{file} holds no results of disc and cup; {way_out}.") from None
 
 
 def _integers(name: str, values: Sequence[str]) -> list[int]:
@@ -149,7 +162,7 @@ def print_table(results: dict[Fold, dict[str, Any]]) -> None:
                 [value * factor for fold, value in own.items() if fold.domain == d and value is not None]
                 for d in domains
             ]
-            table.add_row(f"{structure} {score}", operator, *map(_cell, by_domain), _mean_cell(by_domain))
+            table.add_row(f"{structure} {score}", operator, *map(spread, by_domain), _mean_cell(by_domain))
         if score == "dice":
             same = [
                 np.mean([r["constant_mask_dice"][structure] * 100 for f, r in results.items() if f.domain == d])
@@ -166,17 +179,11 @@ def print_table(results: dict[Fold, dict[str, Any]]) -> None:
         print("The paper's figures are for its own crops and an ImageNet backbone; other crops are another task.")
 
 
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
-
-
 def _mean_cell(by_domain: Sequence[Sequence[float]]) -> str:
     """Mean over domains; its spread over seeds, where every domain has as many."""
     if len({len(values) for values in by_domain}) > 1:
         return "-"
-    return _cell(list(np.mean(by_domain, axis=0)))
+    return spread(list(np.mean(by_domain, axis=0)))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ A set is a folder of ``<identity>/*.jpg``, a ``.rec``, ``tfds:NAME``, or for ver
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import ends_in_one_line
 
 
 def _convert(args: argparse.Namespace) -> str:
@@ -95,14 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
-    try:
+    with ends_in_one_line("the same command goes on."):
         print(args.run(args))
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

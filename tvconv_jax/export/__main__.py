@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.errors import ends_in_one_line
 
 
 def _formats(text: str) -> list[str]:
@@ -65,11 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
-    try:
+    with ends_in_one_line("nothing was written."):
         from tvconv_jax.export.exporting import export
 
         exported = export(
-            args.workdir,
+            args.workdir.expanduser(),
             args.out.expanduser().absolute(),
             formats=args.formats,
             rank=args.rank,
@@ -79,15 +79,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             best=args.best,
         )
         print(exported.report)
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk
-        print(f"error: {error.filename or args.out}: {error.strerror or error}; nothing was written.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; nothing was written.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

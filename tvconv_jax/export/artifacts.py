@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.precision import Precision
@@ -17,8 +18,6 @@ from tvconv_jax.export.precision import Precision
 FORMATS = ("onnx", "torch", "native")
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
 CHECK = "check.npz"
-# Largest difference that an artifact may have: of normalised embeddings; of logits, relative to the largest.
-TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
 CHECKED = 8  # pictures kept in check.npz, for the check on the device
 
 # images [n, 3, s, s] -> [n, d], or [n, classes, h, w]

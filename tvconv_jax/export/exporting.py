@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import TOLERANCES, Artifact, check_folder, check_formats, difference, write
+from tvconv_jax.export.artifacts import Artifact, check_folder, check_formats, difference, write
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -167,8 +168,11 @@ def _choose(
         mean = run.verify(_function(rounded(graph, precision))).mean
         lines.append(f"  rank {terms}: {mean:.2%}")
         if mean >= aim - max_loss / 100:
-            break
-    return terms, graph
+            return terms, graph
+    raise UserError(
+        f"--rank=auto: in {precision} even {taps} terms lose more than {max_loss} points, of {aim:.2%}; allow a larger "
+        f"--max-loss, or choose another --precision or a --rank."
+    )
 
 
 def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:

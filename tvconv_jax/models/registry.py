@@ -160,8 +160,8 @@ def create_model(
         with images ``[n, h, w, 3]`` float32 in [-1, 1], RGB.
 
     Raises:
-        ValueError: For an unknown model, width, operator, stage or field, the message lists what exists; for a depth
-            that is not greater than 0.
+        ValueError: For an unknown model, width, operator, stage or field, the message lists what exists; for a number
+            with which there is no such model, as no channels.
     """
     _check_choice("model", name, MODELS)
     model = MODELS[name]
@@ -175,8 +175,8 @@ def create_model(
     own = {key: value for key, value in fields.items() if key in model.fields}
     if "output_stride" in own:
         _check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
-    if not 0 < own.get("depth", 1.0) < math.inf:
-        raise ValueError(f"depth {own['depth']} must be greater than 0: it multiplies the blocks of every stage.")
+    for field, value in fields.items():
+        _check_number(field, value)
     row = OPERATORS.get(operator)
     if model.stages:
         default = model.stages[-row.last_stages :] if row.last_stages else model.stages
@@ -189,6 +189,17 @@ def create_model(
         given = {key: value for key, value in fields.items() if key in row.fields}
         own[row.place] = functools.partial(row.module, **given)
     return model.module(**own)
+
+
+def _check_number(field: str, value: Any) -> None:
+    """Of counts one is the least, but a generator may have no hidden block after its first; the others are positive."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least = 0 if field == "hidden_layers" else 1
+    if isinstance(value, int) and field != "depth" and value < least:
+        raise ValueError(f"{field} {value} must be at least {least}.")
+    if not 0 <= value < math.inf or (value == 0 and field != "hidden_layers"):
+        raise ValueError(f"{field} {value} must be greater than 0, and finite.")
 
 
 def _check_choice(what: str, value: Any, choices: Any) -> None:

@@ -21,6 +21,7 @@ from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
 from tvconv_jax.data.transform import strengths_of
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_json
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
@@ -46,7 +47,7 @@ from tvconv_jax.tasks.run import (
 from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import command_line, device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step

@@ -15,6 +15,7 @@ from tvconv_jax.data import folder, poses
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.files import write_json
 from tvconv_jax.freezing import freeze
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
@@ -32,7 +33,7 @@ from tvconv_jax.tasks.run import (
 )
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import command_line, device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step

@@ -21,6 +21,7 @@ LEAST = {
     "optimizer.weight_decay": 0,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "eval.pictures": 0,
 }
 POSITIVE = ("optimizer.epochs", "train.eval_every")  # less than one epoch makes sense, none does not
 # Keys that the reader of a source needs; a config has those of the source behind its colon.

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.analysis.contours import Outlined, draw_contours
+from tvconv_jax.files import write_json
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.training.logging import command_line, device_description, write_json
+from tvconv_jax.training.logging import command_line, device_description
 from tvconv_jax.version import versions
 
 STRUCTURES = ("cup", "disc")

@@ -3,11 +3,12 @@
 The paper trains on the 329k frontal ones of CASIA-WebFace's 490k pictures (Chen et al. 2022, section 4.1).
 """
 
-import json
+import csv
+import io
 from pathlib import Path
 
+import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from tvconv_jax.data.decoder import DECODE_ERRORS, pixels
 from tvconv_jax.data.kept import short_name, write_kept
@@ -16,11 +17,11 @@ from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
-from tvconv_jax.recipes.scale import complete
+from tvconv_jax.files import read_json, write_json, write_text
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
-from tvconv_jax.training.logging import write_json, write_text
 from tvconv_jax.training.state import TrainState
+from tvconv_jax.workdir import read_config
 
 CHUNK = 2000  # pictures between two writes of the scores
 BROKEN = -1.0  # in scores.npy: a picture that cannot be decoded; NaN is one that was not scored yet
@@ -55,8 +56,10 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     kept = np.flatnonzero(scores >= threshold)
     names = [faces.source.name(index) for index in range(len(scores))]
     write_kept(out / "kept.txt", (names[index] for index in kept))
-    lines = (f"{short_name(name)},{score:.6f}\n" for name, score in zip(names, scores.tolist(), strict=True))
-    write_text(out / "scores.csv", "name,frontal\n" + "".join(lines))
+    table = io.StringIO()
+    rows = ((short_name(name), f"{score:.6f}") for name, score in zip(names, scores.tolist(), strict=True))
+    csv.writer(table, lineterminator="\n").writerows([("name", "frontal"), *rows])
+    write_text(out / "scores.csv", table.getvalue())
     counts = _counts(faces, scores, kept, threshold)
     write_json(out / "counts.json", {"source": source, "classifier": str(classifier), **counts})
     _histogram(out / "histogram.png", scores, threshold, counts)
@@ -72,13 +75,13 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
 
 def _classifier(workdir: Path) -> FrontalJob:
     try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        if config.task != "frontal":
-            raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
-    except (OSError, ValueError, AttributeError):
+        config = read_config(workdir)
+    except UserError:
         raise UserError(
             f"{workdir} holds no classifier; train configs/frontal.py first, or name --classifier."
         ) from None
+    if config.task != "frontal":
+        raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
     check_trained(workdir)
     return FrontalJob(config)
 
@@ -87,16 +90,20 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
     """Probabilities of all pictures, ``float32 [n]``, NaN for broken ones; what a killed call has written is kept."""
     state = restore_best(job, classifier.absolute())
     names = (faces.source.name(index) for index in range(len(faces.labels)))
-    of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": f"{classifier}, step {int(state.step)}"}
-    path, what = out / "scores.npy", out / "scores.json"
-    if what.exists() and json.loads(what.read_text()) != of:
-        raise UserError(f"{out} holds the scores of another set or classifier; choose another --out or remove it.")
+    weights = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
+    of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": digest(*weights)}
+    path, what, way_out = out / "scores.npy", out / "scores.json", "choose another --out or remove it"
+    if what.exists() and read_json(what, way_out) != of:
+        raise UserError(f"{out} holds the scores of another set or classifier; {way_out}.")
     write_json(what, of)
     if not path.exists():
         part = out / "scores.part.npy"
         np.save(part, np.full(len(faces.labels), np.nan, np.float32))
         part.rename(path)
-    scores = np.load(path, mmap_mode="r+")
+    try:
+        scores = np.load(path, mmap_mode="r+")
+    except (OSError, ValueError, EOFError):
+        raise UserError(f"{path} is damaged; remove it, and all is scored again.") from None
     starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]
     for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} pictures at a time"):
         stop = min(start + CHUNK, len(scores))

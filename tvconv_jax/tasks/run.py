@@ -1,6 +1,5 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,11 +13,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import read_json, write_text
 from tvconv_jax.models import create_model
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine, write_text
+from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.nonfinite import POLICIES
@@ -98,7 +98,7 @@ def measured_speed(line: ProgressLine, results: Path) -> float | None:
     """Images per second; of a command that took too few steps to tell, what the results of an earlier one say."""
     if line.steps >= TIMED:
         return round(line.images_per_second, 1)
-    earlier = json.loads(results.read_text()) if results.exists() else {}
+    earlier = read_json(results, "remove it; the same command writes it anew") if results.exists() else {}
     return earlier.get("images_per_second") or None
 
 

@@ -79,6 +79,7 @@ class SegmentationJob:
         check_choice("data.test_domain", config.data.test_domain, fundus.DOMAINS)
         check_choice("data.sampling", config.data.sampling, ("shuffled", "replacement"))
         check_choice("data.source", config.data.source, ("embedded", "folder"))
+        check_choice("model.num_classes", config.model.num_classes, (2,))
         self.model = model_of(config)
         self._pretrained = read_torch_checkpoint(Path(config.model.pretrained)) if config.model.pretrained else None
         if config.model.pretrained and config.model.depth != 1:

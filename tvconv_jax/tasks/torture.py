@@ -25,8 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.files import write_json
 from tvconv_jax.training import checksums
-from tvconv_jax.training.logging import write_json
 
 PAUSE = 0.1  # seconds a step lasts at least; a checkpoint, every second step, takes about as long
 STEPS = 8  # of the run for every round
@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25, help="how often it is killed")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that share its devices; default 2")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     options = parser.parse_args(arguments)

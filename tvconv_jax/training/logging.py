@@ -1,17 +1,17 @@
 """What a run leaves behind while it goes: ``metrics.jsonl``, TensorBoard events, and a progress line."""
 
 import json
-import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
+from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
@@ -129,40 +129,24 @@ class ProgressLine:
 
     def print(self, text: str) -> None:
         """One lasting line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._status:
             self._status.stop()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    write_bytes(path, text.encode())
+def command_line(*, without: Sequence[str] = ()) -> str | None:
+    """The command that this process was started with; ``None`` where no module of this package was.
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
-def command_line() -> str | None:
-    """The command that this process was started with; ``None`` where no module of this package was."""
+    Args:
+        without: Flags that are left out.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or not spec.name.startswith("tvconv_jax."):
         return None
-    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
+    arguments = [argument for argument in sys.argv[1:] if argument not in without]
+    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *arguments])
 
 
 def device_description() -> str:

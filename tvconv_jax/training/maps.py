@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from tvconv_jax.files import write_bytes
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import write_bytes
 from tvconv_jax.training.storage import writing
 
 FOLDER = "maps"

@@ -2,20 +2,18 @@
 
 import argparse
 import json
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
-from ml_collections import ConfigDict
 
 from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
-from tvconv_jax.errors import UserError
-from tvconv_jax.recipes.scale import complete
+from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.tasks import load_task
+from tvconv_jax.workdir import read_config
 
 
 def remake(workdir: Path, *, pictures: bool = False) -> Path:
@@ -33,11 +31,8 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
     Raises:
         UserError: If the folder holds no run that ended, or its checkpoint or data is needed and missing.
     """
-    try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
-        task = load_task(config.task)
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    config = read_config(workdir)
+    task = load_task(config.task)
     if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json: the run has not ended; the command that began it goes on.")
     _check_files(workdir)
@@ -68,11 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", action="store_true", help="shows pictures of real people too")
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
-    try:
+    with ends_in_one_line("the report is as it was."):
         print(f"wrote {remake(args.workdir.expanduser(), pictures=args.pictures)}")
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

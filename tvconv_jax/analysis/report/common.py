@@ -18,7 +18,6 @@ TASKS = {
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
 }
-PAPER = "https://arxiv.org/abs/2203.10489"
 
 
 def model_name(settings: Settings) -> str:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tvconv_jax.files import write_bytes
 from tvconv_jax.training.distributed import to_host
-from tvconv_jax.training.logging import write_bytes
 from tvconv_jax.training.maps import affinity_maps
 
 NAME = "report.npz"

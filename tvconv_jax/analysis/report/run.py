@@ -11,7 +11,7 @@ from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.html import joined
 from tvconv_jax.analysis.report.page import Figure, Section, page
 from tvconv_jax.data.faces import FaceData
-from tvconv_jax.training.logging import write_text
+from tvconv_jax.files import write_text
 
 NAME = "report.html"
 

@@ -13,6 +13,7 @@ from tvconv_jax.analysis.report.html import Html, joined, markup, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section, page, paragraphs
 from tvconv_jax.analysis.report.plots import Labels, Point, scatter
 from tvconv_jax.analysis.report.run import NAME
+from tvconv_jax.files import write_text
 from tvconv_jax.training.logging import command_line
 
 MEAN = "mean accuracy %"
@@ -79,10 +80,10 @@ def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry
         sections = [Section("results", "Results", joined(body))]
     if missing:
         sections.append(Section("missing", "Runs that have not ended", _missing(out, missing)))
-    if command := command_line():
+    if command := command_line(without=("--show", "--markdown")):
         text = paragraphs("Runs that ended are not repeated; those that failed or were stopped go on.")
         sections.append(Section("rerun", "How to run it again", joined([command_block(command), text])))
-    (out / NAME).write_text(page(title, lead, figures, sections))  # by whichever job of an array ends last
+    write_text(out / NAME, page(title, lead, figures, sections))  # by whichever job of an array ends last
 
 
 def spread(values: Sequence[float]) -> str:

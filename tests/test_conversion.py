@@ -1,7 +1,9 @@
 """The convert command: what goes in comes out, nothing is written over."""
 
+import errno
 import io
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -110,12 +112,18 @@ def test_pairs_as_lfw_lists_them_to_bin(tmp_path, capsys):
         (("none", "y.rec"), "none holds 0 identities"),
         (("none.rec", "y"), "none.rec cannot be read"),
         (("sly.rec", "y"), "must be 'key label identity/file'"),
+        (("spaced.rec", "y"), "spaced.lst:3: '1 0 ann/1.jpg' must be 'key label identity/file'"),
+        (("latin.rec", "y"), "latin.lst cannot be read ('utf-8' codec can't decode"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_everything(tmp_path, capsys, paths, words):
     convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
     convert(tmp_path / "faces", tmp_path / "sly.rec")
     (tmp_path / "sly.lst").write_text("1\t0\t../../ann.jpg\n")
+    for name, text in (("spaced", b"\n\n1 0 ann/1.jpg\n"), ("latin", "1\t0\tJosé/1.jpg\n".encode("latin-1"))):
+        shutil.copy(tmp_path / "train.rec", tmp_path / f"{name}.rec")
+        shutil.copy(tmp_path / "train.idx", tmp_path / f"{name}.idx")
+        (tmp_path / f"{name}.lst").write_bytes(text)
     lay(tmp_path / "other", {"ann/1.jpg": b"mine"})
     before = tree(tmp_path)
     with pytest.raises(SystemExit) as exit:
@@ -125,12 +133,15 @@ def test_mistakes_are_one_line_and_leave_everything(tmp_path, capsys, paths, wor
     assert tree(tmp_path) == before
 
 
-def test_through_all_formats_and_back(tmp_path):
+def test_through_all_formats_and_back(tmp_path, monkeypatch):
     convert(lay(tmp_path / "faces", PICTURES), tmp_path / "a" / "train.rec")
     convert(tmp_path / "a" / "train.rec", f"tfds:{tmp_path}/b/faces")
     convert(tmp_path / "b" / "faces", tmp_path / "c")
     assert tree(tmp_path / "c") == PICTURES
-    convert(f"tfds:{tmp_path}/b/faces", tmp_path / "d" / "train.rec")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    convert("tfds:~/b/faces", tmp_path / "d" / "train.rec")
+    convert(tmp_path / "faces", "tfds:~/e/others")
+    assert (tmp_path / "e" / "others").is_dir()
     assert tree(tmp_path / "d") == tree(tmp_path / "a")
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["faces"]  # nothing of TFDS lies around
 
@@ -161,14 +172,32 @@ def test_a_killed_conversion_to_records_goes_on(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_disk_that_fills_costs_nothing_that_was_written(tmp_path, monkeypatch, capsys):
+    def full(self, key, payload):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lay(tmp_path / "faces", PICTURES)
+    convert(tmp_path / "faces", tmp_path / "whole.rec")
+    (tmp_path / "a.rec.part").write_bytes(whole := (tmp_path / "whole.rec").read_bytes()[:-80])
+    with monkeypatch.context() as context, pytest.raises(SystemExit, match="1"):
+        context.setattr(RecordWriter, "write", full)
+        convert(tmp_path / "faces", tmp_path / "a.rec")
+    assert "No space left on device; the same command goes on." in capsys.readouterr().err
+    assert 0 < len((tmp_path / "a.rec.part").read_bytes()) <= len(whole)
+    convert(tmp_path / "faces", tmp_path / "a.rec")
+    assert (tmp_path / "a.rec").read_bytes() == (tmp_path / "whole.rec").read_bytes()
+
+
 def test_a_part_of_other_pictures_is_refused(tmp_path, capsys):
     lay(tmp_path / "faces", PICTURES)
     convert(tmp_path / "faces", tmp_path / "a.rec")
     (tmp_path / "a.rec").rename(tmp_path / "a.rec.part")
     lay(tmp_path / "faces", {"bob/10.jpg": b"changed"})
+    before = (tmp_path / "a.rec.part").read_bytes()
     with pytest.raises(SystemExit, match="2"):
         convert(tmp_path / "faces", tmp_path / "a.rec")
     assert "a.rec.part was begun with other pictures; remove it" in capsys.readouterr().err
+    assert (tmp_path / "a.rec.part").read_bytes() == before
 
 
 class Lfw(tfds.core.GeneratorBasedBuilder):

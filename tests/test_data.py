@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from tvconv_jax.data.inspection import inspect
 from tvconv_jax.data.kept import write_kept
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.record_faces import write_faces
-from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
+from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
 from tvconv_jax.errors import UserError
 
 
@@ -141,6 +142,21 @@ def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
         folder(faces, max_corrupt=0.01)
 
 
+def test_a_picture_larger_than_any_is_skipped_too(faces, monkeypatch):
+    (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 24)
+    assert "p1/0.jpg" in folder(faces).notes[0]
+
+
+def test_a_cache_that_takes_no_files_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="file cannot be written .*; set TVCONV_JAX_CACHE to a folder that can"),
+        one_writer(tmp_path / "file" / "records"),
+    ):
+        raise AssertionError("wrote into a file")
+
+
 def test_other_sizes_are_resized_and_said_once(faces):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     (faces / "train" / "p1" / "1.jpg").write_bytes(jpeg(5, side=40))
@@ -158,6 +174,13 @@ def test_other_sizes_are_resized_and_said_once(faces):
         (lambda root: [(root / "train" / p).rename(root / p) for p in ("p1", "p2")] and root, "holds 1 identities"),
         (lambda root: (root / "pairs" / "q3.jpg").unlink() or root, "q3.jpg does not exist; add the file"),
         (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same person) or -1"),
+        (
+            lambda root: append(root, "José.jpg q2.jpg 1", "latin-1"),
+            "pairs_pair.txt cannot be read ('utf-8' codec can't",
+        ),
+        (lambda root: renamed(root, b"Jos\xe9.jpg"), "is not in UTF-8; rename the file."),
+        (lambda root: named(root, "step"), "no verification set can be called 'step', as the step in metrics.jsonl is"),
+        (lambda root: named(root, "all"), "called 'all', which means all splits of a set; give it another name."),
         (lambda root: append(root, "q1.jpg q2.jpg"), "must be 'left right flag'"),
         (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be cut into 10 equal folds"),
         (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no picture") and root, "1 of 10 pictures cannot be"),
@@ -169,9 +192,20 @@ def test_bad_folders_get_one_line(faces, spoil, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def append(root, line):
+def append(root, line, encoding="utf-8"):
     path = root / "pairs_pair.txt"
-    path.write_text(path.read_text() + line + "\n")
+    path.write_text(path.read_text() + line + "\n", encoding=encoding)
+    return root
+
+
+def renamed(root, name):
+    os.rename(root / "train" / "p1" / "0.jpg", os.fsencode(root / "train" / "p1") + b"/" + name)
+    return root
+
+
+def named(root, name):
+    (root / "pairs_pair.txt").rename(root / f"{name}_pair.txt")
+    (root / "pairs").rename(root / name)
     return root
 
 
@@ -218,6 +252,12 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
                 np.testing.assert_array_equal(value, theirs[key])
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     assert len(casia("tfds:people").train) == 9 and not casia("tfds:people").verification
+    numbered = [{"image": jpeg(i), "label": 1_000_000 + 7 * (i % 3), "name": f"{i}"} for i in range(9)]
+    prepare(RecordBuilder(splits={"train": numbered}, data_dir=root / "numbered"), "numbers")
+    found = next((root / "numbered").rglob("dataset_info.json")).parent
+    data = casia(f"tfds:{found}")
+    assert data.num_classes == 3 and [data.train[i]["label"] for i in range(4)] == [0, 1, 2, 0]
+    assert "9 pictures of 3 identities" in data.notes[0]
     with pytest.raises(UserError, match="no prepared TFDS set 'nobody' in"):
         casia("tfds:nobody")
 

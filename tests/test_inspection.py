@@ -131,6 +131,20 @@ def test_nothing_to_inspect_is_one_line(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "faces", "--sheet=sheet"], "sheet must end as a picture does: .png, .jpg"),
+        (["align", "a", "b", "c", "--size=0"], "0 must be a whole number, at least 8"),
+        (["speed", "faces", "--seconds=0"], "0 must be greater than 0, and finite"),
+    ],
+)
+def test_numbers_and_names_are_looked_at_first(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert words in capsys.readouterr().err
+
+
 def test_grey_is_grey():
     grey = np.asarray(Image.fromarray(drawn(0)).convert("L").convert("RGB"))
     assert look(jpeg(grey)).grey and not look(jpeg(grey)).swapped and not look(jpeg(drawn(0))).grey

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.analysis.report.__main__ import remake
 from tvconv_jax.errors import UserError
-from tvconv_jax.recipes import Argument, face_config, parse_arguments
+from tvconv_jax.recipes import Argument, face_config, frontal_config, parse_arguments
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
@@ -215,7 +215,7 @@ def test_every_key_of_the_config_is_read(tmp_path, capsys):
     config.data.root = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is no folder"):
         FaceJob(Watched(config, read))
-    assert {"data.root", "data.max_corrupt"} <= read | {"data.max_corrupt"}
+    assert "data.root" in read
 
 
 @pytest.mark.parametrize(
@@ -233,6 +233,8 @@ def test_every_key_of_the_config_is_read(tmp_path, capsys):
         ("optimizer.epochs", math.inf, "optimizer.epochs inf must be"),
         ("train.log_every", 0, "train.log_every 0 must be at least 1"),
         ("train.checkpoint_every", -5, "train.checkpoint_every -5 must be at least 1"),
+        ("optimizer.factor", -0.1, "optimizer.factor -0.1 must be at least 0"),
+        ("loss.scale", 0.0, "loss.scale 0.0 must be greater than 0"),
         ("train.eval_every", -1.0, "train.eval_every -1.0 must be greater than 0"),
     ],
 )
@@ -242,6 +244,14 @@ def test_values_that_make_no_sense_are_refused_before_data_is_opened(key, value,
     check_values(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=words):
+        check_values(config)
+
+
+def test_a_share_is_no_percentage():
+    config = frontal_config(None)
+    check_values(config)
+    config.data.crop = 70.0
+    with pytest.raises(UserError, match="data.crop 70.0 must be greater than 0, and at most 1"):
         check_values(config)
 
 

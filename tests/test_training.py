@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import write_json
-from tvconv_jax.tasks.run import TIMED, measured_speed
+from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
+from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, ProgressLine
@@ -44,6 +47,24 @@ def test_the_rate_falls_at_each_milestone():
     schedule = step_schedule(0.1, milestones=(2, 3.5), factor=0.1, steps_per_epoch=10)
     rates = [float(schedule(step)) for step in (0, 19, 20, 34, 35, 99)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+    both = step_schedule(0.1, milestones=(2, 2.04), factor=0.1, steps_per_epoch=10)  # they fall on one step
+    np.testing.assert_allclose([float(both(19)), float(both(20))], [0.1, 0.001], rtol=1e-6)
+
+
+def test_a_run_of_no_step_is_refused():
+    config = face_config("epochs=0.1", model="mobilenetv2", width=0.1)
+    with pytest.raises(UserError, match=r"optimizer.epochs 0.1 of 4 steps each are no step; take at least 0.25\."):
+        plan_of(config, 4)
+
+
+def test_what_ends_a_run_before_its_first_step_gives_the_terminal_back(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(ProgressLine, "close", lambda line: closed.append(line))
+    (tmp_path / "file").write_text("")
+    plan = loop.Plan(total=1, log_every=1, checkpoint_every=1, eval_every=1)
+    with pytest.raises(UserError, match="cannot be written"):
+        start(SimpleNamespace(plan=lambda: plan, batch_size=4), tmp_path / "file")
+    assert len(closed) == 1
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():

@@ -148,6 +148,8 @@ def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
     except OSError as error:  # one of the files beside the checkpoints
         if is_full(error):
             _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1, hurry=True)
+        if error.filename:
+            _fail(f"{error.filename}: {error.strerror}; the same command goes on.", 1, hurry=True)
         _trace()
     except Exception:
         _trace()

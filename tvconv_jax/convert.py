@@ -233,7 +233,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     state = {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
     tensors = _tensors(model)
     check_names("the state dict", set(state), set(tensors))
-    flat = {t.flax: np.ascontiguousarray(t.to_flax(np.asarray(state[name]))) for name, t in tensors.items()}
+    flat = {t.flax: np.ascontiguousarray(t.to_flax(np.asarray(state[name])), np.float32) for name, t in tensors.items()}
     return unflatten_dict(flat)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def read_json(path: Path, way_out: str) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, way_out: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
 
     Args:
         path: The file.
@@ -40,6 +41,34 @@ def read_json(path: Path, way_out: str) -> Any:
         UserError: If it is, or cannot be read.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("no object")
     except (OSError, ValueError):
         raise UserError(f"{path} is damaged or cannot be read; {way_out}.") from None
+    return value
+
+
+def read_lines(path: Path, way_out: str) -> list[str]:
+    """The lines of a text file in UTF-8.
+
+    Args:
+        path: The file.
+        way_out: What to do if it is none.
+
+    Raises:
+        UserError: If it is none, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {way_out}.") from None
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raises a ``UserError`` if the name of a file is no UTF-8, as those of old archives may be."""
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name of {os.fsencode(path)!r} is not in UTF-8; rename the file.") from None

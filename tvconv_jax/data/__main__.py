@@ -11,6 +11,7 @@ A set is a folder of ``<identity>/*.jpg``, a ``.rec``, ``tfds:NAME``, or for ver
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def _speed(args: argparse.Namespace) -> str:
     return speed(args.sources, side=args.size, seconds=args.seconds)
 
 
+def _side(text: str) -> int:
+    if not text.isdigit() or int(text) < 8:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 8")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0, and finite")
+    return float(text)
+
+
+def _picture(text: str) -> Path:
+    from PIL import Image
+
+    if Path(text).suffix.lower() not in Image.registered_extensions():
+        raise argparse.ArgumentTypeError(f"{text} must end as a picture does: .png, .jpg")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("inspect", _inspect, "what a set holds, and what in it costs accuracy")
     command.add_argument("path", help="training set, verification set, or a folder with both")
     command.add_argument("--tests", nargs="*", default=[], help="more test sets or lists, to look for overlap with")
-    command.add_argument("--size", type=int, default=112, help="side that pictures should have; default 112")
-    command.add_argument("--sheet", type=Path, help="picture to write: what stands out, and a sample of the rest")
+    command.add_argument("--size", type=_side, default=112, help="side that pictures should have; default 112")
+    command.add_argument("--sheet", type=_picture, help="picture to write: what stands out, and a sample of the rest")
     command.add_argument("--seed", type=int, default=0, help="of that sample")
     command.add_argument("--every-name", action="store_true", help="tell all names of what was found, not ten")
 
@@ -76,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, help="folder of the pictures")
     command.add_argument("landmarks", type=Path, help="list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth)")
     command.add_argument("target", type=Path, help="folder to write")
-    command.add_argument("--size", type=int, default=112, help="side of the aligned faces: 112 (default) or 96")
+    command.add_argument("--size", type=_side, default=112, help="side of the aligned faces: 112 (default) or 96")
 
     command = add("purify", _purify, "scores a training set with a frontal classifier, and lists what is to be kept")
     command.add_argument("source", help="folder of identities, .rec or tfds:NAME")
@@ -86,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("speed", _speed, "pictures a second of decoders and of the whole pipeline")
     command.add_argument("sources", nargs="+", help="folder of identities, .rec or tfds:NAME")
-    command.add_argument("--size", type=int, default=96, help="side to which pictures are brought; default 96")
-    command.add_argument("--seconds", type=float, default=3.0, help="that each measurement lasts; default 3")
+    command.add_argument("--size", type=_side, default=96, help="side to which pictures are brought; default 96")
+    command.add_argument("--seconds", type=_seconds, default=3.0, help="that each measurement lasts; default 3")
     return parser
 
 

@@ -48,7 +48,7 @@ def convert(source: str | Path, target: str | Path) -> str:
             f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {', '.join(faces)} "
             f"into each other; {ways}."
         )
-    return faces[kinds[1]](open_faces(source), Path(str(target).removeprefix(PREFIX)))
+    return faces[kinds[1]](open_faces(source), Path(str(target).removeprefix(PREFIX)).expanduser())
 
 
 def _to_folder(faces: FaceSet, target: Path) -> str:

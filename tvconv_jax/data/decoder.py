@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps
 
 # What Pillow and simplejpeg raise for a picture that cannot be decoded.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
@@ -22,7 +22,7 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
         strict: Whether a JPEG with damaged data in its middle, which decodes with smears, is refused too.
 
     Raises:
-        OSError, SyntaxError or ValueError: If it is no picture, or truncated.
+        One of ``DECODE_ERRORS``: If it is no picture, truncated, or larger than a picture can be.
     """
     if image[:2] == b"\xff\xd8":
         try:

@@ -1,19 +1,28 @@
 """Faces in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tvconv_jax.data.decoder import check_mode
+from tvconv_jax.data.decoder import DECODE_ERRORS, check_mode
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import check_names, read_json, write_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+# Names that a verification set cannot have, and why.
+RESERVED = {
+    "train": "as the training pictures are",
+    "all": "which means all splits of a set",
+    "step": "as the step in metrics.jsonl is",
+    "score": "as the mean over the sets is",
+}
 
 
 class FolderFaces(RecordBuilder):
@@ -48,6 +57,7 @@ def load(
         return None, {}, {"identities": 0, "notes": []}
     # The records are made anew as soon as a file comes, goes or changes.
     every = [path for files in splits.values() for path in files]
+    check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
     folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
     summary_file = folder / "summary.json"
@@ -58,7 +68,7 @@ def load(
     builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder)
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
-    return sources.get("train"), verification, json.loads(summary_file.read_text())
+    return sources.get("train"), verification, read_json(summary_file, f"remove {folder}")
 
 
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
@@ -66,12 +76,17 @@ def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
     lists = {}
     for path in sorted(base.glob("*_pair.txt")):
         name = path.name.removesuffix("_pair.txt")
-        if name == "train":
-            raise UserError(f"{path} would make a verification set of the training pictures; give it another name.")
+        check_set_name(path, name)
         lists[name] = read_pairs(path, base / name)
     if "lfw" not in lists and (base / "pairs.txt").exists():
         lists["lfw"] = read_lfw_pairs(base / "pairs.txt", base / "lfw")
     return lists
+
+
+def check_set_name(path: Path, name: str) -> None:
+    """Raises a ``UserError`` if a verification set cannot be called so."""
+    if name in RESERVED:
+        raise UserError(f"{path}: no verification set can be called {name!r}, {RESERVED[name]}; give it another name.")
 
 
 def existing(root: str, key: str = "data.root") -> Path:
@@ -139,9 +154,7 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: 
 
     records_of = {split: records(files) for split, files in splits.items()}
     prepare(FolderFaces(splits=records_of, data_dir=folder), f"the faces of {base}")
-    summary = folder / "summary.json.part"
-    summary.write_text(json.dumps({"identities": len(identities), "notes": notes}))
-    summary.rename(folder / "summary.json")
+    write_json(folder / "summary.json", {"identities": len(identities), "notes": notes})
 
 
 def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]) -> list[Path]:
@@ -154,10 +167,10 @@ def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]
                 check_mode(image)
                 resized += image.size != (side, side)
             good.append(path)
-        except (OSError, SyntaxError):
-            bad.append(str(path))
         except ValueError as error:
             bad.append(f"{path}: {error}")
+        except DECODE_ERRORS:
+            bad.append(str(path))
     named = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
     if len(bad) > max_corrupt * len(files):
         raise UserError(

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvconv_jax.data import folder
 from tvconv_jax.data.bin_file import BinFaces
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.relabelled import Relabelled
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
+from tvconv_jax.data.tfds_faces import PREFIX, is_tfds
 from tvconv_jax.errors import UserError
 
 
@@ -50,6 +53,7 @@ def load(
         name: f"{name}: {len(pairs.same)} pairs, pictures from folders" for name, (_, pairs) in verification.items()
     }
     for path in sorted(tests.glob("*.bin")) if tests else []:
+        folder.check_set_name(path, path.stem)
         faces = BinFaces(path)
         said[path.stem] = f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}"
         verification[path.stem] = (faces, faces.pairs)
@@ -59,10 +63,11 @@ def load(
 def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
     """Training pictures in one of the packed formats, how many identities they show, and what they are."""
     if isinstance(root, str) or is_tfds(root):
-        faces = TfdsFaces(locate(str(root).removeprefix(PREFIX)))
-        names = faces.identities
-        identities = len(names) if names else 1 + max(faces[i]["label"] for i in range(len(faces)))
-        note, what = f"TFDS {faces.path}: {len(faces)} pictures of {identities} identities", str(root)
+        packed = open_faces(str(root))
+        faces, identities, what = packed.source, len(packed.identities), str(root)
+        note = f"TFDS {faces.path}: {len(faces)} pictures of {identities} identities"
+        if not packed.named:  # labels are any numbers, of which the class weights need 0, 1, ...
+            faces = Relabelled(faces, np.arange(len(faces)), packed.labels)
     elif (records := root / "train.rec").exists():
         packed = open_faces(records)  # with the names of train.lst, where it is there
         faces, identities = packed.source, len(packed.identities)

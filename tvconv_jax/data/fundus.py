@@ -15,10 +15,12 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
 from tvconv_jax.data import draw_fundus
+from tvconv_jax.data.decoder import DECODE_ERRORS
 from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import columns, digest, prepare
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import check_names
 
 DOMAINS = (1, 2, 3, 4)
 PHASES = ("train", "test")
@@ -121,6 +123,7 @@ def load_folder(root: str, cache: Path) -> FundusData:
     base = Path(root).expanduser().absolute()
     pairs = {_split(domain, phase): _paired(base, domain, phase) for domain in DOMAINS for phase in PHASES}
     every = [path for files in pairs.values() for pair in files for path in pair]
+    check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
     folder = cache / f"fundus-{digest(*stamps)}"
     if not FundusBuilder(splits=dict.fromkeys(pairs, []), data_dir=folder).data_path.exists():
@@ -196,7 +199,7 @@ def _opened(path: Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
         return picture
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODE_ERRORS as error:
         raise UserError(f"{path} cannot be read ({error}); repair or remove it.") from None
 
 

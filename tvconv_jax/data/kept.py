@@ -1,15 +1,17 @@
 """The part of a training set that a list keeps, as ``purify`` writes it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from tvconv_jax.data.records import Record, Source, read
+from tvconv_jax.data.records import Source
+from tvconv_jax.data.relabelled import Relabelled
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_text
 
 
-class KeptFaces:
+class KeptFaces(Relabelled):
     """Random access to the pictures of a source that a list names; identities without one are gone.
 
     Args:
@@ -26,7 +28,6 @@ class KeptFaces:
 
     def __init__(self, source: Source, path: Path) -> None:
         wanted = read_kept(path)
-        self._source = source
         index = {short_name(source.name(i)): i for i in range(len(source))}
         missing = [name for name in wanted if name not in index]
         if missing:
@@ -34,28 +35,13 @@ class KeptFaces:
                 f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
                 f"training set has not; give the list that was made from this set, as data.keep."
             )
-        self._index = np.sort(np.array([index[name] for name in wanted], np.int64))
-        found, self._label = np.unique([source[int(i)]["label"] for i in self._index], return_inverse=True)
+        kept = np.sort(np.array([index[name] for name in wanted], np.int64))
+        found, labels = np.unique([source[int(i)]["label"] for i in kept], return_inverse=True)
+        super().__init__(source, kept, labels)
         self.identities = len(found)
         if self.identities < 2:
             raise UserError(f"{path} keeps {self.identities} identity; training needs two or more.")
         self.note = f"kept {len(self)} of {len(source)} pictures, {self.identities} identities, by {path}"
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._index[index])] | {"label": int(self._label[index])}
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        records = read(self._source, [int(self._index[int(index)]) for index in indices])
-        return [
-            record | {"label": int(self._label[int(index)])} for record, index in zip(records, indices, strict=True)
-        ]
-
-    def name(self, index: int) -> str:
-        """Name of one picture, for messages."""
-        return self._source.name(int(self._index[index]))
 
 
 def short_name(name: str) -> str:
@@ -80,6 +66,4 @@ def read_kept(path: Path) -> list[str]:
 
 def write_kept(path: Path, names: Iterable[str]) -> None:
     """Writes such a list, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text("".join(f"{short_name(name)}\n" for name in names))
-    part.rename(path)
+    write_text(path, "".join(f"{short_name(name)}\n" for name in names))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import read_lines
 
 FOLDS = 10
 
@@ -92,7 +93,7 @@ def in_order(same: np.ndarray, what: str) -> Pairs:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "save the list as UTF-8"), start=1):
         if line.strip():
             yield number, line.split()
 

@@ -182,8 +182,11 @@ def write_faces(
     if size and path.with_name("property").exists():
         raise UserError(f"{path.with_name('property')} exists and is not written over; remove it.")
     starts: dict[int, int] = {}
-    with RecordWriter(path, resume=len(faces) + 1 if resume else 0) as writer:
-        done = _taken(path, writer.taken[1:], faces)
+    begun = path.with_name(f"{path.name}.part")
+    with RecordWriter(
+        path, resume=len(faces) + 1 if resume else 0, check=lambda taken: _check_begun(begun, taken[1:], faces)
+    ) as writer:
+        done = _labels(begun, writer.taken[1:])
         if not writer.taken:
             writer.write(0, pack((0, 0), 0))  # its labels are known at the end
         previous = None
@@ -205,12 +208,13 @@ def write_faces(
     return len(faces)
 
 
-def _taken(path: Path, offsets: list[int], faces: Sequence[Record]) -> list[int]:
-    """Labels of pictures that a killed call has written; refused if its last picture is not one of these."""
-    if not offsets:
-        return []
-    part = path.with_name(f"{path.name}.part")
-    file = RecordFile(part)
-    if unpack(file.read(offsets[-1])).image != faces[len(offsets) - 1]["image"]:
+def _check_begun(part: Path, offsets: Sequence[int], faces: Sequence[Record]) -> None:
+    """Raises a ``UserError`` if the last picture that a call before has written is not one of these."""
+    if offsets and unpack(RecordFile(part).read(offsets[-1])).image != faces[len(offsets) - 1]["image"]:
         raise UserError(f"{part} was begun with other pictures; remove it.")
+
+
+def _labels(part: Path, offsets: Sequence[int]) -> list[int]:
+    """Labels of the pictures that it has written."""
+    file = RecordFile(part) if offsets else None
     return [int(unpack(file.read(offset)).labels[0]) for offset in offsets]

@@ -9,7 +9,7 @@ lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -117,7 +117,9 @@ class RecordWriter:
 
     Args:
         path: The ``.rec`` to write.
-        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped.
+        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped; what
+            is written stays in ``path.part`` then, whatever stops this one.
+        check: Told the places of those records before anything is written; what it raises leaves all as it is.
 
     Attributes:
         taken: The payloads' places that were taken over, as offsets in ``path.part``.
@@ -126,13 +128,14 @@ class RecordWriter:
         UserError: If it exists already.
     """
 
-    def __init__(self, path: Path, *, resume: int = 0) -> None:
+    def __init__(self, path: Path, *, resume: int = 0, check: Callable[[list[int]], None] = lambda taken: None) -> None:
         self.path, self._resume = Path(path), resume
         if self.path.exists():
             raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = _part(self.path)
         self.taken, end = _whole_records(part, resume) if resume and part.exists() else ([], 0)
+        check(self.taken)
         self._records = open(part, "r+b" if self.taken else "wb")  # noqa: SIM115
         self._records.truncate(end)
         self._records.seek(end)
@@ -164,7 +167,7 @@ class RecordWriter:
             file.close()
             if kind is None:
                 _part(path).rename(path)
-            elif not (self._resume and kind is KeyboardInterrupt):
+            elif not self._resume:
                 _part(path).unlink()
 
 

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
+from tvconv_jax.errors import UserError
 from tvconv_jax.training import storage
 
 
@@ -143,9 +144,17 @@ def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
     """Lets the processes of this machine that want to write ``path`` do so one after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        if storage.is_full(error):
+            raise
+        raise UserError(
+            f"{path.parent} cannot be written ({error.strerror}); set TVCONV_JAX_CACHE to a folder that can."
+        ) from None
+    with file:
         # The system lets go of it when the process ends, however it ends. Where there are no locks, several write.
         storage.lock(file, fcntl.LOCK_EX)
         try:

@@ -12,6 +12,7 @@ from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import read_lines
 
 CHUNK = 1024  # records read at once
 # A picture's file name says what its first bytes are.
@@ -157,8 +158,12 @@ def _open_tfds(text: str) -> FaceSet:
 def read_names(path: Path) -> dict[int, str]:
     """Names by key from a ``.lst``, where there is one; a name outside of a target folder is refused."""
     names = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
-        key, *_, name = line.split("\t")
+    lines = read_lines(path, "save the list as UTF-8") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key, _, rest = line.partition("\t")
+        name = rest.rpartition("\t")[2]
         parts = Path(name).parts
         if not key.isdigit() or len(parts) != 2 or ".." in parts or Path(name).is_absolute():
             raise UserError(

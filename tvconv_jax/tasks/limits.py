@@ -15,7 +15,9 @@ LEAST = {
     "data.image_size": 8,
     "data.workers": 0,
     "data.timeout": 0,
+    "data.max_corrupt": 0,
     "optimizer.base_batch": 1,
+    "optimizer.factor": 0,
     "optimizer.learning_rate": 0,
     "optimizer.momentum": 0,
     "optimizer.weight_decay": 0,
@@ -23,7 +25,8 @@ LEAST = {
     "train.checkpoint_every": 1,
     "eval.pictures": 0,
 }
-POSITIVE = ("optimizer.epochs", "train.eval_every")  # less than one epoch makes sense, none does not
+POSITIVE = ("optimizer.epochs", "train.eval_every", "loss.scale")  # less than one epoch makes sense, none does not
+SHARES = ("data.crop", "data.test_share")  # of a picture's side, of the people: up to all of it
 # Keys that the reader of a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
 
@@ -42,8 +45,13 @@ def check_values(config: ConfigDict) -> None:
         if value is not None and not least <= value < math.inf:
             raise UserError(f"{key} {value} must be at least {least}; set --config.{key}.")
     for key in POSITIVE:
-        if not 0 < _at(config, key) < math.inf:
-            raise UserError(f"{key} {_at(config, key)} must be greater than 0; set --config.{key}.")
+        value = _at(config, key)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{key} {value} must be greater than 0; set --config.{key}.")
+    for key in SHARES:
+        value = _at(config, key)
+        if value is not None and not 0 < value <= 1:
+            raise UserError(f"{key} {value} must be greater than 0, and at most 1; set --config.{key}.")
     data = config.data
     missing = [key for key in READ.get(data.get("source"), ()) if key not in data]
     if missing:
@@ -57,4 +65,4 @@ def check_values(config: ConfigDict) -> None:
 
 def _at(config: ConfigDict, key: str) -> Any:
     """What stands at ``a.b``; ``None`` where the config has no such key."""
-    return functools.reduce(lambda part, name: part.get(name), key.split("."), config)
+    return functools.reduce(lambda part, name: (part or {}).get(name), key.split("."), config)

@@ -1,7 +1,7 @@
 """What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,26 +71,22 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
         begin: What becomes of the fresh state where there is no checkpoint, given it and a way to print a line.
     """
     first = is_first()
-    line = ProgressLine(job.plan().total, job.batch_size)
-    with locked(workdir, line.print) if first else nullcontext():
-        for note in (*job.notes, rate_note(job.config, job.batch_size)):
-            line.print(note)
-        with Checkpoints(workdir, line.print) as checkpoints:
-            task = job.task()
-            fresh = job.init_state()
-            state, progress = loop.resume(fresh, task, checkpoints)
-            if state is fresh:
-                state = begin(state, line.print)
-            if first:
-                with writing(workdir, "config.json"):
-                    write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
-            log = MetricsLog(workdir, int(state.step)) if first else NoLog()
-            try:
-                task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
-                state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
-            finally:
-                line.close()
-                log.close()
+    with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
+        with locked(workdir, line.print) if first else nullcontext():
+            for note in (*job.notes, rate_note(job.config, job.batch_size)):
+                line.print(note)
+            with Checkpoints(workdir, line.print) as checkpoints:
+                task = job.task()
+                fresh = job.init_state()
+                state, progress = loop.resume(fresh, task, checkpoints)
+                if state is fresh:
+                    state = begin(state, line.print)
+                if first:
+                    with writing(workdir, "config.json"):
+                        write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+                with closing(MetricsLog(workdir, int(state.step)) if first else NoLog()) as log:
+                    task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
+                    state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
     return Ended(state, progress.best, measured_speed(line, workdir / "results.json"))
 
 
@@ -202,8 +198,14 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """When the loop logs, saves and evaluates, by ``config.train`` and ``config.optimizer.epochs``."""
     train = config.train
     check_choice("train.nan", train.nan, POLICIES)
+    total = round(config.optimizer.epochs * steps_per_epoch)
+    if total < 1:
+        raise UserError(
+            f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are no step; take at least "
+            f"{1 / steps_per_epoch:.2g}."
+        )
     return loop.Plan(
-        total=round(config.optimizer.epochs * steps_per_epoch),
+        total=total,
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
         eval_every=max(1, round(train.eval_every * steps_per_epoch)),

@@ -35,7 +35,7 @@ class MetricsLog:
             self._events = Events(workdir / "tensorboard", step + 1)
             self._flushed = time.monotonic()
 
-    def write(self, step: int, **values: float) -> None:
+    def write(self, step: int, /, **values: float) -> None:
         """Writes numbers of one step.
 
         Raises:
@@ -62,7 +62,7 @@ class MetricsLog:
 class NoLog:
     """In the place of a :class:`MetricsLog`, where another process writes it."""
 
-    def write(self, step: int, **values: float) -> None:
+    def write(self, step: int, /, **values: float) -> None:
         """Writes nothing."""
 
     def close(self) -> None:

@@ -23,7 +23,10 @@ def step_schedule(
     During the first ``warmup_epochs`` the rate grows linearly, a step at a time, up to what it would be (Goyal et al.
     2017, https://arxiv.org/abs/1706.02677, section 2.2).
     """
-    boundaries = {round(epoch * steps_per_epoch): factor for epoch in milestones}
+    boundaries: dict[int, float] = {}
+    for epoch in milestones:  # several may fall on one step
+        step = round(epoch * steps_per_epoch)
+        boundaries[step] = boundaries.get(step, 1.0) * factor
     schedule = optax.piecewise_constant_schedule(learning_rate, boundaries)
     warmup = round(warmup_epochs * steps_per_epoch)
     if warmup == 0:

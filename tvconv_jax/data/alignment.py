@@ -11,6 +11,7 @@ from PIL import Image
 from tvconv_jax.data.decoder import DECODE_ERRORS, as_seen
 from tvconv_jax.data.progress import track
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_bytes
 
 # Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
 # 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
@@ -180,7 +181,5 @@ def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: i
         file = io.BytesIO()
         Image.fromarray(face).save(file, "JPEG", quality=QUALITY)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(file.getvalue())
-        part.rename(path)
+        write_bytes(path, file.getvalue())
         yield ALIGNED

@@ -17,6 +17,7 @@ from tvconv_jax.data.pairs import in_order
 from tvconv_jax.data.plain_pickle import Array, load
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_bytes
 
 
 class BinFaces:
@@ -144,6 +145,5 @@ def write_bin(path: Path, images: Sequence[bytes], same: Sequence[bool]) -> None
         raise ValueError(f"{len(images)} images for {len(same)} flags; each flag needs two.")
     if Path(path).exists():
         raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
-    part = Path(path).with_name(f"{Path(path).name}.part")
-    part.write_bytes(pickle.dumps(([bytes(image) for image in images], [bool(flag) for flag in same]), protocol=4))
-    part.rename(path)
+    content = [bytes(image) for image in images], [bool(flag) for flag in same]
+    write_bytes(Path(path), pickle.dumps(content, protocol=4))

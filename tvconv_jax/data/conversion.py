@@ -17,6 +17,7 @@ from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
 from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_bytes, write_text
 
 
 def convert(source: str | Path, target: str | Path) -> str:
@@ -124,9 +125,7 @@ def _write(path: Path, content: bytes) -> None:
             return
         raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.rename(path)
+    write_bytes(path, content)
 
 
 def _index(source: Path, target: Path) -> str:
@@ -164,9 +163,7 @@ def _bin_to_pairs(source: Path, target: Path) -> str:
         image = faces[index]["image"]
         name = names.setdefault(image, f"{len(names):06d}{suffix(image)}")
         _write(root / name, image)
-    part = target.with_name(f"{target.name}.part")
-    part.write_text("".join(_pair_lines(faces, names)))
-    part.rename(target)
+    write_text(target, "".join(_pair_lines(faces, names)))
     return f"{len(faces.pairs.same)} pairs of {len(names)} pictures"
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_text
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 WHOLE, FIRST, MIDDLE, LAST = range(4)
@@ -231,9 +232,7 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_index(path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
     """Writes an ``.idx``, whole or not at all."""
-    with open(_part(path), "w") as file:
-        file.writelines(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True))
-    _part(path).rename(path)
+    write_text(path, "".join(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)))
 
 
 def index_path(records: Path) -> Path:

@@ -131,6 +131,16 @@ def test_nothing_to_inspect_is_one_line(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_pictures_that_viewers_turn_are_found(faces, capsys):
+    path = faces / "train" / "Person_3" / "0.jpg"
+    with Image.open(path) as picture:
+        exif = picture.getexif()
+        exif[ExifTags.Base.Orientation] = 6
+        picture.save(path, exif=exif)
+    (turned,) = warnings(inspect(capsys, faces))
+    assert turned.endswith(f"viewers turn (EXIF), and training does not: save them turned, 1: {path}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

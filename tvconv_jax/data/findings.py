@@ -56,6 +56,8 @@ def findings(source: Source, faces: FaceSet | None, looks: Sequence[Look], side:
     if len(unaligned) > UNALIGNED * len(read):
         text = f"the eyes of {len(unaligned) / len(read):.0%} are not where the template has them: align the set first"
         yield Finding(text, (), unaligned)
+    turned = [index for index in read if looks[index].turned]
+    yield from _pictures(source, "pictures that viewers turn (EXIF), and training does not: save them turned", turned)
     others = [index for index in read if looks[index].size != (side, side)]
     yield from _pictures(source, f"pictures that are not {side}x{side}", others)
 

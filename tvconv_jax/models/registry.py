@@ -193,12 +193,10 @@ def create_model(
 
 def _check_number(field: str, value: Any) -> None:
     """Of counts one is the least, but a generator may have no hidden block after its first; the others are positive."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
     least = 0 if field == "hidden_layers" else 1
-    if isinstance(value, int) and field != "depth" and value < least:
+    if isinstance(value, int) and not isinstance(value, bool) and value < least:
         raise ValueError(f"{field} {value} must be at least {least}.")
-    if not 0 <= value < math.inf or (value == 0 and field != "hidden_layers"):
+    if isinstance(value, float) and not 0 < value < math.inf:
         raise ValueError(f"{field} {value} must be greater than 0, and finite.")
 
 

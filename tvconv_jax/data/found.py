@@ -11,7 +11,7 @@ from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.relabelled import Relabelled
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.tfds_faces import PREFIX, is_tfds
+from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
 
 
@@ -63,11 +63,12 @@ def load(
 def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
     """Training pictures in one of the packed formats, how many identities they show, and what they are."""
     if isinstance(root, str) or is_tfds(root):
-        packed = open_faces(str(root))
-        faces, identities, what = packed.source, len(packed.identities), str(root)
-        note = f"TFDS {faces.path}: {len(faces)} pictures of {identities} identities"
-        if not packed.named:  # labels are any numbers, of which the class weights need 0, 1, ...
-            faces = Relabelled(faces, np.arange(len(faces)), packed.labels)
+        faces, what = TfdsFaces(locate(str(root).removeprefix(PREFIX))), str(root)
+        path, identities = faces.path, len(faces.identities or ())
+        if not identities:  # labels are any numbers, where the class weights need 0, 1, ...; all are read for that
+            packed = open_faces(what)
+            faces, identities = Relabelled(faces, np.arange(len(faces)), packed.labels), len(packed.identities)
+        note = f"TFDS {path}: {len(faces)} pictures of {identities} identities"
     elif (records := root / "train.rec").exists():
         packed = open_faces(records)  # with the names of train.lst, where it is there
         faces, identities = packed.source, len(packed.identities)

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from tvconv_jax.convolution import conv
+from tvconv_jax.fused import pointwise
 from tvconv_jax.layers import TVConv
 from tvconv_jax.losses import am_softmax, am_softmax_logits
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
+from tvconv_jax.operators.dynamic import dynamic_conv
+from tvconv_jax.ops import depthwise_conv, tv_conv
 from tvconv_jax.recipes import face_config
 from tvconv_jax.sharded_softmax import sharded_am_softmax
 from tvconv_jax.tasks import face
@@ -261,3 +264,38 @@ def test_a_face_run_learns_and_verifies_alike_over_pictures_and_over_classes(tmp
 def test_accumulation_over_devices_is_that_of_one():
     ours, one = (train(*shape, steps=3, accumulate=2)[0] for shape in ((2, 2), (1, 1)))
     np.testing.assert_allclose(ours, one, rtol=1e-5)
+
+
+def _dynamic(x, weights):
+    return dynamic_conv(x, jnp.broadcast_to(weights, (len(x), *weights.shape)))
+
+
+@pytest.mark.parametrize(
+    ("operator", "x", "weights"),
+    [
+        (tv_conv, (16, 4, 6, 3), (4, 6, 9, 3)),
+        (depthwise_conv, (16, 4, 6, 3), (9, 3)),
+        (pointwise, (16, 4, 6, 3), (3, 5)),
+        (conv, (16, 4, 6, 3), (3, 3, 3, 5)),
+        (conv, (8, 4, 4, 64), (3, 3, 64, 64)),  # by tiles
+        (functools.partial(conv, dilation=2), (16, 4, 6, 3), (3, 3, 3, 5)),
+        (_dynamic, (16, 4, 6, 3), (1, 1, 9, 3)),
+    ],
+)
+def test_gradients_within_a_users_own_shard_map_are_those_of_one_device(operator, x, weights):
+    random = np.random.default_rng(0)
+    x, weights = (random.standard_normal(shape, dtype=np.float32) for shape in (x, weights))
+
+    def gradients(x, weights):
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(operator(x, w))), (0, 1))(x, weights)
+
+    shards = jax.sharding.PartitionSpec(("data", "model"))
+    whole = jax.sharding.PartitionSpec()
+    mapped = jax.shard_map(gradients, mesh=mesh_of(4, 2), in_specs=(shards, whole), out_specs=(shards, whole))
+    for found, expected in zip(jax.jit(mapped)(x, weights), jax.jit(gradients)(x, weights), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_more_classes_than_columns_are_refused():
+    with pytest.raises(ValueError, match="classes=10 must be 1 to 8, the columns of class_weights"):
+        sharded_am_softmax(jnp.ones((8, 4)), jnp.ones((4, 8)), jnp.zeros(8, jnp.int32), mesh=mesh_of(4, 2), classes=10)

@@ -75,3 +75,10 @@ def test_sums_of_bfloat16_are_kept_in_float32():
     for a, b in zip((y, *vjp(y)), (exact, *exact_vjp(y.astype(jnp.float32))), strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-7, atol=2**-7 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("channels", [3, 64])
+def test_no_image_is_no_gradient(channels):
+    kernel = draw(3, 3, channels, channels)
+    gradient = jax.grad(lambda kernel: jnp.sum(convolution.conv(draw(0, 4, 4, channels), kernel)))(kernel)
+    assert np.all(gradient == 0) and gradient.shape == kernel.shape

@@ -152,3 +152,57 @@ def test_an_unknown_padding_lists_what_exists():
 def test_freeze_wants_params():
     with pytest.raises(ValueError, match="must hold 'params'"):
         freeze(TVConv(), {"batch_stats": {}})
+
+
+class Named(nn.Module):
+    """A TVConv beside modules and parameters of a user's own that are named as parts of one."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = TVConv(**SMALL)(x)
+        x = nn.Dense(3, name="affinity")(x)
+        x = nn.Dense(3, name="bias_linear")(nn.Dense(3, name="weights_generator")(x))
+        return x * self.param("bias_generator", nn.initializers.ones, (1, 1, 1, 3))
+
+
+def test_freeze_leaves_what_only_has_the_name_of_a_generator():
+    x = jnp.asarray(np.random.RandomState(0).standard_normal((2, 5, 4, 2)), jnp.float32)
+    variables = Named().init(jax.random.key(0), x)
+    frozen = freeze(Named(), variables)
+    np.testing.assert_allclose(frozen(x), Named().apply(variables, x), atol=1e-5)
+    assert set(frozen["params"]) == {"affinity", "bias_linear", "weights_generator", "bias_generator"}
+    assert set(frozen["frozen"]["TVConv_0"]) == {"weights"}
+
+
+@pytest.mark.parametrize("layer", [TVConv, TVConvLinear])
+def test_another_layers_frozen_weights_are_refused(layer):
+    fields, x = SMALL if layer is TVConv else {}, jnp.zeros((1, 6, 6, 2))
+    frozen = freeze(layer(**fields), layer(**fields).init(jax.random.key(0), x)).variables
+    with pytest.raises(
+        ValueError, match=r"was frozen with weights of \(6, 6, 9, 2\), but this one has \(6, 6, 25, 2\)"
+    ):
+        layer(kernel_size=5, **fields).apply(frozen, x)
+    with pytest.raises(ValueError, match=f"{layer.__name__} needs a frozen bias, and these variables have none"):
+        layer(use_bias=True, **fields).apply(frozen, x)
+
+
+@pytest.mark.parametrize("layer", [TVConv, DepthwiseConv])
+def test_numpys_numbers_are_taken_and_integers_are_not(layer):
+    fields, x = SMALL if layer is TVConv else {}, np.ones((1, 6, 6, 2))
+    y, variables = layer(strides=np.int64(2), **fields).init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.float32 and y.shape == (1, 3, 3, 2)
+    with pytest.raises(ValueError, match="x is uint8; it must be floating. Cast it, and scale integers first."):
+        layer(**fields).init(jax.random.key(0), x.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"must be \[n, h, w, c\].\n"):
+        layer(**fields).init(jax.random.key(0), x[None])
+
+
+def test_a_state_dict_of_another_layer_is_refused():
+    theirs = TVConv(5, **SMALL)
+    state = to_torch(theirs.init(jax.random.key(0), jnp.zeros((1, 4, 4, 9))), theirs)
+    with pytest.raises(ValueError, match=r"is \(.*\) in the state dict, but this model's is \(.*\)"):
+        from_torch(state, TVConv(5, **(SMALL | {"hidden_channels": 9})))
+    # Five times five taps of nine channels are as many numbers as three times three of 25.
+    with pytest.raises(ValueError, match="the state dict is for kernel_size=5, but the layer's is 3"):
+        from_torch({**state, "TVConv_k": np.array(5)}, TVConv(3, **SMALL))
+    assert from_torch(state, theirs)["params"]["affinity"].shape[:2] == (4, 4)

@@ -125,3 +125,11 @@ def test_errors(change, message):
     arguments = {"embeddings": embeddings, "class_weights": class_weights, "labels": labels} | change
     with pytest.raises(ValueError, match=message):
         am_softmax(**arguments)
+
+
+def test_a_label_of_eight_bits_stands_for_one_class():
+    embeddings, labels = batch()[0], jnp.array([0, 5, 43, 44, 200, 255])
+    class_weights = jnp.asarray(np.random.RandomState(0).standard_normal((8, 300)), jnp.float32)
+    np.testing.assert_array_equal(
+        am_softmax(embeddings, class_weights, labels.astype(jnp.uint8)), am_softmax(embeddings, class_weights, labels)
+    )

@@ -59,6 +59,7 @@ def test_clean_keeps_the_largest_part_joined_by_corners_and_fills_its_holes():
         (np.zeros((2, 2), bool), np.zeros((2, 3), bool), {}, "pred is (2, 2), but true is (2, 3)"),
         (np.eye(2, dtype=bool), np.eye(2, dtype=bool), {"definition": "max"}, "not one of pooled, directed"),
         (np.zeros((2, 2), bool), np.eye(2, dtype=bool), {"empty": "0"}, "not one of 100, nan, diagonal"),
+        (np.eye(2, dtype=bool), np.eye(2, dtype=bool), {"empty": "0"}, "not one of 100, nan, diagonal"),
     ],
 )
 def test_a_misfit_names_value_and_rule(pred, true, options, words):

@@ -1,5 +1,8 @@
 """MobileNetV2 and ShuffleNetV2: the reference's outputs, parameters of every variant, conversion both ways."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,10 @@ import optax
 import pytest
 from goldens import load, normal, state_dict
 
-from tvconv_jax import create_model, freeze, list_models
+from tvconv_jax import DepthwiseConv, create_model, freeze, list_models
 from tvconv_jax.convert import from_torch, to_torch
 from tvconv_jax.metrics.complexity import PAPER_MMACS, count
+from tvconv_jax.models.mobilenetv2 import InvertedResidual
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 
@@ -53,6 +57,29 @@ def test_conversion_lists_both_sides_of_a_mismatch():
     variables["params"]["stem"]["extra"] = np.zeros(1)
     with pytest.raises(ValueError, match="Left over: params/stem/extra"):
         to_torch(variables, model)
+
+
+def test_a_state_dict_of_another_width_is_refused():
+    _, _, _, state = build("mobilenetv2_w0.5_depthwise")
+    with pytest.raises(
+        ValueError, match=r"features.0.0.weight is \(16, 3, 3, 3\) in .* this model's is \(32, 3, 3, 3\)"
+    ):
+        from_torch(state, create_model("mobilenetv2", operator="depthwise"))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_models_say_what_images_they_take(name):
+    model = create_model(name)
+    with pytest.raises(ValueError, match=r"images has shape \(64, 64, 3\); it must be \[n, h, w, c\]. Add the batch"):
+        model.init(jax.random.key(0), jnp.zeros((64, 64, 3)))
+    with pytest.raises(ValueError, match="images is uint8; it must be floating."):
+        model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+
+def test_a_block_that_strides_adds_nothing_where_the_grid_is_one_pixel():
+    block, x = InvertedResidual(8, 1, 2, DepthwiseConv), jnp.ones((1, 1, 1, 8))
+    variables = jax.tree.map(jnp.zeros_like, block.init(jax.random.key(0), x, train=False))
+    assert np.all(block.apply(variables, x, train=False) == 0)
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -214,6 +241,9 @@ def test_the_decoder_takes_the_second_stage_at_any_depth():
         ({"name": "mobilenetv2", "operator": "conv"}, "operator 'conv' is unknown; there are: tvconv, depthwise, cond"),
         ({"name": "mobilenetv2", "stages": (0,)}, "mobilenetv2 stage 0 is unknown"),
         ({"name": "mobilenetv2", "depth": 0.0}, "depth 0.0 must be greater than 0"),
+        ({"name": "mobilenetv2", "stages": 3}, "stages=3 must be a list of stages, as [3]."),
+        ({"name": ["mobilenetv2"]}, "model ['mobilenetv2'] is unknown"),
+        ({"name": "mobilenetv2", "affinity_channels": 4.0}, "affinity_channels 4.0 must be a whole number."),
         ({"name": "mobilenetv2", "hidden_channels": 0}, "hidden_channels 0 must be at least 1"),
         ({"name": "mobilenetv2", "hidden_layers": -1}, "hidden_layers -1 must be at least 0"),
         (
@@ -232,3 +262,15 @@ def test_unknown_names_list_what_exists(call, words):
     with pytest.raises(ValueError) as error:
         create_model(**call)
     assert words in str(error.value)
+
+
+def test_library_convolutions_are_counted_with_their_groups_and_biases():
+    """64 positions, 16 channels in and out, 9 taps."""
+    conv = functools.partial(nn.Conv, 16, (3, 3))
+    for module, macs in (
+        (conv(use_bias=False), 64 * 9 * 16 * 16),
+        (conv(use_bias=False, feature_group_count=16), 64 * 9 * 16),
+        (conv(feature_group_count=4), 64 * (9 * 16 * 4 + 16)),
+    ):
+        assert count(module, (1, 8, 8, 16)).macs == macs
+    assert count(nn.Conv(16, 3), (1, 64, 16)).macs == 64 * (3 * 16 * 16 + 16)  # along one axis

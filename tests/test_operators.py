@@ -375,6 +375,8 @@ def test_bad_fields_and_inputs_name_value_and_rule(name):
         make(name, kernel_size=4).init(jax.random.key(0), jnp.zeros(SHAPE))
     with pytest.raises(ValueError, match=r"x has shape \(5, 4, 8\); it must be \[n, h, w, c\]"):
         make(name).init(jax.random.key(0), jnp.zeros(SHAPE[1:]))
+    with pytest.raises(ValueError, match="x is uint8; it must be floating"):
+        make(name).init(jax.random.key(0), jnp.zeros(SHAPE, jnp.uint8))
 
 
 @pytest.mark.parametrize("name", GRID_BOUND)

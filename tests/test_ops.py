@@ -116,6 +116,8 @@ def test_depthwise_padding_and_dilation_are_the_librarys(strides, dilation, padd
     [
         ({"dilation": 2, "strides": 2}, "dilation=2 must be positive, and 1 with strides=2"),
         ({"padding": 3}, "padding=3 must be 0 to 2"),
+        ({"padding": "SAME"}, "padding='SAME' must be one integer"),
+        ({"dilation": (2, 2)}, "dilation=(2, 2) must be one integer"),
         ({"dilation": 2, "padding": 0}, "x 4x4 with padding=0 is smaller than the 5 that the kernel spans"),
     ],
 )
@@ -130,6 +132,12 @@ def test_gradients_are_those_of_finite_differences():
         x = jnp.asarray(np.random.RandomState(0).standard_normal((2, 5, 4, 2)))
         weights = jnp.asarray(np.random.RandomState(1).standard_normal((3, 2, 9, 2)))
         check_grads(lambda x, w: tv_conv(x, w, strides=2), (x, weights), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize(("operator", "weights"), [(tv_conv, draw(4, 4, 9, 2)), (depthwise_conv, draw(9, 2))])
+def test_no_image_is_no_gradient(operator, weights):
+    gradients = jax.grad(lambda x, w: jnp.sum(operator(x, w)), (0, 1))(draw(0, 4, 4, 2), weights)
+    assert gradients[0].shape == (0, 4, 4, 2) and np.all(gradients[1] == 0) and gradients[1].shape == weights.shape
 
 
 def test_bfloat16_sums_in_float32():

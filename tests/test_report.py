@@ -130,6 +130,9 @@ def test_ties_are_half_right_and_one_kind_is_refused():
     assert curve.area == curve.equal_error == 0.5 and len(curve.true_accept) == 2
     with pytest.raises(ValueError, match="both kinds of pairs must be there"):
         roc(np.array([0.5, 0.6]), np.array([True, True]))
+    for curve_of in (roc, true_accept_rate):
+        with pytest.raises(ValueError, match="same is int64; it must be bool"):
+            curve_of(np.array([0.9, 0.1, 0.8]), np.array([1, 0, 1]))
 
 
 @pytest.mark.parametrize("digits", [1, 2, 8])

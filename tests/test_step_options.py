@@ -14,6 +14,7 @@ from tvconv_jax.command import check_workdir
 from tvconv_jax.errors import UserError
 from tvconv_jax.fused import batch_norm
 from tvconv_jax.models.blocks import ConvNorm, call
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.recipes import face_config
 from tvconv_jax.recipes.scale import ADDED
 from tvconv_jax.tasks.forward import make_forward
@@ -215,3 +216,14 @@ def test_a_run_of_an_older_version_goes_on_and_on_any_mesh(tmp_path):
     config.train.precision = "bfloat16"
     with pytest.raises(UserError, match="train.precision: float32 there, bfloat16 now"):
         check_workdir(config, tmp_path)
+
+
+def test_gradients_and_statistics_have_the_dtypes_of_their_parameters():
+    x, scale = jnp.ones((2, 3, 3, 4)), jnp.ones(4, jnp.bfloat16)
+    gradients = jax.grad(lambda *a: jnp.sum(batch_norm(*a, 1e-5, "relu")[0]), (1, 2))(x, scale, scale)
+    assert {gradient.dtype for gradient in gradients} == {jnp.dtype(jnp.bfloat16)}
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        norm, wide = BatchNorm(), jnp.ones((2, 3, 3, 4), jnp.float64)
+        variables = norm.init(jax.random.key(0), wide, train=False)
+        _, changed = norm.apply(variables, wide, train=True, mutable="batch_stats")
+        assert {leaf.dtype for leaf in jax.tree.leaves(changed)} == {jnp.dtype(jnp.float32)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -228,13 +229,47 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
         ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays.
 
     Raises:
-        ValueError: If a name is missing or left over (both sides are listed), or the model has no counterpart.
+        ValueError: If a name is missing or left over (both sides are listed), a tensor is of another shape than the
+            model's, or the model has no counterpart.
     """
     state = {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
     tensors = _tensors(model)
     check_names("the state dict", set(state), set(tensors))
-    flat = {t.flax: np.ascontiguousarray(t.to_flax(np.asarray(state[name])), np.float32) for name, t in tensors.items()}
+    state = {name: np.asarray(value) for name, value in state.items()}
+    kernel_size = int(state_dict.get("TVConv_k", getattr(model, "kernel_size", 0)))
+    if isinstance(model, TVConv) and kernel_size != model.kernel_size:  # channels may be such that no shape tells
+        raise ValueError(f"the state dict is for kernel_size={kernel_size}, but the layer's is {model.kernel_size}.")
+    _check_shapes(state, tensors, model)
+    flat = {t.flax: np.ascontiguousarray(t.to_flax(state[name]), np.float32) for name, t in tensors.items()}
     return unflatten_dict(flat)
+
+
+def _check_shapes(state: Mapping[str, np.ndarray], tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raises a ``ValueError`` unless every tensor is as the model's would be there, but for the grid of maps."""
+    variables = flatten_dict(jax.eval_shape(functools.partial(model.init, jax.random.key(0)), _input(state, model)))
+    for name, tensor in tensors.items():
+        given = state[name].shape
+        # An array of the model's shape that takes no memory tells what it is there.
+        expected = tensor.to_torch(np.broadcast_to(np.float32(0), variables[tensor.flax].shape)).shape
+        of_grid = tensor.flax[-1] == "affinity" or "block_" in tensor.flax[-2] and tensor.flax[-1] in ("scale", "bias")
+        fits = len(given) == len(expected) and (given[:-2] == expected[:-2] if of_grid else given == expected)
+        if not fits:
+            sides = "; height and width may be others" if of_grid else ""
+            raise ValueError(
+                f"{name} is {given} in the state dict, but this model's is {expected}{sides}: "
+                f"another width, kernel size or generator; build the model with the fields of that one."
+            )
+
+
+def _input(state: Mapping[str, np.ndarray], model: nn.Module) -> jax.ShapeDtypeStruct:
+    """An input that the model takes; of a bare layer the weights tell the channels."""
+    if isinstance(model, TVConv):
+        channels = state[f"weight_layers.{model.hidden_layers + 1}.weight"].shape[0] // model.kernel_size**2
+    elif isinstance(model, DepthwiseConv):
+        channels = state["weight"].shape[0]
+    else:
+        channels = 3
+    return jax.ShapeDtypeStruct((1, 32, 32, max(1, channels)), np.float32)
 
 
 def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:

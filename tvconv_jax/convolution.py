@@ -10,7 +10,7 @@ from jax import lax
 
 from tvconv_jax import winograd
 from tvconv_jax.fused import wide
-from tvconv_jax.per_device import map_over_devices, sum_over_devices
+from tvconv_jax.per_device import like_primals, map_over_devices, sum_over_devices, varying_as
 
 # Bytes of gathered neighbours that one product of conv's weight gradient reads: they stay in a CPU's last cache.
 CHUNK = 8 * 2**20
@@ -54,6 +54,8 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 
 def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
+    if x.shape[0] == 0:
+        return jnp.zeros_like(x), jnp.zeros_like(kernel)
     grad_x = _keeping_grid(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
     if dilation == 1:
         fast = winograd.fits(x.shape[1:3], kernel.shape)
@@ -67,7 +69,7 @@ def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[ja
         cpu=on_cpu,
         default=functools.partial(_library_kernel_gradient, kernel_size=len(kernel), dilation=dilation),
     )
-    return grad_x, grad_kernel.astype(kernel.dtype)
+    return like_primals((grad_x, grad_kernel.astype(kernel.dtype)), residuals)
 
 
 _keeping_grid.defvjp(_forward, _backward)
@@ -85,7 +87,7 @@ def _library(x: jax.Array, kernel: jax.Array, *, strides: int = 1, dilation: int
 
 
 def _library_kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, dilation: int) -> jax.Array:
-    kernel = jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), x.dtype)
+    kernel = varying_as(jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), x.dtype), x)
     margin = dilation * (kernel_size // 2)
     _, pull = jax.vjp(lambda kernel: _library(x, kernel, dilation=dilation, margin=margin), kernel)
     return wide(pull(cotangent)[0])
@@ -141,6 +143,6 @@ def _kernel_gradient_in_chunks(x: jax.Array, cotangent: jax.Array, *, kernel_siz
         gathered = jnp.concatenate(neighbours, axis=-1)
         return total + lax.dot_general(wide(gathered), wide(pulled), _OVER_PIXELS)
 
-    zeros = jnp.zeros((taps * channels, cotangent.shape[3]), wide(x).dtype)
+    zeros = varying_as(jnp.zeros((taps * channels, cotangent.shape[3]), wide(x).dtype), x)
     total = lax.fori_loop(0, n * height // rows, add, zeros)
     return total.reshape(kernel_size, kernel_size, channels, -1)

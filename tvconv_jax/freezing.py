@@ -76,9 +76,10 @@ def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
     """Parameters without generators, and what the generators yield, in two trees of the same shape."""
     generated = {name: _generate(name, params) for name in params}
     frozen = {name.split("_")[0]: values for name, values in generated.items() if values is not None}
+    gone = {name for name, values in generated.items() if values is not None} | ({"affinity"} if frozen else set())
     kept = {}
     for name, value in params.items():
-        if generated[name] is not None or (name == "affinity" and frozen):
+        if name in gone:
             continue
         if isinstance(value, Mapping):
             inner_kept, inner_frozen = _split(value)
@@ -92,13 +93,18 @@ def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
 def _generate(name: str, params: Mapping[str, Any]) -> jax.Array | None:
     """What the generator of that name in an operator's parameters yields; ``None`` if it is none.
 
-    All that a generator needs stands in its parameters and its name.
+    All that a generator needs stands in its parameters and its name. A module of the user's own may have the name, but
+    not affinity maps beside it, or not a generator's form.
     """
-    if name in ("weights_linear", "bias_linear"):
-        return _stacked(lambda kernel, affinity: linear_map(affinity, kernel), params[name], params["affinity"])
+    own, affinity = params[name], params.get("affinity")
+    if affinity is None or isinstance(affinity, Mapping):
+        return None
+    if name in ("weights_linear", "bias_linear") and not isinstance(own, Mapping):
+        return _stacked(lambda kernel, affinity: linear_map(affinity, kernel), own, affinity)
     for padding, suffix in GENERATOR_NAMES.items():
-        if name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}"):
-            return _stacked(functools.partial(_generated, padding=padding), params[name], params["affinity"])
+        named = name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}")
+        if named and isinstance(own, Mapping) and {"block_0", "out"} <= set(own):
+            return _stacked(functools.partial(_generated, padding=padding), own, affinity)
     return None
 
 

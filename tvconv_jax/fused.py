@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax.per_device import like_primals
+
 Activation = Literal["identity", "relu", "relu6"]
 
 # Open interval in which an activation lets the gradient pass; outside, it is clipped to the bounds.
@@ -65,7 +67,7 @@ def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Arr
     batch = tuple(range(x.ndim - 1))
     grad_kernel = _wide_product(narrow, broad, ((batch, batch), ((), ())))
     grad_kernel = grad_kernel if narrow is x else grad_kernel.T
-    return cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)
+    return like_primals((cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)), residuals)
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -116,16 +118,18 @@ def _batch_norm_forward(
     # instructions of it on a CPU: three times as slow there as two.
     var = jnp.maximum(jnp.mean(jnp.square(wide(x)), axes) - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
-    scale, bias = (jnp.broadcast_to(values, mean.shape) for values in (scale, bias))
+    residuals = (x, scale, bias, mean, inverse)
+    scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in (scale, bias))
     y = activate(affine(x, scale * inverse, bias - mean * scale * inverse), activation).astype(x.dtype)
     averages = (_over_groups(mean) / groups, _over_groups(var) / groups) if groups > 1 else (mean, var)
-    return (y.reshape(shape), *averages), (x, scale, bias, mean, inverse)
+    return (y.reshape(shape), *averages), residuals
 
 
 def _batch_norm_backward(
     epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, scale, bias, mean, inverse = residuals
+    x, *params, mean, inverse = residuals
+    scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in params)
     shape = cotangents[0].shape
     grad, axes = _in_groups(wide(cotangents[0]), groups)
     if RANGES[activation] is not None:
@@ -141,7 +145,8 @@ def _batch_norm_backward(
     slope = -scale * jnp.square(inverse) * grad_scale / count
     offset = -scale * inverse * grad_bias / count - slope * mean
     grad_x = grad * per_channel(scale * inverse, x) + affine(x, slope, offset)
-    return grad_x.astype(x.dtype).reshape(shape), _over_groups(grad_scale), _over_groups(grad_bias)
+    of_params = (_over_groups(g).astype(p.dtype) for g, p in zip((grad_scale, grad_bias), params, strict=True))
+    return like_primals((grad_x.astype(x.dtype).reshape(shape), *of_params), (x, *params))
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.checks import check_call, check_frozen, check_grid
 from tvconv_jax.neighbours import neighbours
 from tvconv_jax.ops import Implementation, depthwise_conv, output_grid, tv_conv
 
@@ -144,7 +144,7 @@ class TVConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         if self.generator_padding not in GENERATOR_NAMES:
             raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
         values = self._values(x)
@@ -159,7 +159,7 @@ class TVConv(nn.Module):
             features["bias"] = (x.shape[3],)
         if self.has_variable("frozen", "weights"):
             values = {name: self.get_variable("frozen", name) for name in features}
-            check_grid(self, values["weights"].shape, grid)
+            check_frozen(self, values, {name: (*grid, *shape) for name, shape in features.items()})
             return values
         if self.has_variable("params", "affinity"):
             check_grid(self, self.get_variable("params", "affinity").shape, grid)
@@ -198,7 +198,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         channels = x.shape[3]
         shape = (self.kernel_size, self.kernel_size, 1, channels)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)

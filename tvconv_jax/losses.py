@@ -36,6 +36,7 @@ def am_softmax_logits(
         ValueError: If a shape, a dtype or ``scale`` does not fit.
     """
     _check(embeddings, class_weights, labels, scale)
+    labels = indices(labels)
     # bfloat16 keeps 8 bits of a cosine, which the scale turns into a logit off by 0.1: everything is float32,
     # the product on accelerators too, whose default would round its inputs.
     cosines = jnp.matmul(
@@ -81,7 +82,7 @@ def am_softmax(
         (https://github.com/JDAI-CV/FaceX-Zoo), from which the TVConv reference took its head.
     """
     logits = am_softmax_logits(embeddings, class_weights, labels, margin=margin, scale=scale)
-    classes = logits.shape[1]
+    labels, classes = indices(labels), logits.shape[1]
     target = jnp.sum(logits * _is_target(labels, classes), axis=1)
     loss = jax.nn.logsumexp(logits, axis=1) - target
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
@@ -93,6 +94,11 @@ def _normalize(x: jax.Array, axis: int) -> jax.Array:
     # The floor is under the root, so that the gradient at a zero vector is finite.
     squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squared, NORM_FLOOR**2))
+
+
+def indices(labels: jax.Array) -> jax.Array:
+    """In 32 bits or more: in eight, a label would also stand for the class 256 behind it."""
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def _is_target(labels: jax.Array, classes: int) -> jax.Array:

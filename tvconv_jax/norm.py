@@ -45,8 +45,9 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             count = x.size // features // groups
             unbiased = batch_var * (count / max(count - 1, 1))
-            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
-            var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+            for running, of_batch in ((mean, batch_mean), (var, unbiased)):
+                of_batch = of_batch.astype(running.value.dtype)
+                running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
         return y
 
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax.checks import is_integer
 from tvconv_jax.fused import wide
-from tvconv_jax.per_device import sum_over_devices
+from tvconv_jax.per_device import like_primals, sum_over_devices
 
 Implementation = Literal["shifted", "patches"]
 
@@ -40,7 +41,7 @@ def tv_conv(
             zeros, ``(k - 1) // 2`` on each side.
         strides: Step between output positions, the same along both axes.
         implementation: ``"shifted"`` (fast) or ``"patches"`` (gathers patches, then einsum; the reference's
-            formulation). Equal in value and gradient.
+            formulation). Equal in value and gradient; forward mode, as ``jax.jvp``, goes through patches alone.
 
     Returns:
         ``[n, ho, wo, c]`` in the dtype of ``x``; sums are kept in float32 or better.
@@ -88,6 +89,7 @@ def depthwise_conv(
         raise ValueError(f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree.")
     if kernel.dtype != x.dtype:
         raise ValueError(f"kernel is {kernel.dtype}, but x is {x.dtype}; cast one of them.")
+    _check_integers(dilation=dilation, padding=0 if padding is None else padding)
     reach = dilation * (math.isqrt(kernel.shape[0]) - 1)
     padding = reach // 2 if padding is None else padding
     _check_reach(x, strides, dilation, padding, reach)
@@ -109,6 +111,12 @@ def _dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: int, reach
     return y[:, : height + 2 * padding - reach, : width + 2 * padding - reach]
 
 
+def _check_integers(**values: int) -> None:
+    for name, value in values.items():
+        if not is_integer(value):
+            raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
+
+
 def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach: int) -> None:
     if dilation < 1 or (dilation > 1 and strides > 1):
         raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
@@ -121,10 +129,11 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
 
 def _check_input(x: jax.Array, strides: int) -> None:
     if x.ndim != 4:
-        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c]. Add the batch axis with x[None].")
+        way = " Add the batch axis with x[None]." if x.ndim == 3 else ""
+        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c].{way}")
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
         raise ValueError(f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first.")
-    if not isinstance(strides, int) or strides < 1:
+    if not is_integer(strides) or strides < 1:
         raise ValueError(f"strides={strides!r} must be one positive integer.")
 
 
@@ -194,7 +203,7 @@ def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: ja
     grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
     if same_everywhere:
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
-    return grad_x, grad_taps.astype(weights.dtype)
+    return like_primals((grad_x, grad_taps.astype(weights.dtype)), residuals)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
@@ -263,6 +272,8 @@ def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, 
     chip idle, get the reductions.
     """
     loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
+    if padded.shape[0] == 0:
+        return reduce(padded, cotangent)
     on_cpu = functools.partial(sum_over_devices, loop)
     return lax.platform_dependent(padded, cotangent, cpu=on_cpu, default=reduce)
 

@@ -1,4 +1,4 @@
-"""Loops over a batch that devices share (those of ``jax.set_mesh``): each over its own pictures.
+"""What devices share: loops over a batch (of ``jax.set_mesh``), each over its own pictures; gradients in a shard_map.
 
 The partitioner alone would give every device the whole batch, because a loop reads it one image after the other.
 """
@@ -27,6 +27,31 @@ def map_over_devices(images: Callable[..., jax.Array], x: jax.Array, *shared: ja
         return images(x, *shared)
     batch, whole = PartitionSpec(axes), (PartitionSpec(),) * len(shared)
     return jax.shard_map(images, in_specs=(batch, *whole), out_specs=batch, check_vma=False)(x, *shared)
+
+
+def like_primals(gradients: tuple, primals: tuple) -> tuple:
+    """Gradients that custom backward passes return, with what ``jax.shard_map`` wants of them.
+
+    Of what all devices have alike, weights in general, each has the gradient of its own pictures: they are summed, as
+    autodiff would. Outside a ``shard_map``, or in one with ``check_vma=False``, nothing is done.
+    """
+
+    def like(gradient: jax.Array, primal: jax.Array) -> jax.Array:
+        axes = _varying(gradient) - _varying(primal)
+        return lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
+
+    return jax.tree.map(like, gradients, primals)
+
+
+def varying_as(values: jax.Array, x: jax.Array) -> jax.Array:
+    """What a loop over ``x`` adds to: inside a ``shard_map`` it must vary as ``x`` does before the first turn."""
+    axes = _varying(x) - _varying(values)
+    return lax.pcast(values, tuple(sorted(axes)), to="varying") if axes else values
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    """Axes of a ``shard_map`` along which devices may have different values."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def _axes_that_share(batch: jax.Array) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from tvconv_jax.losses import am_softmax_logits
+from tvconv_jax.losses import am_softmax_logits, indices
 
 
 def sharded_am_softmax(
@@ -42,12 +42,14 @@ def sharded_am_softmax(
         of them) is the target's, margin included. Both are cut along ``data``.
 
     Raises:
-        ValueError: If a shape, a dtype or ``scale`` does not fit.
+        ValueError: If a shape, a dtype, ``scale`` or ``classes`` does not fit.
 
     References:
         An et al., "Partial FC: Training 10 Million Identities on a Single Machine", 2021,
         https://arxiv.org/abs/2010.05222, section 3.1: the classes over the devices, the embeddings gathered.
     """
+    if not 1 <= classes <= class_weights.shape[1]:
+        raise ValueError(f"classes={classes} must be 1 to {class_weights.shape[1]}, the columns of class_weights.")
     local = functools.partial(
         _local, classes=classes, padded=class_weights.shape[1] > classes, margin=margin, scale=scale
     )
@@ -57,7 +59,7 @@ def sharded_am_softmax(
         mesh=mesh,
         in_specs=(PartitionSpec(("data", "model")), PartitionSpec(None, "model"), rows),
         out_specs=(rows, rows),
-    )(embeddings, class_weights, labels)
+    )(embeddings, class_weights, indices(labels))
 
 
 def _local(

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from tvconv_jax.fused import wide
+from tvconv_jax.per_device import varying_as
 
 # Fewer channels than this, and the sums cost more than the products they save.
 LEAST_CHANNELS = 64
@@ -40,7 +41,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         products = lax.dot_general(_inputs(image), _pulled(pulled), (((1,), (1,)), ((0,), (0,))))
         return total + products, None
 
-    zeros = jnp.zeros((16, x.shape[3], cotangent.shape[3]), wide(x).dtype)
+    zeros = varying_as(jnp.zeros((16, x.shape[3], cotangent.shape[3]), wide(x).dtype), x)
     total, _ = lax.scan(add, zeros, (x, cotangent))
     sums = jnp.asarray(KERNEL_SUMS, total.dtype)
     return jnp.einsum("ai,bj,abcd->ijcd", sums, sums, total.reshape(4, 4, *total.shape[1:]))

@@ -160,7 +160,7 @@ class Folding:
             padding = 0 if fixed_padding else None
         y = self.spatial(y, *path, activation="relu6", strides=strides, dilation=dilation, padding=padding)
         y = self.conv_norm(y, *path, "project", activation="identity")
-        return self.graph.add("add", x, y) if self.graph.shapes[x] == self.graph.shapes[y] else y
+        return self.graph.add("add", x, y) if strides == 1 and self.graph.shapes[x] == self.graph.shapes[y] else y
 
     def embedding_head(self, x: int, *path: str) -> None:
         """Norm, average, linear layer, norm: the average, and one linear layer."""

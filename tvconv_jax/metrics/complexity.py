@@ -11,7 +11,7 @@ generator. The paper has no rule for an element through a softmax: it is 2, like
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -60,6 +60,12 @@ Shape = tuple[int, ...]
 def _depthwise(conv: Any, x: Shape, y: Shape) -> int:
     """One product a tap and output element; all that depthwise and frozen per-pixel kernels cost."""
     return math.prod(y) * (conv.kernel_size**2 + conv.use_bias)
+
+
+def _library_conv(conv: nn.Conv, x: Shape, y: Shape) -> int:
+    """Of any number of axes, in groups or not, with a bias or without."""
+    taps = math.prod(conv.kernel_size) if isinstance(conv.kernel_size, Sequence) else conv.kernel_size
+    return math.prod(y) * (taps * x[-1] // conv.feature_group_count + conv.use_bias)
 
 
 def _mixed(conv: Any, x: Shape, y: Shape) -> int:
@@ -113,7 +119,7 @@ def _tvconv_dynamic(conv: TVConvDynamic, x: Shape, y: Shape) -> int:
 
 # What one call of a layer costs, from its module and the elements of its input [n, ..., c] and output [n, ..., d].
 COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], int]] = {
-    nn.Conv: lambda conv, x, y: math.prod(y) * math.prod(conv.kernel_size) * x[-1],
+    nn.Conv: _library_conv,
     Conv: lambda conv, x, y: math.prod(y) * conv.kernel_size**2 * x[-1],
     nn.Dense: lambda dense, x, y: math.prod(y) * (x[-1] + dense.use_bias),
     Pointwise: lambda _, x, y: math.prod(y) * x[-1],
@@ -163,7 +169,8 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Complexity:
     """Counts without computing anything.
 
     Args:
-        model: One of this package's models or layers, or a module built of them, ``nn.Conv`` and ``nn.Dense``.
+        model: One of this package's models or layers, or a module built of them, ``nn.Conv`` and ``nn.Dense``. What
+            ``nn.scan`` or ``nn.vmap`` repeats is counted as often as it is traced, not as often as it runs.
         input_shape: ``(n, h, w, c)``; the paper's figures are for ``(1, 96, 96, 3)``.
 
     Returns:

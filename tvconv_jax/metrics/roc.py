@@ -29,10 +29,11 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
         same: ``[n]`` boolean; both kinds must be there.
 
     Raises:
-        ValueError: If all pairs are of one kind.
+        ValueError: If all pairs are of one kind, or ``same`` is not boolean.
 
     Source: Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006, algorithms 1 and 2.
     """
+    check_same(same)
     if np.all(same) or not np.any(same):
         raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
     order = np.argsort(-scores, kind="stable")
@@ -40,6 +41,12 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
     true = np.concatenate([[0], np.cumsum(same[order])[last]]) / np.sum(same)
     false = np.concatenate([[0], np.cumsum(~same[order])[last]]) / np.sum(~same)
     return Roc(false, true, float(np.trapezoid(true, false)), _equal_error(false, true))
+
+
+def check_same(same: np.ndarray) -> None:
+    """Raises a ``ValueError`` for flags that are not boolean: ``~`` of an integer is no other flag."""
+    if same.dtype != bool:
+        raise ValueError(f"same is {same.dtype}; it must be bool. Flags of 1 and -1 become so by flags == 1.")
 
 
 def _equal_error(false: np.ndarray, true: np.ndarray) -> float:

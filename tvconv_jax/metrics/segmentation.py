@@ -78,6 +78,7 @@ def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled
     _check(pred, true)
     if definition not in DEFINITIONS:
         raise ValueError(f"definition={definition!r} is not one of {', '.join(DEFINITIONS)}.")
+    _check_empty(empty)
     distances = _both_ways(pred, true)
     if distances is None:
         return _without_outline(pred, empty)
@@ -103,6 +104,7 @@ def asd(pred: np.ndarray, true: np.ndarray, *, empty: Empty = "100") -> float:
     Source: ``medpy.metric.binary.asd``.
     """
     _check(pred, true)
+    _check_empty(empty)
     distances = _both_ways(pred, true)
     return _without_outline(pred, empty) if distances is None else float(np.mean(distances[0]))
 
@@ -143,9 +145,12 @@ def _both_ways(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return to_true[outlines[0]], to_pred[outlines[1]]
 
 
-def _without_outline(mask: np.ndarray, empty: Empty) -> float:
+def _check_empty(empty: Empty) -> None:
     if empty not in EMPTY:
         raise ValueError(f"empty={empty!r} is not one of {', '.join(EMPTY)}.")
+
+
+def _without_outline(mask: np.ndarray, empty: Empty) -> float:
     return {"100": 100.0, "nan": float("nan"), "diagonal": float(np.hypot(*mask.shape))}[empty]
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from tvconv_jax.metrics.roc import check_same
+
 Protocol = Literal["reference", "standard"]
 
 FOLDS = 10
@@ -105,7 +107,11 @@ def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
 
     Returns:
         Rate in 0..1.
+
+    Raises:
+        ValueError: If ``same`` is not boolean.
     """
+    check_same(same)
     different = np.sort(scores[~same])[::-1]
     return float(np.mean(scores[same] > different[len(different) // FALSE_ACCEPTS_ONE_IN]))
 
@@ -196,8 +202,7 @@ def _check(left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndar
         bad = int(np.sum(~np.all(np.isfinite(value), axis=1)))
         if bad:
             raise ValueError(f"{name} has {bad} rows of {len(value)} that are not finite; all must be.")
-    if same.dtype != bool:
-        raise ValueError(f"same is {same.dtype}; it must be bool. Flags of 1 and -1 become so by flags == 1.")
+    check_same(same)
     if not np.any(same) or np.all(same):
         raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
     if not np.issubdtype(folds.dtype, np.integer) or not np.array_equal(np.unique(folds), np.arange(FOLDS)):

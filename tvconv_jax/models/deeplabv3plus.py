@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_images
 from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call, repeats
 from tvconv_jax.models.mobilenetv2 import STAGES, InvertedResidual
@@ -123,6 +124,7 @@ class DeepLabV3Plus(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        images = check_images("images", images)
         low, x = Backbone(self.depth, self.output_stride, self.remat, name="backbone")(images, train=train)
         x = Pyramid(RATES[self.output_stride], self.conv, name="pyramid")(x, train=train)
         low = HeadConvNorm(48, name="low_level")(low, train=train)

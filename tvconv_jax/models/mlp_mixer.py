@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from tvconv_jax.checks import check_images
 from tvconv_jax.models.blocks import EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import scaled
 
@@ -72,6 +73,7 @@ class MlpMixer(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        images = check_images("images", images)
         n, height, width, colours = images.shape
         p = self.patch_size
         if height % p or width % p:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_images
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
@@ -31,7 +32,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), spatial operator, project (1x1); added to its input where shapes agree.
+    """Expand (1x1), spatial operator, project (1x1); added to its input where strides are 1 and channels agree.
 
     Attributes:
         features: Channels of the output.
@@ -60,7 +61,7 @@ class InvertedResidual(nn.Module):
         y = spatial(self.conv(strides=self.strides, name="conv"), y, train=train)
         y = BatchNorm(activation="relu6", name="norm")(y, train=train)
         y = pointwise(self.features, name="project")(y, train=train)
-        return x + y if x.shape == y.shape else y
+        return x + y if self.strides == 1 and x.shape == y.shape else y
 
 
 class MobileNetV2(nn.Module):
@@ -91,6 +92,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        images = check_images("images", images)
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
         x = call(stem, images, train=train, remat=self.remat)
         index = 1

@@ -109,6 +109,12 @@ OPERATORS = {
     "tvconv_lowrank": Operator(TVConvLowrank, ("rank", *GENERATOR), "ours"),
     "tvconv_dynamic": Operator(TVConvDynamic, GENERATOR, "TVConv, section 3.3"),
 }
+COUNTS = {
+    field.name
+    for row in (*MODELS.values(), *OPERATORS.values())
+    for field in dataclasses.fields(row.module)
+    if type(field.default) is int
+}
 FIELDS = tuple(dict.fromkeys(field for operator in OPERATORS.values() for field in operator.fields))
 
 
@@ -177,6 +183,8 @@ def create_model(
         _check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
     for field, value in fields.items():
         _check_number(field, value)
+    if isinstance(stages, int):
+        raise ValueError(f"stages={stages} must be a list of stages, as [{stages}].")
     row = OPERATORS.get(operator)
     if model.stages:
         default = model.stages[-row.last_stages :] if row.last_stages else model.stages
@@ -194,6 +202,8 @@ def create_model(
 def _check_number(field: str, value: Any) -> None:
     """Of counts one is the least, but a generator may have no hidden block after its first; the others are positive."""
     least = 0 if field == "hidden_layers" else 1
+    if isinstance(value, float) and field in COUNTS:
+        raise ValueError(f"{field} {value} must be a whole number.")
     if isinstance(value, int) and not isinstance(value, bool) and value < least:
         raise ValueError(f"{field} {value} must be at least {least}.")
     if isinstance(value, float) and not 0 < value < math.inf:
@@ -201,5 +211,5 @@ def _check_number(field: str, value: Any) -> None:
 
 
 def _check_choice(what: str, value: Any, choices: Any) -> None:
-    if value not in choices:
+    if value not in list(choices):
         raise ValueError(f"{what} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")

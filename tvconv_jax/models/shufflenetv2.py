@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import check_images
 from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
@@ -104,6 +105,7 @@ class ShuffleNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        images = check_images("images", images)
         stem, *channels, last = CHANNELS[self.width]
         x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
         x = MaxPool(name="pool")(x)

@@ -96,7 +96,7 @@ class Axial(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
         x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)

@@ -38,7 +38,7 @@ class CondConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         context = pooled(x)
         routing = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="routing")
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")

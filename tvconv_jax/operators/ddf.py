@@ -50,7 +50,7 @@ class DDF(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         if self.kernel_size == 1:
             raise ValueError(
                 "kernel_size=1 leaves a filter of one tap, and its norm makes it zero; it must be 3 or more."

@@ -63,7 +63,7 @@ class DyConvDW(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
         return conv(x, shares)

@@ -36,7 +36,7 @@ class DyConvPW(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, 1)
+        x = check_call(x, 1)
         n, height, width, channels = x.shape
         shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
         shape = (self.experts, channels, self.features)

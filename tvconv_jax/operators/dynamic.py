@@ -12,6 +12,7 @@ from jax import lax
 
 from tvconv_jax.fused import pointwise, wide
 from tvconv_jax.ops import input_gradient, output_grid
+from tvconv_jax.per_device import like_primals
 
 Initializer = nn.initializers.Initializer
 
@@ -77,7 +78,8 @@ def _backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax
     # A CPU takes one image at a time, which stays in its cache: up to four times as fast as the whole batch.
     by_image = functools.partial(_image_by_image, functools.partial(gradients, total=_total_on_cpu))
     default = functools.partial(gradients, total=_total)
-    return grad_x, lax.platform_dependent(x, factors, cotangent, cpu=by_image, default=default)
+    grad_factors = lax.platform_dependent(x, factors, cotangent, cpu=by_image, default=default)
+    return like_primals((grad_x, grad_factors), residuals)
 
 
 _dynamic_conv.defvjp(_forward, _backward)

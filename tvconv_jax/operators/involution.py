@@ -46,7 +46,7 @@ class Involution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         n, height, width, channels = x.shape
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)

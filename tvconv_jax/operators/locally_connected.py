@@ -35,7 +35,7 @@ class LocallyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
         if self.has_variable("params", "weights"):
             check_grid(self, self.get_variable("params", "weights").shape, grid)

@@ -42,7 +42,7 @@ class SASA(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         n, height, width, channels = x.shape
         heads = head_count(channels, self.heads)
         size = channels // heads

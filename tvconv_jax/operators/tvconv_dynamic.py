@@ -48,7 +48,7 @@ class TVConvDynamic(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         if self.generator_padding not in GENERATOR_NAMES:
             raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
         to_maps = nn.Dense(

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.checks import check_call, check_frozen, check_grid
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import stacked
 from tvconv_jax.ops import output_grid, tv_conv
@@ -44,17 +44,19 @@ class TVConvLinear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         values = self._values(output_grid(*x.shape[1:3], self.strides), x.shape[3])
         y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
 
     def _values(self, grid: tuple[int, int], channels: int) -> dict[str, jax.Array]:
         """``weights [ho, wo, k*k, c]`` and, with a bias, ``bias [ho, wo, c]``: frozen ones, else computed."""
-        names = ("weights", "bias") if self.use_bias else ("weights",)
+        shapes = {"weights": (*grid, self.kernel_size**2, channels)}
+        if self.use_bias:
+            shapes["bias"] = (*grid, channels)
         if self.has_variable("frozen", "weights"):
-            values = {name: self.get_variable("frozen", name) for name in names}
-            check_grid(self, values["weights"].shape, grid)
+            values = {name: self.get_variable("frozen", name) for name in shapes}
+            check_frozen(self, values, shapes)
             return values
         if self.has_variable("params", "affinity"):
             check_grid(self, self.get_variable("params", "affinity").shape, grid)

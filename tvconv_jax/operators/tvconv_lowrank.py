@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.checks import check_call, check_frozen, check_grid
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
 from tvconv_jax.operators.dynamic import stacked
@@ -49,7 +49,7 @@ class TVConvLowrank(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} must be 1 or more; {self.kernel_size**2} can be any TVConv.")
         if self.generator_padding not in GENERATOR_NAMES:
@@ -71,7 +71,7 @@ class TVConvLowrank(nn.Module):
         features = {"gains": (self.rank, channels)} | ({"bias": (channels,)} if self.use_bias else {})
         if self.has_variable("frozen", "gains"):
             values = {name: self.get_variable("frozen", name) for name in features}
-            check_grid(self, values["gains"].shape, grid)
+            check_frozen(self, values, {name: (*grid, *shape) for name, shape in features.items()})
             return values
         if self.has_variable("params", "affinity"):
             check_grid(self, self.get_variable("params", "affinity").shape, grid)

@@ -39,7 +39,7 @@ class WeightNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_call(x, self.kernel_size, self.strides)
+        x = check_call(x, self.kernel_size, self.strides)
         n, channels = x.shape[0], x.shape[3]
         context = pooled(x)
         reduced = nn.Dense(max(16, channels // 16), kernel_init=dense_init, dtype=context.dtype, name="reduce")(context)

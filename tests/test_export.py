@@ -18,6 +18,7 @@ from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import artifacts, exporting, native, onnx_writer, torch_model, torch_writer, trained
 from tvconv_jax.export.__main__ import main
+from tvconv_jax.export.channel_blocks import in_blocks
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -88,8 +89,9 @@ def by_jax(graph, images):
     return np.asarray(jax.jit(make_run(graph))(arrays_of(graph), images))
 
 
-def by_onnx(graph, images, **options):
-    return runner(onnx_writer.to_onnx(graph, "{}", output="y", **options))(channels_first(images))
+def by_onnx(graph, images, lowering="unfold", **options):
+    model = onnx_writer.to_onnx(graph, "{}", output="y", lowering=lowering, **options)
+    return runner(model)(channels_first(images))
 
 
 def by_torch(graph, images, path, **options):
@@ -103,11 +105,61 @@ def test_folding_changes_nothing_but_rounding(folded):
     assert relative(by_jax(graph, images), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("lowering", onnx_writer.LOWERINGS)
-def test_onnx_answers_alike_in_any_batch(folded, lowering):
+def test_onnx_answers_alike_in_any_batch(folded):
     graph, images, expected = folded
-    assert relative(by_onnx(graph, images, lowering=lowering), channels_first(expected)) < TOLERANCE
-    assert relative(by_onnx(graph, images[:1], lowering=lowering), channels_first(expected[:1])) < TOLERANCE
+    names = onnx_writer.lowerings(graph)
+    assert len(names) == 4 and {name for name in names if name.endswith("-blocks")}
+    for lowering in names:
+        assert relative(by_onnx(graph, images, lowering=lowering), channels_first(expected)) < TOLERANCE, lowering
+        assert relative(by_onnx(graph, images[:1], lowering=lowering), channels_first(expected[:1])) < TOLERANCE
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_channels_in_blocks_are_the_same_model(folded, precision):
+    graph, images, _ = folded
+    graph = rounded(graph, precision)
+    filled = in_blocks(graph)
+    assert relative(by_jax(filled, images), by_jax(graph, images)) < TOLERANCE
+    stored = by_onnx(filled, images, precision=precision)
+    assert relative(stored, channels_first(by_jax(graph, images))) < TOLERANCE
+    assert filled.shapes[0] == graph.shapes[0] and filled.shapes[-1] == graph.shapes[-1]
+
+
+def test_what_is_summed_is_filled_up_alike_and_what_is_sliced_or_joined_keeps_its_channels():
+    graph = Graph(6)
+
+    def point(x, features):
+        arrays = {"kernel": drawn((1, 1, graph.shapes[x][2], features)), "bias": drawn((features,))}
+        fields = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "relu"}
+        return graph.add("conv", x, arrays=arrays, **fields)
+
+    def depthwise(x):
+        channels = graph.shapes[x][2]
+        fields = {"strides": 1, "padding": 1, "dilation": 1, "groups": channels, "activation": "relu6"}
+        return graph.add("conv", x, arrays={"kernel": drawn((3, 3, 1, channels)), "bias": drawn((channels,))}, **fields)
+
+    x = point(0, 6)
+    total = graph.add("add", x, point(depthwise(point(x, 9)), 6))
+    half = graph.add("channels", point(total, 10), begin=0, end=5)
+    joined = graph.add("concat", half, point(depthwise(point(half, 7)), 5))
+    graph.add("mean", point(joined, 3), keep_grid=False)
+    filled = in_blocks(graph, 4)
+    assert [c for _, _, c in graph.shapes] == [3, 6, 9, 9, 6, 6, 10, 5, 7, 7, 5, 10, 3, 3]
+    assert [c for _, _, c in filled.shapes] == [3, 8, 12, 12, 8, 8, 10, 5, 8, 8, 5, 10, 3, 3]
+    images = drawn((2, 6, 6, 3))
+    np.testing.assert_allclose(by_jax(filled, images), by_jax(graph, images), rtol=1e-4)
+
+
+def test_one_channel_is_filled_up_too_and_a_scale_for_all_stays_one():
+    graph, images = Graph(6), drawn((2, 6, 6, 3))
+    plain = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "relu"}
+    x = graph.add("conv", 0, arrays={"kernel": drawn((1, 1, 3, 1)), "bias": drawn((1,))}, **plain)
+    x = graph.add("conv", x, arrays={"kernel": drawn((1, 1, 1, 5)), "bias": drawn((6, 6, 5))}, **plain)
+    graph.add("linear", graph.add("mean", x, keep_grid=False), arrays={"kernel": drawn((5, 2)), "bias": drawn((2,))})
+    for precision in ("float32", "int8"):
+        filled = in_blocks(rounded(graph, precision), 4)
+        assert [shape[2] for shape in filled.shapes] == [3, 4, 8, 8, 2]
+        np.testing.assert_allclose(by_jax(filled, images), by_jax(rounded(graph, precision), images), rtol=1e-5)
 
 
 def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
@@ -394,6 +446,14 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
         (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),
+        (
+            ["--workdir={run}", "--rank=1", "--lowering=unfold"],
+            "--lowering=unfold is none that this model has at this --rank: auto, sums, convs, sums-blocks, ",
+        ),
+        (
+            ["--workdir={run}", "--lowering=sums", "--formats=torch"],
+            "--lowering=sums is of ONNX, this is --formats=torch",
+        ),
         (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, and exact keeps all"),
         (
             ["--workdir={run}", "--max-loss=1", "--rank=2"],

@@ -105,7 +105,7 @@ def test_mlp_mixer():
         artifacts.difference("embeddings", np.asarray(jax.jit(make_run(graph))(arrays_of(graph), images)), expected)
         < 1e-5
     )
-    run = by_onnx(graph, "")
+    run = by_onnx(graph, onnx_writer.NO_LOWERING)
     assert artifacts.difference("embeddings", run(images), expected) < TOLERANCE
     assert artifacts.difference("embeddings", run(images[:1]), expected[:1]) < TOLERANCE
 

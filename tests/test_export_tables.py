@@ -61,6 +61,27 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
         assert [cell.strip() for cell in cells[4:10]] == ["260", "40", "2.60x", "0.50x", "2.60x", "0.50x"]
 
 
+def test_ratios_of_lowerings(monkeypatch, capsys):
+    rates = {"plain": 100.0, "unfold": 40.0, "slices": 50.0, "sums": 80.0, "convs": 60.0}
+
+    def measured(cases, **_):
+        rows = []
+        for subject, runtimes in cases:
+            rate = rates[subject.lowering.removesuffix("-blocks")] * (1.5 if "blocks" in subject.lowering else 1)
+            points = [{"batch": b, "images_per_second": rate * b} for b in (1, 2)]
+            rows += [Row(subject, runtime, 1e-6, points) for runtime in runtimes]
+        return rows
+
+    monkeypatch.setattr(edge_table, "measure", measured)
+    monkeypatch.setattr(edge_table, "EIGHT", [("mobilenetv2", 0.1)])
+    edge_table.main(["lowerings", "--runtimes=onnxruntime,native", "--image-size=32"])
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "onnxruntime" in line]
+    found = {cells[1].split(", ", 1)[-1].strip(): [cell.strip() for cell in cells[4:8]] for cells in lines}
+    assert len(lines) == 2 + 4 + 4
+    assert found["plain"] == ["200", "100", "1.00x", "1.00x"] and found["plain-blocks"][2:] == ["1.50x", "1.50x"]
+    assert found["unfold"][2:] == ["0.80x", "0.80x"] and found["rank 1, convs-blocks"][2:] == ["1.12x", "1.12x"]
+
+
 class Multiplied(Exception):
     """Carries how a product is computed."""
 
@@ -75,7 +96,7 @@ def multiply(*_):
     [
         (exporting, lambda run, out: exporting.export(run, out, formats=["onnx"])),
         (export_table, lambda run, out: export_table.of_run(run, ["exact"], ["float32"], fine_tune_steps=0)),
-        (edge_table, lambda run, out: edge_table.write(SUBJECT, out, formats=["onnx"], image_size=32)),
+        (edge_table, lambda run, out: edge_table.answered(SUBJECT, 32)),
     ],
 )
 def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp_path, monkeypatch):
@@ -90,6 +111,7 @@ def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp
     [
         (["sizes"], "invalid choice: 'sizes'"),
         (["models", "--runtimes=ncnn"], "'ncnn' is unknown; there are: onnxruntime"),
+        (["lowerings", "--runtimes=native"], "lowerings are of ONNX files; name onnxruntime or openvino."),
         (["models", "--batch=0"], "0 must be at least 1"),
         (["models", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
     ],

@@ -2,6 +2,7 @@
 
     python -m tvconv_jax.analysis.edge_table headline     MobileNetV2 x0.5 with TVConv against x1.0 depthwise
     python -m tvconv_jax.analysis.edge_table models       all eight face models, both operators
+    python -m tvconv_jax.analysis.edge_table lowerings    the same in ONNX, in every way that they can be written
 
 Weights are random, for speed does not depend on them. Every file is first checked against the JAX model on 64 pictures.
 What a row says holds for this machine; ``launch/pi.sh`` measures on another one.
@@ -47,15 +48,33 @@ class Subject(NamedTuple):
         width: Of the model.
         operator: ``"tvconv"`` or ``"depthwise"``.
         rank: Of per-pixel kernels; 0 is exact.
+        lowering: Of its ONNX file.
     """
 
     name: str
     width: float
     operator: str
     rank: int = 0
+    lowering: str = artifacts.AUTO
 
     def __str__(self) -> str:
-        return f"{self.name} x{self.width} {self.operator}" + (f", rank {self.rank}" if self.rank else "")
+        rank = f", rank {self.rank}" if self.rank else ""
+        lowering = f", {self.lowering}" if self.lowering != artifacts.AUTO else ""
+        return f"{self.name} x{self.width} {self.operator}{rank}{lowering}"
+
+
+class Answered(NamedTuple):
+    """A model, pictures, and its answers.
+
+    Attributes:
+        graph: The model, folded.
+        images: ``[n, 3, s, s]``.
+        expected: What JAX answers, ``[n, d]``.
+    """
+
+    graph: Graph
+    images: np.ndarray
+    expected: np.ndarray
 
 
 class Row(NamedTuple):
@@ -96,8 +115,20 @@ def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, An
 
 
 @in_full_float32
-def write(subject: Subject, folder: Path, *, formats: Sequence[str], image_size: int) -> dict[str, float]:
-    """Exports a model with random weights and checks it on 64 pictures.
+def answered(subject: Subject, image_size: int) -> Answered:
+    """A model with random weights and what JAX answers to 64 pictures with it."""
+    model, variables, graph = _folded(subject, image_size)
+    shape = (PICTURES, image_size, image_size, 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    if subject.rank:
+        expected = jax.jit(make_run(graph))(arrays_of(graph), images)
+    else:
+        expected = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    return Answered(graph, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.asarray(expected))
+
+
+def write(subject: Subject, model: Answered, folder: Path, *, formats: Sequence[str]) -> dict[str, float]:
+    """Exports a model and checks it.
 
     Returns:
         Largest difference from the JAX model by file name, over the formats that share a file.
@@ -105,26 +136,25 @@ def write(subject: Subject, folder: Path, *, formats: Sequence[str], image_size:
     Raises:
         UserError: If an artifact answers otherwise than the JAX model.
     """
-    model = create_model(subject.name, width=subject.width, operator=subject.operator)
-    variables = random_variables(model, image_size)
-    shape = (PICTURES, image_size, image_size, 3)
-    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    graph = fold(model, variables, image_size)
-    if subject.rank:
-        graph, _ = truncate(graph, subject.rank)
-        expected = jax.jit(make_run(graph))(arrays_of(graph), images)
-    else:
-        expected = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     written = artifacts.write(
         folder,
-        graph,
-        _metadata(subject, graph),
+        model.graph,
+        _metadata(subject, model.graph),
         formats=formats,
         precision="float32",
-        images=np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
-        expected=np.asarray(expected),
+        images=model.images,
+        expected=model.expected,
+        lowering=subject.lowering,
     )
     return {one.file: max(o.difference for o in written if o.file == one.file) for one in written}
+
+
+def _folded(subject: Subject, image_size: int) -> tuple[Any, dict[str, Any], Graph]:
+    """A model with random weights, its variables, and its graph of the subject's rank."""
+    model = create_model(subject.name, width=subject.width, operator=subject.operator)
+    variables = random_variables(model, image_size)
+    graph = fold(model, variables, image_size)
+    return model, variables, truncate(graph, subject.rank)[0] if subject.rank else graph
 
 
 def _metadata(subject: Subject, graph: Graph) -> dict[str, Any]:
@@ -143,12 +173,15 @@ def measure(
     """Exports subjects and times every one in each of its runtimes, all in turns."""
     threads = sorted({1, benchmark.cores()})
     with tempfile.TemporaryDirectory() as temporary:
-        models, found = [], []
+        models, found, known = [], [], {}
         for number, (subject, runtimes) in enumerate(cases):
             folder = Path(temporary, str(number))
             formats = ["onnx"] + ["torch"] * bool({"torch", "inductor", "reference"} & set(runtimes))
             formats += ["native"] * ("native" in runtimes)
-            differences = write(subject, folder, formats=formats, image_size=image_size)
+            model = subject._replace(lowering=artifacts.AUTO)
+            if model not in known:
+                known = {model: answered(model, image_size)}
+            differences = write(subject, known[model], folder, formats=formats)
             for runtime in runtimes:
                 path = folder / FILES.get(runtime, "model.safetensors")
                 if runtime == "reference":
@@ -217,6 +250,38 @@ def eight(runtimes: Sequence[str], **options: Any) -> list[Row]:
     return rows
 
 
+def lowerings(runtimes: Sequence[str], **options: Any) -> list[Row]:
+    """Every face model with both operators, exact and of rank 1, in every lowering, model by model in turns.
+
+    Ratios are over the fastest of the lowerings that leave channels as they are.
+    """
+    from tvconv_jax.export import onnx_writer
+
+    table, rows = Table(title="ratios: over the best lowering without blocks of channels, same runtime"), []
+    _columns(table, "best", "batch 1")
+    readers = [runtime for runtime in runtimes if FILES.get(runtime) == "model.onnx"]
+    if not readers:
+        raise UserError(f"--runtimes={','.join(runtimes)}: lowerings are of ONNX files; name {' or '.join(FILES)}.")
+    for name, width in EIGHT:
+        for operator, rank in (("depthwise", 0), ("tvconv", 0), ("tvconv", 1)):
+            subject = Subject(name, width, operator, rank)
+            names = onnx_writer.lowerings(_folded(subject, options["image_size"])[2])
+            found = measure([(subject._replace(lowering=one), readers) for one in names], **options)
+            for row in found:
+                plain = [
+                    one
+                    for one in found
+                    if one.runtime == row.runtime and not one.subject.lowering.endswith(onnx_writer.BLOCKS)
+                ]
+                best, first = max(one.rate() for one in plain), max(one.rate(1) for one in plain)
+                table.add_row(*_cells(row), f"{row.rate() / best:.2f}x", f"{row.rate(1) / first:.2f}x")
+            table.add_section()
+            rows += found
+        print(f"{name} x{width}: done", flush=True)
+    _print(table)
+    return rows
+
+
 def _columns(table: Table, *ratios: str) -> None:
     for column in ("model", "runtime", "from JAX", "img/s, best", "batch 1", *ratios):
         table.add_column(column, justify="left" if column in ("model", "runtime") else "right")
@@ -252,7 +317,7 @@ def _side(text: str) -> int:
     return int(text)
 
 
-TABLES = {"headline": headline, "models": eight}
+TABLES = {"headline": headline, "models": eight, "lowerings": lowerings}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
     add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
+    add(
+        "--lowering",
+        default="auto",
+        help="how ONNX is written: auto (default), as is fastest here, or a name of its own",
+    )
     add("--best", action="store_true", help="takes the best checkpoint, not the last")
     return parser
 
@@ -76,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_loss=args.max_loss,
             fine_tune_steps=args.fine_tune,
             precision=args.precision,
+            lowering=args.lowering,
             best=args.best,
         )
         print(exported.report)

@@ -18,6 +18,7 @@ from tvconv_jax.export.precision import Precision
 FORMATS = ("onnx", "torch", "native")
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
 CHECK = "check.npz"
+AUTO = "auto"  # the lowering that is fastest on this machine
 CHECKED = 8  # pictures kept in check.npz, for the check on the device
 
 # images [n, 3, s, s] -> [n, d], or [n, classes, h, w]
@@ -71,6 +72,17 @@ def check_formats(graph: Graph, formats: Sequence[str]) -> None:
         )
 
 
+def check_lowering(graph: Graph, formats: Sequence[str], lowering: str) -> None:
+    """Raises a ``UserError`` if a graph cannot be written that way, or no ONNX file is asked for."""
+    if lowering == AUTO:
+        return
+    if "onnx" not in formats:
+        raise UserError(f"--lowering={lowering} is of ONNX, this is --formats={','.join(formats)}; leave one out.")
+    onnx_writer, _ = _onnx()
+    if lowering not in (names := onnx_writer.lowerings(graph)):
+        raise UserError(f"--lowering={lowering} is none that this model has at this --rank: auto, {', '.join(names)}.")
+
+
 def write(
     out: Path,
     graph: Graph,
@@ -80,6 +92,7 @@ def write(
     precision: Precision,
     images: np.ndarray,
     expected: np.ndarray,
+    lowering: str = AUTO,
 ) -> list[Artifact]:
     """Writes artifacts and ``check.npz`` into a folder, once all of them answer as they should.
 
@@ -91,6 +104,7 @@ def write(
         precision: In which weights are stored.
         images: Normalised pictures of the run, ``[n, 3, s, s]``.
         expected: What the JAX model answers, ``[n, d]`` or ``[n, classes, h, w]``.
+        lowering: Of :func:`tvconv_jax.export.onnx_writer.lowerings`, for ONNX; ``"auto"``: the fastest here.
 
     Returns:
         What was written.
@@ -105,7 +119,8 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside) as part:
         folder, found = Path(part), []
         for name in formats:
-            for file, note, run in WRITERS[name](folder, graph, metadata, precision):
+            options = {"lowering": lowering} if name == "onnx" else {}
+            for file, note, run in WRITERS[name](folder, graph, metadata, precision, **options):
                 worst = difference(output, *_answers(run, images, expected))
                 if not worst <= TOLERANCES[output]:
                     raise UserError(
@@ -147,16 +162,24 @@ def _publish(folder: Path, out: Path) -> None:
     os.replace(folder / CHECK, out / CHECK)
 
 
-def _write_onnx(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
+def _onnx() -> tuple[Any, Any]:
+    """The modules that write ONNX and that run it."""
     try:
         from tvconv_jax.export import onnx_speed, onnx_writer
     except ModuleNotFoundError as error:
         raise missing(error) from None
+    return onnx_writer, onnx_speed
+
+
+def _write_onnx(
+    folder: Path, graph: Graph, metadata: dict, precision: Precision, *, lowering: str
+) -> list[tuple[str, str, Run]]:
+    onnx_writer, onnx_speed = _onnx()
     written = {}
-    for lowering in onnx_writer.lowerings(graph):
-        text = json.dumps({**metadata, "lowering": lowering})
-        written[lowering] = onnx_writer.to_onnx(
-            graph, text, lowering=lowering, precision=precision, output=metadata["output"]["name"]
+    for name in onnx_writer.lowerings(graph) if lowering == AUTO else (lowering,):
+        text = json.dumps({**metadata, "lowering": name})
+        written[name] = onnx_writer.to_onnx(
+            graph, text, lowering=name, precision=precision, output=metadata["output"]["name"]
         )
     fastest, rates = onnx_speed.fastest(written, metadata["input"]["shape"][1:])
     (folder / "model.onnx").write_bytes(written[fastest])

@@ -11,7 +11,15 @@ import numpy as np
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import Artifact, check_folder, check_formats, difference, write
+from tvconv_jax.export.artifacts import (
+    AUTO,
+    Artifact,
+    check_folder,
+    check_formats,
+    check_lowering,
+    difference,
+    write,
+)
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -49,6 +57,7 @@ def export(
     max_loss: float | None = None,
     fine_tune_steps: int = 0,
     precision: Precision = "float32",
+    lowering: str = AUTO,
     best: bool = False,
 ) -> Exported:
     """Exports the model of a workdir.
@@ -62,6 +71,7 @@ def export(
         max_loss: Percentage points of mean accuracy; ``None``: 0.2.
         fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
         precision: In which weights are stored.
+        lowering: How ONNX is written; ``"auto"``: as is fastest on this machine.
         best: Whether the best checkpoint is taken in place of the last.
 
     Returns:
@@ -78,6 +88,7 @@ def export(
     side = run.images.shape[1]
     exact = fold(run.model, run.variables, side)
     check_formats(exact, formats)
+    check_lowering(exact if rank == "exact" else truncate(exact, 1)[0], formats, lowering)
     images = normalise(jnp.asarray(run.images))
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
@@ -97,6 +108,7 @@ def export(
         precision=precision,
         images=_channels_first(np.asarray(images)),
         expected=_channels_first(expected),
+        lowering=lowering,
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
     return Exported(found, "\n".join(lines))

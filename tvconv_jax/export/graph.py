@@ -72,6 +72,7 @@ class Graph:
     def map(self, change: Callable[[Node], Node]) -> "Graph":
         """The same graph with ``change(node)`` in the place of every node."""
         graph = Graph(self.shapes[0][0])
+        graph.shapes = self.shapes[:1]
         for node in self.nodes:
             graph._append(change(node))
         return graph

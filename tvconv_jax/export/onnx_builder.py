@@ -19,6 +19,8 @@ LOWERINGS = ("slices", "unfold")
 #           sum, the bias and the clipping. onnxruntime on x86 computes convolutions in blocks of channels; what is not
 #           one costs a copy out of the blocks and one back
 LOW_RANK_LOWERINGS = ("sums", "convs")
+# Where there are neither.
+NO_LOWERING = "plain"
 
 
 class Builder:
@@ -30,7 +32,7 @@ class Builder:
     """
 
     def __init__(self, lowering: str) -> None:
-        """With one of ``LOWERINGS`` or ``LOW_RANK_LOWERINGS``."""
+        """With one of ``LOWERINGS`` or ``LOW_RANK_LOWERINGS``, or with ``NO_LOWERING``."""
         self._lowering = lowering
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []

@@ -48,4 +48,4 @@ def fastest(models: Mapping[str, bytes], shape: Sequence[int]) -> tuple[str, str
     found = rates(models, shape)
     best = min(found, key=lambda name: sum(1 / rate for rate in found[name].values()))
     others = ", ".join(f"{name} {max(rate.values()):.0f} img/s" for name, rate in found.items() if name != best)
-    return best, f"kernels as {best}, {max(found[best].values()):.0f} img/s ({others})"
+    return best, f"written as {best}, {max(found[best].values()):.0f} img/s here ({others})"

@@ -8,24 +8,29 @@ import onnx
 from onnx import TensorProto, helper
 
 from tvconv_jax.export import onnx_modules
+from tvconv_jax.export.channel_blocks import in_blocks
 from tvconv_jax.export.graph import Graph, Node
-from tvconv_jax.export.onnx_builder import LOW_RANK_LOWERINGS, LOWERINGS, Builder
+from tvconv_jax.export.onnx_builder import LOW_RANK_LOWERINGS, LOWERINGS, NO_LOWERING, Builder
 from tvconv_jax.export.precision import Precision, in_bits
 
 OPSET, IR_VERSION = 17, 8
+BLOCKS = "-blocks"  # ends the name of a lowering that fills up channels, see :mod:`tvconv_jax.export.channel_blocks`
 
 
 def lowerings(graph: Graph) -> tuple[str, ...]:
-    """The ways to write this graph; one without a name where there is nothing to choose."""
+    """The ways to write this graph."""
+    names = _of_kernels(graph)
+    return names if in_blocks(graph).shapes == graph.shapes else names + tuple(name + BLOCKS for name in names)
+
+
+def _of_kernels(graph: Graph) -> tuple[str, ...]:
     for node in graph.nodes:
         if node.kind == "per_pixel" or type(node.fields.get("module")) in onnx_modules.WINDOWS:
             return LOWERINGS
-    return LOW_RANK_LOWERINGS if any(node.kind == "low_rank" for node in graph.nodes) else ("",)
+    return LOW_RANK_LOWERINGS if any(node.kind == "low_rank" for node in graph.nodes) else (NO_LOWERING,)
 
 
-def to_onnx(
-    graph: Graph, metadata: str, *, lowering: str = "unfold", precision: Precision = "float32", output: str
-) -> bytes:
+def to_onnx(graph: Graph, metadata: str, *, lowering: str, precision: Precision = "float32", output: str) -> bytes:
     """Writes the graph as an ONNX model.
 
     Args:
@@ -38,6 +43,8 @@ def to_onnx(
     Returns:
         The bytes of the file.
     """
+    if lowering.endswith(BLOCKS):
+        graph, lowering = in_blocks(graph), lowering.removesuffix(BLOCKS)
     writer = Writer(lowering, precision)
     names = {0: "images"}
     for number, node in enumerate(graph.nodes, start=1):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tvconv_jax.analysis import edge_table, export_table, reference_module
-from tvconv_jax.analysis.edge_table import Row, Subject
+from tvconv_jax.analysis import edge_table, export_table, random_models, reference_module
+from tvconv_jax.analysis.edge_table import Row
+from tvconv_jax.analysis.random_models import Subject
 from tvconv_jax.export import exporting, onnx_speed
 from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
@@ -96,7 +97,7 @@ def multiply(*_):
     [
         (exporting, lambda run, out: exporting.export(run, out, formats=["onnx"])),
         (export_table, lambda run, out: export_table.of_run(run, ["exact"], ["float32"], fine_tune_steps=0)),
-        (edge_table, lambda run, out: edge_table.answered(SUBJECT, 32)),
+        (random_models, lambda run, out: random_models.answered(SUBJECT, 32)),
     ],
 )
 def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp_path, monkeypatch):

@@ -10,71 +10,25 @@ What a row says holds for this machine; ``launch/pi.sh`` measures on another one
 
 import argparse
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax import create_model
+from tvconv_jax.analysis.random_models import Subject, answered, folded, write
 from tvconv_jax.analysis.reference_module import Reference
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
-from tvconv_jax.export.fold import fold
-from tvconv_jax.export.graph import Graph
-from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import truncate
 from tvconv_jax.files import write_text
 from tvconv_jax.models import mobilenetv2, shufflenetv2
 
-PICTURES = 64
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx"}  # the others read model.safetensors
 RUNTIMES = ("onnxruntime", "openvino", "torch", "inductor", "native")
 EIGHT = [("mobilenetv2", w) for w in mobilenetv2.WIDTHS] + [("shufflenetv2", w) for w in shufflenetv2.WIDTHS]
-
-
-class Subject(NamedTuple):
-    """A model to export.
-
-    Attributes:
-        name: Of ``create_model``.
-        width: Of the model.
-        operator: ``"tvconv"`` or ``"depthwise"``.
-        rank: Of per-pixel kernels; 0 is exact.
-        lowering: Of its ONNX file.
-    """
-
-    name: str
-    width: float
-    operator: str
-    rank: int = 0
-    lowering: str = artifacts.AUTO
-
-    def __str__(self) -> str:
-        rank = f", rank {self.rank}" if self.rank else ""
-        lowering = f", {self.lowering}" if self.lowering != artifacts.AUTO else ""
-        return f"{self.name} x{self.width} {self.operator}{rank}{lowering}"
-
-
-class Answered(NamedTuple):
-    """A model, pictures, and its answers.
-
-    Attributes:
-        graph: The model, folded.
-        images: ``[n, 3, s, s]``.
-        expected: What JAX answers, ``[n, d]``.
-    """
-
-    graph: Graph
-    images: np.ndarray
-    expected: np.ndarray
 
 
 class Row(NamedTuple):
@@ -95,76 +49,6 @@ class Row(NamedTuple):
     def rate(self, batch: int | None = None) -> float:
         """Images per second, the best over threads, and over batches unless one is given."""
         return max(p["images_per_second"] for p in self.points if batch in (None, p["batch"]))
-
-
-def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, Any]:
-    """Variables as a trained model might have them: no norm is the identity, no affinity map is constant."""
-    random = np.random.default_rng(seed)
-
-    def value(path: tuple, leaf: Any) -> np.ndarray:
-        name, noise = path[-1].key, random.standard_normal(leaf.shape).astype(np.float32)
-        if name in ("scale", "var"):
-            return 1 + 0.2 * np.square(noise)
-        if name == "affinity":
-            return 1 + 0.3 * noise
-        return noise * {"bias": 0.1, "mean": 0.1}.get(name, math.sqrt(2 / math.prod(leaf.shape[:-1])))
-
-    images = jnp.zeros((1, image_size, image_size, 3))
-    shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(value, shapes)
-
-
-@in_full_float32
-def answered(subject: Subject, image_size: int) -> Answered:
-    """A model with random weights and what JAX answers to 64 pictures with it."""
-    model, variables, graph = _folded(subject, image_size)
-    shape = (PICTURES, image_size, image_size, 3)
-    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    if subject.rank:
-        expected = jax.jit(make_run(graph))(arrays_of(graph), images)
-    else:
-        expected = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
-    return Answered(graph, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.asarray(expected))
-
-
-def write(subject: Subject, model: Answered, folder: Path, *, formats: Sequence[str]) -> dict[str, float]:
-    """Exports a model and checks it.
-
-    Returns:
-        Largest difference from the JAX model by file name, over the formats that share a file.
-
-    Raises:
-        UserError: If an artifact answers otherwise than the JAX model.
-    """
-    written = artifacts.write(
-        folder,
-        model.graph,
-        _metadata(subject, model.graph),
-        formats=formats,
-        precision="float32",
-        images=model.images,
-        expected=model.expected,
-        lowering=subject.lowering,
-    )
-    return {one.file: max(o.difference for o in written if o.file == one.file) for one in written}
-
-
-def _folded(subject: Subject, image_size: int) -> tuple[Any, dict[str, Any], Graph]:
-    """A model with random weights, its variables, and its graph of the subject's rank."""
-    model = create_model(subject.name, width=subject.width, operator=subject.operator)
-    variables = random_variables(model, image_size)
-    graph = fold(model, variables, image_size)
-    return model, variables, truncate(graph, subject.rank)[0] if subject.rank else graph
-
-
-def _metadata(subject: Subject, graph: Graph) -> dict[str, Any]:
-    side = graph.shapes[0][0]
-    return {
-        **subject._asdict(),
-        "rank": str(subject.rank) if subject.rank else "exact",
-        "input": {"name": "images", "shape": [None, 3, side, side]},
-        "output": {"name": "embeddings", "shape": [None, graph.shapes[-1][2]]},
-    }
 
 
 def measure(
@@ -265,7 +149,7 @@ def lowerings(runtimes: Sequence[str], **options: Any) -> list[Row]:
     for name, width in EIGHT:
         for operator, rank in (("depthwise", 0), ("tvconv", 0), ("tvconv", 1)):
             subject = Subject(name, width, operator, rank)
-            names = onnx_writer.lowerings(_folded(subject, options["image_size"])[2])
+            names = onnx_writer.lowerings(folded(subject, options["image_size"])[2])
             found = measure([(subject._replace(lowering=one), readers) for one in names], **options)
             for row in found:
                 plain = [

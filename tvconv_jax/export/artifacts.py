@@ -73,9 +73,7 @@ def check_formats(graph: Graph, formats: Sequence[str]) -> None:
 
 
 def check_lowering(graph: Graph, formats: Sequence[str], lowering: str) -> None:
-    """Raises a ``UserError`` if a graph cannot be written that way, or no ONNX file is asked for."""
-    if lowering == AUTO:
-        return
+    """Raises a ``UserError`` if a graph has no lowering of that name, or no ONNX file is asked for."""
     if "onnx" not in formats:
         raise UserError(f"--lowering={lowering} is of ONNX, this is --formats={','.join(formats)}; leave one out.")
     onnx_writer, _ = _onnx()

@@ -7,7 +7,10 @@
 
 Ratios are the twin's time over ours: above 1, ours is faster. Calls take turns, so that a busy machine slows
 both, and figures are medians. Both use every core that the process may use (``taskset`` gives them fewer), or
-one GPU. The twin (:mod:`tvconv_jax.bench_twin`) needs the ``torch`` extra; without it ours are timed alone.
+one GPU, where one call is launched while the one before it runs; there a batch of 512 keeps the chip busy. The
+twin (:mod:`tvconv_jax.bench_twin`) needs the ``torch`` extra; without it ours are timed alone.
+``--twin=compiled`` lets ``torch.compile`` fuse it; ``--precision=bfloat16`` computes in it on both sides.
+Bandwidths of operators are bytes that must be moved, every array once, over the time.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tvconv_jax import bench_ours
 from tvconv_jax.data.fundus import to_maps
@@ -32,6 +36,7 @@ from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
+from tvconv_jax.tasks.forward import PRECISIONS
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
 SHAPES = ((96, 16, 1), (96, 96, 2), (48, 144, 1), (24, 192, 1), (12, 384, 1), (6, 960, 1))
@@ -39,31 +44,44 @@ PASSES = ("forward", "forward+backward")
 # Seconds: a timed stretch lasts at least STRETCH; before it all rest, because the other framework's threads
 # keep spinning for a while after their work.
 STRETCH, REST = 0.05, 0.02
+COPIED = 2**28  # bytes that the copy reads whose bandwidth an accelerator's operators are compared with
+
+Call = Callable[[], Any]  # gives a result that may not be there yet
+Wait = Callable[[Any], Any]  # until a result is there
 
 
-def interleaved(calls: dict[Any, Callable[[], Any]], runs: int) -> dict[Any, float]:
+def interleaved(calls: dict[Any, tuple[Call, Wait]], runs: int) -> dict[Any, float]:
     """Median seconds of each call; the calls take turns, ``runs`` times, after one untimed turn."""
     repeats = {}
-    for name, call in calls.items():
-        call()
-        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, 1)))
+    for name, (call, wait) in calls.items():
+        wait(call())
+        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, wait, 1)))
     times: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
-        for name, call in calls.items():
+        for name, (call, wait) in calls.items():
             time.sleep(REST)
-            times[name].append(_seconds(call, repeats[name]))
+            times[name].append(_seconds(call, wait, repeats[name]))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(call: Callable[[], Any], repeats: int) -> float:
+def _seconds(call: Call, wait: Wait, repeats: int) -> float:
+    # Programs in flight would share a CPU's cores; on an accelerator they queue, and launching them costs no time.
+    each = wait if jax.default_backend() == "cpu" else lambda result: result
     start = time.perf_counter()
     for _ in range(repeats):
-        call()
+        result = each(call())
+    wait(result)
     return (time.perf_counter() - start) / repeats
 
 
-def load_twin() -> tuple[ModuleType | None, str]:
-    """The twin's module on JAX's kind of device, or ``None``; and a line that says so."""
+def copy_bandwidth(runs: int) -> float:
+    """Bytes a second that the first device reads and writes while it negates a large array."""
+    x, negate = jnp.ones(COPIED // 4), jax.jit(jnp.negative)
+    return 2 * COPIED / interleaved({"copy": (lambda: negate(x), jax.block_until_ready)}, runs)["copy"]
+
+
+def load_twin(mode: str) -> tuple[ModuleType | None, str]:
+    """The twin's module on JAX's kind of device, or ``None``; and a line that says so, with ``mode``."""
     try:
         from tvconv_jax import bench_twin
     except ModuleNotFoundError as error:
@@ -71,23 +89,25 @@ def load_twin() -> tuple[ModuleType | None, str]:
             raise
         return None, "no PyTorch, so ours are timed alone: pip install 'tvconv_jax[torch]' adds the twin"
     try:
-        return bench_twin, f"twin: {bench_twin.prepare(jax.default_backend(), cores())}"
+        return bench_twin, f"twin: {bench_twin.prepare(jax.default_backend(), cores(), mode)}"
     except RuntimeError as error:
         return None, f"{error}, so ours are timed alone"
 
 
-def bench_operator(twin: ModuleType | None, *, batch: int, image_size: int, runs: int) -> list[dict[str, Any]]:
+def bench_operator(
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, precision: str
+) -> list[dict[str, Any]]:
     """Times both operators at the six shapes and prints a line for each.
 
     Returns:
-        One row per operator and shape: ``operator``, ``shape`` (n, h, w, c, strides), and per pass milliseconds and
-        ratio.
+        One row per operator and shape: ``operator``, ``shape`` (n, h, w, c, strides), and per pass milliseconds,
+        ratio and bandwidth.
     """
     rows = []
     for operator in bench_ours.OPERATORS:
         print(f"\n{operator:<18}" + "".join(f"{part:>30}" for part in PASSES))
         shapes = [(batch, grid * image_size // 96, channels, strides) for grid, channels, strides in SHAPES]
-        table = [_operator_row(twin, operator, *shape, runs=runs) for shape in shapes]
+        table = [_operator_row(twin, operator, *shape, runs=runs, precision=precision) for shape in shapes]
         if twin:
             means = (statistics.geometric_mean(row[part]["ratio"] for row in table) for part in PASSES)
             print(f"{'geometric mean':<18}" + "".join(f"{f'{mean:.2f}x':>30}" for mean in means))
@@ -96,16 +116,30 @@ def bench_operator(twin: ModuleType | None, *, batch: int, image_size: int, runs
 
 
 def _operator_row(
-    twin: ModuleType | None, operator: str, batch: int, grid: int, channels: int, strides: int, *, runs: int
+    twin: ModuleType | None,
+    operator: str,
+    batch: int,
+    grid: int,
+    channels: int,
+    strides: int,
+    *,
+    runs: int,
+    precision: str,
 ) -> dict[str, Any]:
     arrays = bench_ours.operator_inputs(operator, batch, grid, channels, strides)
-    calls = {("ours", part): call for part, call in bench_ours.operator_calls(operator, arrays, strides).items()}
+    ours = bench_ours.operator_calls(operator, arrays, strides, precision=precision)
+    calls = {("ours", part): (call, jax.block_until_ready) for part, call in ours.items()}
     if twin:
-        theirs = twin.operator_calls(operator, arrays, strides)
-        calls |= {("twin", part): call for part, call in theirs.items()}
+        theirs = twin.operator_calls(operator, arrays, strides, precision=precision)
+        calls |= {("twin", part): (call, twin.wait) for part, call in theirs.items()}
     seconds = interleaved(calls, runs)
     shape = [batch, grid, grid, channels, strides]
     compared = {part: _compared(seconds, part) for part in PASSES}
+    # Forward reads input and weights and writes as much as the cotangent is; backward reads all three, writes two.
+    x, weights, cotangent = (a.size * jnp.dtype(PRECISIONS[precision]).itemsize for a in arrays)
+    moved = {"forward": x + weights + cotangent, "forward+backward": 3 * x + 3 * weights + 2 * cotangent}
+    for part, figures in compared.items():
+        figures["gb_per_s"] = moved[part] / figures["ours_ms"] / 1e6
     cells = "".join(f"{_cell(compared[part]):>30}" for part in PASSES)
     print(f"{','.join(map(str, shape)):<18}{cells}", flush=True)
     return {"operator": operator, "shape": shape} | compared
@@ -118,42 +152,51 @@ def _compared(seconds: dict[Any, float], *name: str) -> dict[str, float]:
 
 
 def _cell(compared: dict[str, float]) -> str:
+    bandwidth = f"{compared['gb_per_s']:.0f}"
     if "ratio" not in compared:
-        return f"({compared['ours_ms']:.2f})"
-    return f"{compared['ratio']:.2f}x ({compared['ours_ms']:.2f}, {compared['twin_ms']:.2f})"
+        return f"({compared['ours_ms']:.2f}) {bandwidth}"
+    return f"{compared['ratio']:.2f}x ({compared['ours_ms']:.2f}, {compared['twin_ms']:.2f}) {bandwidth}"
 
 
 def bench_train(
-    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, width: float, depth: float
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, width: float, depth: float, precision: str
 ) -> dict[str, dict[str, Any]]:
     """Times the training step with both operators, all taking turns, and prints what came out.
 
     Returns:
         For each operator images per second, ratio, compile seconds, memory, and the first losses of each side.
     """
-    calls, results = {}, {}
+    calls, results, model = {}, {}, {"width": width, "depth": depth, "precision": precision}
     for operator in bench_ours.OPERATORS:
         arrays, class_weights = bench_ours.train_inputs(batch, image_size)
         results[operator] = result = {}
         state_dict = None
         if twin:
-            theirs = twin.Trainer(operator, class_weights, arrays, width=width, depth=depth)
+            theirs = twin.Trainer(operator, class_weights, arrays, **model)
             state_dict = theirs.state()
-            first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
-            result["twin_losses"] = [first, theirs.step()]
-            calls["twin", operator] = theirs.step
-        ours = bench_ours.face_trainer(operator, class_weights, arrays, width=width, depth=depth, state_dict=state_dict)
-        result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
-        result["losses"] = [ours.step(), ours.step()]
-        calls["ours", operator] = ours.step
+            calls["twin", operator] = _first_losses_of_twin(twin, theirs, result)
+        ours = bench_ours.face_trainer(operator, class_weights, arrays, **model, state_dict=state_dict)
+        calls["ours", operator] = _first_losses(ours, result)
     seconds = interleaved(calls, runs)
     for operator, result in results.items():
         result |= _compared(seconds, operator)
-    model = f"MobileNetV2 x{width}{_of_depth(depth)}"
-    print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, SGD, AM-softmax")
+    title = f"MobileNetV2 x{width}{_of_depth(depth)}, {image_size}x{image_size}, batch {batch}, {precision}"
+    print(f"\nTraining step of {title}, SGD, AM-softmax")
     for operator, result in results.items():
         _print_training(operator, result, batch)
     return results
+
+
+def _first_losses(ours: bench_ours.Trainer, result: dict[str, Any]) -> tuple[Call, Wait]:
+    result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
+    result["losses"] = [float(ours.step()), float(ours.step())]
+    return ours.step, jax.block_until_ready
+
+
+def _first_losses_of_twin(twin: ModuleType, theirs: Any, result: dict[str, Any]) -> tuple[Call, Wait]:
+    first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
+    result["twin_losses"] = [first, float(theirs.step())]
+    return theirs.step, twin.wait
 
 
 def bench_segmentation(
@@ -171,13 +214,9 @@ def bench_segmentation(
         maps = to_maps(arrays["mask"])
         theirs = bench_twin_deeplab.Trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, depth=depth)
         state_dict = theirs.state()
-        first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
-        result["twin_losses"] = [first, theirs.step()]
-        calls["twin"] = theirs.step
+        calls["twin"] = _first_losses_of_twin(twin, theirs, result)
     ours = bench_ours.segmentation_trainer(arrays, depth=depth, state_dict=state_dict)
-    result |= {"compile_s": ours.compile_seconds, "temporaries_bytes": ours.temporaries}
-    result["losses"] = [ours.step(), ours.step()]
-    calls["ours"] = ours.step
+    calls["ours"] = _first_losses(ours, result)
     seconds = interleaved(calls, runs)
     result |= _compared({(side,): value for side, value in seconds.items()})
     model = f"DeepLabV3+{_of_depth(depth)}, atrous convolutions"
@@ -244,6 +283,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
     parser.add_argument("--depth", type=_depth, default=1.0, help="of the models, in train, segmentation: default 1")
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="of operator and train: default float32"
+    )
+    parser.add_argument("--twin", default="eager", choices=("eager", "compiled"), help="PyTorch's way: default eager")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
@@ -252,20 +295,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    twin, about_twin = load_twin()
+    twin, about_twin = load_twin(args.twin)
     flax_seconds, our_seconds = import_seconds()
     print(f"{hardware()}\n{about_twin}\nmedians of {args.runs} turns")
     print(f"import flax.linen {flax_seconds:.2f} s, import tvconv_jax {our_seconds:.2f} s more")
-    print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's)")
+    print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's); of operators also GB/s of ours")
     figures: dict[str, Any] = {"hardware": hardware(), "twin": about_twin, "import_s": our_seconds}
-    common = {"image_size": args.image_size or 96, "runs": args.runs}
+    runs = {"runs": args.runs}
+    common = {"image_size": args.image_size or 96, "precision": args.precision, **runs}
     if args.mode in ("operator", None):
+        figures["copy_gb_per_s"] = copy_bandwidth(args.runs) / 1e9
+        print(f"a copy moves {figures['copy_gb_per_s']:.0f} GB/s")
         figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
     if args.mode in ("train", None):
         figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, depth=args.depth, **common)
     if args.mode in ("segmentation", None):
-        common["image_size"] = args.image_size or 256
-        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=args.depth, **common)
+        size = args.image_size or 256
+        figures["segmentation"] = bench_segmentation(
+            twin, batch=args.batch or 8, depth=args.depth, image_size=size, **runs
+        )
     if args.json:
         write_text(args.json, json.dumps(figures, indent=1) + "\n")
 

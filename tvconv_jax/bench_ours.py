@@ -18,7 +18,7 @@ from tvconv_jax.models import create_model
 from tvconv_jax.ops import depthwise_conv, output_grid, tv_conv
 from tvconv_jax.tasks import face, segmentation
 from tvconv_jax.tasks.face_head import make_head
-from tvconv_jax.tasks.forward import make_forward
+from tvconv_jax.tasks.forward import PRECISIONS, make_forward
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
@@ -45,18 +45,21 @@ def operator_inputs(
     return x, weights, cotangent
 
 
-def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) -> dict[str, Callable[[], Any]]:
-    """One of ours, compiled; each call waits for its result.
+def operator_calls(
+    operator: str, arrays: Sequence[np.ndarray], strides: int, *, precision: str = "float32"
+) -> dict[str, Callable[[], Any]]:
+    """One of ours, compiled; no call waits for its result.
 
     Args:
         operator: ``"tvconv"`` or ``"depthwise"``.
         arrays: Input, weights, cotangent of :func:`operator_inputs`.
         strides: Strides of the operator.
+        precision: Of all arrays.
 
     Returns:
         ``"forward"``: the output; ``"forward+backward"``: output, gradient of the input, gradient of the weights.
     """
-    x, weights, cotangent = (jnp.asarray(a) for a in arrays)
+    x, weights, cotangent = (jnp.asarray(a, PRECISIONS[precision]) for a in arrays)
     function = functools.partial(OPERATORS[operator], strides=strides)
 
     def with_gradients(x: jax.Array, weights: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
@@ -65,8 +68,8 @@ def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) ->
 
     forward, both = jax.jit(function), jax.jit(with_gradients)
     return {
-        "forward": lambda: jax.block_until_ready(forward(x, weights)),
-        "forward+backward": lambda: jax.block_until_ready(both(x, weights, cotangent)),
+        "forward": lambda: forward(x, weights),
+        "forward+backward": lambda: both(x, weights, cotangent),
     }
 
 
@@ -76,7 +79,7 @@ def one_device() -> Mesh:
 
 
 class Trainer:
-    """A training step on one device; ``step`` trains on its batch and returns the loss.
+    """A training step on one device; ``step`` trains on its batch and returns the loss, perhaps before it is there.
 
     Attributes:
         compile_seconds: Tracing and compiling the step.
@@ -99,9 +102,9 @@ class Trainer:
         self.compile_seconds = time.perf_counter() - start
         self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
 
-    def step(self) -> float:
+    def step(self) -> jax.Array:
         self.state, metrics = self.compiled(self.state, self.batch)
-        return float(metrics["loss"])
+        return metrics["loss"]
 
 
 def _variables(model: nn.Module, images: np.ndarray, state_dict: dict[str, np.ndarray] | None) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def face_trainer(
     *,
     width: float,
     depth: float,
+    precision: str = "float32",
     state_dict: dict[str, np.ndarray] | None = None,
 ) -> Trainer:
     """The face job's training step; starts from ``state_dict``, if it is given."""
@@ -126,7 +130,7 @@ def face_trainer(
     params = {"model": variables["params"], "class_weights": class_weights}
     optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     head = make_head(one_device(), classes=CLASSES, margin=0.35, scale=32.0)
-    loss = face.make_loss(make_forward(model, one_device()), head)
+    loss = face.make_loss(make_forward(model, one_device(), precision=precision), head)
     return Trainer(params, variables["batch_stats"], loss, optimizer, batch)
 
 

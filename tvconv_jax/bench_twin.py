@@ -1,4 +1,4 @@
-"""The plain PyTorch twin that the benchmark compares with: eager, nothing fused by hand.
+"""The plain PyTorch twin that the benchmark compares with: nothing fused by hand, eager or by ``torch.compile``.
 
 TVConv is written as its paper describes it (unfold, multiply, sum), the depthwise convolution is ``nn.Conv2d``
 with groups. Layouts are PyTorch's, NCHW. Names are those of the reference's state dict, so
@@ -26,12 +26,17 @@ from tvconv_jax.models.mobilenetv2 import STAGES, scaled
 Spatial = Callable[[int, int, int], nn.Module]
 
 
-def prepare(backend: str, threads: int) -> str:
+# "compiled" takes what the twin computes through torch.compile; prepare() sets it.
+MODE = "eager"
+
+
+def prepare(backend: str, threads: int, mode: str = "eager") -> str:
     """Puts the twin on the same kind of device as JAX, with as many threads.
 
     Args:
         backend: ``jax.default_backend()``.
         threads: Cores to use on a CPU.
+        mode: ``"eager"`` or ``"compiled"``.
 
     Returns:
         PyTorch's version and where it runs.
@@ -43,7 +48,24 @@ def prepare(backend: str, threads: int) -> str:
     if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
         raise RuntimeError(f"PyTorch {torch.__version__} has no {backend} here")
     torch.set_default_device("cpu" if backend == "cpu" else "cuda")
-    return f"PyTorch {torch.__version__} ({torch.get_default_device().type}, {threads} threads)"
+    global MODE
+    MODE = mode
+    return f"PyTorch {torch.__version__} ({mode}, {torch.get_default_device().type}, {threads} threads)"
+
+
+def maybe_compiled(function: Callable) -> Callable:
+    """``function`` in the mode that :func:`prepare` set."""
+    if MODE == "eager":
+        return function
+    torch.compiler.reset()  # else the eighth shape of a function is the last that it compiles
+    return torch.compile(function)
+
+
+def wait(result: Any = None) -> Any:
+    """Until all that was launched is done."""
+    if torch.get_default_device().type != "cpu":
+        torch.cuda.synchronize()
+    return result
 
 
 def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
@@ -162,10 +184,18 @@ class Trainer:
             once, before any clock runs.
         width: MobileNetV2's.
         depth: MobileNetV2's.
+        precision: ``"bfloat16"`` is PyTorch's automatic mixed precision.
     """
 
     def __init__(
-        self, operator: str, class_weights: np.ndarray, batch: dict[str, np.ndarray], *, width: float, depth: float
+        self,
+        operator: str,
+        class_weights: np.ndarray,
+        batch: dict[str, np.ndarray],
+        *,
+        width: float,
+        depth: float,
+        precision: str = "float32",
     ) -> None:
         torch.manual_seed(0)
         pixels = torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().contiguous()
@@ -178,36 +208,42 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             [*self.model.parameters(), self.class_weights], LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
         )
+        self.mixed = precision == "bfloat16"
+        self.loss = maybe_compiled(self._loss)
+
+    def _loss(self) -> torch.Tensor:
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.mixed):
+            return am_softmax(self.model(self.images), self.class_weights, self.labels)
 
     def state(self) -> dict[str, np.ndarray]:
         """The network's state dict as numpy copies."""
         return {name: value.cpu().numpy().copy() for name, value in self.model.state_dict().items()}
 
-    def step(self) -> float:
+    def step(self) -> torch.Tensor:
         self.optimizer.zero_grad()
-        loss = am_softmax(self.model(self.images), self.class_weights, self.labels)
+        loss = self.loss()
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()
 
 
-def peak_memory(call: Callable[[], float]) -> tuple[float, int | None]:
-    """What ``call`` returns, and the bytes that it needed at most beyond those in use before.
+def peak_memory(call: Callable[[], torch.Tensor]) -> tuple[float, int | None]:
+    """The number that ``call`` returns, and the bytes that it needed at most beyond those in use before.
 
     On a CPU that is resident memory, which only Linux with glibc tells (elsewhere ``None``).
     """
     if torch.get_default_device().type != "cpu":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return call(), torch.cuda.max_memory_allocated() - before
+        return float(call()), torch.cuda.max_memory_allocated() - before
     try:
         # What is free goes back to the system, and writing 5 makes the peak start over, see proc(5).
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
     except (OSError, AttributeError):
-        return call(), None
-    return call(), _resident("VmHWM") - before
+        return float(call()), None
+    return float(call()), _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:
@@ -215,28 +251,25 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def operator_calls(operator: str, arrays: Sequence[np.ndarray], strides: int) -> dict[str, Callable[[], Any]]:
+def operator_calls(
+    operator: str, arrays: Sequence[np.ndarray], strides: int, *, precision: str = "float32"
+) -> dict[str, Callable[[], Any]]:
     """The same calls as :func:`tvconv_jax.bench_ours.operator_calls` makes; results are in PyTorch's layouts."""
-    x, weights, cotangent = (torch.tensor(a) for a in arrays)
+    x, weights, cotangent = (torch.tensor(a, dtype=getattr(torch, precision)) for a in arrays)
     x, cotangent = (a.permute(0, 3, 1, 2).contiguous().requires_grad_() for a in (x, cotangent))
     if operator == "tvconv":
         function, weights = tv_conv, weights.permute(3, 2, 0, 1).contiguous()
     else:
         function, weights = depthwise_conv, weights.T.reshape(-1, 1, 3, 3).contiguous()
     weights.requires_grad_()
+    function = maybe_compiled(function)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
-            return _waited(function(x, weights, strides=strides))
+            return function(x, weights, strides=strides)
 
     def both() -> tuple[torch.Tensor, ...]:
         y = function(x, weights, strides=strides)
-        return _waited((y.detach(), *torch.autograd.grad(y, (x, weights), cotangent)))
+        return y.detach(), *torch.autograd.grad(y, (x, weights), cotangent)
 
     return {"forward": forward, "forward+backward": both}
-
-
-def _waited(result: Any) -> Any:
-    if torch.get_default_device().type != "cpu":
-        torch.cuda.synchronize()
-    return result

@@ -138,9 +138,9 @@ class Trainer:
         """The network's state dict as numpy copies."""
         return {name: value.cpu().numpy().copy() for name, value in self.model.state_dict().items()}
 
-    def step(self) -> float:
+    def step(self) -> torch.Tensor:
         self.optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.model(self.images), self.maps)
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()

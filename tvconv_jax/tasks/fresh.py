@@ -1,4 +1,4 @@
-"""The variables that a model starts from, their normal numbers drawn together.
+"""The variables that a model starts from, their random numbers drawn together.
 
 ``model.init`` draws every parameter by itself, and XLA compiles every draw by itself: most of what a fresh start waits
 for. Here ``init`` is read as its jaxpr, and a few loops over all keys answer its draws. The numbers are the same but
@@ -11,7 +11,7 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,8 +30,8 @@ def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     """``fun(key, *args)``, inside of ``jax.jit``.
 
     Args:
-        fun: Draws with ``jax.random.normal`` from keys that ``fold_in`` makes of ``key``, as ``init`` of Flax does;
-            what it draws in another way stays as it is.
+        fun: Draws with ``jax.random.normal`` or ``uniform`` from keys that ``fold_in`` makes of ``key``, as ``init`` of
+            Flax does; what it draws in another way stays as it is.
         key: A typed key.
         args: Arrays.
     """
@@ -41,7 +41,7 @@ def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     program = closed.jaxpr
     values = dict(zip(program.constvars, closed.consts, strict=True))
     values |= zip(program.invars, jax.tree.leaves((key, *args)), strict=True)
-    values |= _draw(key, _numbers(program.eqns, program.invars[0]))
+    values |= _drawn(key, _draws(program.eqns, program.invars[0]))
 
     def read(atom: Var | Literal) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
@@ -52,29 +52,45 @@ def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), map(read, program.outvars))
 
 
-def _numbers(equations: Sequence[JaxprEqn], root: Var) -> dict[Var, Any]:
-    """By what ``jax.random.normal`` returns: the number that was folded into the root for its key."""
-    folded, numbers = {}, {}
+class _Draw(NamedTuple):
+    number: Any  # that was folded into the root for the key
+    sample: Callable[..., jax.Array]  # of jax.random
+    bounds: tuple[float, ...]
+
+
+# Functions of jax.random as jaxprs name them. Initialisers that divide by the fan draw uniform numbers themselves
+# since JAX 0.12, before that normal ones.
+_SAMPLERS = {"_normal": jax.random.normal, "_uniform": jax.random.uniform}
+
+
+def _draws(equations: Sequence[JaxprEqn], root: Var) -> dict[Var, _Draw]:
+    """By what a function of ``jax.random`` returns: how it was drawn."""
+    folded, draws = {}, {}
     for eqn in equations:
-        if eqn.primitive is random_fold_in_p and eqn.invars[0] is root and isinstance(eqn.invars[1], Literal):
-            folded[eqn.outvars[0]] = eqn.invars[1].val
-        elif eqn.primitive is jit_p and eqn.params["name"] == "_normal" and eqn.invars[0] in folded:
-            numbers[eqn.outvars[0]] = folded[eqn.invars[0]]
-    return numbers
+        first, *others = eqn.invars or [None]
+        if eqn.primitive is random_fold_in_p and first is root and isinstance(others[0], Literal):
+            folded[eqn.outvars[0]] = others[0].val
+        elif eqn.primitive is jit_p and eqn.params["name"] in _SAMPLERS and isinstance(first, Var) and first in folded:
+            if all(isinstance(bound, Literal) for bound in others):
+                bounds = tuple(float(bound.val) for bound in others)
+                draws[eqn.outvars[0]] = _Draw(folded[first], _SAMPLERS[eqn.params["name"]], bounds)
+    return draws
 
 
-def _draw(key: jax.Array, numbers: Mapping[Var, Any]) -> dict[Var, jax.Array]:
-    """What ``jax.random.normal`` returns: those of similar size in one loop, as many as the next power of four."""
-    groups: dict[tuple[int, Any], list[Var]] = defaultdict(list)
-    for var in numbers:
-        groups[4 ** math.ceil(math.log(math.prod(var.aval.shape), 4)), var.aval.dtype].append(var)
+def _drawn(key: jax.Array, draws: Mapping[Var, _Draw]) -> dict[Var, jax.Array]:
+    """What was drawn: numbers alike and of similar count in one loop, as many as the next power of four."""
+    groups: dict[tuple, list[Var]] = defaultdict(list)
+    for var, draw in draws.items():
+        size = 4 ** math.ceil(math.log(math.prod(var.aval.shape), 4))
+        groups[draw.sample, *draw.bounds, size, var.aval.dtype].append(var)
     drawn = {}
-    for (size, dtype), group in groups.items():
+    for (sample, *bounds, size, dtype), group in groups.items():
+        arguments = (size,), dtype, *bounds
 
-        def normal(number: jax.Array, size: int = size, dtype: Any = dtype) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, number), (size,), dtype)
+        def row(number: jax.Array, sample: Callable = sample, arguments: tuple = arguments) -> jax.Array:
+            return sample(jax.random.fold_in(key, number), *arguments)
 
-        rows = jax.lax.map(normal, jnp.stack([numbers[var] for var in group]))
+        rows = jax.lax.map(row, jnp.stack([draws[var].number for var in group]))
         drawn |= {v: row[: math.prod(v.aval.shape)].reshape(v.aval.shape) for v, row in zip(group, rows, strict=True)}
     return drawn
 

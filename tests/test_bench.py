@@ -42,9 +42,43 @@ def test_operator_command(capsys, tmp_path):
         for part in ("forward", "forward+backward"):
             figures = row[part]
             assert figures["ratio"] == pytest.approx(figures["twin_ms"] / figures["ours_ms"])
+        arrays = bench_ours.operator_inputs(row["operator"], *arguments(row["shape"]))
+        x, weights, y = (a.size for a in arrays)
+        seconds = {part: row[part]["ours_ms"] / 1000 for part in bench.PASSES}
+        bandwidths = {part: row[part]["gb_per_s"] * 1e9 for part in bench.PASSES}
+        assert bandwidths["forward"] == pytest.approx(4 * (x + weights + y) / seconds["forward"])
+        both = 4 * (3 * x + 3 * weights + 2 * y)  # the gradients read all three and write two
+        assert bandwidths["forward+backward"] == pytest.approx(both / seconds["forward+backward"])
+    assert json.loads(file.read_text())["copy_gb_per_s"] > 0.1
     printed = capsys.readouterr().out
     assert "geometric mean" in printed
-    assert "PyTorch 2." in printed
+    assert "PyTorch 2." in printed and "(eager, cpu" in printed
+
+
+def arguments(shape):
+    """Arguments of ``operator_inputs`` from a row's shape."""
+    batch, grid, _, channels, strides = shape
+    return batch, grid, channels, strides
+
+
+def test_both_sides_in_bfloat16_and_the_twin_compiled(monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(bench_twin, "MODE", "eager")  # and so again behind this test
+    monkeypatch.setattr("torch.compile", lambda function: compiled.append(function.__name__) or function)
+    tiny = ["--batch=4", "--image-size=16", "--runs=1", "--depth=0.1", "--precision=bfloat16", "--twin=compiled"]
+    bench.main(["operator", *tiny])
+    assert compiled == ["tv_conv"] * 6 + ["depthwise_conv"] * 6
+    bench.main(["train", *tiny])
+    assert compiled[12:] == ["_loss"] * 2
+    printed = capsys.readouterr().out
+    assert "(compiled, cpu" in printed and "16x16, batch 4, bfloat16" in printed
+    arrays = bench_ours.operator_inputs("tvconv", 3, 7, 5, 1)
+    ours = bench_ours.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
+    theirs = bench_twin.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
+    assert ours.dtype == "bfloat16" and str(theirs.dtype) == "torch.bfloat16"
+    theirs = theirs.float().numpy().transpose(0, 2, 3, 1)
+    # Sums of nine products of size one; PyTorch's own are kept in 8 bits.
+    np.testing.assert_allclose(np.asarray(ours, np.float32), theirs, atol=0.15)
 
 
 def test_train_command_trains_both_sides_alike(capsys, tmp_path):

@@ -23,7 +23,7 @@ from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
-from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.onnx_speed import runner
 from tvconv_jax.export.precision import rounded
@@ -253,9 +253,9 @@ def test_full_rank_is_exact_and_less_is_the_best_approximation():
         (node,) = graph.nodes
         return kernels_of(node).reshape(weights.shape)
 
-    np.testing.assert_allclose(field(truncate(graph, 9)[0]), weights, atol=1e-5)
+    np.testing.assert_allclose(field(truncate(graph, Rank(9))[0]), weights, atol=1e-5)
     for rank in (1, 2, 3):
-        lower, (kept,) = truncate(graph, rank)
+        lower, (kept,) = truncate(graph, Rank(rank))
         assert [len(lower.nodes[0].arrays[name]) for name in ("kernels", "gains")] == [rank, max(rank - 1, 1)]
         lost = np.square(field(lower) - weights).sum((0, 1, 2)) / np.square(weights).sum((0, 1, 2))
         np.testing.assert_allclose(1 - kept, lost, atol=1e-5)
@@ -277,11 +277,58 @@ def test_with_moments_the_answers_are_approximated_not_the_kernels(rank):
     graph.add("per_pixel", 0, arrays={"weights": weights, "bias": drawn((2,))}, strides=1, activation="identity")
     exact, shares = np.einsum("hwtc,nhwtc->nhwc", weights, seen), []
     for moments in (None, [np.einsum("nhwtc,nhwuc->hwtuc", seen, seen) / len(seen)]):
-        lower, (kept,) = truncate(graph, rank, moments)
+        lower, (kept,) = truncate(graph, Rank(rank), moments)
         found = np.einsum("hwtc,nhwtc->nhwc", kernels_of(lower.nodes[0]), seen)
         shares.append(1 - np.square(found - exact)[..., 0].sum() / np.square(exact)[..., 0].sum())
     assert shares[1] > shares[0] + 0.01 and kept[0] == pytest.approx(shares[1], abs=1e-4)
     assert np.all(np.isfinite(kernels_of(lower.nodes[0])))
+
+
+@pytest.mark.parametrize("with_moments", [False, True])
+def test_a_plain_layer_has_the_best_of_kernels_that_are_the_same_everywhere(with_moments):
+    weights, seen = drawn((4, 4, 9, 2)), drawn((200, 4, 4, 9, 2))
+    seen[:, 0, :, :3] = 0
+    graph = Graph(4)
+    graph.shapes[0] = (4, 4, 2)
+    for _ in range(2):
+        arrays = {"weights": weights, "bias": drawn((2,))}
+        graph.add("per_pixel", len(graph.nodes), arrays=arrays, strides=1, activation="relu6")
+    products = np.einsum("nhwtc,nhwuc->hwtuc", seen, seen) / len(seen)
+    lower, kept = truncate(graph, Rank(1, 1), [products] * 2 if with_moments else None)
+    first, second = lower.nodes
+    assert (first.kind, second.kind) == ("conv", "low_rank") and lower.shapes == graph.shapes
+    assert first.fields == {"strides": 1, "padding": 1, "dilation": 1, "groups": 2, "activation": "relu6"}
+    np.testing.assert_array_equal(first.arrays["bias"], graph.nodes[0].arrays["bias"])
+    if with_moments:
+        exact = np.einsum("hwtc,nhwtc->nhwc", weights, seen)
+        patches, answers = seen.reshape(-1, 9, 2), exact.reshape(-1, 2)
+    else:
+        patches, answers = np.tile(np.eye(9)[..., None], (16, 1, 2)), weights.reshape(-1, 2)
+    for channel in range(2):
+        kernel, lost, *_ = np.linalg.lstsq(patches[..., channel], answers[:, channel], rcond=None)
+        np.testing.assert_allclose(first.arrays["kernel"][..., 0, channel].ravel(), kernel, atol=1e-4)
+        assert kept[0][channel] == pytest.approx(1 - lost[0] / np.square(answers[:, channel]).sum(), abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["1", "12", "2:6"])
+def test_ranks_are_read_as_they_are_written(text):
+    assert str(parse_rank(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1:", ":6", "1:-2", "1:2:3", "one", "0:3"])
+def test_what_is_no_rank_is_refused(text):
+    with pytest.raises(ValueError, match="must be a number of terms, 1, 2"):
+        parse_rank(text)
+
+
+def test_more_plain_layers_than_there_are_and_a_bias_for_every_pixel_are_refused():
+    graph = Graph(4)
+    arrays = {"weights": drawn((4, 4, 9, 3)), "bias": drawn((4, 4, 3))}
+    graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="relu6")
+    with pytest.raises(UserError, match="rank 1:2 is of 2 plain layers; the model has 1 per-pixel ones"):
+        truncate(graph, Rank(1, 2))
+    with pytest.raises(UserError, match="bias for every pixel; choose 1"):
+        truncate(graph, Rank(1, 1))
 
 
 def test_moments_are_means_of_products_of_what_taps_see():
@@ -297,10 +344,13 @@ def test_moments_are_means_of_products_of_what_taps_see():
         np.testing.assert_allclose(found[:, :, t, u], (one * other).mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("rank", [Rank(1), Rank(2), Rank(2, 1)], ids=str)
 def test_a_truncated_model_is_the_jax_model_with_truncated_kernels(folded, rank, tmp_path):
     """The same kernels, once as a sum of gains times depthwise convolutions, once as a kernel a pixel."""
     graph, images, _ = folded
+    biases = [node.arrays["bias"].ndim for node in graph.nodes if node.kind == "per_pixel"]
+    if not biases or (rank.plain_layers and max(biases) > 1):
+        pytest.skip("nothing that can be truncated so")
     lower, kept = truncate(graph, rank)
 
     def whole(node):
@@ -321,7 +371,7 @@ def test_fine_tuning_brings_a_truncated_graph_closer():
     arrays = {"weights": drawn((6, 6, 9, 3)), "bias": np.zeros(3, np.float32)}
     x = graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
     graph.add("linear", graph.add("mean", x, keep_grid=False), arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
-    lower, _ = truncate(graph, 1)
+    lower, _ = truncate(graph, Rank(1))
     random = np.random.default_rng(0)
     batches = (random.integers(0, 255, (16, 6, 6, 3), np.uint8) for _ in itertools.count())
     exact, arrays = make_run(graph), arrays_of(graph)
@@ -383,10 +433,10 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
     run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
     found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
-    assert rank == 9 and len(found.nodes[0].arrays["kernels"]) == 9
+    assert rank == Rank(9) and len(found.nodes[0].arrays["kernels"]) == 9
     means = iter([0.9, 0.85, 0.899])  # of the exact model, of one term, of two
     run.verify = lambda embed: SimpleNamespace(mean=next(means))
-    assert exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])[1] == 2
+    assert exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])[1] == Rank(2)
     means = iter([0.9] + 9 * [0.85])
     with pytest.raises(UserError, match="in int8 even 9 terms lose more than 0.2 points, of 90.00%; allow a larger"):
         exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
@@ -442,7 +492,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
     [
         (["--workdir=nowhere"], "nowhere holds no run (config.json); name a workdir of tvconv_jax.main."),
         (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
-        (["--workdir={run}", "--rank=0"], "'0' must be exact, auto, or a number of terms"),
+        (["--workdir={run}", "--rank=0"], "'0' must be a number of terms, 1, 2, ..., or with plain layers 1:6"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
         (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),

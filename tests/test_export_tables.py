@@ -54,10 +54,11 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(edge_table, "measure", measured)
     edge_table.main(["headline", "--runtimes=onnxruntime", f"--json={tmp_path / 'rows.json'}"])
     rows = json.loads((tmp_path / "rows.json").read_text())
-    kinds = [(1.0, "depthwise", 0), (0.5, "depthwise", 0), *((0.5, "tvconv", rank) for rank in range(3))]
+    ranks = ("exact", "1", "2", "1:6", "2:6")
+    kinds = [(1.0, "depthwise", "exact"), (0.5, "depthwise", "exact"), *((0.5, "tvconv", rank) for rank in ranks)]
     assert [(row["width"], row["operator"], row["rank"]) for row in rows] == kinds
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "x0.5 tvconv" in line]
-    assert len(lines) == 3
+    assert len(lines) == 5
     for cells in lines:
         assert [cell.strip() for cell in cells[4:10]] == ["260", "40", "2.60x", "0.50x", "2.60x", "0.50x"]
 
@@ -169,7 +170,10 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
     ("arguments", "words"),
     [
         (["nowhere"], "nowhere holds no run"),
-        (["nowhere", "--ranks=0"], "'0' must be exact, or a number of terms"),
+        (
+            ["nowhere", "--ranks=0"],
+            "plain layers 1:6, 2:6, ..., or exact",
+        ),
         (["nowhere", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
         (["nowhere", "--fine-tune=-1"], "--fine-tune=-1 must be at least 0"),
         (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),

@@ -32,7 +32,7 @@ from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.low_rank import parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
@@ -46,7 +46,7 @@ class Variant(NamedTuple):
 
     Attributes:
         workdir: Of the run.
-        rank: ``"exact"`` or a number of terms.
+        rank: ``"exact"``, or as :func:`tvconv_jax.export.low_rank.parse_rank` takes it.
         precision: In which weights are stored.
         accuracy: Mean over the run's sets, 0 to 1.
         size: Bytes of the PyTorch artifact.
@@ -99,7 +99,7 @@ def _of_rank(
 ) -> tuple[Graph, float]:
     if rank == "exact":
         return exact, 1.0
-    graph, kept = truncate(exact, int(rank), moments)
+    graph, kept = truncate(exact, parse_rank(rank), moments)
     if steps:
         target, arrays = make_run(exact), arrays_of(exact)
         graph = fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
@@ -162,8 +162,10 @@ def _check_runs(workdirs: Sequence[Path]) -> None:
 
 def _ranks(text: str) -> list[str]:
     for part in text.split(","):
-        if part != "exact" and not (part.isdigit() and int(part) > 0):
-            raise argparse.ArgumentTypeError(f"{part!r} must be exact, or a number of terms: 1, 2, ...")
+        try:
+            part == "exact" or parse_rank(part)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or exact") from None
     return list(dict.fromkeys(text.split(",")))
 
 

@@ -14,7 +14,7 @@ from tvconv_jax.export import artifacts
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.low_rank import Rank, truncate
 
 PICTURES = 64
 
@@ -26,14 +26,14 @@ class Subject(NamedTuple):
         name: Of ``create_model``.
         width: Of the model.
         operator: ``"tvconv"`` or ``"depthwise"``.
-        rank: Of per-pixel kernels; 0 is exact.
+        rank: Of per-pixel kernels; ``None`` is exact.
         lowering: Of its ONNX file.
     """
 
     name: str
     width: float
     operator: str
-    rank: int = 0
+    rank: Rank | None = None
     lowering: str = artifacts.AUTO
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ def _metadata(subject: Subject, graph: Graph) -> dict[str, Any]:
     side = graph.shapes[0][0]
     return {
         **subject._asdict(),
-        "rank": str(subject.rank) if subject.rank else "exact",
+        "rank": str(subject.rank or "exact"),
         "input": {"name": "images", "shape": [None, 3, side, side]},
         "output": {"name": "embeddings", "shape": [None, graph.shapes[-1][2]]},
     }

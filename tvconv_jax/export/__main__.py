@@ -30,9 +30,12 @@ def _formats(text: str) -> list[str]:
 
 
 def _rank(text: str) -> str:
-    if text in ("exact", "auto") or (text.isdigit() and int(text) > 0):
-        return text
-    raise argparse.ArgumentTypeError(f"{text!r} must be exact, auto, or a number of terms: 1, 2, ...")
+    from tvconv_jax.export.low_rank import parse_rank  # late, so that --help is quick
+
+    try:
+        return text if text in ("exact", "auto") else str(parse_rank(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or exact or auto") from None
 
 
 def _points(text: str) -> float:
@@ -54,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", type=Path, required=True, help="a run of tvconv_jax.main")
     add("--out", type=Path, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
-    add("--rank", type=_rank, default="exact", help="of per-pixel kernels: exact (default), 1, 2, ..., auto")
+    add(
+        "--rank",
+        type=_rank,
+        default="exact",
+        help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:6 is 1 behind 6 layers of one kernel each",
+    )
     add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
     add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")

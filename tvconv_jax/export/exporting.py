@@ -24,7 +24,7 @@ from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import truncate
+from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
@@ -66,8 +66,8 @@ def export(
         workdir: A run of ``tvconv_jax.main``.
         out: The folder to write.
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
-        rank: ``"exact"``, a number of terms, or ``"auto"``: the fewest with which verification, in ``precision``,
-            loses at most ``max_loss``.
+        rank: ``"exact"``; a number of terms; ``"2:6"``, two terms behind six layers of one kernel for all pixels; or
+            ``"auto"``: the fewest terms with which verification, in ``precision``, loses at most ``max_loss``.
         max_loss: Percentage points of mean accuracy; ``None``: 0.2.
         fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
         precision: In which weights are stored.
@@ -89,7 +89,8 @@ def export(
     exact = fold(run.model, run.variables, side)
     check_formats(exact, formats)
     if lowering != AUTO:
-        check_lowering(exact if rank == "exact" else truncate(exact, 1)[0], formats, lowering)
+        like = Rank(1) if rank == "auto" else rank != "exact" and parse_rank(rank)
+        check_lowering(truncate(exact, like)[0] if like else exact, formats, lowering)
     images = normalise(jnp.asarray(run.images))
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
@@ -100,7 +101,7 @@ def export(
     function = _function(graph)
     accuracy = run.verify(function) if run.verify else None
     expected = np.asarray(function(run.images))
-    metadata = _metadata(run, rank if rank == "exact" else str(kept), precision, accuracy)
+    metadata = _metadata(run, str(kept or rank), precision, accuracy)
     found = write(
         out,
         graph,
@@ -133,8 +134,8 @@ def _check_fold(run: Trained, truth: np.ndarray, found: np.ndarray) -> None:
 
 def _truncated(
     run: Trained, exact: Graph, rank: str, max_loss: float, steps: int, precision: Precision, lines: list[str]
-) -> tuple[Graph, int | None]:
-    """The graph of that rank, and the rank; what was found on the way is added to ``lines``."""
+) -> tuple[Graph, Rank | None]:
+    """The graph of that rank, and the rank, ``None`` for exact; what was found on the way is added to ``lines``."""
     per_pixel = [node.arrays["weights"].shape[2] for node in exact.nodes if node.kind == "per_pixel"]
     if rank == "exact":
         return exact, None
@@ -143,33 +144,34 @@ def _truncated(
 
     moments = second_moments(exact, run.batches())
 
-    def of_rank(terms: int) -> Graph:
-        graph, _ = truncate(exact, terms, moments)
+    def of_rank(rank: Rank) -> Graph:
+        graph, _ = truncate(exact, rank, moments)
         if not steps:
             return graph
         target, arrays = make_run(exact), arrays_of(exact)
         return fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
 
     if rank == "auto":
-        terms, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), precision, lines)
+        found, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), precision, lines)
     else:
-        terms = min(int(rank), max(per_pixel))
-        graph = of_rank(terms)
-    lines.append(f"rank {terms}; energy of the answers kept, layer by layer (least channel):")
-    _, kept = truncate(exact, terms, moments)
+        found = parse_rank(rank)
+        found = found._replace(terms=min(found.terms, max(per_pixel)))
+        graph = of_rank(found)
+    lines.append(f"rank {found}; energy of the answers kept, layer by layer (least channel):")
+    _, kept = truncate(exact, found, moments)
     lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))
-    return graph, terms
+    return graph, found
 
 
 def _choose(
     run: Trained,
-    of_rank: Callable[[int], Graph],
+    of_rank: Callable[[Rank], Graph],
     exact: Graph,
     max_loss: float,
     taps: int,
     precision: Precision,
     lines: list[str],
-) -> tuple[int, Graph]:
+) -> tuple[Rank, Graph]:
     if run.verify is None:
         raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
     aim = run.verify(_function(exact)).mean
@@ -177,11 +179,11 @@ def _choose(
         f"exact, float32: mean accuracy {aim:.2%}; the fewest terms that in {precision} lose at most {max_loss} points:"
     )
     for terms in range(1, taps + 1):
-        graph = of_rank(terms)
+        graph = of_rank(Rank(terms))
         mean = run.verify(_function(rounded(graph, precision))).mean
         lines.append(f"  rank {terms}: {mean:.2%}")
         if mean >= aim - max_loss / 100:
-            return terms, graph
+            return Rank(terms), graph
     raise UserError(
         f"--rank=auto: in {precision} even {taps} terms lose more than {max_loss} points, of {aim:.2%}; allow a larger "
         f"--max-loss, or choose another --precision or a --rank."

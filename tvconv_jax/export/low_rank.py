@@ -6,25 +6,57 @@ two terms or more the first has gain one, ``W = kernel_1[tap] + sum_r gain_r[pix
 store and to multiply with. What is least is not the difference of the kernels but that of their answers, as far as
 second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbours are nearly equal in
 pictures, so a tap too much beside one too little does no harm, and a tap beyond the border has no say.
+
+Without any gain a layer is a depthwise convolution, ``W = kernel[tap]``. Runtimes have that at its fastest, and on the
+largest grids, in a network's first layers, gains cost most.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph, Node
 
 RIDGE = 1e-6  # of the moments' mean diagonal; without it a direction that no picture has would be free
 ROUNDS = 8  # of alternating least squares, which has settled by then
 
 
-def truncate(graph: Graph, rank: int, moments: Sequence[np.ndarray] | None = None) -> tuple[Graph, list[np.ndarray]]:
+class Rank(NamedTuple):
+    """What is left of per-pixel kernels; written ``2`` or, with plain layers, ``2:6``.
+
+    Attributes:
+        terms: Depthwise convolutions in all, ``k * k`` for exact kernels.
+        plain_layers: So many layers, the first ones, have one kernel for all pixels.
+    """
+
+    terms: int
+    plain_layers: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.terms}:{self.plain_layers}" if self.plain_layers else str(self.terms)
+
+
+def parse_rank(text: str) -> Rank:
+    """``"2"`` or ``"2:6"``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    terms, colon, layers = text.partition(":")
+    if not (terms.isdecimal() and int(terms) and (layers.isdecimal() or not colon)):
+        raise ValueError(f"{text!r} must be a number of terms, 1, 2, ..., or with plain layers 1:6, 2:6, ...")
+    return Rank(int(terms), int(layers or 0))
+
+
+def truncate(graph: Graph, rank: Rank, moments: Sequence[np.ndarray] | None = None) -> tuple[Graph, list[np.ndarray]]:
     """Replaces per-pixel kernels by an approximation of a rank.
 
     Args:
         graph: What to truncate.
-        rank: Depthwise convolutions in all; ``k * k`` is exact.
+        rank: Of the approximation.
         moments: Of every per-pixel layer, ``[ho, wo, k*k, k*k, c]``, as
             :func:`tvconv_jax.export.moments.second_moments` finds them; ``None``: the difference of the kernels
             themselves is least.
@@ -32,42 +64,72 @@ def truncate(graph: Graph, rank: int, moments: Sequence[np.ndarray] | None = Non
     Returns:
         The graph, and for every per-pixel layer the share of the energy that is kept in each channel: the sum of
         squares of its answers or, without moments, of its kernels.
+
+    Raises:
+        UserError: If there are fewer layers than plain ones, or a plain one has a bias for every pixel.
     """
     kept, of_layers = [], iter(moments or ())
+    layers = [node for node in graph.nodes if node.kind == "per_pixel"]
+    if rank.plain_layers > len(layers):
+        raise UserError(
+            f"rank {rank} is of {rank.plain_layers} plain layers; the model has {len(layers)} per-pixel ones."
+        )
+    if any(node.arrays["bias"].ndim > 1 for node in layers[: rank.plain_layers]):
+        raise UserError(f"rank {rank} makes layers plain, but they have a bias for every pixel; choose {rank.terms}.")
 
     def change(node: Node) -> Node:
         if node.kind != "per_pixel":
             return node
-        changed, share = _truncated(node, rank, None if moments is None else next(of_layers))
-        kept.append(share)
+        weights, metric = _weights_and_metric(node, None if moments is None else next(of_layers))
+        if len(kept) < rank.plain_layers:
+            changed, found = _plain(node, weights, metric)
+        else:
+            changed, found = _low_rank(node, rank.terms, weights, metric)
+        lost, energy = (_energy(a, metric) for a in (weights - found, weights))
+        kept.append(1 - lost / np.maximum(energy, np.finfo(float).tiny))
         return changed
 
     return graph.map(change), kept
 
 
-def _truncated(node: Node, rank: int, moments: np.ndarray | None) -> tuple[Node, np.ndarray]:
+def _weights_and_metric(node: Node, moments: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Kernels ``[c, pixels, t]`` and what their differences count, ``[c, pixels or 1, t, t]``."""
     weights = node.arrays["weights"].astype(np.float64)
-    height, width, taps, channels = weights.shape
-    weights = weights.reshape(-1, taps, channels).transpose(2, 0, 1)  # [c, pixels, t]
-    metric = np.broadcast_to(np.eye(taps), (channels, 1, taps, taps))
-    if moments is not None:
-        metric = moments.reshape(-1, taps, taps, channels).transpose(3, 0, 1, 2).astype(np.float64)
-        size = np.trace(metric.mean(1), axis1=1, axis2=2) / taps
-        # A channel that is always 0 has no moments.
-        metric = metric + np.where(size > 0, RIDGE * size, 1.0)[:, None, None, None] * np.eye(taps)
+    _, _, taps, channels = weights.shape
+    weights = weights.reshape(-1, taps, channels).transpose(2, 0, 1)
+    if moments is None:
+        return weights, np.broadcast_to(np.eye(taps), (channels, 1, taps, taps))
+    metric = moments.reshape(-1, taps, taps, channels).transpose(3, 0, 1, 2).astype(np.float64)
+    size = np.trace(metric.mean(1), axis1=1, axis2=2) / taps
+    # A channel that is always 0 has no moments.
+    return weights, metric + np.where(size > 0, RIDGE * size, 1.0)[:, None, None, None] * np.eye(taps)
+
+
+def _plain(node: Node, weights: np.ndarray, metric: np.ndarray) -> tuple[Node, np.ndarray]:
+    """The layer with one kernel for all pixels, and that kernel ``[c, 1, t]``."""
+    channels, _, taps = weights.shape
+    side = math.isqrt(taps)
+    kernel = _solved(metric.mean(1), _answers(weights, metric).mean(1))
+    arrays = {"kernel": kernel.T.reshape(side, side, 1, channels), "bias": node.arrays["bias"]}
+    fields = {"padding": side // 2, "dilation": 1, "groups": channels}
+    return Node("conv", node.inputs, arrays, node.fields | fields), kernel[:, None]
+
+
+def _low_rank(node: Node, rank: int, weights: np.ndarray, metric: np.ndarray) -> tuple[Node, np.ndarray]:
+    """The layer as a sum of terms, and its kernels ``[c, pixels, t]``."""
+    height, width, taps, channels = node.arrays["weights"].shape
     rank, side = min(rank, *weights.shape[1:]), math.isqrt(taps)
     plain = int(1 < rank < min(weights.shape[1:]))  # all terms are exact without it
     gains, kernels = _decomposed(weights, rank, plain, np.linalg.cholesky(metric.mean(1)))
-    if moments is not None and rank < min(weights.shape[1:]):
+    if metric.shape[1] > 1 and rank < min(weights.shape[1:]):
         gains, kernels = _refined(weights, metric, gains, kernels, plain)
-    lost, energy = (_energy(a, metric) for a in (weights - gains @ kernels, weights))
     gains, kernels = _balanced(gains, kernels, plain)
     arrays = {
         "kernels": kernels.transpose(1, 2, 0).reshape(rank, side, side, channels),
         "gains": gains[:, :, plain:].transpose(2, 1, 0).reshape(rank - plain, height, width, channels),
         "bias": node.arrays["bias"],
     }
-    return Node("low_rank", node.inputs, arrays, node.fields), 1 - lost / np.maximum(energy, np.finfo(float).tiny)
+    return Node("low_rank", node.inputs, arrays, node.fields), gains @ kernels
 
 
 def _decomposed(weights: np.ndarray, rank: int, plain: int, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +147,7 @@ def _refined(
     """Alternating least squares with a metric of its own at every pixel: gains for given kernels, and the reverse."""
     channels, pixels, taps = weights.shape
     rank, flat = kernels.shape[1], metric.reshape(channels, pixels, taps * taps)
-    answers = np.einsum("cptu,cpu->cpt", metric, weights)
+    answers = _answers(weights, metric)
     for _ in range(ROUNDS):
         pairs = np.einsum("crt,csu->cturs", kernels, kernels).reshape(channels, taps * taps, rank * rank)
         squares = (flat @ pairs).reshape(channels, pixels, rank, rank)
@@ -105,8 +167,12 @@ def _solved(matrices: np.ndarray, aims: np.ndarray) -> np.ndarray:
     return np.linalg.solve(scaled, (aims / scale)[..., None])[..., 0] / scale
 
 
+def _answers(kernels: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    return (metric @ kernels[..., None])[..., 0]
+
+
 def _energy(kernels: np.ndarray, metric: np.ndarray) -> np.ndarray:
-    return np.sum((metric @ kernels[..., None])[..., 0] * kernels, axis=(1, 2))
+    return np.sum(_answers(kernels, metric) * kernels, axis=(1, 2))
 
 
 def _balanced(gains: np.ndarray, kernels: np.ndarray, plain: int) -> tuple[np.ndarray, np.ndarray]:

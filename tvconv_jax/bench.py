@@ -200,7 +200,7 @@ def _first_losses_of_twin(twin: ModuleType, theirs: Any, result: dict[str, Any])
 
 
 def bench_segmentation(
-    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, depth: float
+    twin: ModuleType | None, *, batch: int, image_size: int, runs: int, depth: float, precision: str
 ) -> dict[str, Any]:
     """Times the training step of DeepLabV3+ with atrous convolutions and prints what came out.
 
@@ -208,19 +208,20 @@ def bench_segmentation(
         As one entry of :func:`bench_train`.
     """
     arrays, calls, result, state_dict = bench_ours.segmentation_inputs(batch, image_size), {}, {}, None
+    model = {"depth": depth, "precision": precision}
     if twin:
         from tvconv_jax import bench_twin_deeplab
 
         maps = to_maps(arrays["mask"])
-        theirs = bench_twin_deeplab.Trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, depth=depth)
+        theirs = bench_twin_deeplab.Trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, **model)
         state_dict = theirs.state()
         calls["twin"] = _first_losses_of_twin(twin, theirs, result)
-    ours = bench_ours.segmentation_trainer(arrays, depth=depth, state_dict=state_dict)
+    ours = bench_ours.segmentation_trainer(arrays, **model, state_dict=state_dict)
     calls["ours"] = _first_losses(ours, result)
     seconds = interleaved(calls, runs)
     result |= _compared({(side,): value for side, value in seconds.items()})
-    model = f"DeepLabV3+{_of_depth(depth)}, atrous convolutions"
-    print(f"\nTraining step of {model}, {image_size}x{image_size}, batch {batch}, Adam")
+    title = f"DeepLabV3+{_of_depth(depth)}, atrous convolutions, {image_size}x{image_size}, batch {batch}, {precision}"
+    print(f"\nTraining step of {title}, Adam")
     _print_training("baseline", result, batch)
     return result
 
@@ -283,9 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
     parser.add_argument("--depth", type=_depth, default=1.0, help="of the models, in train, segmentation: default 1")
-    parser.add_argument(
-        "--precision", default="float32", choices=PRECISIONS, help="of operator and train: default float32"
-    )
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of both sides: default float32")
     parser.add_argument("--twin", default="eager", choices=("eager", "compiled"), help="PyTorch's way: default eager")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
@@ -301,8 +300,7 @@ def _run(args: argparse.Namespace) -> None:
     print(f"import flax.linen {flax_seconds:.2f} s, import tvconv_jax {our_seconds:.2f} s more")
     print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's); of operators also GB/s of ours")
     figures: dict[str, Any] = {"hardware": hardware(), "twin": about_twin, "import_s": our_seconds}
-    runs = {"runs": args.runs}
-    common = {"image_size": args.image_size or 96, "precision": args.precision, **runs}
+    common = {"image_size": args.image_size or 96, "precision": args.precision, "runs": args.runs}
     if args.mode in ("operator", None):
         figures["copy_gb_per_s"] = copy_bandwidth(args.runs) / 1e9
         print(f"a copy moves {figures['copy_gb_per_s']:.0f} GB/s")
@@ -310,10 +308,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.mode in ("train", None):
         figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, depth=args.depth, **common)
     if args.mode in ("segmentation", None):
-        size = args.image_size or 256
-        figures["segmentation"] = bench_segmentation(
-            twin, batch=args.batch or 8, depth=args.depth, image_size=size, **runs
-        )
+        common["image_size"] = args.image_size or 256
+        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=args.depth, **common)
     if args.json:
         write_text(args.json, json.dumps(figures, indent=1) + "\n")
 

@@ -135,7 +135,11 @@ def face_trainer(
 
 
 def segmentation_trainer(
-    batch: dict[str, np.ndarray], *, depth: float, state_dict: dict[str, np.ndarray] | None = None
+    batch: dict[str, np.ndarray],
+    *,
+    depth: float,
+    precision: str = "float32",
+    state_dict: dict[str, np.ndarray] | None = None,
 ) -> Trainer:
     """The segmentation job's training step with the baseline model; starts from ``state_dict``, if it is given."""
     model = create_model("deeplabv3plus", depth=depth, operator="baseline")
@@ -144,7 +148,7 @@ def segmentation_trainer(
     return Trainer(
         variables["params"],
         variables["batch_stats"],
-        segmentation.make_loss(make_forward(model, one_device())),
+        segmentation.make_loss(make_forward(model, one_device(), precision=precision)),
         optimizer,
         batch,
     )

@@ -61,6 +61,16 @@ def maybe_compiled(function: Callable) -> Callable:
     return torch.compile(function)
 
 
+def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Callable[[], torch.Tensor]:
+    """The same in a precision, ``"bfloat16"`` being PyTorch's automatic mixed one, and in the mode that was set."""
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return function()
+
+    return maybe_compiled(loss)
+
+
 def wait(result: Any = None) -> Any:
     """Until all that was launched is done."""
     if torch.get_default_device().type != "cpu":
@@ -184,7 +194,7 @@ class Trainer:
             once, before any clock runs.
         width: MobileNetV2's.
         depth: MobileNetV2's.
-        precision: ``"bfloat16"`` is PyTorch's automatic mixed precision.
+        precision: See :func:`loss_function`.
     """
 
     def __init__(
@@ -208,12 +218,10 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             [*self.model.parameters(), self.class_weights], LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
         )
-        self.mixed = precision == "bfloat16"
-        self.loss = maybe_compiled(self._loss)
+        self.loss = loss_function(self._loss, precision)
 
     def _loss(self) -> torch.Tensor:
-        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.mixed):
-            return am_softmax(self.model(self.images), self.class_weights, self.labels)
+        return am_softmax(self.model(self.images), self.class_weights, self.labels)
 
     def state(self) -> dict[str, np.ndarray]:
         """The network's state dict as numpy copies."""

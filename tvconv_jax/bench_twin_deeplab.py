@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tvconv_jax.bench_twin import norm_relu
+from tvconv_jax.bench_twin import loss_function, norm_relu
 from tvconv_jax.models.blocks import repeats
 from tvconv_jax.models.deeplabv3plus import LOW_STAGE, RATES
 from tvconv_jax.models.mobilenetv2 import STAGES
@@ -125,14 +125,21 @@ class Trainer:
         maps: Boolean ``[n, side, side, 2]``. Both are laid out once, before any clock runs.
         learning_rate: Adam's.
         depth: Multiplies the blocks of every stage of the backbone, rounded up.
+        precision: See :func:`tvconv_jax.bench_twin.loss_function`.
     """
 
-    def __init__(self, images: np.ndarray, maps: np.ndarray, learning_rate: float, *, depth: float) -> None:
+    def __init__(
+        self, images: np.ndarray, maps: np.ndarray, learning_rate: float, *, depth: float, precision: str = "float32"
+    ) -> None:
         torch.manual_seed(0)
         self.images, self.maps = (torch.tensor(a).permute(0, 3, 1, 2).float().contiguous() for a in (images, maps))
         self.images = (self.images / 255 - 0.5) / 0.5
         self.model = DeepLabV3Plus(depth)
         self.optimizer = torch.optim.Adam(self.model.parameters(), learning_rate, betas=(0.9, 0.99))
+        self.loss = loss_function(self._loss, precision)
+
+    def _loss(self) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(self.model(self.images), self.maps)
 
     def state(self) -> dict[str, np.ndarray]:
         """The network's state dict as numpy copies."""
@@ -140,7 +147,7 @@ class Trainer:
 
     def step(self) -> torch.Tensor:
         self.optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(self.model(self.images), self.maps)
+        loss = self.loss()
         loss.backward()
         self.optimizer.step()
         return loss.detach()

@@ -61,21 +61,7 @@ def arguments(shape):
     return batch, grid, channels, strides
 
 
-def test_both_sides_in_bfloat16_and_the_twin_compiled(monkeypatch, capsys):
-    compiled = []
-    monkeypatch.setattr(bench_twin, "MODE", "eager")  # and so again behind this test
-    monkeypatch.setattr("torch.compile", lambda function: compiled.append(function.__name__) or function)
-    monkeypatch.setattr(bench, "SHAPES", bench.SHAPES[:1])
-    tiny = ["--batch=4", "--image-size=16", "--runs=1", "--depth=0.1", "--precision=bfloat16", "--twin=compiled"]
-    bench.main(["operator", *tiny])
-    monkeypatch.delitem(bench_ours.OPERATORS, "tvconv")
-    bench.main(["train", *tiny])
-    with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
-        bench.main(["segmentation", *tiny, "--image-size=32"])
-    assert compiled == ["tv_conv", "depthwise_conv", "loss", "loss"]
-    printed = capsys.readouterr().out
-    assert "(compiled, cpu" in printed
-    assert "16x16, batch 4, bfloat16, SGD" in printed and "32x32, batch 4, bfloat16, Adam" in printed
+def test_both_sides_compute_in_bfloat16():
     arrays = bench_ours.operator_inputs("tvconv", 3, 7, 5, 1)
     ours = bench_ours.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
     theirs = bench_twin.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
@@ -83,6 +69,23 @@ def test_both_sides_in_bfloat16_and_the_twin_compiled(monkeypatch, capsys):
     theirs = theirs.float().numpy().transpose(0, 2, 3, 1)
     # Sums of nine products of size one; PyTorch's own are kept in 8 bits.
     np.testing.assert_allclose(np.asarray(ours, np.float32), theirs, atol=0.15)
+
+
+def test_every_mode_takes_a_precision_and_the_twin_compiled(monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(bench_twin, "MODE", "eager")  # and so again behind this test
+    monkeypatch.setattr("torch.compile", lambda function: compiled.append(function.__name__) or function)
+    monkeypatch.setattr(bench, "SHAPES", bench.SHAPES[:1])
+    tiny = ["--batch=4", "--image-size=16", "--runs=1", "--depth=0.1", "--precision=bfloat16", "--twin=compiled"]
+    bench.main(["operator", *tiny])
+    monkeypatch.setattr(bench_ours, "OPERATORS", {"depthwise": bench_ours.OPERATORS["depthwise"]})
+    bench.main(["train", *tiny])
+    with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
+        bench.main(["segmentation", *tiny, "--image-size=32"])
+    assert compiled == ["tv_conv", "depthwise_conv", "loss", "loss"]
+    printed = capsys.readouterr().out
+    assert "(compiled, cpu" in printed
+    assert "16x16, batch 4, bfloat16, SGD" in printed and "32x32, batch 4, bfloat16, Adam" in printed
 
 
 def test_train_command_trains_both_sides_alike(capsys, tmp_path):

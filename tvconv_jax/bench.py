@@ -21,8 +21,7 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax import bench_ours
+from tvconv_jax.bench_timing import Call, Wait, copy_bandwidth, interleaved
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -41,43 +41,6 @@ from tvconv_jax.tasks.forward import PRECISIONS
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
 SHAPES = ((96, 16, 1), (96, 96, 2), (48, 144, 1), (24, 192, 1), (12, 384, 1), (6, 960, 1))
 PASSES = ("forward", "forward+backward")
-# Seconds: a timed stretch lasts at least STRETCH; before it all rest, because the other framework's threads
-# keep spinning for a while after their work.
-STRETCH, REST = 0.05, 0.02
-COPIED = 2**28  # bytes that the copy reads whose bandwidth an accelerator's operators are compared with
-
-Call = Callable[[], Any]  # gives a result that may not be there yet
-Wait = Callable[[Any], Any]  # until a result is there
-
-
-def interleaved(calls: dict[Any, tuple[Call, Wait]], runs: int) -> dict[Any, float]:
-    """Median seconds of each call; the calls take turns, ``runs`` times, after one untimed turn."""
-    repeats = {}
-    for name, (call, wait) in calls.items():
-        wait(call())
-        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, wait, 1)))
-    times: dict[Any, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, (call, wait) in calls.items():
-            time.sleep(REST)
-            times[name].append(_seconds(call, wait, repeats[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _seconds(call: Call, wait: Wait, repeats: int) -> float:
-    # Programs in flight would share a CPU's cores; on an accelerator they queue, and launching them costs no time.
-    each = wait if jax.default_backend() == "cpu" else lambda result: result
-    start = time.perf_counter()
-    for _ in range(repeats):
-        result = each(call())
-    wait(result)
-    return (time.perf_counter() - start) / repeats
-
-
-def copy_bandwidth(runs: int) -> float:
-    """Bytes a second that the first device reads and writes while it negates a large array."""
-    x, negate = jnp.ones(COPIED // 4), jax.jit(jnp.negative)
-    return 2 * COPIED / interleaved({"copy": (lambda: negate(x), jax.block_until_ready)}, runs)["copy"]
 
 
 def load_twin(mode: str) -> tuple[ModuleType | None, str]:
@@ -194,8 +157,9 @@ def _first_losses(ours: bench_ours.Trainer, result: dict[str, Any]) -> tuple[Cal
 
 
 def _first_losses_of_twin(twin: ModuleType, theirs: Any, result: dict[str, Any]) -> tuple[Call, Wait]:
-    first, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
-    result["twin_losses"] = [first, float(theirs.step())]
+    first = float(theirs.step())  # compiles, if the twin is compiled, and makes what the optimiser keeps
+    second, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
+    result["twin_losses"] = [first, second]
     return theirs.step, twin.wait
 
 

@@ -55,10 +55,7 @@ def prepare(backend: str, threads: int, mode: str = "eager") -> str:
 
 def maybe_compiled(function: Callable) -> Callable:
     """``function`` in the mode that :func:`prepare` set."""
-    if MODE == "eager":
-        return function
-    torch.compiler.reset()  # else the eighth shape of a function is the last that it compiles
-    return torch.compile(function)
+    return torch.compile(function) if MODE == "compiled" else function
 
 
 def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Callable[[], torch.Tensor]:
@@ -270,6 +267,8 @@ def operator_calls(
     else:
         function, weights = depthwise_conv, weights.T.reshape(-1, 1, 3, 3).contiguous()
     weights.requires_grad_()
+    if MODE == "compiled":
+        torch.compiler.reset()  # else the eighth shape of a function is the last that it compiles
     function = maybe_compiled(function)
 
     def forward() -> torch.Tensor:

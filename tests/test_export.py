@@ -23,9 +23,10 @@ from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
-from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
+from tvconv_jax.export.low_rank import Rank, likely_order, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.onnx_speed import runner
+from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import rounded
 from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.face import FaceJob
@@ -310,7 +311,7 @@ def test_a_plain_layer_has_the_best_of_kernels_that_are_the_same_everywhere(with
         assert kept[0][channel] == pytest.approx(1 - lost[0] / np.square(answers[:, channel]).sum(), abs=1e-4)
 
 
-@pytest.mark.parametrize("text", ["1", "12", "2:6"])
+@pytest.mark.parametrize("text", ["1", "12", "2:10"])
 def test_ranks_are_read_as_they_are_written(text):
     assert str(parse_rank(text)) == text
 
@@ -325,10 +326,51 @@ def test_more_plain_layers_than_there_are_and_a_bias_for_every_pixel_are_refused
     graph = Graph(4)
     arrays = {"weights": drawn((4, 4, 9, 3)), "bias": drawn((4, 4, 3))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="relu6")
-    with pytest.raises(UserError, match="rank 1:2 is of 2 plain layers; the model has 1 per-pixel ones"):
-        truncate(graph, Rank(1, 2))
-    with pytest.raises(UserError, match="bias for every pixel; choose 1"):
+    with pytest.raises(UserError, match="rank 1:1 is of 1 plain layers; the model has 0 that can be"):
         truncate(graph, Rank(1, 1))
+    arrays["bias"] = drawn((3,))
+    graph.add("per_pixel", 1, arrays=arrays, strides=1, activation="relu6")
+    assert [node.kind for node in truncate(graph, Rank(1, 1))[0].nodes] == ["low_rank", "conv"]
+    with pytest.raises(UserError, match="rank 1:2 is of 2 plain layers; the model has 1 that can be"):
+        truncate(graph, Rank(1, 2))
+
+
+def three_layers():
+    """Per-pixel layers on a small grid; a shortcut goes around the second, and a convolution stands behind each."""
+    graph, x = Graph(6), 0
+    kernel = {"kernel": 0.3 * drawn((1, 1, 3, 3)), "bias": drawn((3,))}
+    conv = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "identity"}
+    for layer in range(3):
+        arrays = {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
+        y = graph.add("per_pixel", x, arrays=arrays, strides=1, activation="relu6")
+        y = graph.add("conv", y, arrays=kernel, **conv)
+        x = graph.add("add", x, y) if layer == 1 else y
+    graph.add("linear", graph.add("mean", x, keep_grid=False), arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
+    return graph
+
+
+def test_layers_with_a_shortcut_are_the_first_to_become_plain():
+    assert likely_order(three_layers()) == [1, 0, 2]
+    lower, _ = truncate(three_layers(), Rank(1, 2))
+    spatial = [node.kind for node in lower.nodes if node.kind == "low_rank" or node.fields.get("groups") == 3]
+    assert spatial == ["conv", "conv", "low_rank"]
+
+
+@pytest.mark.parametrize("same", [0, 1, 2])
+def test_measured_is_what_becomes_plain_first(same):
+    """A layer whose kernels are the same at all pixels loses nothing; another that is nearly so little."""
+    graph, places = three_layers(), (0, 2, 5)
+    for layer, place in enumerate(places):
+        weights = graph.nodes[place].arrays["weights"]
+        spread = {same: 0, (same + 1) % 3: 1e-2}.get(layer, 1)
+        weights[:] = weights[:1, :1] + spread * (weights - weights[:1, :1])
+    pictures = np.random.RandomState(0).randint(0, 256, (20, 6, 6, 3), np.uint8)
+    moments = second_moments(graph, iter([pictures]))
+    distances = plain_distances(graph, moments, iter([pictures]), pictures=16)
+    order = list(distances)
+    assert order == [same, (same + 1) % 3, (same + 2) % 3] and distances[same] < 1e-6 < distances[order[1]]
+    kinds = [truncate(graph, Rank(1, 1), moments, order)[0].nodes[place].kind for place in places]
+    assert kinds == ["conv" if layer == same else "low_rank" for layer in range(3)]
 
 
 def test_moments_are_means_of_products_of_what_taps_see():
@@ -436,12 +478,32 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
     found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
     assert rank == Rank(9) and len(found.nodes[0].arrays["kernels"]) == 9
-    means = iter([0.9, 0.85, 0.899])  # of the exact model, of one term, of two
+    means = iter([0.9, 0.85, 0.899, 0.85])  # of the exact model, of one term, of two, of two and a plain layer
     run.verify = lambda embed: SimpleNamespace(mean=next(means))
     assert exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])[1] == Rank(2)
     means = iter([0.9] + 9 * [0.85])
     with pytest.raises(UserError, match="in int8 even 9 terms lose more than 0.2 points, of 90.00%; allow a larger"):
         exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
+    run.verify = None
+    with pytest.raises(UserError, match="--rank=auto judges by verification sets; this run has none"):
+        exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
+
+
+@pytest.mark.parametrize(
+    ("means", "found", "tried"),
+    [
+        ([0.9, 0.899, 0.85, 0.899], Rank(1, 1), ["1", "1:2", "1:1"]),
+        ([0.9, 0.85, 0.9, 0.9, 0.9], Rank(2, 3), ["1", "2", "2:2", "2:3"]),
+        ([0.9, 0.9, 0.85, 0.85], Rank(1), ["1", "1:2", "1:1"]),
+    ],
+)
+def test_auto_takes_the_fewest_terms_and_then_the_most_plain_layers(means, found, tried):
+    pictures, lines, means = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8), [], iter(means)
+    run = SimpleNamespace(batches=lambda: iter([pictures]), verify=lambda embed: SimpleNamespace(mean=next(means)))
+    graph, rank = exporting._truncated(run, three_layers(), "auto", 0.2, 0, "float32", lines)
+    assert rank == found and [line.split()[1].rstrip(":") for line in lines if line.startswith("  rank")] == tried
+    assert sum(node.fields.get("groups") == 3 for node in graph.nodes) == found.plain_layers
+    assert "one kernel for all pixels in that one alone" in lines[0]
 
 
 def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last(tmp_path, monkeypatch):
@@ -494,7 +556,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
     [
         (["--workdir=nowhere"], "nowhere holds no run (config.json); name a workdir of tvconv_jax.main."),
         (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
-        (["--workdir={run}", "--rank=0"], "'0' must be a number of terms, 1, 2, ..., or with plain layers 1:6"),
+        (["--workdir={run}", "--rank=0"], "'0' must be a number of terms, 1, 2, ..., or with plain layers 1:10"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
         (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),

@@ -54,7 +54,7 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(edge_table, "measure", measured)
     edge_table.main(["headline", "--runtimes=onnxruntime", f"--json={tmp_path / 'rows.json'}"])
     rows = json.loads((tmp_path / "rows.json").read_text())
-    ranks = ("exact", "1", "2", "1:6", "2:6")
+    ranks = ("exact", "1", "2", "1:10", "2:10")
     kinds = [(1.0, "depthwise", "exact"), (0.5, "depthwise", "exact"), *((0.5, "tvconv", rank) for rank in ranks)]
     assert [(row["width"], row["operator"], row["rank"]) for row in rows] == kinds
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "x0.5 tvconv" in line]
@@ -172,7 +172,7 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
         (["nowhere"], "nowhere holds no run"),
         (
             ["nowhere", "--ranks=0"],
-            "plain layers 1:6, 2:6, ..., or exact",
+            "plain layers 1:10, 2:10, ..., or exact",
         ),
         (["nowhere", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
         (["nowhere", "--fine-tune=-1"], "--fine-tune=-1 must be at least 0"),

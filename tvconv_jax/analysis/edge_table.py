@@ -29,7 +29,7 @@ from tvconv_jax.models import mobilenetv2, shufflenetv2
 
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx"}  # the others read model.safetensors
 RUNTIMES = ("onnxruntime", "openvino", "torch", "inductor", "native")
-PLAIN = 6  # layers in MobileNetV2's first three stages, on grids of 96x96 to 24x24; eleven follow on smaller ones
+PLAIN = 10  # of MobileNetV2's 17 per-pixel layers, all that a shortcut goes around
 EIGHT = [("mobilenetv2", w) for w in mobilenetv2.WIDTHS] + [("shufflenetv2", w) for w in shufflenetv2.WIDTHS]
 
 

@@ -34,6 +34,7 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
+from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
 from tvconv_jax.files import write_text
@@ -80,9 +81,12 @@ def of_run(
     if all(node.kind != "per_pixel" for node in exact.nodes):
         raise UserError(f"{workdir} holds a model without per-pixel kernels; ranks are theirs.")
     variants, graphs = [], {}
-    moments = second_moments(exact, run.batches()) if set(ranks) - {"exact"} else []
+    truncated = [parse_rank(rank) for rank in ranks if rank != "exact"]
+    moments = second_moments(exact, run.batches()) if truncated else []
+    with_plain = any(rank.plain_layers for rank in truncated)
+    order = list(plain_distances(exact, moments, run.batches())) if with_plain else []
     for rank in ranks:
-        graphs[rank], energy = _of_rank(run, exact, rank, moments, fine_tune_steps)
+        graphs[rank], energy = _of_rank(run, exact, rank, moments, order, fine_tune_steps)
         function = jax.jit(make_run(graphs[rank]))  # one program for all precisions
         for precision in precisions:
             graph = rounded(graphs[rank], precision)
@@ -95,11 +99,11 @@ def of_run(
 
 
 def _of_rank(
-    run: trained.Trained, exact: Graph, rank: str, moments: Sequence[np.ndarray], steps: int
+    run: trained.Trained, exact: Graph, rank: str, moments: Sequence[np.ndarray], order: Sequence[int], steps: int
 ) -> tuple[Graph, float]:
     if rank == "exact":
         return exact, 1.0
-    graph, kept = truncate(exact, parse_rank(rank), moments)
+    graph, kept = truncate(exact, parse_rank(rank), moments, order)
     if steps:
         target, arrays = make_run(exact), arrays_of(exact)
         graph = fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)

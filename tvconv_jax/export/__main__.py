@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rank",
         type=_rank,
         default="exact",
-        help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:6 is 1 behind 6 layers of one kernel each",
+        help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10: 1, and 10 layers of one kernel each",
     )
     add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
     add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")

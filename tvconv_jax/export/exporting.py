@@ -26,6 +26,7 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
+from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
 from tvconv_jax.tasks.run import normalise
@@ -66,8 +67,9 @@ def export(
         workdir: A run of ``tvconv_jax.main``.
         out: The folder to write.
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
-        rank: ``"exact"``; a number of terms; ``"2:6"``, two terms behind six layers of one kernel for all pixels; or
-            ``"auto"``: the fewest terms with which verification, in ``precision``, loses at most ``max_loss``.
+        rank: ``"exact"``; a number of terms; ``"2:10"``, two terms, and ten layers of one kernel for all pixels; or
+            ``"auto"``: the fewest terms, and then the most such layers, with which verification, in ``precision``,
+            loses at most ``max_loss``.
         max_loss: Percentage points of mean accuracy; ``None``: 0.2.
         fine_tune_steps: Batches on which a truncated model learns the exact one's answers.
         precision: In which weights are stored.
@@ -141,24 +143,32 @@ def _truncated(
         return exact, None
     if not per_pixel:
         raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
-
+    if rank == "auto" and run.verify is None:
+        raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
     moments = second_moments(exact, run.batches())
+    with_plain = rank == "auto" or parse_rank(rank).plain_layers
+    distances = plain_distances(exact, moments, run.batches()) if with_plain else {}
+    order = list(distances)
+    if distances:
+        lines.append("per-pixel layers, and how far the answers move with one kernel for all pixels in that one alone:")
+        lines.append("  " + "  ".join(f"{layer + 1}: {distance:.1e}" for layer, distance in distances.items()))
 
     def of_rank(rank: Rank) -> Graph:
-        graph, _ = truncate(exact, rank, moments)
+        graph, _ = truncate(exact, rank, moments, order)
         if not steps:
             return graph
         target, arrays = make_run(exact), arrays_of(exact)
         return fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
 
     if rank == "auto":
-        found, graph = _choose(run, of_rank, exact, max_loss, max(per_pixel), precision, lines)
+        most = Rank(max(per_pixel), len(order))
+        found, graph = _choose(run, of_rank, exact, max_loss, most, precision, lines)
     else:
         found = parse_rank(rank)
         found = found._replace(terms=min(found.terms, max(per_pixel)))
         graph = of_rank(found)
     lines.append(f"rank {found}; energy of the answers kept, layer by layer (least channel):")
-    _, kept = truncate(exact, found, moments)
+    _, kept = truncate(exact, found, moments, order)
     lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))
     return graph, found
 
@@ -168,26 +178,38 @@ def _choose(
     of_rank: Callable[[Rank], Graph],
     exact: Graph,
     max_loss: float,
-    taps: int,
+    most: Rank,
     precision: Precision,
     lines: list[str],
 ) -> tuple[Rank, Graph]:
-    if run.verify is None:
-        raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
+    """Terms one by one; of plain layers, whose number may be large, the most by halving."""
     aim = run.verify(_function(exact)).mean
     lines.append(
-        f"exact, float32: mean accuracy {aim:.2%}; the fewest terms that in {precision} lose at most {max_loss} points:"
+        f"exact, float32: mean accuracy {aim:.2%}; the fewest terms, and the most plain layers, that in {precision} "
+        f"lose at most {max_loss} points:"
     )
-    for terms in range(1, taps + 1):
-        graph = of_rank(Rank(terms))
+
+    def within(rank: Rank) -> Graph | None:
+        graph = of_rank(rank)
         mean = run.verify(_function(rounded(graph, precision))).mean
-        lines.append(f"  rank {terms}: {mean:.2%}")
-        if mean >= aim - max_loss / 100:
-            return Rank(terms), graph
-    raise UserError(
-        f"--rank=auto: in {precision} even {taps} terms lose more than {max_loss} points, of {aim:.2%}; allow a larger "
-        f"--max-loss, or choose another --precision or a --rank."
-    )
+        lines.append(f"  rank {rank}: {mean:.2%}")
+        return graph if mean >= aim - max_loss / 100 else None
+
+    tried = ((Rank(terms), within(Rank(terms))) for terms in range(1, most.terms + 1))
+    best = next(((rank, graph) for rank, graph in tried if graph), None)
+    if best is None:
+        raise UserError(
+            f"--rank=auto: in {precision} even {most.terms} terms lose more than {max_loss} points, of {aim:.2%}; "
+            f"allow a larger --max-loss, or choose another --precision or a --rank."
+        )
+    low, high = 0, most.plain_layers + 1  # so many are within, so many are not
+    while high - low > 1:
+        rank = best[0]._replace(plain_layers=(low + high) // 2)
+        if graph := within(rank):
+            best, low = (rank, graph), rank.plain_layers
+        else:
+            high = rank.plain_layers
+    return best
 
 
 def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def fine_tune(
     run, optimizer = make_run(graph), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(arrays: list, images: jax.Array) -> jax.Array:
-        found, expected = (_unit(answers) for answers in (run(arrays, images), exact(images)))
+        found, expected = (unit(answers) for answers in (run(arrays, images), exact(images)))
         return jnp.mean(jnp.sum(jnp.square(found - expected), axis=-1))
 
     @jax.jit
@@ -63,6 +63,7 @@ def fine_tune(
     return with_arrays(graph, arrays)
 
 
-def _unit(answers: jax.Array) -> jax.Array:
+def unit(answers: jax.Array) -> jax.Array:
+    """Answers to pictures as rows of unit length."""
     rows = answers.reshape(len(answers), -1)
     return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)

@@ -7,8 +7,8 @@ store and to multiply with. What is least is not the difference of the kernels b
 second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbours are nearly equal in
 pictures, so a tap too much beside one too little does no harm, and a tap beyond the border has no say.
 
-Without any gain a layer is a depthwise convolution, ``W = kernel[tap]``. Runtimes have that at its fastest, and on the
-largest grids, in a network's first layers, gains cost most.
+Without any gain a layer is a depthwise convolution, ``W = kernel[tap]``, which runtimes have at its fastest. Where a
+shortcut goes around a layer the answers hardly tell (:mod:`tvconv_jax.export.plain_layers`).
 """
 
 import math
@@ -25,11 +25,11 @@ ROUNDS = 8  # of alternating least squares, which has settled by then
 
 
 class Rank(NamedTuple):
-    """What is left of per-pixel kernels; written ``2`` or, with plain layers, ``2:6``.
+    """What is left of per-pixel kernels; written ``2`` or, with plain layers, ``2:10``.
 
     Attributes:
         terms: Depthwise convolutions in all, ``k * k`` for exact kernels.
-        plain_layers: So many layers, the first ones, have one kernel for all pixels.
+        plain_layers: So many layers have one kernel for all pixels.
     """
 
     terms: int
@@ -40,18 +40,20 @@ class Rank(NamedTuple):
 
 
 def parse_rank(text: str) -> Rank:
-    """``"2"`` or ``"2:6"``.
+    """``"2"`` or ``"2:10"``.
 
     Raises:
         ValueError: If it is neither.
     """
     terms, colon, layers = text.partition(":")
     if not (terms.isdecimal() and int(terms) and (layers.isdecimal() or not colon)):
-        raise ValueError(f"{text!r} must be a number of terms, 1, 2, ..., or with plain layers 1:6, 2:6, ...")
+        raise ValueError(f"{text!r} must be a number of terms, 1, 2, ..., or with plain layers 1:10, 2:10, ...")
     return Rank(int(terms), int(layers or 0))
 
 
-def truncate(graph: Graph, rank: Rank, moments: Sequence[np.ndarray] | None = None) -> tuple[Graph, list[np.ndarray]]:
+def truncate(
+    graph: Graph, rank: Rank, moments: Sequence[np.ndarray] | None = None, order: Sequence[int] | None = None
+) -> tuple[Graph, list[np.ndarray]]:
     """Replaces per-pixel kernels by an approximation of a rank.
 
     Args:
@@ -60,28 +62,30 @@ def truncate(graph: Graph, rank: Rank, moments: Sequence[np.ndarray] | None = No
         moments: Of every per-pixel layer, ``[ho, wo, k*k, k*k, c]``, as
             :func:`tvconv_jax.export.moments.second_moments` finds them; ``None``: the difference of the kernels
             themselves is least.
+        order: In which per-pixel layers become plain, numbers from 0, as
+            :func:`tvconv_jax.export.plain_layers.plain_distances` finds it; ``None``: as :func:`likely_order` guesses.
 
     Returns:
         The graph, and for every per-pixel layer the share of the energy that is kept in each channel: the sum of
         squares of its answers or, without moments, of its kernels.
 
     Raises:
-        UserError: If there are fewer layers than plain ones, or a plain one has a bias for every pixel.
+        UserError: If fewer layers can be plain; one with a bias for every pixel cannot.
     """
     kept, of_layers = [], iter(moments or ())
-    layers = [node for node in graph.nodes if node.kind == "per_pixel"]
-    if rank.plain_layers > len(layers):
+    order = likely_order(graph) if order is None else order
+    if rank.plain_layers > len(order):
         raise UserError(
-            f"rank {rank} is of {rank.plain_layers} plain layers; the model has {len(layers)} per-pixel ones."
+            f"rank {rank} is of {rank.plain_layers} plain layers; the model has {len(order)} that can be: per-pixel "
+            f"ones, without a bias for every pixel."
         )
-    if any(node.arrays["bias"].ndim > 1 for node in layers[: rank.plain_layers]):
-        raise UserError(f"rank {rank} makes layers plain, but they have a bias for every pixel; choose {rank.terms}.")
+    plain = set(order[: rank.plain_layers])
 
     def change(node: Node) -> Node:
         if node.kind != "per_pixel":
             return node
         weights, metric = _weights_and_metric(node, None if moments is None else next(of_layers))
-        if len(kept) < rank.plain_layers:
+        if len(kept) in plain:
             changed, found = _plain(node, weights, metric)
         else:
             changed, found = _low_rank(node, rank.terms, weights, metric)
@@ -90,6 +94,21 @@ def truncate(graph: Graph, rank: Rank, moments: Sequence[np.ndarray] | None = No
         return changed
 
     return graph.map(change), kept
+
+
+def likely_order(graph: Graph) -> list[int]:
+    """Per-pixel layers that can be plain, numbers from 0: those that a shortcut goes around, then the others."""
+    nodes = list(enumerate(graph.nodes, start=1))
+    behind = {node.inputs[0]: number for number, node in nodes if node.kind == "conv"}
+    added = {max(node.inputs) for _, node in nodes if node.kind == "add"}  # to a shortcut, which began before
+    layers = [(number, node) for number, node in nodes if node.kind == "per_pixel"]
+    can = [i for i, (_, node) in enumerate(layers) if node.arrays["bias"].ndim == 1]
+    return sorted(can, key=lambda i: behind.get(layers[i][0]) not in added)
+
+
+def plain_kernel(node: Node, moments: np.ndarray | None) -> np.ndarray:
+    """The one kernel, ``[k*k, c]``, that is nearest to all of a per-pixel layer."""
+    return _plain(node, *_weights_and_metric(node, moments))[1][:, 0].T
 
 
 def _weights_and_metric(node: Node, moments: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -32,18 +32,22 @@ def second_moments(graph: Graph, batches: Iterator[np.ndarray], *, pictures: int
         return [_products(values[node.inputs[0]], node) for node in layers]
 
     arrays, totals, seen = arrays_of(graph), [np.float32(0)] * len(layers), 0
-    for part in _parts(batches):
-        if seen >= pictures:
-            break
+    for part in parts(batches, pictures):
         totals = [total + np.asarray(more) for total, more in zip(totals, sums(arrays, part), strict=True)]
         seen += len(part)
     return [total / seen for total in totals]
 
 
-def _parts(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def parts(batches: Iterator[np.ndarray], pictures: int) -> Iterator[np.ndarray]:
+    """So many pictures or a few more, in parts of one size, for one program."""
+    seen = 0
     for batch in batches:
-        step = min(AT_ONCE, len(batch))  # parts of one size, for one program
-        yield from (batch[i : i + step] for i in range(0, len(batch) - step + 1, step))
+        step = min(AT_ONCE, len(batch))
+        for i in range(0, len(batch) - step + 1, step):
+            yield batch[i : i + step]
+            seen += step
+            if seen >= pictures:
+                return
 
 
 def _products(x: jax.Array, node: Node) -> jax.Array:

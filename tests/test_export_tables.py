@@ -54,11 +54,11 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(edge_table, "measure", measured)
     edge_table.main(["headline", "--runtimes=onnxruntime", f"--json={tmp_path / 'rows.json'}"])
     rows = json.loads((tmp_path / "rows.json").read_text())
-    ranks = ("exact", "1", "2", "1:10", "2:10")
+    ranks = ("exact", "1", "2", "1:10", "2:10", "1:14", "2:14")
     kinds = [(1.0, "depthwise", "exact"), (0.5, "depthwise", "exact"), *((0.5, "tvconv", rank) for rank in ranks)]
     assert [(row["width"], row["operator"], row["rank"]) for row in rows] == kinds
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "x0.5 tvconv" in line]
-    assert len(lines) == 5
+    assert len(lines) == 7
     for cells in lines:
         assert [cell.strip() for cell in cells[4:10]] == ["260", "40", "2.60x", "0.50x", "2.60x", "0.50x"]
 

@@ -326,12 +326,12 @@ def test_more_plain_layers_than_there_are_and_a_bias_for_every_pixel_are_refused
     graph = Graph(4)
     arrays = {"weights": drawn((4, 4, 9, 3)), "bias": drawn((4, 4, 3))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="relu6")
-    with pytest.raises(UserError, match="rank 1:1 is of 1 plain layers; the model has 0 that can be"):
+    with pytest.raises(UserError, match="rank 1:1 has 1 plain layers; of this model 0 can be"):
         truncate(graph, Rank(1, 1))
     arrays["bias"] = drawn((3,))
     graph.add("per_pixel", 1, arrays=arrays, strides=1, activation="relu6")
     assert [node.kind for node in truncate(graph, Rank(1, 1))[0].nodes] == ["low_rank", "conv"]
-    with pytest.raises(UserError, match="rank 1:2 is of 2 plain layers; the model has 1 that can be"):
+    with pytest.raises(UserError, match="rank 1:2 has 2 plain layers; of this model 1 can be"):
         truncate(graph, Rank(1, 2))
 
 
@@ -557,6 +557,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir=nowhere"], "nowhere holds no run (config.json); name a workdir of tvconv_jax.main."),
         (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
         (["--workdir={run}", "--rank=0"], "'0' must be a number of terms, 1, 2, ..., or with plain layers 1:10"),
+        (["--workdir={run}", "--rank=2:18"], "rank 2:18 has 18 plain layers; of this model"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
         (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),

@@ -32,7 +32,7 @@ from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import parse_rank, truncate
+from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import PRECISIONS, rounded
@@ -82,6 +82,8 @@ def of_run(
         raise UserError(f"{workdir} holds a model without per-pixel kernels; ranks are theirs.")
     variants, graphs = [], {}
     truncated = [parse_rank(rank) for rank in ranks if rank != "exact"]
+    for rank in truncated:
+        check_rank(exact, rank)
     moments = second_moments(exact, run.batches()) if truncated else []
     with_plain = any(rank.plain_layers for rank in truncated)
     order = list(plain_distances(exact, moments, run.batches())) if with_plain else []

@@ -24,7 +24,7 @@ from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
-from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
+from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import Precision, rounded
@@ -145,6 +145,8 @@ def _truncated(
         raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
     if rank == "auto" and run.verify is None:
         raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
+    if rank != "auto":
+        check_rank(exact, parse_rank(rank))
     moments = second_moments(exact, run.batches())
     with_plain = rank == "auto" or parse_rank(rank).plain_layers
     distances = plain_distances(exact, moments, run.batches()) if with_plain else {}

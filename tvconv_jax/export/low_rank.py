@@ -73,13 +73,8 @@ def truncate(
         UserError: If fewer layers can be plain; one with a bias for every pixel cannot.
     """
     kept, of_layers = [], iter(moments or ())
-    order = likely_order(graph) if order is None else order
-    if rank.plain_layers > len(order):
-        raise UserError(
-            f"rank {rank} is of {rank.plain_layers} plain layers; the model has {len(order)} that can be: per-pixel "
-            f"ones, without a bias for every pixel."
-        )
-    plain = set(order[: rank.plain_layers])
+    check_rank(graph, rank)
+    plain = set((likely_order(graph) if order is None else order)[: rank.plain_layers])
 
     def change(node: Node) -> Node:
         if node.kind != "per_pixel":
@@ -96,6 +91,15 @@ def truncate(
     return graph.map(change), kept
 
 
+def check_rank(graph: Graph, rank: Rank) -> None:
+    """Raises a ``UserError`` if fewer of the exact graph's layers can be plain than the rank says."""
+    if rank.plain_layers > (most := len(likely_order(graph))):
+        raise UserError(
+            f"rank {rank} has {rank.plain_layers} plain layers; of this model {most} can be: per-pixel ones, without a "
+            f"bias for every pixel."
+        )
+
+
 def likely_order(graph: Graph) -> list[int]:
     """Per-pixel layers that can be plain, numbers from 0: those that a shortcut goes around, then others.
 
@@ -110,7 +114,7 @@ def likely_order(graph: Graph) -> list[int]:
     return sorted(reversed(can), key=lambda i: behind.get(layers[i][0]) not in added)
 
 
-def plain_kernel(node: Node, moments: np.ndarray | None) -> np.ndarray:
+def plain_kernel(node: Node, moments: np.ndarray) -> np.ndarray:
     """The one kernel, ``[k*k, c]``, that is nearest to all of a per-pixel layer."""
     return _plain(node, *_weights_and_metric(node, moments))[1][:, 0].T
 

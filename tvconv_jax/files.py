@@ -9,6 +9,18 @@ from typing import Any
 from tvconv_jax.errors import UserError
 
 
+def user_path(text: str | Path) -> Path:
+    """Expand a leading ``~`` of a path that a user gave, in a flag, a config key or an environment variable.
+
+    Raises:
+        UserError: If there is no home directory, or no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: no home directory is known that ~ could stand for; give the whole path.") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     write_bytes(path, text.encode())

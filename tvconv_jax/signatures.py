@@ -1,0 +1,75 @@
+"""Names for what a file is by its first bytes, so that an error can call a mistaken file what it is."""
+
+LFS = b"version https://git-lfs.github.com/spec/"
+# First bytes, longest first where one begins another, and the noun phrase that an error uses for the file.
+SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (LFS, "a Git LFS pointer (fetch the file itself with `git lfs pull`)"),
+    (b"\x93NUMPY", "a NumPy array (.npy)"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"BM", "a BMP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"RIFF", "a RIFF file (WebP, WAV or AVI)"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript program"),
+    (b"\xc5\xd0\xd3\xc6", "a PostScript program"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (b"\x7fELF", "a program (ELF)"),
+    (b"\0\5\x16\7", "an AppleDouble file that macOS left beside another one"),
+    (b"\0\5\x16\0", "an AppleSingle file"),
+    (b"\x0a\x23\xd7\xce", "a RecordIO file (.rec)"),
+    (b"{\\rtf", "a rich text document"),
+)
+ZIP = b"PK\x03\x04"
+TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens a torch.save file of before 1.6
+TAR_MAGIC = 257  # where `ustar` stands
+
+
+def describe(data: bytes) -> str | None:
+    """Name what a file is, by its first bytes.
+
+    Args:
+        data: The first bytes of the file, 512 or more where there are that many.
+
+    Returns:
+        A noun phrase such as ``"an HTML page"``, or ``None`` if the bytes are not of a known kind.
+    """
+    if not data:
+        return "an empty file"
+    for start, name in SIGNATURES:
+        if data.startswith(start):
+            return name
+    if data.startswith(ZIP):
+        return _describe_zip(data)
+    if TORCH_MAGIC in data[:32]:
+        return "a file that torch.save wrote (before PyTorch 1.6)"
+    if data[TAR_MAGIC : TAR_MAGIC + 5] == b"ustar":
+        return "a tar archive"
+    text = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
+        return "an HTML page (a download that did not succeed, as a rule)"
+    if text.startswith((b"<?xml", b"<svg")):
+        return "an XML document"
+    if text.startswith((b"<error", b'{"error', b'{"message')):
+        return "an error message of a server"
+    return "a file of zeros" if not any(data[:512]) else None
+
+
+def _describe_zip(data: bytes) -> str:
+    head = data[:512]
+    if b"data.pkl" in head or b"/byteorder" in head or b".data/serialization_id" in head:
+        return "a file that torch.save wrote"
+    if b".npy" in head[:128]:
+        return "a NumPy archive (.npz)"
+    if b"[Content_Types].xml" in head or b"mimetype" in head[:64]:
+        return "an office document"
+    return "a ZIP archive"

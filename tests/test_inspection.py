@@ -95,7 +95,7 @@ def test_sets_that_are_not_what_they_should_be(faces, capsys):
 
 def test_overlap_with_test_sets_beside(faces, capsys):
     pictures = [path.read_bytes() for path in sorted(faces.glob("train/Person_1/*.jpg"))]
-    write_bin(faces / "mine.bin", pictures[:1] * 20, [True] * 10)
+    write_bin(faces / "mine.bin", pictures[:1] * 40, [True, False] * 10)
     lines = ["Person_2\t1\t2", "somebody\t1\tPerson_3\t2"]
     (faces / "pairs.txt").write_text("\n".join(["10\t300", *lines]))
     (faces / "x_pair.txt").write_text("Person_4/1.jpg Person_0_0001.jpg 1\n")
@@ -103,7 +103,8 @@ def test_overlap_with_test_sets_beside(faces, capsys):
     assert "pictures that are also in the test set mine, 1: " in report and "Person_1/0.jpg" in report
     assert "identities that are also in the test set lfw, 2: Person_2, Person_3" in report
     assert "identities that are also in the test set x, 2: Person_0, Person_4" in report
-    assert "mine.bin: a test set\n  pictures    20" in inspect(capsys, faces / "mine.bin")
+    pairs = "pairs       20: 10 of one identity, 10 of two identities, in 10 folds"
+    assert f"mine.bin: a test set\n  {pairs}\n  pictures    40" in inspect(capsys, faces / "mine.bin")
     with pytest.raises(SystemExit, match="2"):
         main(["inspect", str(faces / "pairs.txt")])
     assert f"lists 4 pictures, and none is in {faces / 'lfw'}; put them there." in capsys.readouterr().err
@@ -111,7 +112,8 @@ def test_overlap_with_test_sets_beside(faces, capsys):
     for number in (1, 2):
         (faces / "lfw" / "Person_2" / f"Person_2_{number:04d}.jpg").write_bytes(pictures[number])
     report = inspect(capsys, faces / "pairs.txt")
-    assert "pairs.txt: a test set\n  pictures    2," in report
+    assert "pairs       2: 1 of one identity, 1 of two identities, in no equal folds\n  pictures    2," in report
+    assert "  ! lfw: 2 pairs cannot be cut into 10 equal folds; give a multiple of 10.\n" in report
     missing = "somebody/somebody_0001.jpg, Person_3/Person_3_0002.jpg"
     assert f"  ! pictures that it lists are missing, 2: {missing}\n" in report
 

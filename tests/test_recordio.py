@@ -1,8 +1,8 @@
 """RecordIO: files of ours come back bit for bit, files of others are read right, damage is named."""
 
 import pickle
+import re
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,8 +162,35 @@ def test_a_header_that_lies_is_named(tmp_path, records, words):
         RecordFaces(write(tmp_path / "a.rec", records))
 
 
-def test_an_index_beyond_the_end_is_named(tmp_path):
-    path = write(tmp_path / "a.rec", [pack(0.0, 0, b"x")])
-    write_index(tmp_path / "a.idx", np.array([0, 1]), np.array([0, 4000]))
-    with pytest.raises(UserError, match="a.idx names offset 4000, but .* has 36 bytes"):
-        RecordFaces(Path(path))
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"0\t0\n1\t4000\n", "names 2 records, at offsets up to 4000, but .*a.rec has 108 bytes"),
+        (b"", "names no record"),
+        (b"0\tzero\n", "is no index"),
+        ("0\t0\n1\t36\n2\t72\n".encode("utf-16"), "is no index"),
+        (b"0\t0\n0\t36\n2\t72\n", "names key 0 twice"),
+        (b"0\t4\n1\t36\n2\t72\n", "no record can be read at byte 4"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_set_aside(tmp_path, index, words):
+    path = write(tmp_path / "a.rec", [pack(float(key), key, b"x%d" % key) for key in range(3)])
+    (tmp_path / "a.idx").write_bytes(index)
+    faces = RecordFaces(path)
+    assert [face["image"] for face in faces] == [b"x0", b"x1", b"x2"] and faces.keys.tolist() == [0, 1, 2]
+    assert re.search(f"a.idx is not used, and the 3 pictures are found without it: .*{words}", faces.note)
+    path.write_bytes(path.read_bytes()[:-8])  # where walking over finds a fault, the first one is told
+    with pytest.raises(UserError):
+        RecordFaces(path)
+
+
+def test_an_index_of_a_part_says_so_and_a_folder_is_none(tmp_path):
+    path = write(tmp_path / "a.rec", [pack(0.0, 0, b"x"), pack(1.0, 1, MAGIC * 3), pack(2.0, 2, b"y")])
+    assert RecordFaces(path).note == ""
+    keys, offsets = read_index(tmp_path / "a.idx")
+    for kept in ([0, 1], [0, 2], [1, 2]):
+        write_index(tmp_path / "a.idx", keys[kept], offsets[kept])
+        assert "a.idx names 2 records, and a.rec holds more: these are left out" in RecordFaces(path).note
+    (tmp_path / "a.idx").unlink()
+    (tmp_path / "a.idx").mkdir()
+    assert len(RecordFaces(path)) == 3 and "a.idx cannot be read" in RecordFaces(path).note

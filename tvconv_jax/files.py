@@ -1,5 +1,6 @@
 """Files that runs and commands leave behind: written whole or not at all, and read with a word on what to do."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable
@@ -61,20 +62,50 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path, way_out: str) -> list[str]:
-    """The lines of a text file in UTF-8.
+# Byte-order marks that editors and Windows PowerShell put first; UTF-32's begins as UTF-16's does.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_lines(path: Path, way_out: str = "save the list as UTF-8") -> list[str]:
+    """Read the lines of a user's text file, in UTF-8 or whatever its byte-order mark says.
+
+    Lines end at line feeds, carriage returns or both, and nowhere else: other separators may stand in a name.
 
     Args:
         path: The file.
-        way_out: What to do if it is none.
+        way_out: What to do if it is not one.
 
     Raises:
-        UserError: If it is none, or cannot be read.
+        UserError: If it is not text, or cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        data = Path(path).read_bytes()
+        text = data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read ({error}); {way_out}.") from None
+    if "\0" in text:
+        raise UserError(f"{path} cannot be read (it holds zero bytes, as no text does); {way_out}.")
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
+
+
+def check_fit_a_line(names: Iterable[str], where: str | Path) -> None:
+    """Raise a ``UserError`` if a list cannot hold one of these names: with a tab or line end, or not in UTF-8."""
+    for name in names:
+        fault = "holds a tab or a line end" if set(name) & set("\t\n\r\0") else ""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            fault = "is not in UTF-8"
+        if fault:
+            raise UserError(f"the name {ascii(name)} {fault}, which {where} cannot hold; rename it.")
 
 
 def check_names(paths: Iterable[Path]) -> None:

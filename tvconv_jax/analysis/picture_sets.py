@@ -8,7 +8,7 @@ import numpy as np
 
 from tvconv_jax.data import fundus
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.data.folder import SUFFIXES
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, walk
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.records import Record, Source, cache_dir
 from tvconv_jax.data.sets import LooseFiles
@@ -67,7 +67,9 @@ def open_sets(target: Path, *, side: int = 96) -> list[PictureSet]:
     """
     if (target / "config.json").is_file():
         return _sets_of_run(target)
-    files = sorted(path for path in target.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = (
+        sorted(path for path in walk(target, LeftOut()) if path.suffix.lower() in SUFFIXES) if target.is_dir() else []
+    )
     if not files:
         raise UserError(
             f"{target} is no workdir (config.json) and no folder with pictures ({', '.join(SUFFIXES)}); name either."

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from tvconv_jax.data.decoder import DECODE_ERRORS, as_seen
+from tvconv_jax.data.listing import JUNK, is_junk
 from tvconv_jax.data.progress import track
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_bytes
+from tvconv_jax.files import read_lines, write_bytes
 
 # Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
 # 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
@@ -91,10 +92,7 @@ def read_landmarks(path: Path) -> list[Landmarks]:
     Raises:
         UserError: If the file is missing or a line is of another kind.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name a list of landmarks.") from None
+    lines = read_lines(path, "name a list of landmarks")
     return [_landmarks(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -133,7 +131,8 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target} is the folder of the pictures themselves; name another one to write.")
-    listed = read_landmarks(landmarks)
+    found = read_landmarks(landmarks)
+    listed = [entry for entry in found if not any(map(is_junk, Path(entry.file).parts))]
     there = [entry for entry in listed if (source / entry.file).is_file()]
     if not there:
         raise UserError(f"none of the {len(listed)} pictures of {landmarks} is in {source}; name their common folder.")
@@ -144,6 +143,8 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
         said.append(f"{outcomes.count(FOUND)} were in {target} already")
     if len(listed) > len(there):
         said.append(f"{len(listed) - len(there)} of {landmarks} are not in {source}")
+    if junk := len(found) - len(listed):
+        said.append(f"{junk} of {landmarks} are {JUNK}: left out")
     bad = [entry.file for entry, outcome in zip(there, outcomes, strict=True) if outcome == BROKEN]
     if bad:
         said.append(f"{len(bad)} cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}")

@@ -1,6 +1,7 @@
 """Face data from one format into another, byte for byte: pictures are never decoded or written anew."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from PIL import Image
 
 from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.decoder import DECODE_ERRORS
-from tvconv_jax.data.pairs import read_lfw_pairs, read_pairs
+from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
+from tvconv_jax.data.name_list import one_to_one
+from tvconv_jax.data.pairs import read_pairs, set_of
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.record_faces import walk, write_faces
 from tvconv_jax.data.recordio import RecordFile, write_index
@@ -17,7 +20,7 @@ from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
 from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_bytes, write_text
+from tvconv_jax.files import check_fit_a_line, write_bytes, write_text
 
 
 def convert(source: str | Path, target: str | Path) -> str:
@@ -33,7 +36,7 @@ def convert(source: str | Path, target: str | Path) -> str:
             loose pictures gets its name before it is whole.
 
     Returns:
-        What was done, in a line.
+        What was done, in a line, and a line for each note on the source.
 
     Raises:
         UserError: If the kinds do not fit each other, the source is damaged or the target is there.
@@ -49,18 +52,47 @@ def convert(source: str | Path, target: str | Path) -> str:
             f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {', '.join(faces)} "
             f"into each other; {ways}."
         )
-    return faces[kinds[1]](open_faces(source), Path(str(target).removeprefix(PREFIX)).expanduser())
+    opened = open_faces(source)
+    said = faces[kinds[1]](opened, Path(str(target).removeprefix(PREFIX)).expanduser())
+    return "\n".join([said, *(f"  {note}" for note in opened.notes)])
 
 
 def _to_folder(faces: FaceSet, target: Path) -> str:
+    _check_names(faces, target, as_files=True)
     for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
         image = faces.source[index]["image"]
         _write(target / faces.file(index, image), image)
     return _said(faces)
 
 
+def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
+    """Raises a ``UserError``, before anything is written, if a name would not be read back from the target.
+
+    Args:
+        faces: The pictures; names that are made up from their keys always are.
+        target: What is written.
+        as_files: Whether names become files and folders, and not lines of a list.
+    """
+    names = [faces.file(index, b"") for index in range(len(faces.labels))]
+    folders = [name.split("/")[0] for name in names]
+    twice = next((name for name, count in Counter(names).items() if count > 1), "")
+    if twice:
+        raise UserError(f"{target} cannot hold two pictures with the name {ascii(twice)}; rename one.")
+    if not one_to_one(folders, faces.labels.tolist()):
+        raise UserError(f"{target} cannot hold this set: two of its identities would get one folder; rename one.")
+    if not as_files:
+        check_fit_a_line(names, f"the list of names beside {target}")
+    for name in names if as_files else ():
+        if any(map(is_junk, name.split("/"))) or Path(name).suffix.lower() not in SUFFIXES:
+            raise UserError(
+                f"the picture {ascii(name)} would not be read back from the folder {target}: it is {JUNK}, or does not "
+                f"end in {', '.join(SUFFIXES)}; rename it."
+            )
+
+
 def _to_records(faces: FaceSet, target: Path) -> str:
     order = _together(faces)
+    _check_names(faces, target, as_files=False)
     names = target.with_suffix(".lst")  # which key was which file, as MXNet's im2rec says it
     _write(names, "".join(_listed(faces, order)).encode())
     size = _size(faces.source[int(order[0])]["image"])
@@ -85,6 +117,7 @@ class _Ordered(Sequence):
 
 def _to_tfds(faces: FaceSet, target: Path) -> str:
     order = _together(faces)
+    _check_names(faces, target, as_files=False)
 
     def records() -> Iterator[Record]:
         for index in map(int, order):
@@ -137,12 +170,7 @@ def _index(source: Path, target: Path) -> str:
 
 
 def _pairs_to_bin(source: Path, target: Path) -> str:
-    if source.name == "pairs.txt":
-        root = source.with_name("lfw")
-        pairs, names = read_lfw_pairs(source, root)
-    else:
-        root = source.with_name(source.name.removesuffix("_pair.txt"))
-        pairs, names = read_pairs(source, root)
+    (_, root), (pairs, names) = set_of(source), read_pairs(source)
     images = [
         (root / names[index]).read_bytes() for pair in zip(pairs.left, pairs.right, strict=True) for index in pair
     ]

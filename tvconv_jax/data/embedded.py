@@ -12,7 +12,7 @@ from PIL import Image
 from tvconv_jax.data import draw
 from tvconv_jax.data.draw import VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.data.pairs import Pairs
-from tvconv_jax.data.records import ImageSource, digest, info, prepare
+from tvconv_jax.data.records import ImageSource, NamedBuilder, digest, info, prepare
 
 CHUNK = 240  # pictures drawn at once
 
@@ -43,10 +43,9 @@ class EmbeddedFacesConfig(tfds.core.BuilderConfig):
         self.identities, self.photos, self.pairs, self.side, self.seed = identities, photos, pairs, side, seed
 
 
-class EmbeddedFaces(tfds.core.GeneratorBasedBuilder):
+class EmbeddedFaces(NamedBuilder):
     """People to train on, other people in four verification sets, each hard in another way."""
 
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
         EmbeddedFacesConfig("full", identities=500, photos=24, pairs=1000),
         EmbeddedFacesConfig("smoke", identities=8, photos=8, pairs=20),
@@ -55,14 +54,11 @@ class EmbeddedFaces(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return info(self, "Synthetic faces drawn by tvconv_jax.")
 
-    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+    def _examples_of(self) -> dict[str, Iterator]:
         names = ("train", *VERIFICATION)
         seeds = dict(zip(names, np.random.SeedSequence(self.builder_config.seed).spawn(len(names)), strict=True))
         verification = {name: self._verification(name, seeds[name]) for name in VERIFICATION}
         return {"train": self._train(seeds["train"]), **verification}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("_split_generators yields the examples itself")
 
     def _train(self, seed: np.random.SeedSequence) -> Iterator[tuple[int, dict]]:
         config, random = self.builder_config, np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import FaceSet
 
 UNALIGNED = 0.1  # share of faces without eyes where they should be, above which a set is not aligned
+SHOWN_EQUAL = 4  # names of equal files in a line; an image of which a site has thousands would fill the screen
 
 
 class Finding(NamedTuple):
@@ -88,6 +89,12 @@ def _duplicates(faces: FaceSet, looks: Sequence[Look]) -> Iterator[Finding]:
     for group in (group for group in groups.values() if len(group) > 1):
         found[list(found)[int(len(set(faces.labels[group].tolist())) == 1)]].append(group)
     for text, same in found.items():
-        names = [" = ".join(faces.source.name(index) for index in group) for group in same]
+        names = [_equal([faces.source.name(index) for index in group]) for group in same]
         if names:
             yield Finding(text, names, [index for group in same for index in group])
+
+
+def _equal(names: list[str]) -> str:
+    """Names of equal files, cut after the first few."""
+    more = f" = ... ({len(names):,} in all)" if len(names) > SHOWN_EQUAL else ""
+    return " = ".join(names[:SHOWN_EQUAL]) + more

@@ -1,5 +1,6 @@
 """Faces in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,12 @@ from typing import Any
 from PIL import Image
 
 from tvconv_jax.data.decoder import DECODE_ERRORS, check_mode
-from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, scan
+from tvconv_jax.data.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import check_names, read_json, write_json
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
-
 
 # Names that a verification set cannot have, and why.
 RESERVED = {
@@ -49,37 +48,40 @@ def load(
     Raises:
         UserError: If the folder is missing, holds no identities or only one, or a picture or a pair list is bad.
     """
-    lists = _pair_lists(base)
-    splits = {"train": training_files(base)} if train else {}
+    lists, left_out = _pair_lists(base), LeftOut()
+    splits = {"train": training_files(base, left_out)} if train else {}
     sets = {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
     splits |= sets
     if not splits:
         return None, {}, {"identities": 0, "notes": []}
-    # The records are made anew as soon as a file comes, goes or changes.
+    # The records are made anew as soon as a file comes, goes or changes; they serve every image_size and max_corrupt.
     every = [path for files in splits.values() for path in files]
     check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
-    folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
+    folder = cache / f"folder-{digest(*stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         with one_writer(folder):
             if not summary_file.exists():  # no other process wrote it while this one waited
-                _write(folder, base, splits, image_size, max_corrupt)
+                _write(folder, base, splits, max_corrupt)
+    summary = read_json(summary_file, f"remove {folder}")
+    notes = left_out.notes(base)
+    for split, checked in summary["checked"].items():
+        notes += _notes(checked, max_corrupt if split == "train" else 0, image_size)
     builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder)
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
-    return sources.get("train"), verification, read_json(summary_file, f"remove {folder}")
+    return sources.get("train"), verification, {"identities": summary["identities"], "notes": notes}
 
 
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
-    """By set: ``<set>_pair.txt``, and LFW's own ``pairs.txt``."""
+    """By set: ``<set>_pair.txt``, and LFW's own ``pairs.txt`` where there is no ``lfw_pair.txt``."""
     lists = {}
-    for path in sorted(base.glob("*_pair.txt")):
-        name = path.name.removesuffix("_pair.txt")
+    for path in pair_lists(base):
+        name, _ = set_of(path)
         check_set_name(path, name)
-        lists[name] = read_pairs(path, base / name)
-    if "lfw" not in lists and (base / "pairs.txt").exists():
-        lists["lfw"] = read_lfw_pairs(base / "pairs.txt", base / "lfw")
+        if name not in lists:
+            lists[name] = read_pairs(path)
     return lists
 
 
@@ -99,20 +101,37 @@ def existing(root: str, key: str = "data.root") -> Path:
     return base
 
 
-def training_files(base: Path) -> list[Path]:
+def training_files(base: Path, left_out: LeftOut) -> list[Path]:
     """Every picture of every identity, sorted.
 
+    Args:
+        base: The folder; identities lie in it or in its ``train``.
+        left_out: Where to count what is left out.
+
     Raises:
-        UserError: If there are no two identities.
+        UserError: If there are no two identities, or one would be lost.
     """
-    files = [path for path in identity_files(base) if path.suffix.lower() in SUFFIXES]
+    files = identity_files(base, left_out)
     identities = {path.parent for path in files}
     if len(identities) < 2:
         raise UserError(
             f"{_people(base)} holds {len(identities)} identities with pictures; training needs two or more folders "
-            f"<identity>/*.jpg in it."
+            f"<identity>/*.jpg in it{_elsewhere(base)}{''.join(f' ({note})' for note in left_out.notes(base))}."
         )
     return files
+
+
+def _elsewhere(base: Path) -> str:
+    """Where a packed set lies that may have been meant: in the folder or one below it."""
+    if not base.is_dir():
+        return ""
+    folders, files = scan(base, LeftOut())
+    for folder in folders:
+        files = files + scan(folder, LeftOut())[1]
+    packed = [path for path in files if path.suffix == ".rec"]
+    if not packed:
+        return ""
+    return f". A packed set is in {packed[0]}: train on it with data=casia and --config.data.root={packed[0].parent}"
 
 
 def _people(base: Path) -> Path:
@@ -120,65 +139,61 @@ def _people(base: Path) -> Path:
     return base / "train" if (base / "train").is_dir() else base
 
 
-def identity_files(base: Path) -> list[Path]:
-    """What lies in the folders of identities, sorted; the folders of the verification sets beside them are none."""
-    people, sets = _people(base), set()
-    if people == base:
-        sets = {path.name.removesuffix("_pair.txt") for path in base.glob("*_pair.txt")}
-        sets |= {"lfw"} if (base / "pairs.txt").exists() else set()
-    return sorted(path for path in people.glob("*/*") if path.parent.name not in sets)
+def identity_files(base: Path, left_out: LeftOut) -> list[Path]:
+    """The pictures in the folders of identities, sorted; the folders of the verification sets beside them are none."""
+    people = _people(base)
+    apart = {set_of(path)[0] for path in pair_lists(base)} if people == base else set()
+    return identity_images(people, SUFFIXES, left_out, apart)
 
 
-def _left_out(base: Path) -> list[str]:
-    """A note on files of identities that are no pictures we read."""
-    others = [p for p in identity_files(base) if p.suffix.lower() not in SUFFIXES and p.name[0] != "." and p.is_file()]
-    return (
-        [f"{len(others)} files of identities are not {', '.join(SUFFIXES)}: left out ({others[0]})"] if others else []
-    )
-
-
-def _write(folder: Path, base: Path, splits: dict[str, list[Path]], image_size: int, max_corrupt: float) -> None:
+def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt: float) -> None:
     """Checks every picture, then writes the records and, last, the summary that makes them complete."""
-    notes = _left_out(base) if "train" in splits else []
-    splits = {
-        split: _readable(files, max_corrupt if split == "train" else 0, image_size, notes)
-        for split, files in splits.items()
-    }
+    checked = {}
+    for split, files in splits.items():
+        splits[split], checked[split] = _readable(files)
+        _notes(checked[split], max_corrupt if split == "train" else 0, 0)  # too many are an error, and nothing is kept
     people = sorted({path.parent.name for path in splits.get("train", [])})
     identities = {name: label for label, name in enumerate(people)}
 
     def records(files: list[Path]) -> Iterator[Record]:
         for path in files:
             label = identities.get(path.parent.name, 0)
-            yield Record(image=path.read_bytes(), label=label, name=str(path.relative_to(base)))
+            name = path.relative_to(base) if path.is_relative_to(base) else path
+            yield Record(image=path.read_bytes(), label=label, name=str(name))
 
     records_of = {split: records(files) for split, files in splits.items()}
     prepare(FolderFaces(splits=records_of, data_dir=folder), f"the faces of {base}")
-    write_json(folder / "summary.json", {"identities": len(identities), "notes": notes})
+    write_json(folder / "summary.json", {"identities": len(identities), "checked": checked})
 
 
-def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]) -> list[Path]:
-    """The files that decode whole; what is skipped or of another size is noted."""
-    good, bad, resized = [], [], 0
+def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
+    """The files that decode whole, and what :func:`_notes` tells of all: faults and sizes."""
+    good, bad, sizes = [], [], Counter()
     for path in track(files, total=len(files), text=f"Checking {files[0].parent.parent.name}"):
         try:
             with Image.open(path) as image:
                 image.load()
                 check_mode(image)
-                resized += image.size != (side, side)
+                sizes["{}x{}".format(*image.size)] += 1
             good.append(path)
         except ValueError as error:
             bad.append(f"{path}: {error}")
         except DECODE_ERRORS:
             bad.append(str(path))
+    return good, {"folder": str(files[0].parent.parent), "files": len(files), "bad": bad, "sizes": sizes}
+
+
+def _notes(checked: dict[str, Any], max_corrupt: float, side: int) -> list[str]:
+    """What is skipped or of another size; an error if more than a share cannot be read."""
+    bad, count, notes = checked["bad"], checked["files"], []
     named = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
-    if len(bad) > max_corrupt * len(files):
+    if len(bad) > max_corrupt * count:
         raise UserError(
-            f"{len(bad)} of {len(files)} pictures cannot be read ({named}), more than the share {max_corrupt} that "
+            f"{len(bad)} of {count} pictures cannot be read ({named}), more than the share {max_corrupt} that "
             f"is skipped; repair or remove them."
         )
     if bad:
-        notes.append(f"skipped {len(bad)} of {len(files)} pictures that cannot be read: {named}")
-    if resized:
-        notes.append(f"{resized} of {len(files)} pictures in {files[0].parent.parent} are resized to {side}x{side}")
-    return good
+        notes.append(f"skipped {len(bad)} of {count} pictures that cannot be read: {named}")
+    if resized := sum(checked["sizes"].values()) - checked["sizes"].get(f"{side}x{side}", 0):
+        notes.append(f"{resized} of {count} pictures in {checked['folder']} are resized to {side}x{side}")
+    return notes

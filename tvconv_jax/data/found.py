@@ -7,6 +7,7 @@ import numpy as np
 
 from tvconv_jax.data import folder
 from tvconv_jax.data.bin_file import BinFaces
+from tvconv_jax.data.listing import named
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.relabelled import Relabelled
@@ -52,7 +53,7 @@ def load(
     said = {
         name: f"{name}: {len(pairs.same)} pairs, pictures from folders" for name, (_, pairs) in verification.items()
     }
-    for path in sorted(tests.glob("*.bin")) if tests else []:
+    for path in named(tests, ".bin") if tests else []:
         folder.check_set_name(path, path.stem)
         faces = BinFaces(path)
         said[path.stem] = f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}"
@@ -68,13 +69,14 @@ def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
         if not identities:  # labels are any numbers, where the class weights need 0, 1, ...; all are read for that
             packed = open_faces(what)
             faces, identities = Relabelled(faces, np.arange(len(faces)), packed.labels), len(packed.identities)
-        note = f"TFDS {path}: {len(faces)} pictures of {identities} identities"
+        note, beside = f"TFDS {path}: {len(faces)} pictures of {identities} identities", []
     elif (records := root / "train.rec").exists():
         packed = open_faces(records)  # with the names of train.lst, where it is there
         faces, identities = packed.source, len(packed.identities)
         note, what = f"train.rec: {len(faces)} pictures of {identities} identities", str(records)
+        beside = packed.notes
     else:
         return None, 0, []
     if identities < 2:
         raise UserError(f"{what} holds {identities} identity; training needs two or more.")
-    return faces, identities, [note]
+    return faces, identities, [note, *beside]

@@ -17,8 +17,9 @@ from PIL import Image
 from tvconv_jax.data import draw_fundus
 from tvconv_jax.data.decoder import DECODE_ERRORS
 from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM
+from tvconv_jax.data.listing import LeftOut, flat
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.records import columns, digest, prepare
+from tvconv_jax.data.records import NamedBuilder, Names, columns, digest, prepare
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import check_names
 
@@ -35,7 +36,7 @@ class FundusRecord(TypedDict):
     name: str
 
 
-class FundusBuilder(tfds.core.GeneratorBasedBuilder):
+class FundusBuilder(NamedBuilder):
     """Pictures and masks as PNG, a split for every domain and phase; bytes as they are.
 
     Args:
@@ -44,8 +45,6 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "fundus"
-    VERSION = tfds.core.Version("1.0.0")
-    SKIP_REGISTERING = True
 
     def __init__(self, *, splits: Mapping[str, Iterable[FundusRecord]], **kwargs: Any) -> None:
         self._splits = splits
@@ -62,11 +61,8 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder):
         text = "Fundus pictures with masks of the optic disc and cup."
         return tfds.core.DatasetInfo(builder=self, description=text, features=features, disable_shuffling=True)
 
-    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+    def _examples_of(self) -> dict[str, Iterator]:
         return {split: self._examples(records) for split, records in self._splits.items()}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("_split_generators yields the examples itself")
 
     def _examples(self, records: Iterable[FundusRecord]) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(records):
@@ -79,6 +75,7 @@ class FundusSource:
 
     def __init__(self, builder: FundusBuilder, split: str) -> None:
         self._records = ArrayRecordDataSource([str(path) for path in builder.info.splits[split].filepaths])
+        self._name = Names(Path(builder.data_path), split)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -89,8 +86,8 @@ class FundusSource:
         return FundusRecord(image=image, mask=mask, name=name.decode())
 
     def name(self, index: int) -> str:
-        """Name of one picture, for messages."""
-        return self[index]["name"]
+        """Name of one picture, without reading the picture."""
+        return self._name(self._records, int(index))
 
 
 class FundusData(NamedTuple):
@@ -100,11 +97,13 @@ class FundusData(NamedTuple):
         train: By domain, to train on.
         test: By domain, to test on.
         description: What the data is, for results.
+        notes: What was left out of the folder.
     """
 
     train: dict[int, FundusSource]
     test: dict[int, FundusSource]
     description: str
+    notes: Sequence[str] = ()
 
 
 def load_folder(root: str, cache: Path) -> FundusData:
@@ -121,7 +120,8 @@ def load_folder(root: str, cache: Path) -> FundusData:
     if not root:
         raise UserError("data.root is empty; name the folder of Domain1 to Domain4 with --config.data.root=DIR.")
     base = Path(root).expanduser().absolute()
-    pairs = {_split(domain, phase): _paired(base, domain, phase) for domain in DOMAINS for phase in PHASES}
+    left_out = LeftOut()
+    pairs = {_split(domain, phase): _paired(base, domain, phase, left_out) for domain in DOMAINS for phase in PHASES}
     every = [path for files in pairs.values() for pair in files for path in pair]
     check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
@@ -132,7 +132,7 @@ def load_folder(root: str, cache: Path) -> FundusData:
         ):
             _check(image, mask)
     splits = {split: (_record(base, *pair) for pair in files) for split, files in pairs.items()}
-    return _load(splits, folder, f"the fundus pictures of {base}", str(root))
+    return _load(splits, folder, f"the fundus pictures of {base}", str(root), left_out.notes(base))
 
 
 def load_embedded(size: str, cache: Path) -> FundusData:
@@ -154,22 +154,26 @@ def load_embedded(size: str, cache: Path) -> FundusData:
     return _load(splits, cache / f"embedded-fundus-{size}-{digest(*code)}", what, what.removeprefix("the "))
 
 
-def _load(splits: Mapping[str, Iterable[FundusRecord]], folder: Path, what: str, text: str) -> FundusData:
+def _load(
+    splits: Mapping[str, Iterable[FundusRecord]], folder: Path, what: str, text: str, notes: Sequence[str] = ()
+) -> FundusData:
     builder = FundusBuilder(splits=splits, data_dir=folder)
     prepare(builder, what)
     train, test = ({d: FundusSource(builder, _split(d, phase)) for d in DOMAINS} for phase in PHASES)
     counts = ", ".join(f"{len(train[d])}+{len(test[d])}" for d in DOMAINS)
-    return FundusData(train, test, f"{text} ({counts} pictures of domains 1 to 4)")
+    return FundusData(train, test, f"{text} ({counts} pictures of domains 1 to 4)", notes)
 
 
 def _split(domain: int, phase: str) -> str:
     return f"domain{domain}_{phase}"
 
 
-def _paired(base: Path, domain: int, phase: str) -> list[tuple[Path, Path]]:
+def _paired(base: Path, domain: int, phase: str, left_out: LeftOut) -> list[tuple[Path, Path]]:
     """Every picture with its mask, sorted by name."""
     folder = base / f"Domain{domain}" / phase / "ROIs"
-    images, masks = ({path.name: path for path in folder.joinpath(kind).glob("*.png")} for kind in ("image", "mask"))
+    images, masks = (
+        {path.name: path for path in flat(folder / kind, (".png",), left_out)} for kind in ("image", "mask")
+    )
     if not images:
         raise UserError(f"{folder / 'image'} holds no *.png; every domain needs pictures to train and to test on.")
     for lacking, having, kind in ((masks, images, "mask"), (images, masks, "image")):

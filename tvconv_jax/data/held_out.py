@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from tvconv_jax.data.bin_file import BinFaces
+from tvconv_jax.data.listing import named
+from tvconv_jax.data.pairs import is_list, pair_lists, read_rows, set_of
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import LooseFiles
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import read_lines
 
 
 class HeldOut(NamedTuple):
@@ -19,12 +24,14 @@ class HeldOut(NamedTuple):
         source: Its pictures, as far as they are there.
         identities: Names of the people in it, where it says them.
         missing: Pictures that it lists and that are not beside it.
+        same: ``bool [n]``, whether each of its pairs shows one identity; empty where it is not of pairs.
     """
 
     name: str
     source: Source
     identities: Sequence[str]
     missing: Sequence[str] = ()
+    same: np.ndarray = np.zeros(0, bool)
 
 
 def open_held_out(text: str | Path) -> list[HeldOut]:
@@ -42,7 +49,7 @@ def open_held_out(text: str | Path) -> list[HeldOut]:
         found = beside(path)
     elif path.suffix == ".bin":
         faces = BinFaces(path)
-        found = [HeldOut(path.stem, faces, ())]
+        found = [HeldOut(path.stem, faces, (), same=faces.pairs.same)]
     else:
         found = [_from_list(path)]
     if not found:
@@ -52,36 +59,24 @@ def open_held_out(text: str | Path) -> list[HeldOut]:
 
 def beside(base: Path) -> list[HeldOut]:
     """The test sets of a folder: every ``<set>.bin``, ``<set>_pair.txt`` and LFW's ``pairs.txt``."""
-    lists = sorted([*base.glob("*_pair.txt"), *base.glob("pairs.txt"), *base.glob("*.bin")])
-    return [entry for path in lists for entry in open_held_out(path)]
+    return [entry for path in sorted([*pair_lists(base), *named(base, ".bin")]) for entry in open_held_out(path)]
 
 
 def _from_list(path: Path) -> HeldOut:
-    try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name a .bin, a list of pairs or a list of people.") from None
-    if path.name == "pairs.txt":
-        name, pictures = "lfw", [picture for line in lines for picture in _of_lfw(line)]
-    elif path.name.endswith("_pair.txt"):
-        name, pictures = path.name.removesuffix("_pair.txt"), [picture for line in lines for picture in line[:2]]
-    else:
-        return HeldOut(path.stem, LooseFiles([]), sorted({" ".join(line) for line in lines}))
-    pictures = dict.fromkeys(pictures)
-    files = {picture: path.parent / name / picture for picture in pictures}
-    there = {picture: file for picture, file in files.items() if file.is_file()}
-    missing = [picture for picture in files if picture not in there]
+    if not is_list(path):
+        lines = read_lines(path, "name a .bin, a list of pairs or a list of people")
+        return HeldOut(path.stem, LooseFiles([]), sorted({" ".join(line.split()) for line in lines if line.strip()}))
+    rows, (name, root) = read_rows(path), set_of(path)
+    pictures = dict.fromkeys(picture for row in rows for picture in (row.left, row.right))
+    there = [picture for picture in pictures if (root / picture).is_file()]
+    missing = [picture for picture in pictures if picture not in set(there)]
     return HeldOut(
-        name, LooseFiles(list(there.values())), sorted({identity_of(picture) for picture in pictures}), missing
+        name,
+        LooseFiles([root / picture for picture in there]),
+        sorted({identity_of(picture) for picture in pictures}),
+        missing,
+        np.array([row.same for row in rows], bool),
     )
-
-
-def _of_lfw(line: list[str]) -> list[str]:
-    """Pictures of ``name 1 2`` or ``name 1 other 2``."""
-    if len(line) not in (3, 4):
-        return []
-    people = (line[0], line[0 if len(line) == 3 else 2])
-    return [f"{person}/{person}_{n.zfill(4)}.jpg" for person, n in zip(people, (line[1], line[-1]), strict=True)]
 
 
 def identity_of(picture: str) -> str:

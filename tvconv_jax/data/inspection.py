@@ -10,7 +10,9 @@ import numpy as np
 from tvconv_jax.data.findings import Finding, findings, overlap
 from tvconv_jax.data.folder import identity_files
 from tvconv_jax.data.held_out import HeldOut, beside, open_held_out
+from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.looks import Look, look
+from tvconv_jax.data.pairs import FOLDS, check_folds, cut_folds
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import Source, read
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces
@@ -57,6 +59,10 @@ def inspect(
     for test in [*held_out, *(test for name in tests for test in open_held_out(name))] if faces else []:
         found += overlap(faces, looks, test)
     lines = [f"{path}: {faces.kind if faces else 'a test set'}", *_facts(faces, looks)]
+    if not faces:
+        lines[1:1] = _pairs(held_out[0])
+        found += _faults_of_pairs(held_out[0])
+    lines += [f"  note: {note}" for note in (faces.notes if faces else ())]
     lines += [f"  ! {finding.line(None if every_name else SHOWN)}" for finding in found]
     if not found:
         lines.append("  nothing was found that costs accuracy")
@@ -78,7 +84,7 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
     tests = beside(base)
     if (base / "train.rec").exists():
         return open_faces(base / "train.rec"), tests
-    if tests and not identity_files(base):
+    if tests and not identity_files(base, LeftOut()):
         return None, tests
     return open_faces(path), tests
 
@@ -102,6 +108,21 @@ def _look_at(source: Source, title: str) -> list[Look]:
                 yield from threads.map(look, [record["image"] for record in read(source, range(start, stop))])
 
     return list(track(chunks(), total=len(source), text=f"Looking at {Path(title).name}"))
+
+
+def _pairs(test: HeldOut) -> list[str]:
+    """How many pairs a test set has, of which kind, in how many folds."""
+    count, same = len(test.same), int(test.same.sum())
+    folds = f"{FOLDS} folds" if count and count % FOLDS == 0 else "no equal folds"
+    return [f"  pairs       {count:,}: {same:,} of one identity, {count - same:,} of two identities, in {folds}"]
+
+
+def _faults_of_pairs(test: HeldOut) -> Iterator[Finding]:
+    """Why pairs cannot be verified on."""
+    try:
+        check_folds(test.same, cut_folds(len(test.same), test.name), test.name)
+    except UserError as error:
+        yield Finding(str(error))
 
 
 def _facts(faces: FaceSet | None, looks: list[Look]) -> Iterator[str]:

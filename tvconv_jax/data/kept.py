@@ -1,5 +1,6 @@
 """The part of a training set that a list keeps, as ``purify`` writes it."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.relabelled import Relabelled
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_text
+from tvconv_jax.files import read_lines, write_text
 
 
 class KeptFaces(Relabelled):
@@ -28,13 +29,18 @@ class KeptFaces(Relabelled):
 
     def __init__(self, source: Source, path: Path) -> None:
         wanted = read_kept(path)
-        index = {short_name(source.name(i)): i for i in range(len(source))}
+        names = [short_name(source.name(i)) for i in range(len(source))]
+        index = {name: i for i, name in enumerate(names)}
         missing = [name for name in wanted if name not in index]
         if missing:
             raise UserError(
                 f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
                 f"training set has not; give the list that was made from this set, as data.keep."
             )
+        counts = Counter(names)
+        twice = next((name for name in wanted if counts[name] > 1), "")
+        if twice:
+            raise UserError(f"{path} names {twice!r}, as several images of the training set are called; rename them.")
         kept = np.sort(np.array([index[name] for name in wanted], np.int64))
         found, labels = np.unique([source[int(i)]["label"] for i in kept], return_inverse=True)
         super().__init__(source, kept, labels)
@@ -55,10 +61,7 @@ def read_kept(path: Path) -> list[str]:
     Raises:
         UserError: If the file is missing, empty, or no text.
     """
-    try:
-        names = list(dict.fromkeys(filter(None, path.read_text().splitlines())))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.keep {path} cannot be read ({error}); give the list that purify wrote.") from None
+    names = list(dict.fromkeys(filter(None, read_lines(path, "give the list that purify wrote, as data.keep"))))
     if not names:
         raise UserError(f"data.keep {path} is empty; give the list that purify wrote.")
     return names

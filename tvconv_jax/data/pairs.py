@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tvconv_jax.data import listing
+from tvconv_jax.data.listing import SUFFIXES
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import read_lines
 
 FOLDS = 10
+LIST_END, LFW_LIST = "_pair.txt", "pairs.txt"  # how lists of pairs are called
 
 
 class Pairs(NamedTuple):
@@ -28,58 +31,96 @@ class Pairs(NamedTuple):
     folds: np.ndarray
 
 
-def read_pairs(path: Path, root: Path) -> tuple[Pairs, list[str]]:
-    """Reads ``<set>_pair.txt``: one pair a line, ``left right flag``, flag 1 (same) or -1, folds in file order.
+class Row(NamedTuple):
+    """One line of a list of pairs.
 
-    Args:
-        path: The list.
-        root: The folder that its names lie in.
+    Attributes:
+        number: Of the line, from 1.
+        left: Image file, within the folder of the set or absolute.
+        right: Image file.
+        same: Whether both show one identity.
+    """
 
-    Returns:
-        The pairs, and the sorted names of the pictures that they index.
+    number: int
+    left: str
+    right: str
+    same: bool
+
+
+def set_of(path: Path) -> tuple[str, Path]:
+    """Name and image folder of the set that a list of pairs belongs to: ``<set>_pair.txt``, or LFW's ``pairs.txt``."""
+    name = "lfw" if path.name == LFW_LIST else path.name.removesuffix(LIST_END)
+    return name, path.with_name(name)
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of pairs by its name."""
+    return path.name == LFW_LIST or path.name.endswith(LIST_END)
+
+
+def pair_lists(base: Path) -> list[Path]:
+    """The lists of pairs directly in a folder, sorted."""
+    return [path for path in listing.named(base, ".txt") if is_list(path)]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a list of pairs: ``<set>_pair.txt``, or LFW's ``pairs.txt``.
+
+    ``<set>_pair.txt`` holds ``left right flag`` a line, flag 1 (same) or -1. ``pairs.txt`` holds ``name 1 2`` or
+    ``name 1 other 2`` a line, after a line of one or two numbers, http://vis-www.cs.umass.edu/lfw/pairs.txt. Fields are
+    parted by tabs or, where a line has no tab that parts them so, by blanks.
 
     Raises:
-        UserError: If a line has no three fields, a flag is not 1 or -1, a picture is missing, or the number of
-            pairs is not a multiple of ten.
+        UserError: If a line is of another kind.
     """
-    rows = []
-    for number, fields in _lines(path):
-        if len(fields) != 3:
-            raise UserError(
-                f"{path}:{number}: {' '.join(fields)!r} must be 'left right flag'; correct or drop the line."
-            )
-        if fields[2] not in ("1", "-1"):
-            raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same person) or -1; correct the line.")
-        rows.append((number, *fields[:2], fields[2] == "1"))
-    return _indexed(path, root, rows)
+    return _lfw_rows(path) if path.name == LFW_LIST else _flag_rows(path)
 
 
-def read_lfw_pairs(path: Path, root: Path) -> tuple[Pairs, list[str]]:
-    """Reads LFW's ``pairs.txt``: ``name 1 2`` or ``name 1 other 2`` a line, after a line ``10 300``.
+def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
+    """Read a list of pairs whose images are there, folds in file order.
 
     Args:
-        path: The list, http://vis-www.cs.umass.edu/lfw/pairs.txt or one like it.
-        root: The folder of ``name/name_0001.jpg``.
+        path: The list; see :func:`read_rows`.
 
     Returns:
-        As :func:`read_pairs`.
+        The pairs, and the sorted names of the images that they index.
 
     Raises:
-        UserError: If a line is of neither kind, and as :func:`read_pairs`.
+        UserError: If a line is of another kind, an image is missing, or the number of pairs is not a multiple of ten.
     """
-    rows = []
-    for number, fields in _lines(path):
-        if number == 1 and all(field.isdigit() for field in fields):
-            continue  # folds, and pairs of each kind in one
-        same = len(fields) == 3
-        if len(fields) not in (3, 4) or not (fields[1].isdigit() and fields[-1].isdigit()):
+    _, root = set_of(path)
+    rows = read_rows(path)
+    for number, *files, _ in rows:
+        for name in files:
+            if not (root / name).is_file():
+                raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
+    names = sorted({name for row in rows for name in row[1:3]})
+    index = {name: i for i, name in enumerate(names)}
+    pairs = Pairs(
+        left=np.array([index[row.left] for row in rows], np.int32),
+        right=np.array([index[row.right] for row in rows], np.int32),
+        same=np.array([row.same for row in rows], bool),
+        folds=cut_folds(len(rows), str(path)),
+    )
+    return pairs, names
+
+
+def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
+    """Raise a ``UserError`` if a fold holds pairs of one kind only: its accuracy would say little.
+
+    Args:
+        same: ``bool [n]``, whether each pair shows one identity.
+        folds: ``int [n]``, the fold of each.
+        what: Whose pairs.
+    """
+    for fold in range(FOLDS):
+        kinds = same[folds == fold]
+        if len(kinds) and (kinds.all() or not kinds.any()):
+            kind = "one identity" if kinds.all() else "two identities"
             raise UserError(
-                f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2'; correct it."
+                f"{what}: fold {fold + 1} of {FOLDS} holds only pairs of {kind}, but every fold needs both kinds; "
+                f"interleave the list, whose folds are cut in its order, {len(kinds)} pairs each."
             )
-        pictures = ((fields[0], fields[1]), (fields[0 if same else 2], fields[-1]))
-        left, right = (f"{name}/{name}_{int(picture):04d}.jpg" for name, picture in pictures)
-        rows.append((number, left, right, same))
-    return _indexed(path, root, rows)
 
 
 def in_order(same: np.ndarray, what: str) -> Pairs:
@@ -89,32 +130,69 @@ def in_order(same: np.ndarray, what: str) -> Pairs:
         UserError: If their number is not a multiple of ten; ``what`` says whose.
     """
     numbers = np.arange(len(same), dtype=np.int32)
-    return Pairs(2 * numbers, 2 * numbers + 1, same, _folds(len(same), what))
+    return Pairs(2 * numbers, 2 * numbers + 1, same, cut_folds(len(same), what))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(read_lines(path, "save the list as UTF-8"), start=1):
+def _fields(path: Path, counts: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line that is not blank; by tabs where these give one of the counts, else by blanks."""
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
-            yield number, line.split()
+            tabbed = [field.strip(" ") for field in line.strip().split("\t")]
+            yield number, tabbed if len(tabbed) in counts else line.split()
 
 
-def _indexed(path: Path, root: Path, rows: list[tuple[int, str, str, bool]]) -> tuple[Pairs, list[str]]:
-    for number, *files, _ in rows:
-        for name in files:
-            if not (root / name).is_file():
-                raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
-    names = sorted({name for row in rows for name in row[1:3]})
-    index = {name: i for i, name in enumerate(names)}
-    pairs = Pairs(
-        left=np.array([index[row[1]] for row in rows], np.int32),
-        right=np.array([index[row[2]] for row in rows], np.int32),
-        same=np.array([row[3] for row in rows], bool),
-        folds=_folds(len(rows), str(path)),
-    )
-    return pairs, names
+def _flag_rows(path: Path) -> list[Row]:
+    rows = []
+    for number, fields in _fields(path, (3,)):
+        if len(fields) != 3:
+            raise UserError(
+                f"{path}:{number}: {' '.join(fields)!r} must be 'left right flag', parted by tabs where names hold "
+                f"blanks; correct or drop the line."
+            )
+        if fields[2] not in ("1", "-1"):
+            raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same person) or -1; correct the line.")
+        rows.append(Row(number, *map(_posix, fields[:2]), fields[2] == "1"))
+    return rows
 
 
-def _folds(pairs: int, what: str) -> np.ndarray:
+def _posix(name: str) -> str:
+    """A path with slashes, also of a list that Windows wrote."""
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def _lfw_rows(path: Path) -> list[Row]:
+    rows, (_, root) = [], set_of(path)
+    files: dict[str, dict[str, str]] = {}
+    for place, (number, fields) in enumerate(_fields(path, (3, 4))):
+        if place == 0 and len(fields) in (1, 2) and all(map(_is_number, fields)):
+            continue  # folds, and pairs of each kind in one
+        same = len(fields) == 3
+        if len(fields) not in (3, 4) or not (_is_number(fields[1]) and _is_number(fields[-1])):
+            raise UserError(
+                f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2', parted by tabs where "
+                f"names hold blanks; correct it."
+            )
+        images = ((fields[0], fields[1]), (fields[0 if same else 2], fields[-1]))
+        left, right = (_lfw_file(root, files, name, int(image)) for name, image in images)
+        rows.append(Row(number, left, right, same))
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:
+    """``name/name_0001.jpg``, or with whatever suffix of an image it is there."""
+    if name not in files:
+        there = [path for path in listing.named(root / name, "") if path.suffix.lower() in SUFFIXES]
+        files[name] = {path.stem: path.name for path in sorted(there, key=lambda path: path.suffix == ".jpg")}
+    stem = f"{name}_{image:04d}"
+    return f"{name}/{files[name].get(stem, stem + '.jpg')}"
+
+
+def cut_folds(pairs: int, what: str) -> np.ndarray:
+    """The fold of each of some pairs, in their order, ``int32 [n]``; a ``UserError`` if there are no ten equal ones."""
     if not pairs or pairs % FOLDS:
         raise UserError(f"{what}: {pairs} pairs cannot be cut into {FOLDS} equal folds; give a multiple of {FOLDS}.")
     return np.arange(pairs, dtype=np.int32) * FOLDS // pairs

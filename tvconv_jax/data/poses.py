@@ -1,14 +1,12 @@
 """Frontal and profile faces, as CFP lays them out: folders named ``frontal`` and ``profile``."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.folder import SUFFIXES
 from tvconv_jax.data.held_out import identity_of
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, select, walk
 from tvconv_jax.data.sets import LooseFiles
 from tvconv_jax.errors import UserError
 
@@ -22,11 +20,13 @@ class Poses(NamedTuple):
         train: To train on; label 1 is frontal.
         test: Of other people.
         people: How many people are in each.
+        notes: What was left out of the folder.
     """
 
     train: LooseFiles
     test: LooseFiles
     people: tuple[int, int]
+    notes: list[str]
 
 
 def load(base: Path, *, test_share: float) -> Poses:
@@ -43,7 +43,10 @@ def load(base: Path, *, test_share: float) -> Poses:
     Raises:
         UserError: If a pose has no pictures, in all or in one of the parts, or there are too few people to split.
     """
-    files = sorted(path for path in _pictures(base) if _pose(path, base))
+    left_out = LeftOut()
+    found = select(sorted(walk(base, left_out)), SUFFIXES, left_out)
+    files = [path for path in found if _pose(path, base)]
+    left_out.add("images in no folder frontal or profile", *(path for path in found if not _pose(path, base)))
     labels = np.array([POSES.index(_pose(path, base)) for path in files], np.int64)
     for label, pose in enumerate(POSES):
         if not np.any(labels == label):
@@ -59,7 +62,7 @@ def load(base: Path, *, test_share: float) -> Poses:
                 f"people need pictures of both poses: add some, or change the share."
             )
     train, test = (LooseFiles([files[i] for i in part], labels[part]) for part in parts)
-    return Poses(train, test, people)
+    return Poses(train, test, people, left_out.notes(base))
 
 
 def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int, int]]:
@@ -73,13 +76,6 @@ def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int
         )
     order = np.random.default_rng(0).permutation(len(people))
     return {people[index] for index in order[-count:]}, (len(people) - count, count)
-
-
-def _pictures(base: Path) -> Iterator[Path]:
-    for name, folders, files in os.walk(base, followlinks=True):
-        folder, real = Path(name), Path(name).resolve()
-        folders[:] = [other for other in folders if not real.is_relative_to((real / other).resolve())]  # no way up
-        yield from (folder / file for file in files if Path(file).suffix.lower() in SUFFIXES)
 
 
 def _pose(path: Path, base: Path) -> str:

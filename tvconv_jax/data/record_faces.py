@@ -7,6 +7,7 @@ key and the one behind the last. Sources: MXNet ``python/mxnet/recordio.py`` (Ap
 7fadd420 ``recognition/arcface_mxnet/common/rec_builder.py``.
 """
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,8 +65,8 @@ class RecordFaces:
     """Random access to the pictures of a ``.rec``, in the order of their keys.
 
     Args:
-        path: The ``.rec`` file. Without an ``.idx`` beside it, it is walked over once; a record's key is then its id
-            or, where ids are not unique, its place.
+        path: The ``.rec`` file. Without an ``.idx`` beside it that fits, it is walked over once; a record's key is then
+            its id or, where ids are not unique, its place.
 
     Attributes:
         keys: ``int64 [n]``, the pictures' keys.
@@ -74,29 +75,46 @@ class RecordFaces:
             file says nothing of it.
         labels: ``int64 [identities]``, the label in the file of each label that the pictures get here, 0, 1, ...
         label: ``int64 [n]``, the label that each picture gets here.
+        note: Why the index is not used, or what it leaves out; empty otherwise.
 
     Raises:
-        UserError: If the file or its index is missing or damaged, or they contradict each other.
+        UserError: If the file is missing or damaged; an index that does not fit is set aside.
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = RecordFile(path)
+        self.file, self.note = RecordFile(path), ""
         index = index_path(self.file.path)
-        if index.exists():
-            keys, self.offsets = read_index(index)
-        else:
-            keys, self.offsets = walk(self.file)
-        if not len(keys):
-            raise UserError(f"{index} names no record; remove it to have {path} walked over instead.")
-        outside = self.offsets[(self.offsets < 0) | (self.offsets >= len(self.file))]
-        if outside.size:
-            raise UserError(f"{index} names offset {outside[0]}, but {path} has {len(self.file)} bytes; get both anew.")
-        self.keys, self.ranges = keys, None
+        try:
+            self._open(*(self._indexed(index) if os.path.lexists(index) else walk(self.file)))
+        except UserError as error:
+            try:  # an index may help, but it never closes a file that can be walked over
+                self._open(*walk(self.file))
+            except UserError:
+                raise error from None
+            self.note = f"{index} is not used, and the {len(self)} pictures are found without it: {error}"
+
+    def _open(self, keys: np.ndarray, offsets: np.ndarray) -> None:
+        self.keys, self.offsets, self.ranges = keys, offsets, None
         first = self._content(0)
         if keys[0] == 0 and first.vector and not first.image:
             self._take_header(first.labels)
         # The file's labels, whatever whole numbers they are, as 0 to identities - 1.
         self.labels, self.label = np.unique(self._read_labels(), return_inverse=True)
+
+    def _indexed(self, index: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and offsets from the index, if all of these are in the file."""
+        keys, offsets = read_index(index)
+        if not len(keys):
+            raise UserError(f"{index} names no record.")
+        outside = offsets[(offsets < 0) | (offsets >= len(self.file))]
+        if outside.size:
+            raise UserError(
+                f"{index} names {len(keys)} records, at offsets up to {offsets.max()}, but {self.file.path} has "
+                f"{len(self.file)} bytes."
+            )
+        if self.file.gaps(offsets):
+            self.note = f"{index} names {len(keys)} records, and {self.file.path.name} holds more: these are left out"
+        return keys, offsets
 
     def __len__(self) -> int:
         return len(self.keys)

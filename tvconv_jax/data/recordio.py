@@ -71,6 +71,23 @@ class RecordFile:
                 offset = stop + -stop % 4
         return np.array(offsets, np.int64)
 
+    def gaps(self, offsets: np.ndarray) -> bool:
+        """Whether there are bytes between the records at these offsets, before or behind them.
+
+        Raises:
+            UserError: As :meth:`read`.
+        """
+        starts, inside = np.sort(offsets), (offsets >= 0) & (offsets + 8 <= len(self))
+        if not inside.all():
+            raise self._error(int(offsets[~inside][0]), f"the file ends at byte {len(self)}")
+        frames = np.frombuffer(self._bytes, np.uint8)[starts[:, None] + np.arange(8)].view("<u4")
+        whole = (frames[:, 1] >> 29 == WHOLE) & (frames[:, 0] == np.frombuffer(MAGIC, "<u4"))
+        ends = starts + 8 + (frames[:, 1] & MAX_LENGTH).astype(np.int64)
+        for row in np.flatnonzero(~whole):
+            *_, (_, ends[row]) = self._parts(int(starts[row]))
+        ends += -ends % 4
+        return bool(starts[0] > 0 or (starts[1:] != ends[:-1]).any() or ends[-1] < len(self))
+
     def heads(self, offsets: np.ndarray, size: int) -> np.ndarray:
         """The first ``size`` bytes of many records at once, ``uint8 [n, size]``; zeros where one is shorter.
 
@@ -215,9 +232,12 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
         Keys in ascending order and the offset of each, ``int64 [n]``.
 
     Raises:
-        UserError: If a line is no pair of whole numbers, or a key stands there twice.
+        UserError: If it cannot be read, a line is no pair of whole numbers, or a key stands there twice.
     """
-    words = path.read_bytes().split()
+    try:
+        words = path.read_bytes().split()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     try:
         keys, offsets = np.array(words, np.int64).reshape(-1, 2).T
     except (ValueError, OverflowError):

@@ -17,6 +17,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import read_json, write_json
 from tvconv_jax.training import storage
 
 
@@ -48,11 +49,42 @@ def read(source: Source, indices: Sequence[int]) -> list[Record]:
     return many(indices) if many else [source[index] for index in indices]
 
 
+class Names:
+    """The names of a split's records: from the list that :func:`prepare` keeps beside them, else from a record.
+
+    Args:
+        folder: Where the records lie.
+        split: Theirs.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder, split
+        self._names: list[str] | None = None
+
+    def __reduce__(self) -> tuple:  # worker processes have no use for them
+        return Names, (self._folder, self._split)
+
+    def __call__(self, records: Sequence[bytes], index: int) -> str:
+        """Name of one record."""
+        file = _names_file(self._folder, self._split)
+        if self._names is None and file.exists():
+            names = read_json(file, "remove it")["names"]
+            self._names = names if len(names) == len(records) else []
+        if self._names:
+            return self._names[index]
+        return columns(records[int(index)])["name"].bytes_list.value[0].decode()
+
+
+def _names_file(folder: Path, split: str) -> Path:
+    return folder / f"names_{split}.json"
+
+
 class ImageSource:
     """Random access to the records of one split, in the order in which the builder yielded them."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self._records = ArrayRecordDataSource([str(path) for path in builder.info.splits[split].filepaths])
+        self._name = Names(Path(builder.data_path), split)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -64,8 +96,8 @@ class ImageSource:
         return [_record(example) for example in self._records.__getitems__([int(index) for index in indices])]
 
     def name(self, index: int) -> str:
-        """Name of one picture, for messages."""
-        return self[index]["name"]
+        """Name of one picture, without reading the picture."""
+        return self._name(self._records, int(index))
 
 
 def columns(example: bytes) -> Any:
@@ -99,7 +131,31 @@ def info(
     return tfds.core.DatasetInfo(builder=builder, description=text, features=features, disable_shuffling=True)
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder):
+class NamedBuilder(tfds.core.GeneratorBasedBuilder):
+    """A builder whose examples have names, which are kept beside the records. Subclasses give ``_examples_of``."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SKIP_REGISTERING = True
+
+    def _examples_of(self) -> dict[str, Iterator[tuple[int, dict]]]:
+        """The examples of every split."""
+        raise NotImplementedError
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+        self.names: dict[str, list[str]] = {}
+        return {split: self._noted(split, examples) for split, examples in self._examples_of().items()}
+
+    def _noted(self, split: str, examples: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, dict]]:
+        names = self.names[split] = []
+        for index, example in examples:
+            names.append(example["name"])
+            yield index, example
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("_split_generators yields the examples itself")
+
+
+class RecordBuilder(NamedBuilder):
     """Encoded pictures of other formats, their bytes as they are. Subclasses give the set's ``name``.
 
     Args:
@@ -107,9 +163,6 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         identities: Names of the labels, where they have any.
         **kwargs: Of :class:`tfds.core.DatasetBuilder`.
     """
-
-    VERSION = tfds.core.Version("1.0.0")
-    SKIP_REGISTERING = True
 
     def __init__(
         self, *, splits: Mapping[str, Iterable[Record]], identities: Sequence[str] | None = None, **kwargs: Any
@@ -120,18 +173,15 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return info(self, "Faces of the user's.", self._identities)
 
-    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+    def _examples_of(self) -> dict[str, Iterator]:
         return {split: self._examples(records) for split, records in self._splits.items()}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("_split_generators yields the examples itself")
 
     def _examples(self, records: Iterable[Record]) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(records):
             yield index, {**record, "image": io.BytesIO(record["image"])}
 
 
-def prepare(builder: tfds.core.DatasetBuilder, what: str) -> None:
+def prepare(builder: NamedBuilder, what: str) -> None:
     """Writes the records unless they are there. A killed run leaves no folder that looks complete."""
     if not builder.data_path.exists():
         with one_writer(Path(builder.data_path)):
@@ -163,7 +213,7 @@ def one_writer(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _write(builder: tfds.core.DatasetBuilder, what: str) -> None:
+def _write(builder: NamedBuilder, what: str) -> None:
     print(f"Preparing {what}, once, into {builder.data_path}", flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -172,6 +222,8 @@ def _write(builder: tfds.core.DatasetBuilder, what: str) -> None:
         try:
             with tempfile.TemporaryDirectory() as nothing:  # nothing is downloaded, yet TFDS makes the folder
                 builder.download_and_prepare(download_dir=nothing)
+            for split, names in builder.names.items():
+                write_json(_names_file(Path(builder.data_path), split), {"names": names})
         except FileExistsError:  # another machine prepared the same records meanwhile
             if not builder.data_path.exists():
                 raise

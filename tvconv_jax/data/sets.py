@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.folder import training_files
+from tvconv_jax.data.listing import LeftOut
+from tvconv_jax.data.name_list import one_to_one, read_names
+from tvconv_jax.data.pairs import is_list
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines
 
 CHUNK = 1024  # records read at once
 # A picture's file name says what its first bytes are.
@@ -29,6 +31,7 @@ class FaceSet(NamedTuple):
         identities: Name of every label.
         named: Whether these names are the set's own, and not made up from its numbers.
         files: Whether the pictures' names are ``identity/file``.
+        notes: What was left out, and which files beside the set are not used.
     """
 
     kind: str
@@ -37,6 +40,7 @@ class FaceSet(NamedTuple):
     identities: Sequence[str]
     named: bool
     files: bool
+    notes: Sequence[str] = ()
 
     def file(self, index: int, image: bytes) -> str:
         """``identity/file`` of a picture, within the folder that it is put in; made up where the set has no names."""
@@ -77,8 +81,8 @@ class LooseFiles:
 class ListedFaces:
     """The pictures of a ``.rec`` under the names that a ``.lst`` beside it gives them."""
 
-    def __init__(self, faces: RecordFaces, names: dict[int, str]) -> None:
-        self._faces, self.keys, self._names = faces, faces.keys, [names[key] for key in faces.keys.tolist()]
+    def __init__(self, faces: RecordFaces, names: Sequence[str]) -> None:
+        self._faces, self.keys, self._names = faces, faces.keys, names
 
     def __len__(self) -> int:
         return len(self._faces)
@@ -96,7 +100,7 @@ def kind_of(text: str | Path) -> str:
     path = Path(text)
     if str(text).startswith(PREFIX) or (path.is_dir() and is_tfds(path)):
         return "tfds"
-    if path.name.endswith("_pair.txt") or path.name == "pairs.txt":
+    if is_list(path):
         return "pairs"
     return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix, "folder")
 
@@ -118,59 +122,43 @@ def open_faces(text: str | Path) -> FaceSet:
 
 
 def _open_folder(text: str) -> FaceSet:
-    files = training_files(Path(text))
+    left_out, base = LeftOut(), Path(text)
+    files = training_files(base, left_out)
     identities = sorted({path.parent.name for path in files})
     label_of = {name: label for label, name in enumerate(identities)}
     labels = np.array([label_of[path.parent.name] for path in files], np.int64)
-    return FaceSet("folders of identities", LooseFiles(files, labels), labels, identities, named=True, files=True)
+    notes, source = left_out.notes(base), LooseFiles(files, labels)
+    return FaceSet("folders of identities", source, labels, identities, named=True, files=True, notes=notes)
 
 
 def _open_records(text: str) -> FaceSet:
     faces = RecordFaces(Path(text))
-    names = read_names(Path(text).with_suffix(".lst"))
+    names, note = read_names(Path(text).with_suffix(".lst"), faces.keys.tolist(), faces.label.tolist())
+    notes = [line for line in (faces.note, note) if line]
     if names:
-        missing = [key for key in faces.keys.tolist() if key not in names]
-        if missing:
-            raise UserError(f"{Path(text).with_suffix('.lst')} names no key {missing[0]}; correct or remove the list.")
-        folders = [names[key].split("/")[0] for key in faces.keys.tolist()]
-        identities = dict(zip(faces.label.tolist(), folders, strict=True))
-        if len(set(identities.values())) == len(identities) == len(faces.labels):
-            ordered = [identities[label] for label in range(len(identities))]
-            return FaceSet("RecordIO", ListedFaces(faces, names), faces.label, ordered, named=True, files=True)
+        folders = dict(zip(faces.label.tolist(), (name.split("/")[0] for name in names), strict=True))
+        ordered = [folders[label] for label in range(len(folders))]
+        source = ListedFaces(faces, names)
+        return FaceSet("RecordIO", source, faces.label, ordered, named=True, files=True, notes=notes)
     numbers = [f"{label:07d}" for label in faces.labels.tolist()]
-    return FaceSet("RecordIO", faces, faces.label, numbers, named=False, files=False)
+    return FaceSet("RecordIO", faces, faces.label, numbers, named=False, files=False, notes=notes)
 
 
 def _open_tfds(text: str) -> FaceSet:
     faces = TfdsFaces(locate(text.removeprefix(PREFIX)))
-    labels = []
+    labels, folders = [], []
     for start in track(range(0, len(faces), CHUNK), total=-(-len(faces) // CHUNK), text="Reading labels"):
-        labels += [face["label"] for face in read(faces, range(start, min(start + CHUNK, len(faces))))]
+        for face in read(faces, range(start, min(start + CHUNK, len(faces)))):
+            labels.append(face["label"])
+            folders.append(Path(face["name"]).parent.name)
     identities = faces.identities
+    # Names whose folders are not the identities, as of a flat set, would put one's pictures among another's.
+    files = faces.named and "" not in folders and one_to_one(folders, labels)
     if not identities:
         found, labels = np.unique(labels, return_inverse=True)
         identities = [f"{label:07d}" for label in found.tolist()]
-    return FaceSet(
-        "TFDS", faces, np.array(labels, np.int64), identities, named=bool(faces.identities), files=faces.named
-    )
-
-
-def read_names(path: Path) -> dict[int, str]:
-    """Names by key from a ``.lst``, where there is one; a name outside of a target folder is refused."""
-    names = {}
-    lines = read_lines(path, "save the list as UTF-8") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        key, _, rest = line.partition("\t")
-        name = rest.rpartition("\t")[2]
-        parts = Path(name).parts
-        if not key.isdigit() or len(parts) != 2 or ".." in parts or Path(name).is_absolute():
-            raise UserError(
-                f"{path}:{number}: {line!r} must be 'key label identity/file'; correct it or remove {path}."
-            )
-        names[int(key)] = name
-    return names
+    labels = np.array(labels, np.int64)
+    return FaceSet("TFDS", faces, labels, identities, named=bool(faces.identities), files=files)
 
 
 def suffix(image: bytes) -> str:

@@ -35,7 +35,8 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
     """
     lines = [f"{'images/s at ' + str(side):<32}{'':>10}{'/ Pillow loop':>16}   ({cores()} cores)"]
     for name in sources:
-        source = open_faces(name).source
+        faces = open_faces(name)
+        source = faces.source
         pictures = [source[index]["image"] for index in range(min(HELD, len(source)))]
         rates = {
             "Pillow, a plain loop": lambda p=pictures: _decoders(p, lambda image: _pillow(image, side), seconds),
@@ -44,7 +45,7 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
             "pipeline, 2 worker processes": lambda s=source: _pipeline(s, side, 2, seconds),
         }
         measured = {what: measure() for what, measure in rates.items()}
-        lines.append(name)
+        lines += [name, *(f"  {note}" for note in faces.notes)]
         for what, rate in measured.items():
             lines.append(f"  {what:<30}{rate:>10,.0f}{rate / measured['Pillow, a plain loop']:>15.2f}x")
     return "\n".join(lines)

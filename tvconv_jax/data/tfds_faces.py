@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from tvconv_jax.data.records import Record, RecordBuilder, columns, prepare, read
+from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepare, read
 from tvconv_jax.data.tfrecord import TFRecords
 from tvconv_jax.errors import UserError
 
@@ -48,6 +48,7 @@ class TfdsFaces:
             raise UserError(f"{path} is kept as {kind}; array_record and tfrecord can be read.")
         self._records = ArrayRecordDataSource([str(f) for f in files]) if kind == "array_record" else TFRecords(files)
         self.named = "name" in self._features
+        self._name = Names(self.path, split)
         self.identities: list[str] | None = None
         self._label_of_text: dict[bytes, int] = {}
         feature = self._features[self._label]
@@ -73,7 +74,7 @@ class TfdsFaces:
 
     def name(self, index: int) -> str:
         """What a picture is called in messages: its own name, or the set's and its place."""
-        return self[index]["name"]
+        return self._name(self._records, int(index)) if self.named else f"{self._set}:{index}"
 
     def _text(self, index: int) -> bytes:
         return columns(self._records[index])[self._label].bytes_list.value[0]

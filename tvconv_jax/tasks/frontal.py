@@ -121,7 +121,7 @@ class FrontalJob:
         """What the person at the terminal should know before the first step."""
         train, test = self.data.people
         counts = f"{len(self.data.train)} pictures of {train} people; tested on {len(self.data.test)} of {test} others"
-        return [f"data: {self.config.data.root} ({counts})"]
+        return [f"data: {self.config.data.root} ({counts})", *self.data.notes]
 
     def init_state(self) -> TrainState:
         """The state before the first step."""

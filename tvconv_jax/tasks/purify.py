@@ -17,7 +17,7 @@ from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_json, write_json, write_text
+from tvconv_jax.files import check_fit_a_line, read_json, write_json, write_text
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.training.state import TrainState
@@ -51,6 +51,7 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
         raise UserError(f"threshold {threshold} must lie between 0 and 1.")
     job = _classifier(classifier)
     faces = open_faces(source)
+    check_fit_a_line((faces.source.name(index) for index in range(len(faces.labels))), "the list of what is kept")
     out.mkdir(parents=True, exist_ok=True)
     scores = _scores(job, faces, source, classifier, out)
     kept = np.flatnonzero(scores >= threshold)
@@ -68,6 +69,7 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     return (
         f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} pictures ({len(kept) / len(scores):.1%}) and "
         f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_said_of(broken)}"
+        f"{''.join(f'{note}{chr(10)}' for note in faces.notes)}"
         f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
         f"Train on it with --config.data.keep={out / 'kept.txt'}"
     )

@@ -114,6 +114,7 @@ class SegmentationJob:
             f"data: {self.data.description}; trained on {', '.join(map(str, self.train_sources))}, tested on "
             f"{self.config.data.test_domain}",
             f"backbone: {self.backbone}",
+            *self.data.notes,
         ]
 
     @property

@@ -1,0 +1,216 @@
+"""The rule for what belongs to a user's folder of data: what is read, and what is left out and counted."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from tvconv_jax.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of images of faces, in any case
+# Files and folders that systems and programs leave in folders of data, in small letters; hidden ones beside these.
+JUNK_NAMES = {
+    *("@eadir", "@recycle", "@tmp", "@sharebin", "#recycle", "#snapshot"),  # network storage
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+    *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),  # Windows
+    *("lost+found", "__pycache__"),
+}
+# Images in formats that training does not read; a note says so.
+OTHER_IMAGES = {
+    *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpg", ".jpeg", ".pgm", ".png"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+}
+# Reasons to leave something out, as a note counts them.
+JUNK = "hidden, or of the system or another program"
+BROKEN = "links to nothing"
+LOOP = "links back to a folder above them"
+ODD = "neither files nor folders"
+OTHER = "not {}"
+DEEP = "images one folder too deep"
+BESIDE = "images beside the folders of identities"
+EMPTY = "folders without images"
+
+
+class LeftOut:
+    """What is left out of a folder of data, by reason."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, list[Path]] = {}
+
+    def add(self, reason: str, *paths: Path) -> None:
+        """Count files or folders under a reason."""
+        if paths:
+            self.paths.setdefault(reason, []).extend(paths)
+
+    def notes(self, base: Path) -> list[str]:
+        """One line with the count and the first example of every reason; no line if nothing is left out."""
+        counts = [
+            f"{len(paths)} {reason} ({_shown(min(paths), base)}{', ...' if paths[1:] else ''})"
+            for reason, paths in self.paths.items()
+        ]
+        return [f"left out of {base}: {'; '.join(counts)}"] if counts else []
+
+
+def _shown(path: Path, base: Path) -> str:
+    return printable(str(path.relative_to(base) if path.is_relative_to(base) else path))
+
+
+def printable(name: str) -> str:
+    """A file's name as it can stand in one line."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left by a system or another program."""
+    return name.startswith((".", "~$")) or name.casefold() in JUNK_NAMES
+
+
+def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> tuple[list[Path], list[Path]]:
+    """List what lies directly in a folder.
+
+    Args:
+        folder: The folder.
+        left_out: Where to count what is left out: junk, broken links, sockets and the like.
+        above: Device and inode of folders to which no link may lead back.
+
+    Returns:
+        Folders and regular files, links to them included, each sorted by name.
+
+    Raises:
+        UserError: If the folder cannot be read.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        if not os.access(folder, os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}), so what is in it would be lost; correct its permissions, "
+            f"or move it elsewhere."
+        ) from None
+    for entry in found:
+        path = folder / entry.name
+        reason = JUNK if is_junk(entry.name) else _fault(entry, above)
+        if reason:
+            left_out.add(reason, path)
+        else:
+            (folders if entry.is_dir() else files).append(path)
+    return folders, files
+
+
+def _fault(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
+    """Why an entry is neither a folder nor a file to read; empty if it is one."""
+    try:
+        if entry.is_dir():
+            return LOOP if entry.is_symlink() and _identity(entry.path) in above else ""
+        if entry.is_file():
+            return ""
+        return ODD if os.path.exists(entry.path) else BROKEN
+    except OSError:  # a link to itself, or into a folder that cannot be read
+        return BROKEN
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> Iterator[Path]:
+    """Yield the regular files of a folder at any depth, following links but never in a circle.
+
+    Args:
+        base: The folder.
+        left_out: Where to count what is left out.
+        above: Device and inode of folders to which no link may lead back.
+
+    Raises:
+        UserError: If a folder cannot be read.
+    """
+    above = {*above, _identity(base)} if base.is_dir() else above
+    folders, files = scan(base, left_out, above)
+    yield from files
+    for folder in folders:
+        yield from walk(folder, left_out, above)
+
+
+def named(base: Path, end: str) -> list[Path]:
+    """The regular files directly in a folder whose name ends so, sorted; junk is passed over."""
+    return [path for path in scan(base, LeftOut())[1] if path.name.endswith(end)] if base.is_dir() else []
+
+
+def select(files: list[Path], suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
+    """The files with one of these suffixes, in any case; the others are counted."""
+    chosen = [path for path in files if path.suffix.lower() in suffixes]
+    left_out.add(OTHER.format(", ".join(suffixes)), *(path for path in files if path.suffix.lower() not in suffixes))
+    return chosen
+
+
+def flat(folder: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
+    """Every image directly in a folder, sorted; what lies deeper or has another suffix is counted."""
+    if not folder.is_dir():
+        return []
+    folders, files = scan(folder, left_out)
+    _count_deep(folders, suffixes, left_out, {_identity(folder)})
+    return select(files, suffixes, left_out)
+
+
+def _count_deep(
+    folders: list[Path], suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]]
+) -> None:
+    for folder in folders:
+        deep = [path for path in walk(folder, left_out, above) if path.suffix.lower() in suffixes]
+        left_out.add(DEEP if deep else EMPTY, *(deep or [folder]))
+
+
+def identity_images(people: Path, suffixes: tuple[str, ...], left_out: LeftOut, apart: Collection[str]) -> list[Path]:
+    """Every image that lies in a folder of its identity, ``people/<identity>/*``, sorted.
+
+    Args:
+        people: The folder of identities.
+        suffixes: Of images, in small letters.
+        left_out: Where to count what is left out.
+        apart: Names of folders that are not identities.
+
+    Raises:
+        UserError: If an identity has images, but none where they are read.
+    """
+    if not people.is_dir():
+        return []
+    above = {_identity(people)}
+    folders, files = scan(people, left_out, above)
+    left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in suffixes))
+    images = [_images_of(folder, suffixes, left_out, above) for folder in folders if folder.name not in apart]
+    return sorted(path for found in images for path in found)
+
+
+def _images_of(
+    identity: Path, suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]]
+) -> list[Path]:
+    lost = LeftOut()
+    above = {*above, _identity(identity)}
+    folders, files = scan(identity, lost, above)
+    images = select(files, suffixes, lost)
+    _count_deep(folders, suffixes, lost, above)
+    if not images:
+        _check_nothing_is_lost(identity, suffixes, lost)
+        lost.add(EMPTY, identity)
+    for reason, paths in lost.paths.items():
+        left_out.add(reason, *paths)
+    return images
+
+
+def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: LeftOut) -> None:
+    """Raise if an identity without images has some in the wrong place, in another format or behind dead links."""
+    ways_out = {
+        DEEP: f"move them up into {identity.name}/",
+        BROKEN: "mend the links",
+        OTHER.format(", ".join(suffixes)): "convert them",
+    }
+    for reason, way_out in ways_out.items():
+        if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in OTHER_IMAGES]:
+            raise UserError(
+                f"{printable(str(identity))} would be lost as an identity: of its images {len(found)} are "
+                f"{reason.removeprefix('images ')} ({_shown(found[0], identity)}); {way_out}, or move the folder "
+                f"elsewhere."
+            )

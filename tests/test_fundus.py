@@ -179,3 +179,18 @@ def test_a_rim_is_left_all_round_the_cup(domain):
         cup = np.argwhere(mask == CUP)
         for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             assert not np.any(mask[cup[:, 0] + y, cup[:, 1] + x] == BACKGROUND)
+
+
+def test_files_of_other_programs_are_left_out_and_counted(dofe, tmp_path):
+    roi = dofe / "Domain1/train/ROIs"
+    for kind in ("image", "mask"):
+        (roi / kind / "._g0000.png").write_bytes(b"\0\5\x16\7")
+        (roi / kind / "g0001.png").rename(roi / kind / "g0001.PNG")
+    (roi / "image" / "old").mkdir()
+    (roi / "image" / "old" / "g0009.png").write_bytes(b"")
+    (roi / "image" / "note.txt").write_text("")
+    data = load_folder(str(dofe), tmp_path / "cache")
+    assert len(data.train[1]) == COUNTS[1][0]
+    for words in ("2 hidden or system files", "1 images one folder too deep", "1 files that are not .png"):
+        assert words in data.notes[0]
+    assert data.train[1].name(1).endswith("g0001.PNG")

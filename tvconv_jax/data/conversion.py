@@ -85,8 +85,8 @@ def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
     for name in names if as_files else ():
         if any(map(is_junk, name.split("/"))) or Path(name).suffix.lower() not in SUFFIXES:
             raise UserError(
-                f"the picture {ascii(name)} would not be read back from the folder {target}: it is {JUNK}, or does not "
-                f"end in {', '.join(SUFFIXES)}; rename it."
+                f"the picture {ascii(name)} would not be read back from the folder {target}: {JUNK} are left out, and "
+                f"files that are not {', '.join(SUFFIXES)}; rename it."
             )
 
 

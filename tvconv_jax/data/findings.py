@@ -18,12 +18,12 @@ class Finding(NamedTuple):
 
     Attributes:
         text: What it is, for people.
-        names: The pictures or identities.
+        names: The pictures or identities; of equal files all names.
         indices: The pictures, for the contact sheet.
     """
 
     text: str
-    names: Sequence[str] = ()
+    names: Sequence[str | Sequence[str]] = ()
     indices: Sequence[int] = ()
 
     def line(self, count: int | None) -> str:
@@ -31,7 +31,14 @@ class Finding(NamedTuple):
         if not self.names:
             return self.text
         more = ", ..." if len(self.names[:count]) < len(self.names) else ""
-        return f"{self.text}, {len(self.names):,}: {', '.join(self.names[:count])}{more}"
+        shown = (name if isinstance(name, str) else _equal(name, count and SHOWN_EQUAL) for name in self.names[:count])
+        return f"{self.text}, {len(self.names):,}: {', '.join(shown)}{more}"
+
+
+def _equal(names: Sequence[str], count: int | None) -> str:
+    """Names of equal files, the first ``count`` or all of them."""
+    more = f" = ... ({len(names):,} in all)" if len(names[:count]) < len(names) else ""
+    return " = ".join(names[:count]) + more
 
 
 def findings(source: Source, faces: FaceSet | None, looks: Sequence[Look], side: int) -> Iterator[Finding]:
@@ -89,12 +96,6 @@ def _duplicates(faces: FaceSet, looks: Sequence[Look]) -> Iterator[Finding]:
     for group in (group for group in groups.values() if len(group) > 1):
         found[list(found)[int(len(set(faces.labels[group].tolist())) == 1)]].append(group)
     for text, same in found.items():
-        names = [_equal([faces.source.name(index) for index in group]) for group in same]
+        names = [[faces.source.name(index) for index in group] for group in same]
         if names:
             yield Finding(text, names, [index for group in same for index in group])
-
-
-def _equal(names: list[str]) -> str:
-    """Names of equal files, cut after the first few."""
-    more = f" = ... ({len(names):,} in all)" if len(names) > SHOWN_EQUAL else ""
-    return " = ".join(names[:SHOWN_EQUAL]) + more

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tvconv_jax.data.decoder import DECODE_ERRORS, check_mode
-from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, scan
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, printable, scan
 from tvconv_jax.data.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
@@ -152,6 +152,8 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt:
     for split, files in splits.items():
         splits[split], checked[split] = _readable(files)
         _notes(checked[split], max_corrupt if split == "train" else 0, 0)  # too many are an error, and nothing is kept
+        if split == "train":
+            _check_identities(files, splits[split], checked[split])
     people = sorted({path.parent.name for path in splits.get("train", [])})
     identities = {name: label for label, name in enumerate(people)}
 
@@ -164,6 +166,17 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt:
     records_of = {split: records(files) for split, files in splits.items()}
     prepare(FolderFaces(splits=records_of, data_dir=folder), f"the faces of {base}")
     write_json(folder / "summary.json", {"identities": len(identities), "checked": checked})
+
+
+def _check_identities(files: list[Path], good: list[Path], checked: dict[str, Any]) -> None:
+    """Notes identities of which no picture can be read; an error if fewer than two are left."""
+    people, left = ({path.parent.name for path in paths} for paths in (files, good))
+    checked["lost"] = sorted(people - left)
+    if len(left) < 2:
+        raise UserError(
+            f"{checked['folder']} holds {len(left)} identities with pictures that can be read "
+            f"({len(checked['bad'])} of {len(files)} cannot); training needs two or more: repair them."
+        )
 
 
 def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
@@ -186,7 +199,7 @@ def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
 def _notes(checked: dict[str, Any], max_corrupt: float, side: int) -> list[str]:
     """What is skipped or of another size; an error if more than a share cannot be read."""
     bad, count, notes = checked["bad"], checked["files"], []
-    named = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
+    named = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
     if len(bad) > max_corrupt * count:
         raise UserError(
             f"{len(bad)} of {count} pictures cannot be read ({named}), more than the share {max_corrupt} that "
@@ -194,6 +207,8 @@ def _notes(checked: dict[str, Any], max_corrupt: float, side: int) -> list[str]:
         )
     if bad:
         notes.append(f"skipped {len(bad)} of {count} pictures that cannot be read: {named}")
+    if lost := checked.get("lost"):
+        notes.append(f"{len(lost)} identities have no picture that can be read: left out ({printable(lost[0])})")
     if resized := sum(checked["sizes"].values()) - checked["sizes"].get(f"{side}x{side}", 0):
         notes.append(f"{resized} of {count} pictures in {checked['folder']} are resized to {side}x{side}")
     return notes

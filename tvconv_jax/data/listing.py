@@ -20,11 +20,11 @@ OTHER_IMAGES = {
     *(".ppm", ".tif", ".tiff", ".webp"),
 }
 # Reasons to leave something out, as a note counts them.
-JUNK = "hidden, or of the system or another program"
-BROKEN = "links to nothing"
-LOOP = "links back to a folder above them"
-ODD = "neither files nor folders"
-OTHER = "not {}"
+JUNK = "hidden or system files or folders"
+BROKEN = "dangling links"
+LOOP = "links back to a folder above"
+ODD = "pipes, sockets or devices"
+OTHER = "files that are not {}"
 DEEP = "images one folder too deep"
 BESIDE = "images beside the folders of identities"
 EMPTY = "folders without images"
@@ -135,8 +135,20 @@ def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ())
 
 
 def named(base: Path, end: str) -> list[Path]:
-    """The regular files directly in a folder whose name ends so, sorted; junk is passed over."""
-    return [path for path in scan(base, LeftOut())[1] if path.name.endswith(end)] if base.is_dir() else []
+    """List the regular files directly in a folder whose name ends so, sorted; junk is passed over.
+
+    Raises:
+        UserError: If the folder cannot be read, or something else than a file or folder is called so.
+    """
+    if not base.is_dir():
+        return []
+    left_out = LeftOut()
+    _, files = scan(base, left_out)
+    for reason in (BROKEN, ODD):
+        for path in left_out.paths.get(reason, ()):
+            if path.name.endswith(end):
+                raise UserError(f"{path} cannot be read: it is among the {reason}; mend or remove it.")
+    return [path for path in files if path.name.endswith(end)]
 
 
 def select(files: list[Path], suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
@@ -210,7 +222,6 @@ def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: Left
     for reason, way_out in ways_out.items():
         if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in OTHER_IMAGES]:
             raise UserError(
-                f"{printable(str(identity))} would be lost as an identity: of its images {len(found)} are "
-                f"{reason.removeprefix('images ')} ({_shown(found[0], identity)}); {way_out}, or move the folder "
-                f"elsewhere."
+                f"{printable(str(identity))} would be lost as an identity: what it holds are {reason} ({len(found)}, "
+                f"such as {_shown(found[0], identity)}); {way_out}, or move the folder elsewhere."
             )

@@ -24,7 +24,7 @@ def read_names(path: Path, keys: Sequence[int], labels: Sequence[int]) -> tuple[
     try:
         names = _fitting(path, keys, labels) if path.is_file() else []
     except UserError as error:
-        return [], f"{path} is not used: {str(error).removeprefix(f'{path} ').removeprefix(f'{path}:')}"
+        return [], f"{path} is not used: {str(error).removeprefix(f'{path}').lstrip(': ')}"
     return names, ""
 
 
@@ -63,7 +63,7 @@ def _is_number(text: str) -> bool:
 
 def _key(path: Path, number: int, fields: list[str]) -> int:
     if len(fields) < 3 or not (fields[0].isascii() and fields[0].isdecimal()):
-        raise UserError(f"{path}:{number}: {ascii(chr(9).join(fields))} is not 'key label identity/file'.")
+        raise UserError(f"{path}: line {number}, {ascii(chr(9).join(fields))}, is not 'key label identity/file'.")
     return int(fields[0])
 
 
@@ -72,5 +72,5 @@ def _name(path: Path, number: int, fields: list[str], place: int) -> str:
     of_windows = "\\" in text and "/" not in text
     parts = (PureWindowsPath(text) if of_windows else PurePosixPath(text)).parts[-2:]
     if len(parts) < 2 or ".." in parts or set(parts[0]) & set("/\\:"):
-        raise UserError(f"{path}:{number}: {ascii(text)} has no folder that would name an identity.")
+        raise UserError(f"{path}: line {number}, {ascii(text)}, has no folder that would name an identity.")
     return "/".join(parts)

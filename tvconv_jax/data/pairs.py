@@ -185,7 +185,7 @@ def _is_number(text: str) -> bool:
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:
     """``name/name_0001.jpg``, or with whatever suffix of an image it is there."""
     if name not in files:
-        there = [path for path in listing.named(root / name, "") if path.suffix.lower() in SUFFIXES]
+        there = listing.flat(root / name, SUFFIXES, listing.LeftOut())
         files[name] = {path.stem: path.name for path in sorted(there, key=lambda path: path.suffix == ".jpg")}
     stem = f"{name}_{image:04d}"
     return f"{name}/{files[name].get(stem, stem + '.jpg')}"

@@ -240,7 +240,7 @@ NASTY = [
     "\\",
     "-",
 ]
-NASTY += [".a", "@eaDir", "..a", "1", "a b", "\ufeffa", "%s", "\udcff"]
+NASTY += [".a", "a:", "C:", "'", "*?[a]", "$a", "~", "@eaDir", "..a", "1", "a b", "\ufeffa", "%s", "\udcff"]
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

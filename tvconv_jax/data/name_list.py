@@ -70,7 +70,8 @@ def _key(path: Path, number: int, fields: list[str]) -> int:
 def _name(path: Path, number: int, fields: list[str], place: int) -> str:
     text = fields[place]
     of_windows = "\\" in text and "/" not in text
-    parts = (PureWindowsPath(text) if of_windows else PurePosixPath(text)).parts[-2:]
-    if len(parts) < 2 or ".." in parts or set(parts[0]) & set("/\\:"):
+    name = PureWindowsPath(text) if of_windows else PurePosixPath(text)
+    parts = [part for part in name.parts if part != name.anchor][-2:]
+    if len(parts) < 2 or ".." in parts:
         raise UserError(f"{path}: line {number}, {ascii(text)}, has no folder that would name an identity.")
     return "/".join(parts)

@@ -17,7 +17,6 @@ from tvconv_jax.data.held_out import open_held_out
 from tvconv_jax.data.inspection import inspect
 from tvconv_jax.data.kept import read_kept
 from tvconv_jax.data.listing import is_junk
-from tvconv_jax.data.looks import look
 from tvconv_jax.data.name_list import read_names
 from tvconv_jax.data.pairs import check_folds, read_pairs, read_rows
 from tvconv_jax.data.record_faces import write_faces
@@ -62,7 +61,10 @@ def test_one_reader_for_every_encoding_and_line_end(tmp_path, encoding, end):
     ("content", "words"),
     [
         ("José".encode("latin-1"), "list.txt cannot be read .'utf-8' codec can't decode byte 0xe9"),
-        ("a b 1".encode("utf-16-le"), "list.txt cannot be read .it holds zero bytes, as no text does.; save the list"),
+        (
+            "a b 1".encode("utf-16-le"),
+            "list.txt cannot be read .it holds zero bytes, as no text does.; give a text file in UTF-8",
+        ),
         (b"\xff\xfea", "list.txt cannot be read"),
         (None, "list.txt cannot be read .No such file or directory"),
     ],
@@ -145,9 +147,9 @@ def test_a_fold_holds_both_kinds(tmp_path):
             check_folds(same, folds, "x")
 
 
-def image(seed, side=(24, 24)):
+def image(seed):
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*side, 3), np.uint8)).save(file, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -297,11 +299,8 @@ def test_a_tfds_set_comes_back_or_is_refused(tmp_path, identities, names, words)
     assert tree(tmp_path / "again") == tree(tmp_path / "out")
 
 
-def test_thousands_of_equal_files_are_cut_and_tiny_images_give_no_warnings(tmp_path, recwarn):
+def test_thousands_of_equal_files_are_cut(tmp_path):
     lay(tmp_path, {f"p{i % 2}/{i}.png": image(0) for i in range(60)})
     line = next(line for line in inspect(str(tmp_path)).splitlines() if "several identities" in line)
     assert line.count(" = ") == 4 and line.endswith(" = ... (60 in all)")
     assert inspect(str(tmp_path), every_name=True).count(" = ") == 59
-    for side in ((1, 1), (1, 3), (2, 1), (3, 2)):
-        assert np.isfinite(look(image(1, side)).warmth)
-    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]

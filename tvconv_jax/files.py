@@ -72,7 +72,7 @@ _MARKS = {
 }
 
 
-def read_lines(path: Path, way_out: str = "save the list as UTF-8") -> list[str]:
+def read_lines(path: Path, way_out: str = "give a text file in UTF-8") -> list[str]:
     """Read the lines of a user's text file, in UTF-8 or whatever its byte-order mark says.
 
     Lines end at line feeds, carriage returns or both, and nowhere else: other separators may stand in a name.

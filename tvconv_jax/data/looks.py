@@ -58,8 +58,7 @@ def look(image: bytes) -> Look:
     except DECODE_ERRORS as error:
         return Look(digest(image), error=" ".join(str(error).split()) or type(error).__name__)
     height, width, _ = decoded.shape
-    rows, columns = (slice(size // 4, max(size // 4 + 1, size - -(-size // 4))) for size in (height, width))
-    middle = decoded[rows, columns].reshape(-1, 3).mean(0)
+    middle = decoded[height // 4 : -height // 4, width // 4 : -width // 4].reshape(-1, 3).mean(0)
     small = np.asarray(Image.fromarray(decoded).resize((GRID, GRID), Image.Resampling.BOX), np.float32)
     return Look(
         digest(image),

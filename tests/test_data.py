@@ -181,6 +181,8 @@ def test_other_sizes_are_resized_and_said_once(faces):
         (lambda root: renamed(root, b"Jos\xe9.jpg"), "is not in UTF-8; rename the file."),
         (lambda root: named(root, "step"), "no verification set can be called 'step', as the step in metrics.jsonl is"),
         (lambda root: named(root, "all"), "called 'all', which means all splits of a set; give it another name."),
+        (lambda root: named(root, "a\nb"), "no verification set can be called 'a\\nb'; give it another name."),
+        (lambda root: (root / "_pair.txt").touch() or root, "no verification set can be called ''; give it another"),
         (lambda root: append(root, "q1.jpg q2.jpg"), "must be 'left right flag'"),
         (lambda root: append(root, "q1.jpg q2.jpg 1"), "21 pairs cannot be cut into 10 equal folds"),
         (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no picture") and root, "1 of 10 pictures cannot be"),

@@ -48,8 +48,14 @@ class Row(NamedTuple):
 
 
 def set_of(path: Path) -> tuple[str, Path]:
-    """Name and image folder of the set that a list of pairs belongs to: ``<set>_pair.txt``, or LFW's ``pairs.txt``."""
+    """Name and image folder of the set that a list of pairs belongs to: ``<set>_pair.txt``, or LFW's ``pairs.txt``.
+
+    Raises:
+        UserError: If no set can be called so.
+    """
     name = "lfw" if path.name == LFW_LIST else path.name.removesuffix(LIST_END)
+    if not name.strip() or not name.isprintable():
+        raise UserError(f"{str(path)!r}: no verification set can be called {name!r}; give it another name.")
     return name, path.with_name(name)
 
 

@@ -238,7 +238,7 @@ def test_one_copy_in_the_cache_serves_every_size_and_share(images, tmp_path, mon
 
 def test_names_are_read_without_the_images(tmp_path, monkeypatch):
     class Pictures(RecordBuilder):
-        name = "pictures"
+        name = "named_pictures"
 
     records = [{"image": b"image", "label": i // 2, "name": f"p{i // 2}/{i}.jpg"} for i in range(4)]
     builder = Pictures(splits={"train": records}, data_dir=tmp_path)

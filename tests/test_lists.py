@@ -24,6 +24,8 @@ from tvconv_jax.data.records import RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import read_lines
+from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.face import FaceJob
 
 
 def lay(folder, pictures):
@@ -141,6 +143,7 @@ def test_a_fold_holds_both_kinds(tmp_path):
             np.arange(20) < 10,
             "x: fold 1 of 10 holds only pairs of one identity, but every fold needs both kinds; inter",
         ),
+        (np.arange(20) < 0, "x holds pairs of two identities only; both kinds are needed: complete or remove it."),
         (np.arange(20) % 2 * (np.arange(20) < 18) == 1, "x: fold 10 of 10 holds only pairs of two identities"),
     ):
         with pytest.raises(UserError, match=words):
@@ -161,16 +164,10 @@ def test_a_sorted_set_is_refused_before_training_and_told_by_inspect(tmp_path, k
     if kind == "pairs":  # the way out goes through a list, so a sorted .bin becomes one
         convert(tmp_path / "x.bin", tmp_path / "x_pair.txt")
         (tmp_path / "x.bin").unlink()
-    config = {
-        "source": "casia",
-        "root": str(tmp_path),
-        "verify_root": "",
-        "image_size": 24,
-        "max_corrupt": 0,
-        "keep": "",
-    }
-    with pytest.raises(UserError, match="the verification set x: fold 1 of 10 holds only pairs of one identity"):
-        load_faces(ConfigDict(config))
+    config = face_config("smoke,data=casia,batch_size=4", model="mobilenetv2", width=0.1)
+    config.data.root = str(tmp_path)
+    with pytest.raises(UserError, match="verification set x: fold 1 of 10 holds only pairs of one identity"):
+        FaceJob(config)
     said = inspect(str(tmp_path / ("x.bin" if kind == "bin" else "x_pair.txt")))
     assert "pairs       20: 10 of one identity, 10 of two identities, in 10 folds" in said
     assert "! x: fold 1 of 10 holds only" in said

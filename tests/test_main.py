@@ -313,9 +313,3 @@ def test_the_references_way_to_verify_shows_bgr_and_no_mirror_image():
     np.testing.assert_allclose(embed({}, images)[:, 0], plain, rtol=1e-5)
     mirrored = 2 * first(x, 0) + 10 * (x[:, 0, 0, 0] + x[:, 0, 3, 0])
     np.testing.assert_allclose(make_embed(Sum(), mirror=True)({}, images)[:, 0], mirrored, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("kinds", "words"), [([True, True], "the same person"), ([False], "different people")])
-def test_a_verification_set_of_one_kind_is_refused_before_training(kinds, words):
-    with pytest.raises(UserError, match=f"set lfw holds pairs of {words} only; both kinds are needed"):
-        face.check_pairs({"fine": np.array([True, False]), "lfw": np.array(kinds)})

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data import embedded, folder, found
 from tvconv_jax.data.kept import KeptFaces
-from tvconv_jax.data.pairs import Pairs, check_folds
+from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source, cache_dir
 from tvconv_jax.errors import UserError
 
@@ -50,8 +50,6 @@ def load_faces(config: ConfigDict) -> FaceData:
         train, verification, summary = folder.load(folder.existing(config.root), cache_dir(), **size)
     else:
         train, verification, summary = found.load(config.root, cache_dir(), verify_root=config.verify_root, **size)
-    for name, (_, pairs) in verification.items():
-        check_folds(pairs.same, pairs.folds, f"the verification set {name}")
     identities, notes = summary["identities"], summary["notes"]
     if config.keep:
         train = KeptFaces(train, Path(config.keep).expanduser())

@@ -112,21 +112,26 @@ def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
 
 
 def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
-    """Raise a ``UserError`` if a fold holds pairs of one kind only: its accuracy would say little.
+    """Raise a ``UserError`` if a set or one of its folds holds pairs of one kind: nothing can be distinguished there.
 
     Args:
         same: ``bool [n]``, whether each pair shows one identity.
         folds: ``int [n]``, the fold of each.
         what: Whose pairs.
     """
+    if same.all() or not same.any():
+        raise UserError(f"{what} holds pairs of {_kind(same)} only; both kinds are needed: complete or remove it.")
     for fold in range(FOLDS):
         kinds = same[folds == fold]
         if len(kinds) and (kinds.all() or not kinds.any()):
-            kind = "one identity" if kinds.all() else "two identities"
             raise UserError(
-                f"{what}: fold {fold + 1} of {FOLDS} holds only pairs of {kind}, but every fold needs both kinds; "
-                f"interleave the list, whose folds are cut in its order, {len(kinds)} pairs each."
+                f"{what}: fold {fold + 1} of {FOLDS} holds only pairs of {_kind(kinds)}, but every fold needs both "
+                f"kinds; interleave the list, whose folds are cut in its order, {len(kinds)} pairs each."
             )
+
+
+def _kind(same: np.ndarray) -> str:
+    return "one identity" if same.all() else "two identities"
 
 
 def in_order(same: np.ndarray, what: str) -> Pairs:

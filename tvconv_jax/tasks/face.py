@@ -17,6 +17,7 @@ from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.evidence import Evidence
 from tvconv_jax.analysis.report.run import shows_pictures, write_report
 from tvconv_jax.data.faces import FaceData, load_faces
+from tvconv_jax.data.pairs import check_folds
 from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
 from tvconv_jax.data.transform import strengths_of
 from tvconv_jax.data.watchdog import WatchedBatches
@@ -77,16 +78,6 @@ def make_loss(forward: Forward, head: Head) -> LossFunction:
     return loss
 
 
-def check_pairs(same: Mapping[str, np.ndarray]) -> None:
-    """Raises a ``UserError`` if the pairs of a verification set are all of one kind: nothing can be told apart."""
-    for name, kinds in same.items():
-        if np.all(kinds) or not np.any(kinds):
-            kind = "the same person" if np.all(kinds) else "different people"
-            raise UserError(
-                f"verification set {name} holds pairs of {kind} only; both kinds are needed: complete or remove it."
-            )
-
-
 class FaceJob:
     """A face run put together from its config: data, model, step, evaluation.
 
@@ -108,7 +99,8 @@ class FaceJob:
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
         self._affinity = AffinityStart(config, self.data.train)
-        check_pairs({name: pairs.same for name, (_, pairs) in self.data.verification.items()})
+        for name, (_, pairs) in self.data.verification.items():
+            check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
         mirror = config.eval.protocol == "standard"

@@ -50,15 +50,12 @@ def load(
     """
     lists, left_out = _pair_lists(base), LeftOut()
     splits = {"train": training_files(base, left_out)} if train else {}
-    sets = {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
-    splits |= sets
+    splits |= {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
     if not splits:
         return None, {}, {"identities": 0, "notes": []}
     # The records are made anew as soon as a file comes, goes or changes; they serve every image_size and max_corrupt.
-    every = [path for files in splits.values() for path in files]
-    check_names(every)
-    stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
-    folder = cache / f"folder-{digest(*stamps)}"
+    check_names(path for files in splits.values() for path in files)
+    folder = cache / f"folder-{digest(str(base), *(_stamp(split, path) for split in splits for path in splits[split]))}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         with one_writer(folder):
@@ -72,6 +69,11 @@ def load(
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
     return sources.get("train"), verification, {"identities": summary["identities"], "notes": notes}
+
+
+def _stamp(split: str, path: Path) -> str:
+    status = path.stat()
+    return f"{split} {path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:

@@ -58,11 +58,9 @@ def inspect(
     found += findings(source, faces, looks, side)
     for test in [*held_out, *(test for name in tests for test in open_held_out(name))] if faces else []:
         found += overlap(faces, looks, test)
-    lines = [f"{path}: {faces.kind if faces else 'a test set'}", *_facts(faces, looks)]
-    if not faces:
-        lines[1:1] = _pairs(held_out[0])
-        found += _faults_of_pairs(held_out[0])
-    lines += [f"  note: {note}" for note in (faces.notes if faces else ())]
+    found += [] if faces else _faults_of_pairs(held_out[0])
+    about = _facts(faces, looks) if faces else [_pairs(held_out[0]), *_facts(None, looks)]
+    lines = [f"{path}: {faces.kind if faces else 'a test set'}", *about]
     lines += [f"  ! {finding.line(None if every_name else SHOWN)}" for finding in found]
     if not found:
         lines.append("  nothing was found that costs accuracy")
@@ -110,11 +108,11 @@ def _look_at(source: Source, title: str) -> list[Look]:
     return list(track(chunks(), total=len(source), text=f"Looking at {Path(title).name}"))
 
 
-def _pairs(test: HeldOut) -> list[str]:
+def _pairs(test: HeldOut) -> str:
     """How many pairs a test set has, of which kind, in how many folds."""
     count, same = len(test.same), int(test.same.sum())
     folds = f"{FOLDS} folds" if count and count % FOLDS == 0 else "no equal folds"
-    return [f"  pairs       {count:,}: {same:,} of one identity, {count - same:,} of two identities, in {folds}"]
+    return f"  pairs       {count:,}: {same:,} of one identity, {count - same:,} of two identities, in {folds}"
 
 
 def _faults_of_pairs(test: HeldOut) -> Iterator[Finding]:
@@ -141,3 +139,4 @@ def _facts(faces: FaceSet | None, looks: list[Look]) -> Iterator[str]:
     yield f"  colour      {len(read) - grey:,}, grey {grey:,}"
     placed = np.mean([entry.eyes > 0 for entry in read]) if read else 0
     yield f"  eyes        are where the 112x112 template has them in {placed:.1%}"
+    yield from (f"  note: {note}" for note in (faces.notes if faces else ()))

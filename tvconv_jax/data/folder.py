@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from tvconv_jax.data.decoder import DECODE_ERRORS, check_mode
+from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image
 from tvconv_jax.data.pairs import Pairs, read_lfw_pairs, read_pairs
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
@@ -59,7 +57,7 @@ def load(
     every = [path for files in splits.values() for path in files]
     check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
-    folder = cache / f"folder-{digest(str(image_size), str(max_corrupt), *stamps)}"
+    folder = cache / f"folder-{digest(READING, str(image_size), str(max_corrupt), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         with one_writer(folder):
@@ -162,15 +160,10 @@ def _readable(files: list[Path], max_corrupt: float, side: int, notes: list[str]
     good, bad, resized = [], [], 0
     for path in track(files, total=len(files), text=f"Checking {files[0].parent.parent.name}"):
         try:
-            with Image.open(path) as image:
-                image.load()
-                check_mode(image)
-                resized += image.size != (side, side)
+            resized += pixels(read_image(path)).shape[:2] != (side, side)
             good.append(path)
-        except ValueError as error:
+        except ImageError as error:
             bad.append(f"{path}: {error}")
-        except DECODE_ERRORS:
-            bad.append(str(path))
     named = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
     if len(bad) > max_corrupt * len(files):
         raise UserError(

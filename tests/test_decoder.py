@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 import tvconv_jax
+from tvconv_jax.analysis.report.others import _outlines
 from tvconv_jax.data import decoder
 from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.decoder import ImageError, gray, opened, orientation, pixels, read_image, size
 from tvconv_jax.data.inspection import inspect
+from tvconv_jax.data.looks import look
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.record_faces import RecordFaces, write_faces
 from tvconv_jax.errors import UserError
@@ -225,3 +227,23 @@ def test_a_file_that_cannot_be_opened_is_an_unreadable_image(tmp_path):
     for name, words in (("folder.jpg", "it cannot be opened: Is a directory"), ("link.jpg", "No such file")):
         with pytest.raises(ImageError, match=words):
             read_image(tmp_path / name)
+
+
+def test_inspect_tells_why_an_image_cannot_be_read(tmp_path):
+    for index in range(8):
+        path = tmp_path / "train" / f"p{index // 2}" / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(EPS if index == 3 else saved(COLOR, "JPEG"))
+    assert "p1/3.jpg (it is a PostScript program)" in inspect(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_pixel_is_looked_at_without_a_warning():
+    assert look(saved(Image.new("RGB", (1, 1), (90, 60, 30)), "PNG")).warmth == 1
+
+
+def test_a_report_goes_without_outlines_that_cannot_be_read(tmp_path):
+    (tmp_path / "pictures.png").write_bytes(EPS)
+    assert _outlines(tmp_path, True) == []
+    COLOR.save(tmp_path / "pictures.png")
+    assert len(_outlines(tmp_path, True)) == 1

@@ -232,8 +232,11 @@ def test_a_mask_is_read_alike_however_it_is_written(written):
     ("written", "words"),
     [
         (lambda mask: encoded(Image.fromarray(mask), "JPEG"), "a JPEG image, which does not keep values exactly"),
-        (lambda mask: encoded(colored_palette(mask)), "it is in color, by its channels or its palette"),
-        (lambda mask: encoded(Image.fromarray(np.stack([mask, mask, mask * 0], -1))), "it is in color"),
+        (
+            lambda mask: encoded(colored_palette(mask)),
+            "its channels or the colors of its palette differ; save it without loss in gray",
+        ),
+        (lambda mask: encoded(Image.fromarray(np.stack([mask, mask, mask * 0], -1))), "its channels or"),
         (lambda mask: encoded(Image.fromarray(mask.astype(np.uint16) * 256)), "holds the values 32768, 65280; a mask"),
         (lambda mask: encoded(Image.fromarray((mask > 0) + (mask > 128) * np.uint8(1))), "holds the values 1, 2; a"),
         (

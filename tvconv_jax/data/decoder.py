@@ -67,7 +67,7 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
     """
     if image[:2] == b"\xff\xd8":
         try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(image)
+            height, width, space, *_ = simplejpeg.decode_jpeg_header(image)
             _check_size(width, height)
             if space not in ("CMYK", "YCCK"):
                 return simplejpeg.decode_jpeg(image, "RGB")
@@ -153,7 +153,7 @@ def gray(image: bytes) -> np.ndarray:
             return np.asarray(picture.convert("L"))
         rgb = _rgb(picture)
     if np.any(rgb != rgb[..., :1]):
-        raise ImageError("it is in color, by its channels or its palette; save it in gray")
+        raise ImageError("its channels or the colors of its palette differ; save it without loss in gray, as PNG")
     return rgb[..., 0]
 
 

@@ -102,30 +102,38 @@ def check_part(part: str, masks: Sequence[MaskFacts]) -> None:
     Raises:
         UserError: If so; says how many masks, and which value.
     """
-    count = len(masks)
     held = frozenset.union(*(mask.values for mask in masks))
     if missing := [text for value, text in MEANINGS.items() if value not in held]:
         raise UserError(
-            f"{part}: none of its {count} masks holds {' or '.join(missing)}, only "
+            f"{part}: none of its {len(masks)} masks holds {' or '.join(missing)}, only "
             f"{' and '.join(MEANINGS[value] for value in sorted(held))} ({masks[0].name}); a mask holds 0 (cup), 128 "
             f"(rim) and 255 (outside). Write the masks again with these."
         )
+    _check_single(part, masks)
+    _check_order(part, masks)
+
+
+def _check_single(part: str, masks: Sequence[MaskFacts]) -> None:
     single = [mask for mask in masks if len(mask.values) == 1]
     if single:
         held = MEANINGS[next(iter(single[0].values))]
         raise UserError(
-            f"{part}: {len(single)} of its {count} masks hold one value alone ({single[0].name}: {held} everywhere); "
-            f"a picture round the disc shows disc and outside. Correct or remove them, and their pictures."
+            f"{part}: {len(single)} of its {len(masks)} masks hold one value alone ({single[0].name}: {held} "
+            f"everywhere); a picture round the disc shows disc and outside. Correct or remove them, and their pictures."
         )
+
+
+def _check_order(part: str, masks: Sequence[MaskFacts]) -> None:
+    """From inside to outside: cup, rim, outside."""
     inverted = [mask for mask in masks if mask.edge > 0.5]
     if inverted:
         raise UserError(
-            f"{part}: {len(inverted)} of its {count} masks are 0 (cup) along the picture's edge ({inverted[0].name}), "
-            f"as inverted masks are; {RULE}. Write them again with these."
+            f"{part}: {len(inverted)} of its {len(masks)} masks are 0 (cup) along the picture's edge "
+            f"({inverted[0].name}), as inverted masks are; {RULE}. Write them again with these."
         )
     cup, rim = np.sum([mask.contacts for mask in masks], axis=0)
     if cup > rim:
         raise UserError(
-            f"{part}: in its {count} masks 0 (cup) lies round 128 (rim) ({masks[0].name}), so the two seem to be "
+            f"{part}: in its {len(masks)} masks 0 (cup) lies round 128 (rim) ({masks[0].name}), so the two seem to be "
             f"swapped; {RULE}. Write them again with these."
         )

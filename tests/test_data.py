@@ -138,7 +138,8 @@ def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
     assert len(data.train) == 8
     assert len(data.notes) == 1 and "skipped 1 of 9" in data.notes[0] and "p1/0.jpg" in data.notes[0]
     assert folder(faces).notes == data.notes  # and again, from the cache
-    with pytest.raises(UserError, match=r"1 of 9 pictures cannot be read \(.*p1/0.jpg\), more than the share 0.01"):
+    said = r"1 of 9 pictures cannot be read \(.*p1/0.jpg: it is truncated\), more than the share 0.01"
+    with pytest.raises(UserError, match=said):
         folder(faces, max_corrupt=0.01)
 
 

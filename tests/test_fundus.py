@@ -1,13 +1,17 @@
 """Fundus data: the DoFE layout and what can be wrong with it, the drawn set, batches of equal shares."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tvconv_jax.data import fundus
+from tvconv_jax.data.decoder import ImageError
 from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM, draw_fundus
 from tvconv_jax.data.fundus import DOMAINS, PHASES, load_embedded, load_folder, pixels, to_maps
 from tvconv_jax.data.fundus_batches import cut, draw_crop, eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.fundus_masks import facts, read_mask
 from tvconv_jax.errors import UserError
 
 # Pictures to train and to test on, by domain.
@@ -179,6 +183,128 @@ def test_a_rim_is_left_all_round_the_cup(domain):
         cup = np.argwhere(mask == CUP)
         for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             assert not np.any(mask[cup[:, 0] + y, cup[:, 1] + x] == BACKGROUND)
+
+
+def true_mask():
+    mask = np.full((20, 20), BACKGROUND, np.uint8)
+    mask[4:16, 4:16], mask[8:12, 8:12] = RIM, CUP
+    return mask
+
+
+def with_alpha(mask):
+    image = Image.fromarray(mask)
+    image.putalpha(Image.new("L", image.size, 9))
+    return image
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def colored_palette(mask):
+    image = Image.fromarray(np.searchsorted([CUP, RIM, BACKGROUND], mask).astype(np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda mask: Image.fromarray(mask),
+        lambda mask: Image.fromarray(mask.astype(np.uint16) * 257),
+        lambda mask: Image.fromarray(mask.astype(np.uint16)),
+        lambda mask: Image.fromarray(mask).convert("RGB"),
+        with_alpha,
+        lambda mask: with_alpha(mask).convert("RGBA"),
+        lambda mask: Image.fromarray(mask).quantize(3),
+    ],
+)
+def test_a_mask_is_read_alike_however_it_is_written(written):
+    for kind in ("PNG", "TIFF"):
+        image = written(true_mask())
+        if not (kind == "TIFF" and image.mode == "LA"):
+            np.testing.assert_array_equal(read_mask(encoded(image, kind)), true_mask())
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (lambda mask: encoded(Image.fromarray(mask), "JPEG"), "a JPEG image, which does not keep values exactly"),
+        (
+            lambda mask: encoded(colored_palette(mask)),
+            "its channels or the colors of its palette differ; save it without loss in gray",
+        ),
+        (lambda mask: encoded(Image.fromarray(np.stack([mask, mask, mask * 0], -1))), "its channels or"),
+        (lambda mask: encoded(Image.fromarray(mask.astype(np.uint16) * 256)), "holds the values 32768, 65280; a mask"),
+        (lambda mask: encoded(Image.fromarray((mask > 0) + (mask > 128) * np.uint8(1))), "holds the values 1, 2; a"),
+        (
+            lambda mask: encoded(Image.fromarray(mask).resize((33, 33), Image.Resampling.BICUBIC)),
+            r"only. Values between come from saving with loss or from resizing with interpolation",
+        ),
+    ],
+)
+def test_a_mask_of_other_values_is_refused_with_the_way_out(written, words):
+    with pytest.raises(ImageError, match=words):
+        facts("m.png", read_mask(written(true_mask())))
+
+
+def spoilt(change, root, folder, count=None):
+    for path in sorted((root / folder / "ROIs" / "mask").glob("*.png"))[:count]:
+        Image.fromarray(change(true_mask())).save(path)
+
+
+@pytest.mark.parametrize("folder", ["Domain1/train", "Domain4/test"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m * 0, "none of its {} masks holds 128 (rim) or 255 (outside), only 0 (cup)"),
+        (lambda m: m | 255, "none of its {} masks holds 0 (cup) or 128 (rim), only 255 (outside)"),
+        (
+            lambda m: np.where(m < 255, 255, 0).astype(np.uint8),
+            "none of its {} masks holds 128 (rim), only 0 (cup) and",
+        ),
+        (lambda m: m == 255, "none of its {} masks holds 128 (rim), only 0 (cup) and 255"),  # 1 bit
+        (lambda m: np.where(m < 255, 128, 255).astype(np.uint8), "masks holds 0 (cup), only 128 (rim) and 255"),
+        (lambda m: np.array([255, 128, 0], np.uint8)[np.searchsorted([0, 128, 255], m)], "{0} of its {0} masks are 0"),
+        (lambda m: np.array([128, 0, 255], np.uint8)[np.searchsorted([0, 128, 255], m)], "seem to be swapped"),
+    ],
+)
+def test_masks_that_cannot_be_meant_end_in_one_line_of_the_part(dofe, tmp_path, folder, change, words):
+    spoilt(change, dofe, folder)
+    with pytest.raises(UserError) as error:
+        load_folder(str(dofe), tmp_path / "cache")
+    said = str(error.value)
+    assert f"{dofe}/{folder}: " in said and words.format(3) in said and "\n" not in said
+    assert not (tmp_path / "cache").exists()
+
+
+def test_single_eyes_may_lack_a_cup_or_a_rim_and_no_mask_is_of_one_value(dofe, tmp_path):
+    spoilt(lambda m: np.where(m < 255, 128, 255).astype(np.uint8), dofe, "Domain1/train", 1)
+    spoilt(lambda m: np.where(m < 255, 0, 255).astype(np.uint8), dofe, "Domain2/train", 1)
+    assert len(load_folder(str(dofe), tmp_path / "cache").train[1]) == 3
+    spoilt(lambda m: m | 255, dofe, "Domain2/train", 1)
+    with pytest.raises(UserError, match=r"1 of its 5 masks hold one value alone \(g0000.png: 255 \(outside\) every"):
+        load_folder(str(dofe), tmp_path / "cache")
+
+
+def test_pictures_of_sixteen_bits_are_scaled_and_another_reading_makes_the_records_anew(dofe, tmp_path, monkeypatch):
+    wide = np.full((20, 20), 100 * 257, np.uint16)
+    Image.fromarray(wide).save(dofe / "Domain1/train/ROIs/image/g0000.png")
+    Image.fromarray(true_mask().astype(np.uint16) * 257).save(dofe / "Domain1/train/ROIs/mask/g0000.png")
+    image, mask = pixels(load_folder(str(dofe), tmp_path / "cache").train[1][0], 20)
+    assert np.all(image == 100)
+    np.testing.assert_array_equal(mask, true_mask())
+    monkeypatch.setattr(fundus, "READING", "another")
+    load_folder(str(dofe), tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("fundus-*"))) == 2
+
+
+def test_a_damaged_record_is_named():
+    record = {"image": b"", "mask": encoded(Image.fromarray(true_mask())), "name": "Domain1/a.png"}
+    with pytest.raises(UserError, match=r"Domain1/a.png or its mask cannot be decoded \(it is an empty file"):
+        pixels(record)
 
 
 def test_files_of_other_programs_are_left_out_and_counted(dofe, tmp_path):

@@ -14,6 +14,9 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"MM\0*", "a TIFF image"),
     (b"RIFF", "a RIFF file (WebP, WAV or AVI)"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an OLE file (FlashPix, or an old office document)"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF)"),
+    (b"8BPS", "a Photoshop document"),
     (b"%PDF", "a PDF document"),
     (b"%!PS", "a PostScript program"),
     (b"\xc5\xd0\xd3\xc6", "a PostScript program"),
@@ -29,6 +32,11 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x0a\x23\xd7\xce", "a RecordIO file (.rec)"),
     (b"{\\rtf", "a rich text document"),
 )
+# ISO media files by the brand that follows `ftyp`; iPhones make HEIC, and renaming one to .jpg does not convert it.
+MEDIA = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "a HEIC image (convert it to JPEG or PNG)") | {
+    b"avif": "an AVIF image",
+    b"avis": "an AVIF image",
+}
 ZIP = b"PK\x03\x04"
 TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens a torch.save file of before 1.6
 TAR_MAGIC = 257  # where `ustar` stands
@@ -50,6 +58,8 @@ def describe(data: bytes) -> str | None:
             return name
     if data.startswith(ZIP):
         return _describe_zip(data)
+    if data[4:8] == b"ftyp":
+        return MEDIA.get(data[8:12], "a video")
     if TORCH_MAGIC in data[:32]:
         return "a file that torch.save wrote (before PyTorch 1.6)"
     if data[TAR_MAGIC : TAR_MAGIC + 5] == b"ustar":

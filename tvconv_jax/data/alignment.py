@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.decoder import DECODE_ERRORS, as_seen
+from tvconv_jax.data.decoder import ImageError, as_seen, read_image
 from tvconv_jax.data.listing import JUNK, is_junk
 from tvconv_jax.data.progress import track
 from tvconv_jax.errors import UserError
@@ -175,8 +175,8 @@ def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: i
             yield FOUND
             continue
         try:
-            face = align_face(as_seen((source / entry.file).read_bytes()), entry.points, side)
-        except DECODE_ERRORS:
+            face = align_face(as_seen(read_image(source / entry.file)), entry.points, side)
+        except ImageError:
             yield BROKEN
             continue
         file = io.BytesIO()

@@ -119,7 +119,7 @@ def _picture(picture: Any) -> bytes | np.ndarray:
     if isinstance(picture, Array):
         array = picture.array
         if array is not None and array.dtype == np.uint8:
-            if array.ndim == 3 and array.shape[2] == 3:
+            if array.ndim == 3 and array.shape[2] == 3 and array.size:
                 return array
             if array.size and max(array.shape) == array.size:
                 return array.tobytes()

@@ -1,15 +1,13 @@
 """Face data from one format into another, byte for byte: pictures are never decoded or written anew."""
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tvconv_jax.data.bin_file import BinFaces, write_bin
-from tvconv_jax.data.decoder import DECODE_ERRORS
+from tvconv_jax.data.decoder import ImageError, size
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
 from tvconv_jax.data.name_list import one_to_one
 from tvconv_jax.data.pairs import read_pairs, set_of
@@ -146,9 +144,8 @@ def _listed(faces: FaceSet, order: np.ndarray) -> Iterator[str]:
 def _size(image: bytes) -> tuple[int, int] | None:
     """Height and width, from the picture's header."""
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return picture.height, picture.width
-    except DECODE_ERRORS:
+        return size(image)
+    except ImageError:
         return None
 
 

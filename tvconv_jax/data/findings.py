@@ -51,7 +51,7 @@ def findings(source: Source, faces: FaceSet | None, looks: Sequence[Look], side:
         side: Side that pictures should have.
     """
     read = [index for index, entry in enumerate(looks) if not entry.error]
-    yield from _pictures(source, "pictures that cannot be read", [i for i, entry in enumerate(looks) if entry.error])
+    yield from _unreadable(source, looks)
     if faces:  # in a test set a picture stands in many pairs
         yield from _duplicates(faces, looks)
     swapped = sorted((index for index in read if looks[index].swapped), key=lambda index: looks[index].warmth)
@@ -85,6 +85,13 @@ def overlap(faces: FaceSet, looks: Sequence[Look], test: HeldOut) -> Iterator[Fi
 def _pictures(source: Source, text: str, indices: Sequence[int]) -> Iterator[Finding]:
     if indices:
         yield Finding(text, [source.name(index) for index in indices], indices)
+
+
+def _unreadable(source: Source, looks: Sequence[Look]) -> Iterator[Finding]:
+    indices = [index for index, entry in enumerate(looks) if entry.error]
+    if indices:  # of the cause what comes before the way out
+        names = [f"{source.name(index)} ({looks[index].error.split(';')[0]})" for index in indices]
+        yield Finding("pictures that cannot be read", names, indices)
 
 
 def _duplicates(faces: FaceSet, looks: Sequence[Look]) -> Iterator[Finding]:

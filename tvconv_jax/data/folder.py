@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from tvconv_jax.data.decoder import DECODE_ERRORS, check_mode
+from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, printable, scan
 from tvconv_jax.data.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.progress import track
@@ -55,7 +53,8 @@ def load(
         return None, {}, {"identities": 0, "notes": []}
     # The records are made anew as soon as a file comes, goes or changes; they serve every image_size and max_corrupt.
     check_names(path for files in splits.values() for path in files)
-    folder = cache / f"folder-{digest(str(base), *(_stamp(split, path) for split in splits for path in splits[split]))}"
+    stamps = [_stamp(split, path) for split in splits for path in splits[split]]
+    folder = cache / f"folder-{digest(READING, str(base), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         with one_writer(folder):
@@ -186,15 +185,11 @@ def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
     good, bad, sizes = [], [], Counter()
     for path in track(files, total=len(files), text=f"Checking {files[0].parent.parent.name}"):
         try:
-            with Image.open(path) as image:
-                image.load()
-                check_mode(image)
-                sizes["{}x{}".format(*image.size)] += 1
+            height, width = pixels(read_image(path)).shape[:2]
+            sizes[f"{width}x{height}"] += 1
             good.append(path)
-        except ValueError as error:
+        except ImageError as error:
             bad.append(f"{path}: {error}")
-        except DECODE_ERRORS:
-            bad.append(str(path))
     return good, {"folder": str(files[0].parent.parent), "files": len(files), "bad": bad, "sizes": sizes}
 
 

@@ -5,6 +5,7 @@
 """
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -14,9 +15,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
-from tvconv_jax.data import draw_fundus
-from tvconv_jax.data.decoder import DECODE_ERRORS
-from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM
+from tvconv_jax.data import decoder, draw_fundus
+from tvconv_jax.data.decoder import READING, ImageError, read_image
+from tvconv_jax.data.draw_fundus import BACKGROUND, CUP
+from tvconv_jax.data.fundus_masks import MaskError, MaskFacts, check_part, facts, read_mask
 from tvconv_jax.data.listing import LeftOut, flat
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import NamedBuilder, Names, columns, digest, prepare
@@ -25,7 +27,6 @@ from tvconv_jax.files import check_names
 
 DOMAINS = (1, 2, 3, 4)
 PHASES = ("train", "test")
-MASK_VALUES = {CUP, RIM, BACKGROUND}
 
 
 class FundusRecord(TypedDict):
@@ -115,7 +116,8 @@ def load_folder(root: str, cache: Path) -> FundusData:
 
     Raises:
         UserError: If the folder, a domain, a picture's mask or a mask's picture is missing, a mask holds other
-            values or is of another size than its picture, or a file cannot be read; says which.
+            values or is of another size than its picture, the masks of a domain's part cannot mean what their values
+            say (see :func:`tvconv_jax.data.fundus_masks.check_part`), or a file cannot be read; says which.
     """
     if not root:
         raise UserError("data.root is empty; name the folder of Domain1 to Domain4 with --config.data.root=DIR.")
@@ -125,12 +127,9 @@ def load_folder(root: str, cache: Path) -> FundusData:
     every = [path for files in pairs.values() for pair in files for path in pair]
     check_names(every)
     stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in every]
-    folder = cache / f"fundus-{digest(*stamps)}"
+    folder = cache / f"fundus-{digest(READING, *stamps)}"
     if not FundusBuilder(splits=dict.fromkeys(pairs, []), data_dir=folder).data_path.exists():
-        for image, mask in track(
-            [pair for files in pairs.values() for pair in files], total=len(every) // 2, text="Checking masks"
-        ):
-            _check(image, mask)
+        _check_all(base, pairs)
     splits = {split: (_record(base, *pair) for pair in files) for split, files in pairs.items()}
     return _load(splits, folder, f"the fundus pictures of {base}", str(root), left_out.notes(base))
 
@@ -185,26 +184,31 @@ def _paired(base: Path, domain: int, phase: str, left_out: LeftOut) -> list[tupl
     return [(images[name], masks[name]) for name in sorted(images)]
 
 
-def _check(image: Path, mask: Path) -> None:
-    with _opened(image) as picture:
-        size = picture.size
-    with _opened(mask) as picture:
-        if picture.size != size:
-            shapes = "{}x{} and {}x{}".format(*size, *picture.size)
-            raise UserError(f"{image} and its mask differ in size ({shapes}); they must agree.")
-        values = {value for _, value in picture.convert("L").getcolors(256)}
-    if values - MASK_VALUES:
-        shown = ", ".join(map(str, sorted(values - MASK_VALUES)[:5]))
-        raise UserError(f"{mask} holds the values {shown}; a mask holds 0 (cup), 128 (rim) and 255 (outside) only.")
+def _check_all(base: Path, pairs: Mapping[str, list[tuple[Path, Path]]]) -> None:
+    """Decodes every picture and every mask, then looks at the masks of each domain and phase together."""
+    files = [(split, *pair) for split, part in pairs.items() for pair in part]
+    found: dict[str, list[MaskFacts]] = {split: [] for split in pairs}
+    for split, image, mask in track(files, total=len(files), text="Checking masks"):
+        found[split].append(_check(image, mask))
+    for (domain, phase), masks in zip(itertools.product(DOMAINS, PHASES), found.values(), strict=True):
+        check_part(f"{base}/Domain{domain}/{phase}", masks)
 
 
-def _opened(path: Path) -> Image.Image:
+def _check(image: Path, mask: Path) -> MaskFacts:
     try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except DECODE_ERRORS as error:
-        raise UserError(f"{path} cannot be read ({error}); repair or remove it.") from None
+        shape = decoder.pixels(read_image(image)).shape[:2]
+    except ImageError as error:
+        raise UserError(f"{image} cannot be read ({error}); repair or remove it.") from None
+    try:
+        values = read_mask(read_image(mask))
+        if values.shape != shape:
+            shapes = "{1}x{0} and {3}x{2}".format(*shape, *values.shape)
+            raise UserError(f"{image} and its mask differ in size ({shapes}); they must agree.")
+        return facts(mask.name, values)
+    except MaskError as error:
+        raise UserError(f"{mask} {error}.") from None
+    except ImageError as error:
+        raise UserError(f"{mask} cannot be read ({error}); repair or remove it.") from None
 
 
 def _record(base: Path, image: Path, mask: Path) -> FundusRecord:
@@ -234,12 +238,14 @@ def pixels(record: FundusRecord, side: int | None = None) -> tuple[np.ndarray, n
     Returns:
         ``uint8 [h, w, 3]``, RGB; ``uint8 [h, w]`` of mask values.
     """
-    image = Image.open(io.BytesIO(record["image"])).convert("RGB")
-    mask = Image.open(io.BytesIO(record["mask"])).convert("L")
-    if side is not None and image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.LANCZOS)
-        mask = mask.resize((side, side), Image.Resampling.NEAREST)
-    return np.asarray(image), np.asarray(mask)
+    try:
+        image, mask = decoder.pixels(record["image"]), read_mask(record["mask"])
+    except ImageError as error:
+        raise UserError(f"{record['name']} or its mask cannot be decoded ({error}); repair or remove them.") from None
+    if side is not None and image.shape[:2] != (side, side):
+        image = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
+        mask = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+    return image, mask
 
 
 def to_maps(mask: np.ndarray) -> np.ndarray:

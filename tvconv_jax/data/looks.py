@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tvconv_jax.data.alignment import TEMPLATE, TEMPLATE_SIDE
-from tvconv_jax.data.decoder import DECODE_ERRORS, orientation, pixels
+from tvconv_jax.data.decoder import ImageError, orientation, pixels
 
 # Points of the 112x112 template at which skin is brighter than the eyes: cheeks and the ridge of the nose.
 SKIN = np.array([[36.0, 72.0], [76.0, 72.0], [56.0, 66.0]])
@@ -55,10 +55,10 @@ def look(image: bytes) -> Look:
     """Looks at one encoded picture; a damaged one is told by ``error``."""
     try:
         decoded = pixels(image, strict=True)
-    except DECODE_ERRORS as error:
-        return Look(digest(image), error=" ".join(str(error).split()) or type(error).__name__)
+    except ImageError as error:
+        return Look(digest(image), error=str(error))
     height, width, _ = decoded.shape
-    middle = decoded[height // 4 : -height // 4, width // 4 : -width // 4].reshape(-1, 3).mean(0)
+    middle = decoded[_middle(height), _middle(width)].reshape(-1, 3).mean(0)
     small = np.asarray(Image.fromarray(decoded).resize((GRID, GRID), Image.Resampling.BOX), np.float32)
     return Look(
         digest(image),
@@ -68,6 +68,11 @@ def look(image: bytes) -> Look:
         eyes=_eyes(small.mean(-1)),
         turned=orientation(image) != 1,
     )
+
+
+def _middle(side: int) -> slice:
+    """The middle half of a side, and at least one pixel."""
+    return slice(side // 4, max(1, side + -side // 4))
 
 
 def _eyes(light: np.ndarray) -> float:
@@ -82,5 +87,5 @@ def thumbnail(image: bytes, side: int) -> Image.Image:
     """A small picture; a grey field where the bytes are none."""
     try:
         return Image.fromarray(pixels(image)).resize((side, side), Image.Resampling.BILINEAR)
-    except DECODE_ERRORS:
+    except ImageError:
         return Image.new("RGB", (side, side), (128, 128, 128))

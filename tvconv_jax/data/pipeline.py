@@ -6,7 +6,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from tvconv_jax.data.decoder import DECODE_ERRORS, decode
+from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.transform import NONE, Strengths, draw, transform
 from tvconv_jax.errors import UserError
@@ -18,7 +18,7 @@ def pixels(record: Record, side: int) -> np.ndarray:
     """A picture decoded, ``uint8 [side, side, 3]``; a ``UserError`` that names it if that cannot be."""
     try:
         return decode(record["image"], side)
-    except DECODE_ERRORS as error:
+    except ImageError as error:
         raise UserError(
             f"picture {record['name']} cannot be decoded ({error}); repair or remove it. Where it is part of a packed "
             f"set, 'python -m tvconv_jax.data convert SET FOLDER' makes loose pictures of that, and a run on these, in "

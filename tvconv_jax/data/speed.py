@@ -1,6 +1,5 @@
 """How many pictures a second each decoder and the whole pipeline give."""
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -8,7 +7,7 @@ from itertools import cycle
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.decoder import decode
+from tvconv_jax.data.decoder import decode, opened
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import open_faces
@@ -53,7 +52,7 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
 
 def _pillow(image: bytes, side: int) -> np.ndarray:
     """As :func:`tvconv_jax.data.decoder.decode`, by Pillow alone."""
-    with Image.open(io.BytesIO(image)) as picture:
+    with opened(image) as picture:
         picture = picture.convert("RGB")
         return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tvconv_jax.data.decoder import DECODE_ERRORS, pixels
+from tvconv_jax.data.decoder import ImageError, pixels
 from tvconv_jax.data.kept import short_name, write_kept
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import Record, Source, digest
@@ -146,7 +146,7 @@ class _Chosen:
 def _is_whole(record: Record) -> bool:
     try:
         pixels(record["image"])
-    except DECODE_ERRORS:
+    except ImageError:
         return False
     return True
 

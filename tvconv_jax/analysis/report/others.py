@@ -9,6 +9,7 @@ from PIL import Image
 from tvconv_jax.analysis.report.html import Html, details, joined, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section
 from tvconv_jax.analysis.report.pictures import image
+from tvconv_jax.data.decoder import ImageError, pixels, read_image
 
 STRUCTURES = ("cup", "disc")
 Own = tuple[str, list[Figure], list[Section]]
@@ -41,10 +42,11 @@ def _outlines(workdir: Path, pictures: bool) -> list[Section]:
     if not file.exists():
         return []
     if pictures:
-        with Image.open(file) as sheet:
-            shown = image(
-                sheet.convert("RGB"), "Outlines of the truth and of the prediction over pictures", kind="JPEG"
-            )
+        try:
+            sheet = Image.fromarray(pixels(read_image(file)))
+        except ImageError:  # somebody changed it; the rest of the report stands
+            return []
+        shown = image(sheet, "Outlines of the truth and of the prediction over pictures", kind="JPEG")
         body = tag("div", shown, class_="scroll", role="region", aria_label="Outlines", tabindex="0")
     else:
         body = tag(

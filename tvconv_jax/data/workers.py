@@ -1,0 +1,86 @@
+"""Iterators over batches: threads of this process or worker processes, each with an end of its own."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import grain
+from absl import flags
+
+from tvconv_jax.errors import UserError
+
+SHARED = Path("/dev/shm")  # where Linux keeps what processes share; a container gets 64 MB unless told otherwise
+PREFETCHED = 4  # batches that lie in shared memory for each worker once it is ahead: two here and two there
+OVERHEAD = 2**17  # bytes of queues and locks of a worker
+# These reach every process of a group (Ctrl-C, `timeout`, SLURM, a closed terminal).
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def iterate(dataset: grain.MapDataset, *, workers: int, batch_bytes: int) -> grain.DatasetIterator:
+    """Starts to read a dataset of batches; ``close`` of what is returned ends its threads and processes.
+
+    Args:
+        dataset: Whose elements are batches.
+        workers: Processes that make them; 0 makes them in threads of this one.
+        batch_bytes: Size of a batch of this process.
+
+    Raises:
+        UserError: If the batches of so many workers do not fit into shared memory.
+    """
+    if not flags.FLAGS.is_parsed():  # Grain reads absl's flags; in a program without absl.app nobody parsed them
+        flags.FLAGS.mark_as_parsed()
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    if workers:
+        check_shared_memory(workers, batch_bytes)
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=end_with_parent)
+    return iter(batches)
+
+
+def free_shared_memory() -> int | None:
+    """Bytes free in shared memory; ``None`` where the system does not say."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def shared_memory_hint() -> str:
+    """What to do about shared memory that is too small."""
+    return (
+        "give the container more (docker run --shm-size=2g; in Kubernetes an emptyDir with medium: Memory on "
+        f"{SHARED}), or train with --config.data.workers=0 or a smaller batch, in a new --workdir if this one was "
+        "trained in"
+    )
+
+
+def check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Raises a ``UserError`` if the prefetched batches cannot fit: a worker would die of it in the first minutes."""
+    needed = (PREFETCHED * workers + 1) * batch_bytes + workers * OVERHEAD  # one more is being trained on
+    free = free_shared_memory()
+    if free is not None and free < needed:
+        raise UserError(
+            f"data.workers={workers} need {needed:,} bytes of shared memory for batches of {batch_bytes:,} bytes, and "
+            f"{SHARED} has {free:,} bytes free; {shared_memory_hint()}."
+        )
+
+
+def end_with_parent(*_: int) -> None:
+    """Makes this worker process end when its parent does, however that ends; Grain calls it in each worker.
+
+    What asks a run to stop is the parent's to answer: it takes its last step, with batches of its workers, and saves.
+    """
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_after, args=[multiprocessing.parent_process()], daemon=True).start()
+
+
+def _leave_after(parent: Any) -> None:
+    # This waits for the end of a pipe that the kernel closes with the parent: at once if it has ended already, and
+    # without polling. PR_SET_PDEATHSIG would not do: it watches the thread that started the worker, which ends earlier.
+    parent.join()
+    os._exit(1)

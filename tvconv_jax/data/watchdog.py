@@ -61,8 +61,7 @@ class WatchedBatches:
             TrainingError: If none came in time, a worker process died, or shared memory is full.
             ValueError: If they are closed.
         """
-        if not self._end.alive:
-            raise ValueError(f"the batches of {self._source} are closed.")
+        self._open()
         if self._before is None:
             self._before = set(multiprocessing.active_children())
         self._wanted.put(True)
@@ -85,18 +84,19 @@ class WatchedBatches:
     def get_state(self) -> Any:
         """The position behind the last batch."""
         with self._explained():
-            return self._batches.get_state()
+            return self._open().get_state()
 
     def set_state(self, state: Any) -> None:
         """Goes to a position."""
         with self._explained():
-            self._batches.set_state(state)
+            self._open().set_state(state)
 
     def close(self) -> None:
         """Ends the thread, Grain's threads and its worker processes, within seconds whatever they are stuck in."""
         _OPEN.discard(self)
         self._end()
-        self._thread.join(PATIENCE / 5 if self._stuck else PATIENCE)
+        self._batches = None  # so that Grain's own clean-up is over before the interpreter's begins
+        self._thread.join(1 if self._stuck else PATIENCE + len(self._workers or ()))  # they end one after the other
         if self._thread.is_alive() and self._kill():
             self._thread.join(PATIENCE)
 
@@ -105,6 +105,11 @@ class WatchedBatches:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _open(self) -> Any:
+        if self._batches is None:
+            raise ValueError(f"the batches of {self._source} are closed.")
+        return self._batches
 
     def _children(self) -> set:
         """Processes that were started since the first batch was asked for, apart from those of other pipelines."""

@@ -1,0 +1,169 @@
+"""Threads and processes of ours end: with what opened them, and with the process that started them."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tvconv_jax.data import embedded, fundus_batches, watchdog, workers
+from tvconv_jax.data.pipeline import train_batches
+from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.tether import tethered
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"batch_size": 8, "image_size": 24, "seed": 0}
+
+
+def opened(number, timeout=60.0):
+    source, _, _ = embedded.load("smoke", cache_dir())
+    return WatchedBatches(train_batches(source, **SIZES, workers=number), timeout=timeout, source="the faces")
+
+
+def soon(what):
+    """Whether something becomes true before long; a thread that was told to end takes a moment."""
+    deadline = time.monotonic() + 10
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return what()
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def shared(pid):
+    """Files of shared memory that a process has before it."""
+    words = Path(f"/proc/{pid}/maps").read_text().split()
+    return {Path(word) for word in words if word.startswith("/dev/shm/")}
+
+
+def test_ten_pipelines_that_were_closed_leave_no_thread():
+    before = threading.active_count()
+    for _ in range(10):
+        with opened(0) as batches:
+            assert next(batches)["index"].shape == (8,)
+        assert soon(lambda: threading.active_count() <= before)
+    with pytest.raises(ValueError, match="the batches of the faces are closed"):
+        next(batches)
+    batches.close()  # once more does nothing
+
+
+def test_a_pipeline_that_was_forgotten_ends_too():
+    before = threading.active_count()
+    next(opened(0))
+    assert soon(lambda: threading.active_count() <= before)
+
+
+def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatch):
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.5)
+    with opened(1) as other:
+        next(other)
+        (busy,) = multiprocessing.active_children()
+        with opened(1) as batches:
+            next(batches)
+            (worker,) = set(multiprocessing.active_children()) - {busy}
+            os.kill(worker.pid, signal.SIGSTOP)
+        assert soon(lambda: not worker.is_alive()) and worker.exitcode == -signal.SIGKILL
+        for number in workers.ASKING:  # as they reach a whole group; what is being trained still gets its batches
+            os.kill(busy.pid, number)
+        before = other.get_state()
+        for _ in range(6):
+            next(other)
+        assert other.get_state() != before
+    assert soon(lambda: not multiprocessing.active_children()) and busy.exitcode == 0
+
+
+PARENT = """
+import multiprocessing, os, sys, time
+from test_workers import opened
+if __name__ == "__main__":
+    batches = opened(2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment = {**os.environ, "PYTHONPATH": path}
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(alive, pids))
+    files = set().union(*map(shared, (parent.pid, *pids)))
+    assert any(file.exists() for file in files)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert soon(lambda: not any(map(alive, pids)))
+    assert soon(lambda: not any(file.exists() for file in files))  # multiprocessing's helper ends last, and cleans up
+
+
+def test_a_child_on_a_tether_ends_with_its_parent():
+    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "tether.py")]
+    code = f"import os, subprocess, time; c = {sleep!r} + [str(os.getpid()), '', 'sleep', '60']; "
+    code += "print(subprocess.Popen(c).pid, flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    assert soon(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0])
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert soon(lambda: not alive(child))
+    orphan = subprocess.run([*sleep, "1", "", "echo", "began"], capture_output=True, text=True)
+    assert orphan.returncode == 1 and "the parent ended before its child began" in orphan.stderr + orphan.stdout
+    missing = subprocess.run(tethered(["no-such-program"]), capture_output=True, text=True)
+    assert missing.returncode == 1 and missing.stderr == "error: no-such-program: No such file or directory\n"
+
+
+def test_shared_memory_that_is_too_small_is_said_before_the_first_step(monkeypatch):
+    """Docker gives a container 64 MB; two workers, each with four batches of 14 MB, need twice that."""
+    source, _, _ = embedded.load("smoke", cache_dir())
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: 2**16)
+    words = r"data.workers=1 need \d+,\d+ bytes of shared memory for batches of 13,888 bytes, and /dev/shm has 65,536 b"
+    with pytest.raises(UserError, match=words + r".*--shm-size=2g.*--config.data.workers=0 or a smaller batch"):
+        train_batches(source, **SIZES, workers=1)
+    with pytest.raises(UserError, match=r"data.workers=3 need .* for batches of 9,232 bytes"):
+        fundus_batches.train_batches({1: source, 2: source}, per_domain=2, image_size=24, seed=0, workers=3)
+    train_batches(source, **SIZES, workers=0).close()
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: None)
+    train_batches(source, **SIZES, workers=1).close()
+
+
+class Broken:
+    def __init__(self, error):
+        self.error = error
+
+    def __next__(self):
+        raise self.error
+
+    set_state = get_state = lambda self, *_: next(self)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/psm_1234"),
+        RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the logs above."),
+    ],
+)
+def test_shared_memory_that_is_full_is_named_and_not_the_disk(error):
+    with WatchedBatches(Broken(error), timeout=0, source="faces") as batches:
+        for use in (lambda: next(batches), batches.get_state, lambda: batches.set_state({})):
+            with pytest.raises(TrainingError, match=r"^shared memory is full \(.* in /dev/shm now\).*--shm-size"):
+                use()

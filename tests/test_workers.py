@@ -156,14 +156,24 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "words"),
     [
-        OSError(errno.ENOSPC, "No space left on device", "/psm_1234"),
-        RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the logs above."),
+        (OSError(errno.ENOSPC, "No space left on device", "/psm_1234"), "is full"),
+        (RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the logs."), "is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be used: Read-only file system"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "cannot be used: No such file or directory"),
     ],
 )
-def test_shared_memory_that_is_full_is_named_and_not_the_disk(error):
+def test_shared_memory_that_is_full_is_named_and_not_the_disk(error, words):
     with WatchedBatches(Broken(error), timeout=0, source="faces") as batches:
         for use in (lambda: next(batches), batches.get_state, lambda: batches.set_state({})):
-            with pytest.raises(TrainingError, match=r"^shared memory is full \(.* in /dev/shm now\).*--shm-size"):
+            with pytest.raises(TrainingError, match=rf"^shared memory, .* {words} \(/dev/shm has .*--shm-size"):
                 use()
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_shared_memory():
+    for error in (FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"), OSError(errno.EIO, "Input/output error")):
+        with WatchedBatches(Broken(error), timeout=0, source="faces") as batches:
+            with pytest.raises(OSError) as found:
+                next(batches)
+            assert found.value is error

@@ -1,6 +1,6 @@
-"""A child process that is killed when its parent ends, however that ends. Also a script, which imports nothing of ours:
+"""A child process that is killed when its parent ends, however that ends.
 
-python tether.py PARENT CORES COMMAND ...
+The child runs this file first, ``python tether.py PARENT CORES COMMAND ...``, which becomes the command.
 """
 
 import os

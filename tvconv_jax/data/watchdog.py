@@ -3,18 +3,21 @@
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from tvconv_jax.data.workers import SHARED, free_shared_memory, shared_memory_hint
+from tvconv_jax.data.workers import (
+    SHARED,
+    WORKER_DIED,
+    free_shared_memory,
+    shared_memory_fault,
+    shared_memory_hint,
+)
 from tvconv_jax.errors import TrainingError
-from tvconv_jax.training.storage import is_full
 
-WORKER_DIED = "Worker process was terminated unexpectedly"  # Grain's words
 PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and once more after the workers were killed
 _OPEN: weakref.WeakSet = weakref.WeakSet()  # of this process
 
@@ -129,15 +132,15 @@ class WatchedBatches:
         try:
             yield
         except Exception as error:
-            died, code = WORKER_DIED in str(error), str(error).partition("exit code ")[2].partition(".")[0]
-            # A pipeline reads files; what it writes is shared memory. The kernel kills one that finds no more of it.
-            if is_full(error) or died and code == str(-signal.SIGBUS):
+            if fault := shared_memory_fault(error):
                 raise TrainingError(
-                    f"shared memory is full ({free_shared_memory() or 0:,} bytes free in {SHARED} now), through which "
-                    f"data workers pass batches; {shared_memory_hint()}. The last checkpoint is whole."
+                    f"shared memory, through which data workers pass batches, {fault} ({SHARED} has "
+                    f"{free_shared_memory() or 0:,} bytes free now); {shared_memory_hint()}. The last checkpoint is "
+                    f"whole."
                 ) from None
-            if not died:
+            if WORKER_DIED not in str(error):
                 raise
+            code = str(error).partition("exit code ")[2].partition(".")[0]
             raise TrainingError(
                 f"a data worker that reads {self._source} died (exit code {code}; -9: killed, often for want of "
                 f"memory). The same command goes on, for the last checkpoint is whole; fewer --config.data.workers "

@@ -1,5 +1,6 @@
 """Iterators over batches: threads of this process or worker processes, each with an end of its own."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,13 @@ import grain
 from absl import flags
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.training.storage import is_full
 
 SHARED = Path("/dev/shm")  # where Linux keeps what processes share; a container gets 64 MB unless told otherwise
 PREFETCHED = 4  # batches that lie in shared memory for each worker once it is ahead: two here and two there
 OVERHEAD = 2**17  # bytes of queues and locks of a worker
+_UNUSABLE = (errno.EROFS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSYS)
+WORKER_DIED = "Worker process was terminated unexpectedly"  # Grain's words
 # These reach every process of a group (Ctrl-C, `timeout`, SLURM, a closed terminal).
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -46,7 +50,17 @@ def free_shared_memory() -> int | None:
         found = os.statvfs(SHARED)
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return found.f_bavail * found.f_frsize if found.f_blocks else None  # no blocks: without a limit
+
+
+def shared_memory_fault(error: Exception) -> str | None:
+    """What an error of Grain's says of shared memory, in a few words; ``None`` if it is of something else."""
+    if is_full(error) or str(error).startswith(f"{WORKER_DIED} with exit code {-signal.SIGBUS}."):
+        return "is full"  # a pipeline writes nothing else; the kernel kills one that finds no more of it
+    named = error.filename if isinstance(error, OSError) else ""
+    if isinstance(error, OSError) and error.errno in _UNUSABLE and (named is None or named.startswith("/psm_")):
+        return f"cannot be used: {error.strerror}"
+    return None
 
 
 def shared_memory_hint() -> str:

@@ -43,6 +43,13 @@ def alive(pid):
         return False
 
 
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def shared(pid):
     """Files of shared memory that a process has before it."""
     words = Path(f"/proc/{pid}/maps").read_text().split()
@@ -120,7 +127,7 @@ def test_a_child_on_a_tether_ends_with_its_parent():
     code += "print(subprocess.Popen(c).pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)
     child = int(parent.stdout.readline())
-    assert soon(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0])
+    assert soon(lambda: command_of(child)[:1] == [b"sleep"])
     parent.kill()
     parent.wait()
     parent.stdout.close()
@@ -177,3 +184,18 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_shared_memory():
             with pytest.raises(OSError) as found:
                 next(batches)
             assert found.value is error
+
+
+def test_a_killed_launcher_takes_its_processes_along(tmp_path):
+    script = [ROOT / "launch" / "local_processes.sh", "2", "--", "sleep", "60"]
+    launcher = subprocess.Popen(script, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
+
+    def children():
+        pids = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        return [pid for pid in pids if command_of(pid)[:2] == [b"sleep", b"60"]]
+
+    assert soon(lambda: len(children()) == 2)
+    pids = children()
+    launcher.kill()
+    launcher.wait()
+    assert soon(lambda: not any(map(alive, pids)))

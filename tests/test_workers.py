@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ from tvconv_jax.data import embedded, fundus_batches, watchdog, workers
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.export import trained
+from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.run import run
 from tvconv_jax.tether import tethered
+from tvconv_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"batch_size": 8, "image_size": 24, "seed": 0}
@@ -92,11 +97,54 @@ def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatc
     assert soon(lambda: not multiprocessing.active_children()) and busy.exitcode == 0
 
 
+class Closing(list):
+    """In the place of batches; holds whether they were closed."""
+
+    def close(self):
+        self.append("closed")
+
+    def __iter__(self):
+        return iter([{"image": "one"}, {"image": "two"}])
+
+
+class Job:
+    config, mesh, batch_size, notes = face_config("smoke", model="mobilenetv2", width=0.1), None, 8, []
+
+    def __init__(self, error=None):
+        self.error, self.batches = error, Closing()
+
+    def plan(self):
+        return loop.Plan(1, 1, 1, 1)
+
+    def task(self):
+        return loop.Task(None, self.batches, None, None)
+
+    def init_state(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("broken"), TrainingError("nan"), Interrupted("asked"), KeyboardInterrupt()]
+)
+def test_a_run_closes_its_batches_however_it_ends(tmp_path, error):
+    job = Job(error)
+    with pytest.raises(type(error)):
+        run(job, tmp_path)
+    assert job.batches == ["closed"]
+
+
+def test_an_export_closes_the_training_pictures():
+    job = Job()
+    with closing(trained._pictures(job)) as pictures:
+        assert next(pictures) == "one" and job.batches == []
+    assert job.batches == ["closed"]
+
+
 PARENT = """
 import multiprocessing, os, sys, time
 from test_workers import opened
 if __name__ == "__main__":
-    batches = opened(2)
+    batches = opened(1)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(60)
@@ -111,7 +159,7 @@ def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
         [sys.executable, tmp_path / "parent.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 2 and all(map(alive, pids))
+    assert len(pids) == 1 and all(map(alive, pids))
     files = set().union(*map(shared, (parent.pid, *pids)))
     assert any(file.exists() for file in files)
     parent.kill()

@@ -1,7 +1,6 @@
 """Batches that come, or an error that says why not: a data worker that died, or one that is stuck."""
 
 import multiprocessing
-import os
 import queue
 import threading
 import weakref
@@ -12,6 +11,7 @@ from typing import Any, Self
 from tvconv_jax.data.workers import (
     SHARED,
     WORKER_DIED,
+    block_asking,
     free_shared_memory,
     shared_memory_fault,
     shared_memory_hint,
@@ -44,8 +44,6 @@ class WatchedBatches:
         self._before: set | None = None  # child processes that there were before the first batch
         self._workers: set | None = None
         self._stuck = False
-        # Of a worker that was killed, multiprocessing's own helper would tell what it cleans up, after the error.
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
         # A thread stuck in reading cannot be ended, and as a daemon it need not be. It knows nothing of this object,
         # so that one that is forgotten is closed too.
         self._thread = threading.Thread(target=_fetch, args=[batches, self._wanted, self._found], daemon=True)
@@ -150,6 +148,7 @@ class WatchedBatches:
 
 def _fetch(batches: Any, wanted: queue.SimpleQueue, found: queue.SimpleQueue) -> None:
     """Fetches a batch whenever one is wanted; in the end closes them, for only one thread may touch them at a time."""
+    block_asking()
     while wanted.get():
         try:
             found.put((next(batches), None))

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def iterate(dataset: grain.MapDataset, *, workers: int, batch_bytes: int) -> gra
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if workers:
         check_shared_memory(workers, batch_bytes)
+        # Of a worker that was killed, multiprocessing's own helper would tell what it cleans up, after the error.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+        resource_tracker.ensure_running()  # else a worker's start begins with it, and it undoes block_asking()
         options = grain.MultiprocessingOptions(num_workers=workers)
         batches = batches.mp_prefetch(options, worker_init_fn=end_with_parent)
     return iter(batches)
@@ -83,13 +87,17 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
         )
 
 
-def end_with_parent(*_: int) -> None:
-    """Makes this worker process end when its parent does, however that ends; Grain calls it in each worker.
+def block_asking() -> None:
+    """Keeps the signals that ask a run to stop from this thread, and from threads and processes that it starts.
 
-    What asks a run to stop is the parent's to answer: it takes its last step, with batches of its workers, and saves.
+    They are the main thread's to answer: it takes its last step, with batches of its workers, and saves.
     """
-    for number in ASKING:
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+
+
+def end_with_parent(*_: int) -> None:
+    """Makes this worker process end when its parent does, however that ends; Grain calls it in each worker."""
+    block_asking()  # where the parent's thread did not
     threading.Thread(target=_leave_after, args=[multiprocessing.parent_process()], daemon=True).start()
 
 

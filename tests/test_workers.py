@@ -141,31 +141,32 @@ def test_an_export_closes_the_training_pictures():
 
 
 PARENT = """
-import multiprocessing, os, sys, time
-from test_workers import opened
+import multiprocessing, time
 if __name__ == "__main__":
-    batches = opened(1)
+    from tvconv_jax.data import embedded, pipeline, records, watchdog
+    source, _, _ = embedded.load("smoke", records.cache_dir())
+    batches = pipeline.train_batches(source, batch_size=8, image_size=24, seed=0, workers=1)
+    batches = watchdog.WatchedBatches(batches, timeout=60.0, source="the faces")
     next(batches)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    (worker,) = multiprocessing.active_children()
+    print("worker", worker.pid, flush=True)
     time.sleep(60)
 """
 
 
 def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    environment = {**os.environ, "PYTHONPATH": path}
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 1 and all(map(alive, pids))
-    files = set().union(*map(shared, (parent.pid, *pids)))
+    command, environment = [sys.executable, tmp_path / "parent.py"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    said = next(line for line in parent.stdout if line.startswith(b"worker "))  # after a word on what is drawn
+    worker = int(said.split()[1])
+    assert alive(worker)
+    files = shared(parent.pid) | shared(worker)
     assert any(file.exists() for file in files)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert soon(lambda: not any(map(alive, pids)))
+    assert soon(lambda: not alive(worker))
     assert soon(lambda: not any(file.exists() for file in files))  # multiprocessing's helper ends last, and cleans up
 
 
@@ -224,6 +225,13 @@ def test_shared_memory_that_is_full_is_named_and_not_the_disk(error, words):
         for use in (lambda: next(batches), batches.get_state, lambda: batches.set_state({})):
             with pytest.raises(TrainingError, match=rf"^shared memory, .* {words} \(/dev/shm has .*--shm-size"):
                 use()
+
+
+def test_workers_that_may_open_no_more_files_say_so():
+    error = OSError(errno.EMFILE, "Too many open files", "/psm_1234")
+    with WatchedBatches(Broken(error), timeout=0, source="faces") as batches:
+        with pytest.raises(TrainingError, match="^too many open files for the data workers; raise 'ulimit -n', or "):
+            next(batches)
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_shared_memory():

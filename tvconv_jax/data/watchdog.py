@@ -8,14 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from tvconv_jax.data.workers import (
-    SHARED,
-    WORKER_DIED,
-    block_asking,
-    free_shared_memory,
-    shared_memory_fault,
-    shared_memory_hint,
-)
+from tvconv_jax.data.workers import WORKER_DIED, block_asking, lack_of
 from tvconv_jax.errors import TrainingError
 
 PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and once more after the workers were killed
@@ -130,12 +123,8 @@ class WatchedBatches:
         try:
             yield
         except Exception as error:
-            if fault := shared_memory_fault(error):
-                raise TrainingError(
-                    f"shared memory, through which data workers pass batches, {fault} ({SHARED} has "
-                    f"{free_shared_memory() or 0:,} bytes free now); {shared_memory_hint()}. The last checkpoint is "
-                    f"whole."
-                ) from None
+            if lack := lack_of(error):
+                raise TrainingError(f"{lack}. The last checkpoint is whole.") from None
             if WORKER_DIED not in str(error):
                 raise
             code = str(error).partition("exit code ")[2].partition(".")[0]

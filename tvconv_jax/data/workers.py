@@ -19,6 +19,7 @@ SHARED = Path("/dev/shm")  # where Linux keeps what processes share; a container
 PREFETCHED = 4  # batches that lie in shared memory for each worker once it is ahead: two here and two there
 OVERHEAD = 2**17  # bytes of queues and locks of a worker
 _UNUSABLE = (errno.EROFS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSYS)
+_FEWER = "train with --config.data.workers=0 or a smaller batch, in a new --workdir if this one was trained in"
 WORKER_DIED = "Worker process was terminated unexpectedly"  # Grain's words
 # These reach every process of a group (Ctrl-C, `timeout`, SLURM, a closed terminal).
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -57,22 +58,26 @@ def free_shared_memory() -> int | None:
     return found.f_bavail * found.f_frsize if found.f_blocks else None  # no blocks: without a limit
 
 
-def shared_memory_fault(error: Exception) -> str | None:
-    """What an error of Grain's says of shared memory, in a few words; ``None`` if it is of something else."""
+def lack_of(error: Exception) -> str | None:
+    """Says what workers lack of the machine, and the way out, by an error of Grain's; ``None`` if they lack nothing."""
     if is_full(error) or str(error).startswith(f"{WORKER_DIED} with exit code {-signal.SIGBUS}."):
-        return "is full"  # a pipeline writes nothing else; the kernel kills one that finds no more of it
-    named = error.filename if isinstance(error, OSError) else ""
-    if isinstance(error, OSError) and error.errno in _UNUSABLE and (named is None or named.startswith("/psm_")):
-        return f"cannot be used: {error.strerror}"
-    return None
+        fault = "is full"  # a pipeline writes nothing else; the kernel kills one that finds no more of it
+    elif not isinstance(error, OSError) or not str(error.filename or "/psm_").startswith("/psm_"):
+        return None
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror.lower()} for the data workers; raise 'ulimit -n', or {_FEWER}"
+    elif error.errno in _UNUSABLE:
+        fault = f"cannot be used: {error.strerror}"
+    else:
+        return None
+    free = f"{SHARED} has {free_shared_memory() or 0:,} bytes free now"
+    return f"shared memory, through which data workers pass batches, {fault} ({free}); {_hint()}"
 
 
-def shared_memory_hint() -> str:
-    """What to do about shared memory that is too small."""
+def _hint() -> str:
     return (
         "give the container more (docker run --shm-size=2g; in Kubernetes an emptyDir with medium: Memory on "
-        f"{SHARED}), or train with --config.data.workers=0 or a smaller batch, in a new --workdir if this one was "
-        "trained in"
+        f"{SHARED}), or {_FEWER}"
     )
 
 
@@ -83,7 +88,7 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     if free is not None and free < needed:
         raise UserError(
             f"data.workers={workers} need {needed:,} bytes of shared memory for batches of {batch_bytes:,} bytes, and "
-            f"{SHARED} has {free:,} bytes free; {shared_memory_hint()}."
+            f"{SHARED} has {free:,} bytes free; {_hint()}."
         )
 
 

@@ -94,7 +94,7 @@ def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatc
         for _ in range(6):
             next(other)
         assert other.get_state() != before
-    assert soon(lambda: not multiprocessing.active_children()) and busy.exitcode == 0
+    assert soon(lambda: not multiprocessing.active_children())
 
 
 class Closing(list):
@@ -163,6 +163,7 @@ def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
     assert alive(worker)
     files = shared(parent.pid) | shared(worker)
     assert any(file.exists() for file in files)
+    os.kill(worker, signal.SIGSTOP)  # even one that does nothing any more
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -1,10 +1,12 @@
 """Iterators over batches: threads of this process or worker processes, each with an end of its own."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,13 @@ def block_asking() -> None:
 def end_with_parent(*_: int) -> None:
     """Makes this worker process end when its parent does, however that ends; Grain calls it in each worker."""
     block_asking()  # where the parent's thread did not
-    threading.Thread(target=_leave_after, args=[multiprocessing.parent_process()], daemon=True).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_leave_after, args=[parent], daemon=True).start()
+    if hasattr(fcntl, "F_SETSIG"):  # Linux: it kills one that was stopped, or hangs in code that lets no thread run
+        with suppress(OSError):
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _leave_after(parent: Any) -> None:

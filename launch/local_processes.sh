@@ -20,6 +20,10 @@ if [ "${1:-}" = --dry-run ]; then dry=yes; shift; fi
 [ "${1:-}" = -- ] && [ $# -gt 1 ] || fail "no command behind --; $usage"
 shift
 
+# Killed itself, it takes them along, where the system can say so: they would keep the folder from its next start.
+tether=(setpriv --pdeathsig KILL)
+"${tether[@]}" true 2>/dev/null || tether=()
+
 free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 port=$(python3 -c "$free_port") || fail "python3 found no free port"
 logs=''
@@ -38,9 +42,9 @@ for ((i = 0; i < number; i++)); do
     echo "${place[*]}$(printf ' %q' "$@")$([ "$i" -eq 0 ] || echo " >$out 2>&1") &"
     continue
   fi
-  if [ "$i" -eq 0 ]; then env "${place[@]}" "$@" & else
+  if [ "$i" -eq 0 ]; then env "${place[@]}" ${tether[@]+"${tether[@]}"} "$@" & else
     mkdir -p "$logs" || fail "$logs cannot be made; choose another --workdir"
-    env "${place[@]}" "$@" >"$out" 2>&1 &
+    env "${place[@]}" ${tether[@]+"${tether[@]}"} "$@" >"$out" 2>&1 &
   fi
   pids[i]=$!
 done

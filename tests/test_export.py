@@ -475,7 +475,7 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
 def test_more_terms_than_taps_are_as_many_as_there_are():
     graph, arrays = Graph(6), {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
-    run = SimpleNamespace(batches=lambda: iter([np.zeros((4, 6, 6, 3), np.uint8)]))
+    run = SimpleNamespace(batches=lambda: (images for images in [np.zeros((4, 6, 6, 3), np.uint8)]))
     found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
     assert rank == Rank(9) and len(found.nodes[0].arrays["kernels"]) == 9
     means = iter([0.9, 0.85, 0.899, 0.85])  # of the exact model, of one term, of two, of two and a plain layer
@@ -499,7 +499,9 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
 )
 def test_auto_takes_the_fewest_terms_and_then_the_most_plain_layers(means, found, tried):
     pictures, lines, means = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8), [], iter(means)
-    run = SimpleNamespace(batches=lambda: iter([pictures]), verify=lambda embed: SimpleNamespace(mean=next(means)))
+    run = SimpleNamespace(
+        batches=lambda: (images for images in [pictures]), verify=lambda embed: SimpleNamespace(mean=next(means))
+    )
     graph, rank = exporting._truncated(run, three_layers(), "auto", 0.2, 0, "float32", lines)
     assert rank == found and [line.split()[1].rstrip(":") for line in lines if line.startswith("  rank")] == tried
     assert sum(node.fields.get("groups") == 3 for node in graph.nodes) == found.plain_layers

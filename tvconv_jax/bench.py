@@ -37,6 +37,7 @@ from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 from tvconv_jax.tasks.forward import PRECISIONS
+from tvconv_jax.tether import tethered
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.
 SHAPES = ((96, 16, 1), (96, 96, 2), (48, 144, 1), (24, 192, 1), (12, 384, 1), (6, 960, 1))
@@ -213,7 +214,8 @@ def import_seconds() -> tuple[float, float]:
         "import time; a = time.perf_counter(); import flax.linen; b = time.perf_counter(); import tvconv_jax; "
         "print(b - a, time.perf_counter() - b)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    command = tethered([sys.executable, "-c", code])
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     flax, ours = map(float, out.split())
     return flax, ours
 

@@ -12,6 +12,7 @@ import importlib
 import json
 import statistics
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +34,7 @@ from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
-from tvconv_jax.export.moments import second_moments
-from tvconv_jax.export.plain_layers import plain_distances
+from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
 from tvconv_jax.files import write_text
@@ -84,11 +84,11 @@ def of_run(
     truncated = [parse_rank(rank) for rank in ranks if rank != "exact"]
     for rank in truncated:
         check_rank(exact, rank)
-    moments = second_moments(exact, run.batches()) if truncated else []
-    with_plain = any(rank.plain_layers for rank in truncated)
-    order = list(plain_distances(exact, moments, run.batches())) if with_plain else []
+    moments, order = [], {}
+    if truncated:
+        moments, order = judged(exact, run.batches, plain=any(rank.plain_layers for rank in truncated))
     for rank in ranks:
-        graphs[rank], energy = _of_rank(run, exact, rank, moments, order, fine_tune_steps)
+        graphs[rank], energy = _of_rank(run, exact, rank, moments, list(order), fine_tune_steps)
         function = jax.jit(make_run(graphs[rank]))  # one program for all precisions
         for precision in precisions:
             graph = rounded(graphs[rank], precision)
@@ -108,7 +108,8 @@ def _of_rank(
     graph, kept = truncate(exact, parse_rank(rank), moments, order)
     if steps:
         target, arrays = make_run(exact), arrays_of(exact)
-        graph = fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
+        with closing(run.batches()) as batches:
+            graph = fine_tune(graph, lambda x: target(arrays, x), batches, steps=steps)
     return graph, float(min(share.mean() for share in kept))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tvconv_jax.analysis.plan_report import size
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import read_json, write_text
+from tvconv_jax.tether import tethered
 
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}
 IDENTITIES = (10_000, 1_000_000)
@@ -53,7 +54,8 @@ def make(runs: Path, kind: str) -> list[tuple[str, dict[str, Any]]]:
         workdir = runs / f"{model}_{identities}_{devices}_{kind}"
         if not (workdir / "plan.json").exists():
             print(f"planning {workdir.name}", flush=True)
-            done = subprocess.run([sys.executable, *command(model, identities, devices, kind, workdir)], check=False)
+            planned = [sys.executable, *command(model, identities, devices, kind, workdir)]
+            done = subprocess.run(tethered(planned), check=False)
             if done.returncode:
                 sys.exit(done.returncode)
         rows.append((model, read_json(workdir / "plan.json", "remove it, and it is planned again")))

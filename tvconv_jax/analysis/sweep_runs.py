@@ -14,16 +14,8 @@ from ml_collections import ConfigDict
 from tvconv_jax.analysis.sweep_file import Setting
 from tvconv_jax.command import config_of
 from tvconv_jax.errors import UserError
+from tvconv_jax.tether import tethered
 
-# A sweep that is killed takes its runs along, so that the same command finds their folders free: PR_SET_PDEATHSIG of
-# linux/prctl.h, which lasts over the exec. A run on cores of its own computes with as many threads. Other systems have
-# no such things.
-_PROGRAM = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 POLL = 0.1  # seconds between two looks at the processes
 
 
@@ -113,10 +105,11 @@ def _time_left(ended: int, left: int, seconds: float) -> str:
 
 
 def _start(run: Run, command: Sequence[str], cores: Sequence[int]) -> subprocess.Popen:
-    tether = [sys.executable, "-ISc", _PROGRAM, ",".join(map(str, cores))] if sys.platform == "linux" else []
+    # A sweep that is killed takes its runs along, so that the same command finds their folders free. A run on cores of
+    # its own computes with as many threads.
     run.workdir.mkdir(parents=True, exist_ok=True)
     with (run.workdir / "log.txt").open("a") as log:
-        return subprocess.Popen([*tether, *command], stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(tethered(command, cores=cores), stdout=log, stderr=subprocess.STDOUT)
 
 
 def _error(run: Run, code: int) -> str | None:

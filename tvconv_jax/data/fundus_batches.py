@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from tvconv_jax.data.fundus import FundusRecord, FundusSource, pixels
+from tvconv_jax.data.workers import iterate
 
 Batch = dict[str, np.ndarray]
 
@@ -68,10 +68,12 @@ def train_batches(
 
     Returns:
         An iterator over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``, ``index``
-        counting through the domains; its ``get_state()`` and ``set_state()`` save and restore the position.
+        counting through the domains; its ``get_state()`` and ``set_state()`` save and restore the position, and
+        ``close()`` ends its threads and processes.
+
+    Raises:
+        UserError: If what the workers prefetch does not fit into shared memory.
     """
-    if not flags.FLAGS.is_parsed():  # Grain reads absl's flags; in a program without absl.app nobody parsed them
-        flags.FLAGS.mark_as_parsed()
     parts, first, starts = list(sources.values()), 0, []
     for source in parts:
         starts.append(first)
@@ -99,10 +101,8 @@ def train_batches(
     # Equal shares of datasets without end: one of each in turn, so a batch holds as many of every domain.
     dataset = grain.MapDataset.mix([domain_of(number) for number in range(len(parts))])
     dataset = dataset.batch(per_domain * len(parts)).seed(seed).random_map(load)
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-    if workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(batches)
+    loaded = per_domain * len(parts) if rows is None else len(rows)
+    return iterate(dataset, workers=workers, batch_bytes=loaded * 4 * (image_size**2 + 1))
 
 
 def draw_crop(side: int, random: np.random.Generator) -> Crop | None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import grain
 import numpy as np
-from absl import flags
 
 from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.transform import NONE, Strengths, draw, transform
+from tvconv_jax.data.workers import iterate
 from tvconv_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -65,10 +65,12 @@ def train_batches(
 
     Returns:
         An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``; its
-        ``get_state()`` and ``set_state()`` save and restore the position exactly, whatever the rows.
+        ``get_state()`` and ``set_state()`` save and restore the position exactly, whatever the rows; ``close()`` ends
+        its threads and processes.
+
+    Raises:
+        UserError: If what the workers prefetch does not fit into shared memory.
     """
-    if not flags.FLAGS.is_parsed():  # Grain reads absl's flags; in a program without absl.app nobody parsed them
-        flags.FLAGS.mark_as_parsed()
 
     def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
         mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
@@ -88,11 +90,8 @@ def train_batches(
     # Batches of indices, so that what Grain does for each element it does once a batch: twice as fast altogether.
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
-    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    batches = dataset.to_iter_dataset(threads)
-    if workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(batches)
+    loaded = batch_size if rows is None else len(rows)
+    return iterate(dataset, workers=workers, batch_bytes=loaded * (3 * image_size**2 + 4) + 4 * batch_size)
 
 
 def eval_batches(

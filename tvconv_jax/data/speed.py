@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import cycle
 
 import numpy as np
@@ -68,10 +69,8 @@ def _decoders(pictures: list[bytes], decoder: Callable[[bytes], np.ndarray], sec
 
 def _pipeline(source: Source, side: int, workers: int, seconds: float) -> float:
     batches = train_batches(source, batch_size=min(BATCH, len(source)), image_size=side, seed=0, workers=workers)
-    try:
+    with closing(batches):
         return _rate((len(batch["label"]) for batch in batches), seconds)
-    finally:
-        batches.close()
 
 
 def _rate(counts: Iterator[int], seconds: float) -> float:

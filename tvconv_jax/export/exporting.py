@@ -1,6 +1,7 @@
 """The way from a workdir to artifacts: restore, fold, truncate, fine-tune, round, write, check."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,7 @@ from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
-from tvconv_jax.export.moments import second_moments
-from tvconv_jax.export.plain_layers import plain_distances
+from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
 from tvconv_jax.tasks.run import normalise
@@ -147,9 +147,8 @@ def _truncated(
         raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
     if rank != "auto":
         check_rank(exact, parse_rank(rank))
-    moments = second_moments(exact, run.batches())
-    with_plain = rank == "auto" or parse_rank(rank).plain_layers
-    distances = plain_distances(exact, moments, run.batches()) if with_plain else {}
+    with_plain = rank == "auto" or parse_rank(rank).plain_layers > 0
+    moments, distances = judged(exact, run.batches, plain=with_plain)
     order = list(distances)
     if distances:
         lines.append("per-pixel layers, and how far the answers move with one kernel for all pixels in that one alone:")
@@ -160,7 +159,8 @@ def _truncated(
         if not steps:
             return graph
         target, arrays = make_run(exact), arrays_of(exact)
-        return fine_tune(graph, lambda x: target(arrays, x), run.batches(), steps=steps)
+        with closing(run.batches()) as batches:
+            return fine_tune(graph, lambda x: target(arrays, x), batches, steps=steps)
 
     if rank == "auto":
         most = Rank(max(per_pixel), len(order))

@@ -4,7 +4,8 @@ Layers differ by orders of magnitude. In MobileNetV2 those that a shortcut goes 
 own at every pixel, and those where the grid or the channels change cannot.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,28 @@ from tvconv_jax.export.fine_tuning import unit
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import likely_order, plain_kernel
-from tvconv_jax.export.moments import parts
+from tvconv_jax.export.moments import parts, second_moments
 from tvconv_jax.tasks.run import normalise
 
 PICTURES = 128
+
+
+def judged(
+    graph: Graph, batches: Callable[[], Generator[np.ndarray, None, None]], *, plain: bool
+) -> tuple[list[np.ndarray], dict[int, float]]:
+    """Finds the second moments, and with ``plain`` the plain distances, both from the same training pictures.
+
+    Args:
+        graph: The exact graph.
+        batches: Opens the training pictures, ``uint8 [n, s, s, 3]``, at the first; they are closed when seen.
+        plain: Whether the distances are asked for; else there are none.
+    """
+    with closing(batches()) as pictures:
+        moments = second_moments(graph, pictures)
+    if not plain:
+        return moments, {}
+    with closing(batches()) as pictures:
+        return moments, plain_distances(graph, moments, pictures)
 
 
 def plain_distances(

@@ -1,7 +1,8 @@
 """What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class Trained(NamedTuple):
         variables: ``params`` and ``batch_stats``.
         step: Of the checkpoint.
         images: ``uint8 [n, s, s, 3]``, test pictures of the run.
-        batches: Training pictures without end, ``uint8 [n, s, s, 3]``, for fine-tuning.
+        batches: Opens training pictures without end, ``uint8 [n, s, s, 3]``, for fine-tuning; close them.
         verify: Accuracy of an embedding function on the run's own sets; ``None`` where there are none.
         output: ``"embeddings"`` or ``"logits"``.
         results: What the run says of this checkpoint and verification does not measure again: Dice, 0 to 1, where
@@ -61,7 +62,7 @@ class Trained(NamedTuple):
     variables: dict[str, Any]
     step: int
     images: np.ndarray
-    batches: Callable[[], Any]
+    batches: Callable[[], Generator[np.ndarray, None, None]]
     verify: Callable[[Embed], Accuracy] | None
     output: str
     results: dict[str, Any]
@@ -104,7 +105,7 @@ def _face(config: ConfigDict, workdir: Path, restore: Callable) -> Trained:
         {"params": state.params["model"], "batch_stats": state.batch_stats},
         int(state.step),
         batch["image"],
-        lambda: _pictures(job.task().batches),
+        lambda: _pictures(job),
         verify if job.data.verification else None,
         "embeddings",
         {},
@@ -118,9 +119,8 @@ def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Train
     size = {"batch_size": min(8, len(source)), "image_size": config.data.image_size}  # 64 of 256x256 are slow to check
     images = next(fundus_batches.eval_batches(source, **size)).images
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    batches = lambda: _pictures(job.task().batches)  # noqa: E731
-    step = int(state.step)
-    return Trained(config, job.model, variables, step, images, batches, None, "logits", _dice(workdir, step))
+    step, results = int(state.step), _dice(workdir, int(state.step))
+    return Trained(config, job.model, variables, step, images, lambda: _pictures(job), None, "logits", results)
 
 
 def _dice(workdir: Path, step: int) -> dict[str, Any]:
@@ -132,9 +132,10 @@ def _dice(workdir: Path, step: int) -> dict[str, Any]:
         return {}
 
 
-def _pictures(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-    while True:  # training batches are without end, and all they have is next()
-        yield next(batches)["image"]
+def _pictures(job: FaceJob | SegmentationJob) -> Generator[np.ndarray, None, None]:
+    with closing(job.task().batches) as batches:  # opened by the first next(), closed with this generator
+        for batch in batches:
+            yield batch["image"]
 
 
 LOADERS = {"face": _face, "segmentation": _segmentation}

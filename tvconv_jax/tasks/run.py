@@ -77,17 +77,24 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
                 line.print(note)
             with Checkpoints(workdir, line.print) as checkpoints:
                 task = job.task()
-                fresh = job.init_state()
-                state, progress = loop.resume(fresh, task, checkpoints)
-                if state is fresh:
-                    state = begin(state, line.print)
-                if first:
-                    with writing(workdir, "config.json"):
-                        write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
-                with closing(MetricsLog(workdir, int(state.step)) if first else NoLog()) as log:
-                    task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
-                    state, progress = loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
+                with closing(task.batches):
+                    state, progress = _train(job, task, workdir, checkpoints, line, begin)
     return Ended(state, progress.best, measured_speed(line, workdir / "results.json"))
+
+
+def _train(
+    job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine, begin: Begin
+) -> tuple[TrainState, loop.Progress]:
+    first, fresh = is_first(), job.init_state()
+    state, progress = loop.resume(fresh, task, checkpoints)
+    if state is fresh:
+        state = begin(state, line.print)
+    if first:
+        with writing(workdir, "config.json"):
+            write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+    with closing(MetricsLog(workdir, int(state.step)) if first else NoLog()) as log:
+        task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
+        return loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
 
 
 def measured_speed(line: ProgressLine, results: Path) -> float | None:

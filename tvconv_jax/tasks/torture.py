@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.files import write_json
+from tvconv_jax.tether import tethered
 from tvconv_jax.training import checksums
 
 PAUSE = 0.1  # seconds a step lasts at least; a checkpoint, every second step, takes about as long
@@ -100,7 +101,7 @@ def start(out: Path, name: str, *, index: int, steps: int, processes: int, devic
         }
         command = [sys.executable, "-m", "tvconv_jax.tasks.tortured", *(f"--{k}={v}" for k, v in arguments.items())]
         with traces[process].with_suffix(".txt").open("w") as log:
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            started.append(subprocess.Popen(tethered(command), env=environment, stdout=log, stderr=subprocess.STDOUT))
     return Running(started, traces)
 
 

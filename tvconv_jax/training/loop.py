@@ -43,7 +43,7 @@ class Task(NamedTuple):
 
     Attributes:
         train_step: ``(state, batch) -> (state, metrics)``.
-        batches: Batches without end, with ``get_state`` and ``set_state``; each holds ``index``.
+        batches: Batches without end, with ``get_state``, ``set_state`` and ``close``; each holds ``index``.
         evaluate: State to numbers by name, of which ``score`` says how good the state is; without it the newest state
             is the best.
         name_of: Name of the picture with an index.

@@ -122,7 +122,8 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
         raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
     if not 0 <= padding <= reach:
         raise ValueError(f"padding={padding} must be 0 to {reach}, what the kernel reaches over.")
-    if min(x.shape[1:3]) + 2 * padding <= reach:
+    sides = [side for side in x.shape[1:3] if isinstance(side, int)]  # symbolic ones are known when they are called
+    if sides and min(sides) + 2 * padding <= reach:
         grid = "x".join(map(str, x.shape[1:3]))
         raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")
 
@@ -288,7 +289,9 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
         return tuple(total + wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
 
     zeros = tuple(jnp.zeros_like(wide(cotangent[0])) for _ in range(kernel_size**2))
-    return jnp.stack(lax.fori_loop(0, padded.shape[0], add_image, zeros, unroll=4), axis=2)
+    images = padded.shape[0]
+    unroll = 4 if isinstance(images, int) else 1  # a loop over a batch of symbolic size cannot be unrolled
+    return jnp.stack(lax.fori_loop(0, images, add_image, zeros, unroll=unroll), axis=2)
 
 
 def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:

@@ -196,3 +196,29 @@ def check_grid(module: nn.Module, built: tuple[int, ...], grid: tuple[int, ...])
             f"{module.name or type(module).__name__} was built for the grid {next(sides)}, but this input gives "
             f"{next(sides)}; its parameters belong to positions: resize the input or initialise anew."
         )
+
+
+def check_integers(**values: int) -> None:
+    """Raise a ``ValueError`` for an option of a convolution that is not one integer."""
+    for name, value in values.items():
+        if not is_integer(value):
+            raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
+
+
+def check_input(x: jax.Array, strides: int) -> None:
+    """Raise a ``ValueError`` unless a convolution can take the input and the strides."""
+    if x.ndim != 4:
+        way = " Add the batch axis with x[None]." if x.ndim == 3 else ""
+        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c].{way}")
+    if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
+        raise ValueError(f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first.")
+    if not is_integer(strides) or strides < 1:
+        raise ValueError(f"strides={strides!r} must be one positive integer.")
+
+
+def check_taps(name: str, taps: int) -> int:
+    """Return the side of a kernel of so many taps; raise a ``ValueError`` if it is not odd."""
+    kernel_size = math.isqrt(taps)
+    if kernel_size**2 != taps or kernel_size % 2 == 0:
+        raise ValueError(f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...).")
+    return kernel_size

@@ -1,16 +1,22 @@
 """Numbers of a config: every one has a rule, and what breaks it is one line before anything is opened."""
 
+import argparse
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from tvconv_jax import command
 from tvconv_jax.errors import TrainingError, UserError
+from tvconv_jax.losses import am_softmax
+from tvconv_jax.metrics.roc import roc
+from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes import face_config, frontal_config, odoc_config
+from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.run import model_of, plan_of
@@ -129,6 +135,31 @@ def test_outputs_that_are_not_finite_are_no_accuracy(value):
         check_outputs("embeddings", outputs)
     with pytest.raises(TrainingError, match=r"the evaluation after step 7 gave score (nan|inf|-inf), which cannot"):
         check_score(7, {"lfw": 0.5, "score": value if value != 1e30 else -math.inf})
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "4294967296", "nan", "²", ""])
+def test_a_seed_of_a_flag_has_the_range_of_a_configs(text):
+    assert seed_of("4294967295") == RULES["seed"].high
+    with pytest.raises(argparse.ArgumentTypeError, match="must be an integer from 0 to 4294967295"):
+        seed_of(text)
+
+
+def test_lengths_that_overflow_are_not_zeros():
+    long, unit = np.full((2, 4), 1e30, np.float32), np.full((4, 3), 0.5, np.float32)
+    loss = jax.jit(lambda x, w: am_softmax(x, w, np.array([0, 1])))
+    assert np.isnan(loss(long, long.T)).all() and np.isfinite(loss(unit.T[:2], unit[:, :2])).all()
+    with pytest.raises(ValueError, match="2 rows of 2 embeddings are not finite, or too long for float32"):
+        cosine_scores(long, long)
+    same = np.array([True, False])
+    for measure in (roc, true_accept_rate):
+        with pytest.raises(ValueError, match="1 scores of 2 are not finite"):
+            measure(np.array([0.5, math.nan]), same)
+    for fields, words in (
+        ({"margin": math.nan}, "margin=nan must be finite"),
+        ({"scale": math.inf}, "scale=inf must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            am_softmax(unit.T, unit, np.arange(3), **fields)
 
 
 @pytest.mark.parametrize("name", ["score", "loss", "step", "accuracy"])

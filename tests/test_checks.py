@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from tvconv_jax.checks import FIELDS, Checked, kinds_of
-from tvconv_jax.layers import WeightGenerator
+from tvconv_jax.convert import to_torch
+from tvconv_jax.layers import TVConv, WeightGenerator
 from tvconv_jax.models.blocks import ConvNorm
 from tvconv_jax.models.registry import MODELS, OPERATORS, create_model
 from tvconv_jax.norm import BatchNorm
@@ -57,3 +58,16 @@ def test_every_number_that_a_module_takes_has_a_range():
 def test_a_model_by_name_refuses_what_its_layers_refuse(fields, words):
     with pytest.raises(ValueError, match=words):
         create_model("mobilenetv2", **fields)
+
+
+def test_a_field_of_a_users_own_subclass_is_the_users_business():
+    class Mine(TVConv):
+        depth: float = -1.0
+        gain: float = math.nan
+        heads: str = "many"
+
+    assert math.isnan(Mine(depth=-2.0).gain)
+    with pytest.raises(ValueError, match="hidden_layers -1 must be at least 0"):
+        Mine(hidden_layers=-1)
+    with pytest.raises(ValueError, match="Mine has no counterpart in the reference"):
+        to_torch({}, Mine())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import types
 from collections.abc import Iterable, Mapping
@@ -109,8 +110,11 @@ class Checked(nn.Module):
 
 @functools.cache
 def kinds_of(module: type[nn.Module]) -> dict[str, Any]:
-    """The fields of a module that can be checked, with their types."""
-    fields = {field.name: field.type for field in dataclasses.fields(module) if field.name not in ("parent", "name")}
+    """The fields of a module that can be checked, with their types; those that a user's subclass adds are its own."""
+    ours = [base for base in module.__mro__ if base.__module__.startswith("tvconv_jax.")]
+    declared = {name for base in ours for name in inspect.get_annotations(base)}
+    fields = {field.name: field.type for field in dataclasses.fields(module) if field.name in declared}
+    fields = {name: kind for name, kind in fields.items() if name not in ("parent", "name")}
     return {name: kind for name, kind in fields.items() if _is_number(kind) or kind is bool or _choices(kind)}
 
 

@@ -62,6 +62,8 @@ MOST_STEPS = 1 << 31  # a state counts its steps in 32 bits
 TRACED = "\n-----"  # what JAX appends to an error of a traced function begins so
 TIMED = 5  # steps that tell a speed
 
+_TRACED: set[str] = set()  # image sizes and models that fit each other
+
 Begin = Callable[[TrainState, Callable[[str], None]], TrainState]
 
 
@@ -155,7 +157,10 @@ def model_of(config: ConfigDict) -> nn.Module:
         if not fields.get("stages"):  # those that the operator goes to by itself
             fields.pop("stages", None)
         model = create_model(fields.pop("name"), **fields)
-        _trace(model, config.data.image_size)
+        of = f"{config.data.image_size} {config.model.to_json()}"
+        if of not in _TRACED:  # the runs of a sweep have few models
+            _trace(model, config.data.image_size)
+            _TRACED.add(of)
         return model
     except (ValueError, TypeError) as error:
         raise UserError(f"config.model: {' '.join(str(error).split(TRACED)[0].split())}") from None

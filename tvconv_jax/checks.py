@@ -88,7 +88,7 @@ FIELDS = {
     "expansion": count(1024),
     "embedding_size": count(1 << 16),
     "num_classes": count(1 << 16),
-    "output_stride": count(16),
+    "output_stride": count(4096),
     "momentum": Range(0, 1),
     "epsilon": Range(0),
     "dropout": Range(0, 1, below=True),

@@ -108,7 +108,7 @@ def test_a_number_of_groups_replaces_the_devices_and_a_checkpoint_knows_how_many
     assert loop.resume("fresh", task, Saved())[0] == "saved"  # of a version that did not write it
     assert loop.resume("fresh", task, Saved(norm_groups=1))[0] == "saved"
     with pytest.raises(
-        UserError, match="over 8 groups of images when .* over 1 on .*; set --config.train.batch_norm=8"
+        UserError, match="over 8 groups of images when .* over 1 with .*; set --config.train.batch_norm=8"
     ):
         loop.resume("fresh", task, Saved(norm_groups=8))
 

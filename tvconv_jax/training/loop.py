@@ -100,7 +100,7 @@ def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[Tra
     if (groups := saved.get("norm_groups", task.norm_groups)) != task.norm_groups:
         raise UserError(
             f"batch norms averaged over {groups} groups of images when the run was stopped, and would over "
-            f"{task.norm_groups} with this config on these devices; set --config.train.batch_norm={groups}, which is the same on any."
+            f"{task.norm_groups} with this config on these devices; set --config.train.batch_norm={groups}."
         )
     task.batches.set_state(saved["batches"])
     return state, Progress(Best(**saved["best"]), Skipped(**saved.get("skipped", {})))

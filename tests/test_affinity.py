@@ -89,7 +89,10 @@ def test_with_zeros_a_layer_starts_as_a_depthwise_one_only_away_from_the_border(
             {"model.affinity_init": "data", "start.checkpoint": "runs/one"},
             "model.affinity_init 'data' would be undone by start.checkpoint; leave one of them out.",
         ),
-        ({"model.generator_padding": "wrap"}, "model.generator_padding 'wrap' is unknown; there are: zeros, edge."),
+        (
+            {"model.generator_padding": "wrap"},
+            "config.model: generator_padding='wrap' is not one of ['zeros', 'edge']",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(changes, words):

@@ -461,7 +461,8 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     metadata = json.loads(model.metadata_props[0].value)
     same, _ = torch_model.read(out / "model.safetensors")
     program = {"tvconv_jax.json": ""}
-    torch.export.load(out / "model.pt2", extra_files=program)
+    loaded = torch.export.load(out / "model.pt2", extra_files=program)
+    assert all(batch.upper > 1 << 40 for batch in loaded.range_constraints.values())  # as many images as one likes
     for one in (metadata, same, json.loads(program["tvconv_jax.json"])):
         assert one["rank"] == "1" and one["input"]["colour"] == "RGB" and one["config"]["task"] == "face"
         assert one["thresholds"]["squared_l2"] == pytest.approx(2 - 2 * one["thresholds"]["cosine"])

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from goldens import load, normal, state_dict
 
-from tvconv_jax import DepthwiseConv, TVConv, freeze, neighbours
+from tvconv_jax import DepthwiseConv, TVConv, create_model, freeze, neighbours
 from tvconv_jax.convert import from_torch, to_torch
+from tvconv_jax.models.deeplabv3plus import DeepLabV3Plus
+from tvconv_jax.models.mobilenetv2 import MobileNetV2
 from tvconv_jax.operators.tvconv_linear import TVConvLinear
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
@@ -138,7 +140,7 @@ def test_bad_fields_and_inputs_name_value_and_rule(layer):
     with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
         layer(kernel_size=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
     for fields in ({"kernel_size": (3, 3)}, {"strides": (2, 2)}, {"strides": 0}):
-        with pytest.raises(ValueError, match="must be one integer from 1 on, the same for height and width"):
+        with pytest.raises(ValueError, match="must be one integer, the same for height and width|must be at least 1"):
             layer(**fields).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
     with pytest.raises(ValueError, match=r"x has shape \(8, 8, 2\); it must be \[n, h, w, c\]"):
         layer().init(jax.random.key(0), jnp.zeros((8, 8, 2)))
@@ -206,3 +208,31 @@ def test_a_state_dict_of_another_layer_is_refused():
     with pytest.raises(ValueError, match="the state dict is for kernel_size=5, but the layer's is 3"):
         from_torch({**state, "TVConv_k": np.array(5)}, TVConv(3, **SMALL))
     assert from_torch(state, theirs)["params"]["affinity"].shape[:2] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (TVConv(generator_padding="edge"), "TVConv with generator_padding='edge' has no counterpart in the reference"),
+        (create_model("mobilenetv2", generator_padding="edge"), "generator_padding='edge' has no counterpart"),
+        (create_model("shufflenetv2", operator="tvconv_lowrank"), "TVConvLowrank has no counterpart"),
+        (
+            create_model("shufflenetv2", operator="dyconv_pw"),
+            "pointwise=.* has no counterpart in the reference; Pointw",
+        ),
+        (create_model("mlp_mixer"), "MlpMixer has no counterpart"),
+        (
+            MobileNetV2(conv=functools.partial(DepthwiseConv, dilation=2)),
+            "DepthwiseConv with dilation=2 has no counterpart",
+        ),
+        (
+            DeepLabV3Plus(conv=functools.partial(DepthwiseConv, padding=0)),
+            "DepthwiseConv with padding=0 has no counterpart",
+        ),
+        (nn.Dense(3), "Dense has no counterpart in the reference; these have: TVConv"),
+    ],
+)
+def test_what_the_reference_lacks_is_not_converted(module, words):
+    for convert in (from_torch, to_torch):
+        with pytest.raises(ValueError, match=words):
+            convert({}, module)

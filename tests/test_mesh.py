@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, make_mesh
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, make_mesh, norm_groups, norm_note
 
 HERE = Path(__file__).parent
 
@@ -60,3 +60,36 @@ def test_evaluation_takes_any_batch_on_any_number_of_devices():
     assert [eval_batch_size(size, mesh) for size in (1, 8, 9, 200)] == [8, 8, 16, 200]
     with pytest.raises(UserError, match="eval.batch_size 0 must be a positive number"):
         eval_batch_size(0, mesh)
+
+
+EIGHT = jax.sharding.AbstractMesh((8, 1), ("data", "model"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "mesh", "cut", "words"),
+    [
+        (1, 1, {}, "data.batch_size 1 leaves batch norms 1 image"),
+        (16, 1, {"parts": 16}, "16 in 16 parts of train.accumulate leaves"),
+        (8, 8, {"batch_norm": "per_replica"}, "8 in 8 groups of train.batch_norm=per_replica leaves"),
+        (16, 1, {"batch_norm": "16"}, "16 in 16 groups of train.batch_norm=16 leaves"),
+        (16, 1, {"parts": 2, "batch_norm": 8}, "in 2 parts of train.accumulate in 8 groups of .* leaves"),
+        (16, 1, {"batch_norm": "3"}, "16 in 3 groups of train.batch_norm=3 cannot be cut into equal groups"),
+        (16, 1, {"batch_norm": "0"}, "train.batch_norm '0' is unknown; there are: global, per_replica, or a number"),
+        (16, 1, {"batch_norm": "-2"}, "train.batch_norm '-2' is unknown"),
+        (16, 1, {"batch_norm": "local"}, "train.batch_norm 'local' is unknown"),
+    ],
+)
+def test_batch_norms_need_two_images_in_every_group(batch_size, mesh, cut, words):
+    mesh = EIGHT if mesh == 8 else make_mesh(devices=jax.devices()[:1])
+    with pytest.raises(UserError, match=words):
+        check_batch_size("data.batch_size", batch_size, mesh, **cut)
+
+
+def test_groups_of_batch_norms_are_a_number_on_any_mesh():
+    one = make_mesh(devices=jax.devices()[:1])
+    assert [norm_groups(how, one) for how in ("global", "per_replica", "8", 8)] == [1, 1, 8, 8]
+    assert [norm_groups(how, EIGHT) for how in ("global", "per_replica", "8", 8)] == [1, 8, 8, 8]
+    check_batch_size("data.batch_size", 16, EIGHT, batch_norm="per_replica")
+    check_batch_size("data.batch_size", 2, one)
+    assert "there is one device" in norm_note("per_replica", one)[0]
+    assert norm_note("per_replica", EIGHT) == norm_note("8", one) == norm_note("global", one) == []

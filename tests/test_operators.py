@@ -391,7 +391,7 @@ def test_what_belongs_to_a_grid_says_so(name):
 
 
 def test_options_without_a_meaning_are_refused():
-    with pytest.raises(ValueError, match="rank=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="rank 0 must be at least 1"):
         started(make("tvconv_lowrank", rank=0))
     with pytest.raises(ValueError, match="kernel_size=1 leaves a filter of one tap"):
         started(make("ddf", kernel_size=1))

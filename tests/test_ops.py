@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
 from tvconv_jax import depthwise_conv, tv_conv
+from tvconv_jax.norm import BatchNorm
 from tvconv_jax.ops import output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
@@ -183,3 +185,27 @@ def test_a_misfit_names_value_and_rule(x, weights, strides, words):
 def test_an_unknown_implementation_lists_what_exists():
     with pytest.raises(ValueError, match="'shifted', 'patches'"):
         tv_conv(draw(1, 4, 4, 2), draw(4, 4, 9, 2), implementation="unfold")
+
+
+@pytest.mark.parametrize("sides", ["n,6,6", "n,h,w"])
+def test_gradients_are_exported_for_symbolic_sizes(sides):
+    specs = [jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{sides},2"), jnp.float32)]
+    convolve = depthwise_conv if "h" in sides else tv_conv
+    specs.append(jax.ShapeDtypeStruct((9, 2) if "h" in sides else (6, 6, 9, 2), jnp.float32))
+    gradient = jax.jit(jax.grad(lambda x, w: jnp.sum(convolve(x, w) ** 2), argnums=(0, 1)))
+    x, weights = draw(3, 6, 6, 2), draw(*specs[1].shape)
+    for ours, theirs in zip(jax.export.export(gradient)(*specs).call(x, weights), gradient(x, weights), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_refuses_to_train_on_one_value_and_exports_for_any_batch():
+    def train(x):
+        return BatchNorm().init_with_output(jax.random.key(0), x, train=True)[1], BatchNorm().apply(
+            variables, x, train=True, mutable=["batch_stats"]
+        )
+
+    variables = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 2)), train=True)
+    with pytest.raises(ValueError, match=r"x of \(1, 2\) has one value per channel in a group"):
+        train(jnp.zeros((1, 2)))
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n,2"), jnp.float32)
+    jax.export.export(jax.jit(train))(x)

@@ -15,7 +15,6 @@ Bandwidths of operators are bytes that must be moved, every array once, over the
 
 import argparse
 import json
-import math
 import pathlib
 import platform
 import statistics
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 
 from tvconv_jax import bench_ours
 from tvconv_jax.bench_timing import Call, Wait, copy_bandwidth, interleaved
+from tvconv_jax.checks import FIELDS
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -236,8 +236,10 @@ def _positive(text: str) -> int:
 
 def _depth(text: str) -> float:
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} must be greater than 0")
+    try:
+        FIELDS["depth"].check("depth", value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return value
 
 
@@ -256,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
         benchmark.check_json(args.json)
+        if args.batch == 1 and args.mode != "operator":
+            raise UserError("--batch=1 leaves batch norms one image to average over; take 2, or the mode operator.")
         _run(args)
 
 

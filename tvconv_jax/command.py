@@ -59,6 +59,10 @@ def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
+    norms = {str(flat.get("train.batch_norm")) for flat in (old, new)}
+    if "per_replica" in norms and all(norm.isdecimal() for norm in norms - {"per_replica"}):
+        # As many groups as there were devices: whether it is the same number stands in the checkpoint.
+        different = [key for key in different if key != "train.batch_norm"]
     different = [key for key in different if not key.startswith((*WHERE, *apart_from))]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
     return f"{len(different)} keys differ: {shown}" if different else ""

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tvconv_jax.boxes import is_boxed, unboxed
+from tvconv_jax.counterparts import check_counterpart
 from tvconv_jax.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
-from tvconv_jax.models.blocks import Pointwise, repeats
+from tvconv_jax.models.blocks import repeats
 from tvconv_jax.models.deeplabv3plus import LOW_STAGE, DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
@@ -84,12 +86,13 @@ def _generator(branch: str, ours: str, hidden_layers: int, last: tuple[Callable,
     yield Tensor(f"{branch}.{hidden_layers + 1}.weight", ("params", ours, "out", "kernel"), *last)
 
 
-def _spatial(module: nn.Module) -> list[Tensor]:
+def _spatial(module: nn.Module, *, in_model: bool = False) -> list[Tensor]:
     """Tensors of the spatial operator."""
+    if type(module) not in (TVConv, DepthwiseConv):
+        raise ValueError(f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do.")
+    check_counterpart(module, fixed=("dilation", "padding") if in_model else ())
     if isinstance(module, DepthwiseConv):
         return CONV + (DENSE[1:] if module.use_bias else [])
-    if not isinstance(module, TVConv):
-        raise ValueError(f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do.")
     suffix = GENERATOR_NAMES[module.generator_padding]
     taps = (functools.partial(_split_taps, taps=module.kernel_size**2), _join_taps)
     tensors = [Tensor("posi_map", ("params", "affinity"), *AFFINITY_AXES)]
@@ -100,7 +103,7 @@ def _spatial(module: nn.Module) -> list[Tensor]:
 
 
 def _operator(model: nn.Module, stage: int) -> list[Tensor]:
-    return _spatial(model.conv() if stage in model.stages else DepthwiseConv())
+    return _spatial(model.conv() if stage in model.stages else DepthwiseConv(), in_model=True)
 
 
 def conv_norm(theirs: str, ours: Path, conv: list[Tensor], first: int = 0) -> Iterator[Layer]:
@@ -124,13 +127,7 @@ def blocks_of(depth: float = 1.0) -> list[tuple[int, int]]:
     return [(stage, expansion) for stage, (expansion, _, blocks, _) in rows for _ in range(repeats(blocks, depth))]
 
 
-def _check_pointwise(model: nn.Module) -> None:
-    if model.pointwise is not Pointwise:
-        raise ValueError("a model with pointwise experts has no counterpart in the reference; plain 1x1 ones do.")
-
-
 def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
-    _check_pointwise(model)
     blocks = blocks_of(model.depth)
     yield from conv_norm("features.0", ("stem",), CONV)
     for i, (stage, expansion) in enumerate(blocks, start=1):
@@ -151,7 +148,7 @@ def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
         if model.conv is None:
             yield from conv_norm(theirs, ours, CONV)
         else:
-            yield from inverted_residual(f"{theirs}.0.conv", ours, 6, _spatial(model.conv()))
+            yield from inverted_residual(f"{theirs}.0.conv", ours, 6, _spatial(model.conv(), in_model=True))
     yield from conv_norm("classifier.aspp.convs.4", ("pyramid", "image"), POINTWISE, 1)
     yield from conv_norm("classifier.aspp.project", ("pyramid", "project"), POINTWISE)
     yield from conv_norm("classifier.classifier", ("fuse",), CONV)
@@ -159,7 +156,6 @@ def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
 
 
 def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
-    _check_pointwise(model)
     yield Layer("conv1.0", ("stem", "conv"), CONV)
     yield Layer("conv1.1", ("stem", "norm"), NORM)
     for stage, units in enumerate(UNITS, start=2):
@@ -187,17 +183,12 @@ def _head() -> Iterator[Layer]:
     yield Layer("output_layer.layer2.1", ("head", "norm_out"), NORM)
 
 
+MODELS = {MobileNetV2: _mobilenetv2, ShuffleNetV2: _shufflenetv2, DeepLabV3Plus: _deeplabv3plus}
+
+
 def _layers(model: nn.Module) -> Iterator[Layer]:
-    if isinstance(model, MobileNetV2):
-        return _mobilenetv2(model)
-    if isinstance(model, ShuffleNetV2):
-        return _shufflenetv2(model)
-    if isinstance(model, DeepLabV3Plus):
-        return _deeplabv3plus(model)
-    if isinstance(model, TVConv | DepthwiseConv):
-        return iter([Layer("", (), _spatial(model))])
-    known = "MobileNetV2, ShuffleNetV2, DeepLabV3Plus, TVConv, DepthwiseConv"
-    raise ValueError(f"{type(model).__name__} has no counterpart in the reference; these have: {known}.")
+    check_counterpart(model)
+    return MODELS[type(model)](model) if type(model) in MODELS else iter([Layer("", (), _spatial(model))])
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -222,11 +213,10 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     Args:
         state_dict: The reference's ``state_dict``, each tensor as a numpy array, PyTorch's layouts. Its integer
             buffers (``num_batches_tracked``, ``stride``, ...) may be there or not.
-        model: The linen model that the variables are for: MobileNetV2, ShuffleNetV2,
-            DeepLabV3Plus, TVConv or DepthwiseConv.
+        model: The linen model that the variables are for; see :data:`tvconv_jax.counterparts.COUNTERPARTS`.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays.
+        ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays, in boxes where the model's are.
 
     Raises:
         ValueError: If a name is missing or left over (both sides are listed), a tensor is of another shape than the
@@ -239,14 +229,19 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     kernel_size = int(state_dict.get("TVConv_k", getattr(model, "kernel_size", 0)))
     if isinstance(model, TVConv) and kernel_size != model.kernel_size:  # channels may be such that no shape tells
         raise ValueError(f"the state dict is for kernel_size={kernel_size}, but the layer's is {model.kernel_size}.")
-    _check_shapes(state, tensors, model)
+    shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), _input(state, model))
+    boxes, variables = flatten_dict(shapes), flatten_dict(unboxed(shapes))
+    _check_shapes(state, tensors, variables)
     flat = {t.flax: np.ascontiguousarray(t.to_flax(state[name]), np.float32) for name, t in tensors.items()}
-    return unflatten_dict(flat)
+    return unflatten_dict(
+        {path: boxes[path].replace_boxed(a) if is_boxed(boxes[path]) else a for path, a in flat.items()}
+    )
 
 
-def _check_shapes(state: Mapping[str, np.ndarray], tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+def _check_shapes(
+    state: Mapping[str, np.ndarray], tensors: Mapping[str, Tensor], variables: Mapping[Path, jax.ShapeDtypeStruct]
+) -> None:
     """Raises a ``ValueError`` unless every tensor is as the model's would be there, but for the grid of maps."""
-    variables = flatten_dict(jax.eval_shape(functools.partial(model.init, jax.random.key(0)), _input(state, model)))
     for name, tensor in tensors.items():
         given = state[name].shape
         # An array of the model's shape that takes no memory tells what it is there.
@@ -276,7 +271,7 @@ def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.nda
     """The reference's weights from Flax variables.
 
     Args:
-        variables: ``{"params": ..., "batch_stats": ...}`` of the model, not frozen.
+        variables: ``{"params": ..., "batch_stats": ...}`` of the model, not frozen; boxed or not.
         model: The linen model that the variables belong to.
 
     Returns:
@@ -286,7 +281,7 @@ def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.nda
     Raises:
         ValueError: If a name is missing or left over (both sides are listed), or the model has no counterpart.
     """
-    flat = flatten_dict({name: value for name, value in variables.items()})
+    flat = flatten_dict(unboxed(dict(variables)))
     tensors = _tensors(model)
     paths = {"/".join(path) for path in flat}
     check_names("the variables", paths, {"/".join(t.flax) for t in tensors.values()})

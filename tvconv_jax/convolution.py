@@ -33,7 +33,8 @@ def conv(
         dilation: Step between the positions that taps see.
         padding: Zeros on each side; ``None`` keeps the grid, ``dilation * (k - 1) // 2``.
     """
-    if strides == 1 and padding is None:
+    known = all(isinstance(side, int) for side in x.shape[1:3])  # a program for any grid cannot leave taps out
+    if strides == 1 and padding is None and known:
         return _keeping_grid(x, kernel, dilation)
     margin = dilation * (len(kernel) // 2) if padding is None else padding
     return _library(x, kernel, strides=strides, dilation=dilation, margin=margin)

@@ -43,6 +43,8 @@ def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (Use
         yield
     except mistakes as error:
         _end(f"error: {error}", 2)
+    except TrainingError as error:
+        _end(f"error: {error}", 1)
     except OSError as error:
         _end(f"error: {': '.join(str(part) for part in (error.filename, error.strerror or error) if part)}; {after}", 1)
     except KeyboardInterrupt:

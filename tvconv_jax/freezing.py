@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from tvconv_jax.boxes import reboxed, unboxed
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator
 from tvconv_jax.operators.tvconv_linear import linear_map
 
@@ -56,20 +57,29 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
             depth; also one with none. What depends on the input stays as it is. Where ``nn.scan`` or ``nn.vmap`` runs
             through them, it must do so along the first axis, of ``frozen`` too:
             ``variable_axes={"params": 0, "frozen": 0}``.
-        variables: What ``model.init`` or training gave: ``params`` and other collections.
+        variables: What ``model.init`` or training gave: ``params`` and other collections. Parameters may be boxed, as
+            ``nn.with_partitioning`` makes them.
 
     Returns:
         Variables for the same model, called in the same way: ``model.apply(frozen, x)`` or ``frozen(x)``. Outputs
-        are equal to float32 rounding.
+        are equal to float32 rounding. Weights whose generator ends in a boxed kernel are in a box of the same kind,
+        their channels under the name that the kernel's have. Other collections, and what a module of the user's own
+        keeps in ``frozen``, are as they were.
 
     Raises:
-        ValueError: If ``variables`` has no ``params``.
+        ValueError: If ``variables`` has no ``params``, or a generator was stacked along another axis than the first.
     """
     if "params" not in variables:
         raise ValueError(f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them.")
     params, frozen = _split(variables["params"])
     others = {name: value for name, value in variables.items() if name not in ("params", "frozen")}
-    return Frozen(model, {**others, "params": params, "frozen": {**variables.get("frozen", {}), **frozen}})
+    return Frozen(model, {**others, "params": params, "frozen": _merged(variables.get("frozen", {}), frozen)})
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both have a leaf, the new one."""
+    both = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys() if isinstance(old[name], Mapping)}
+    return {**old, **new, **both}
 
 
 def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
@@ -90,21 +100,22 @@ def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
     return kept, frozen
 
 
-def _generate(name: str, params: Mapping[str, Any]) -> jax.Array | None:
+def _generate(name: str, params: Mapping[str, Any]) -> Any:
     """What the generator of that name in an operator's parameters yields; ``None`` if it is none.
 
     All that a generator needs stands in its parameters and its name. A module of the user's own may have the name, but
     not affinity maps beside it, or not a generator's form.
     """
-    own, affinity = params[name], params.get("affinity")
+    own, affinity = params[name], unboxed(params.get("affinity"))
     if affinity is None or isinstance(affinity, Mapping):
         return None
     if name in ("weights_linear", "bias_linear") and not isinstance(own, Mapping):
-        return _stacked(lambda kernel, affinity: linear_map(affinity, kernel), own, affinity)
+        return _stacked(name, lambda kernel, affinity: linear_map(affinity, kernel), own, affinity, last=own)
     for padding, suffix in GENERATOR_NAMES.items():
         named = name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}")
         if named and isinstance(own, Mapping) and {"block_0", "out"} <= set(own):
-            return _stacked(functools.partial(_generated, padding=padding), own, affinity)
+            compute = functools.partial(_generated, padding=padding)
+            return _stacked(name, compute, own, affinity, last=own["out"]["kernel"])
     return None
 
 
@@ -118,8 +129,28 @@ def _generated(own: Mapping[str, Any], affinity: jax.Array, *, padding: Generato
     return generator.apply({"params": own}, affinity)
 
 
-def _stacked(compute: Callable, own: Any, affinity: jax.Array) -> jax.Array:
-    """Once for every layer that ``nn.scan`` or ``nn.vmap`` keeps along first axes."""
-    for _ in range(affinity.ndim - AFFINITY_AXES):
+def _stacked(name: str, compute: Callable, own: Any, affinity: jax.Array, *, last: Any) -> Any:
+    """Once for every layer that ``nn.scan`` or ``nn.vmap`` keeps along first axes; in the box of the last kernel."""
+    arrays, copies = unboxed(own), affinity.ndim - AFFINITY_AXES
+    _check_stacked(name, arrays, affinity, copies)
+    for _ in range(copies):
         compute = jax.vmap(compute)
-    return compute(own, affinity)
+    values = compute(arrays, affinity)
+    channels = unboxed(last).ndim - 1
+    unnamed = (None,) * (values.ndim - copies - 1)
+    return reboxed(last, values, (*range(copies), *unnamed, channels))
+
+
+def _check_stacked(name: str, own: Any, affinity: jax.Array, copies: int) -> None:
+    """Raises a ``ValueError`` if what several layers share an array for does not lie along first axes."""
+    grid = affinity.shape[copies : copies + 2]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+        layer = leaf.shape[copies:]
+        # Kernels of a generator are 3x3, and its norms have one number an element of the grid.
+        inner = {"kernel": (3, 3), "scale": grid, "bias": grid}.get(getattr(path[-1], "key", "") if path else "", ())
+        if copies < 0 or leaf.shape[:copies] != affinity.shape[:copies] or layer[: len(inner)] != inner:
+            raise ValueError(
+                f"{name} has an array of {leaf.shape} beside affinity maps of {affinity.shape}: layers that nn.scan or "
+                f"nn.vmap repeats must be stacked along the first axis; give it "
+                f'variable_axes={{"params": 0, "frozen": 0}}.'
+            )

@@ -1,13 +1,14 @@
 """The operators as Flax linen modules: drop-in layers that read their grid and channels from the input."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_frozen, check_grid
+from tvconv_jax.boxes import reboxed, unboxed
+from tvconv_jax.checks import Checked, check_frozen, check_grid, check_images
 from tvconv_jax.neighbours import neighbours
 from tvconv_jax.ops import Implementation, depthwise_conv, output_grid, tv_conv
 
@@ -20,7 +21,7 @@ GeneratorPadding = Literal["zeros", "edge"]
 GENERATOR_NAMES = {"zeros": "generator", "edge": "edge_generator"}
 
 
-class GeneratorBlock(nn.Module):
+class GeneratorBlock(Checked):
     """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU.
 
     Attributes:
@@ -47,7 +48,7 @@ class GeneratorBlock(nn.Module):
         return nn.relu(maps * scale + bias)
 
 
-class MapConv(nn.Module):
+class MapConv(Checked):
     """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.neighbours.neighbours`.
 
     A CPU runs this and above all its gradient faster than ``lax.conv``: with a batch of one, the nine copies
@@ -69,8 +70,10 @@ class MapConv(nn.Module):
         height, width, channels = maps.shape
         size = math.prod(self.features)
 
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-            return self.kernel_init(key, (3, 3, channels, size), dtype).reshape(shape)
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            drawn = self.kernel_init(key, (3, 3, channels, size), dtype)
+            axes = (0, 1, 2, *[None] * (len(self.features) - 1), 3)  # the last axis of all keeps its name
+            return reboxed(drawn, unboxed(drawn).reshape(shape), axes)
 
         kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
         padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
@@ -78,7 +81,7 @@ class MapConv(nn.Module):
         return (seen @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
 
 
-class WeightGenerator(nn.Module):
+class WeightGenerator(Checked):
     """The block ``B`` of ``W = B(A)``: turns affinity maps into values for every position.
 
     ``hidden_layers + 1`` blocks (3x3 convolution, joint layer norm, ReLU), then a last 3x3 convolution.
@@ -111,7 +114,7 @@ class WeightGenerator(nn.Module):
         return MapConv(self.features, self.padding, self.kernel_init, name="out")(maps)
 
 
-class TVConv(nn.Module):
+class TVConv(Checked):
     """Translation-variant depthwise convolution, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     The grid is read from the first input; from then on the layer belongs to that grid. Variables that
@@ -144,9 +147,7 @@ class TVConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
-        if self.generator_padding not in GENERATOR_NAMES:
-            raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
+        x = check_images("x", x)
         values = self._values(x)
         y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides, implementation=self.implementation)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
@@ -158,11 +159,11 @@ class TVConv(nn.Module):
         if self.use_bias:
             features["bias"] = (x.shape[3],)
         if self.has_variable("frozen", "weights"):
-            values = {name: self.get_variable("frozen", name) for name in features}
+            values = {name: nn.meta.unbox(self.get_variable("frozen", name)) for name in features}
             check_frozen(self, values, {name: (*grid, *shape) for name, shape in features.items()})
             return values
         if self.has_variable("params", "affinity"):
-            check_grid(self, self.get_variable("params", "affinity").shape, grid)
+            check_grid(self, unboxed(self.get_variable("params", "affinity")).shape, grid)
         affinity = self.param("affinity", nn.initializers.ones, (*grid, self.affinity_channels), jnp.float32)
         return {
             name: WeightGenerator(
@@ -177,7 +178,7 @@ class TVConv(nn.Module):
         }
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(Checked):
     """Depthwise convolution, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``; the operator TVConv is compared with.
 
     Attributes:
@@ -198,7 +199,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         channels = x.shape[3]
         shape = (self.kernel_size, self.kernel_size, 1, channels)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)

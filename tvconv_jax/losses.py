@@ -33,9 +33,9 @@ def am_softmax_logits(
         ``[n, classes]`` float32.
 
     Raises:
-        ValueError: If a shape, a dtype or ``scale`` does not fit.
+        ValueError: If a shape, a dtype, ``scale`` or ``margin`` does not fit.
     """
-    _check(embeddings, class_weights, labels, scale)
+    _check(embeddings, class_weights, labels, scale, margin)
     labels = indices(labels)
     # bfloat16 keeps 8 bits of a cosine, which the scale turns into a logit off by 0.1: everything is float32,
     # the product on accelerators too, whose default would round its inputs.
@@ -74,7 +74,7 @@ def am_softmax(
         ``[n]`` float32, not averaged.
 
     Raises:
-        ValueError: If a shape, a dtype or ``scale`` does not fit.
+        ValueError: If a shape, a dtype, ``scale`` or ``margin`` does not fit.
 
     References:
         Wang, Cheng, Liu, Liu, "Additive Margin Softmax for Face Verification", 2018,
@@ -93,6 +93,7 @@ def _normalize(x: jax.Array, axis: int) -> jax.Array:
     x = x.astype(jnp.float32)
     # The floor is under the root, so that the gradient at a zero vector is finite.
     squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    squared = jnp.where(jnp.isinf(squared), jnp.nan, squared)  # a length that overflows would make zeros of x
     return x / jnp.sqrt(jnp.maximum(squared, NORM_FLOOR**2))
 
 
@@ -105,7 +106,7 @@ def _is_target(labels: jax.Array, classes: int) -> jax.Array:
     return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
 
 
-def _check(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, scale: float) -> None:
+def _check(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, scale: float, margin: float) -> None:
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings have shape {embeddings.shape}; they must be [n, d].")
     if class_weights.ndim != 2 or class_weights.shape[0] != embeddings.shape[1]:
@@ -120,5 +121,7 @@ def _check(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, s
             raise ValueError(f"{name} are {value.dtype}; they must be floating. Cast them.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels are {labels.dtype}; they must be integers, the index of each class.")
-    if not scale > 0:
-        raise ValueError(f"scale={scale} must be positive.")
+    if not 0 < scale < jnp.inf:
+        raise ValueError(f"scale={scale} must be positive and finite.")
+    if not -jnp.inf < margin < jnp.inf:
+        raise ValueError(f"margin={margin} must be finite.")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.checks import is_integer
+from tvconv_jax.checks import check_input, check_integers, check_taps
 from tvconv_jax.fused import wide
 from tvconv_jax.per_device import like_primals, sum_over_devices
 
@@ -52,7 +52,7 @@ def tv_conv(
     Source: Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual
     Processing", CVPR 2022, Eq. 1-3, https://arxiv.org/abs/2203.10489.
     """
-    _check_input(x, strides)
+    check_input(x, strides)
     kernel_size = _check_weights(x, weights, strides)
     if implementation == "shifted":
         return _shifted(x, weights, strides, (kernel_size - 1) // 2)
@@ -81,15 +81,15 @@ def depthwise_conv(
     Raises:
         ValueError: If a rank, dtype, channel count, kernel size or option does not fit.
     """
-    _check_input(x, strides)
+    check_input(x, strides)
     if kernel.ndim != 2:
         raise ValueError(f"kernel has shape {kernel.shape}; it must be [k*k, channels].")
-    _check_taps("kernel", kernel.shape[0])
+    check_taps("kernel", kernel.shape[0])
     if kernel.shape[1] != x.shape[3]:
         raise ValueError(f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree.")
     if kernel.dtype != x.dtype:
         raise ValueError(f"kernel is {kernel.dtype}, but x is {x.dtype}; cast one of them.")
-    _check_integers(dilation=dilation, padding=0 if padding is None else padding)
+    check_integers(dilation=dilation, padding=0 if padding is None else padding)
     reach = dilation * (math.isqrt(kernel.shape[0]) - 1)
     padding = reach // 2 if padding is None else padding
     _check_reach(x, strides, dilation, padding, reach)
@@ -111,37 +111,15 @@ def _dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: int, reach
     return y[:, : height + 2 * padding - reach, : width + 2 * padding - reach]
 
 
-def _check_integers(**values: int) -> None:
-    for name, value in values.items():
-        if not is_integer(value):
-            raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
-
-
 def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach: int) -> None:
     if dilation < 1 or (dilation > 1 and strides > 1):
         raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
     if not 0 <= padding <= reach:
         raise ValueError(f"padding={padding} must be 0 to {reach}, what the kernel reaches over.")
-    if min(x.shape[1:3]) + 2 * padding <= reach:
+    sides = [side for side in x.shape[1:3] if isinstance(side, int)]  # symbolic ones are known when they are called
+    if sides and min(sides) + 2 * padding <= reach:
         grid = "x".join(map(str, x.shape[1:3]))
         raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")
-
-
-def _check_input(x: jax.Array, strides: int) -> None:
-    if x.ndim != 4:
-        way = " Add the batch axis with x[None]." if x.ndim == 3 else ""
-        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c].{way}")
-    if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
-        raise ValueError(f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first.")
-    if not is_integer(strides) or strides < 1:
-        raise ValueError(f"strides={strides!r} must be one positive integer.")
-
-
-def _check_taps(name: str, taps: int) -> int:
-    kernel_size = math.isqrt(taps)
-    if kernel_size**2 != taps or kernel_size % 2 == 0:
-        raise ValueError(f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...).")
-    return kernel_size
 
 
 def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
@@ -158,7 +136,7 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
         )
     if weights.shape[3] != channels:
         raise ValueError(f"weights are for {weights.shape[3]} channels, but x has {channels}; they must agree.")
-    return _check_taps("weights", weights.shape[2])
+    return check_taps("weights", weights.shape[2])
 
 
 def _pad(x: jax.Array, margin: int) -> jax.Array:
@@ -288,7 +266,9 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
         return tuple(total + wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
 
     zeros = tuple(jnp.zeros_like(wide(cotangent[0])) for _ in range(kernel_size**2))
-    return jnp.stack(lax.fori_loop(0, padded.shape[0], add_image, zeros, unroll=4), axis=2)
+    images = padded.shape[0]
+    unroll = 4 if isinstance(images, int) else 1  # a loop over a batch of symbolic size cannot be unrolled
+    return jnp.stack(lax.fori_loop(0, images, add_image, zeros, unroll=unroll), axis=2)
 
 
 def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:

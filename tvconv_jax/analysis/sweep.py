@@ -35,6 +35,7 @@ from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import write_text
+from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -183,9 +184,9 @@ def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[
 
 
 def _seeds(text: str) -> list[int]:
-    if not all(part.strip().isdigit() for part in text.split(",")):
+    if not all(part.strip().isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} must be integers with commas, as in 0,1,2")
-    return list(dict.fromkeys(int(part) for part in text.split(",")))
+    return list(dict.fromkeys(seed_of(part) for part in text.split(",")))
 
 
 def _names(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tvconv_jax.errors import ends_in_one_line
+from tvconv_jax.recipes.arguments import seed_of
 
 
 def _convert(args: argparse.Namespace) -> str:
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--tests", nargs="*", default=[], help="more test sets or lists, to look for overlap with")
     command.add_argument("--size", type=_side, default=112, help="side that pictures should have; default 112")
     command.add_argument("--sheet", type=_picture, help="picture to write: what stands out, and a sample of the rest")
-    command.add_argument("--seed", type=int, default=0, help="of that sample")
+    command.add_argument("--seed", type=seed_of, default=0, help="of that sample")
     command.add_argument("--every-name", action="store_true", help="tell all names of what was found, not ten")
 
     command = add("convert", _convert, "from one format into another, byte for byte")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from tvconv_jax.boxes import unboxed
 from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.freezing import freeze
@@ -57,7 +58,7 @@ def fold(model: nn.Module, variables: Mapping[str, Any], side: int) -> Graph:
     if type(model) not in MODELS:
         names = ", ".join(kind.__name__ for kind in MODELS)
         raise UserError(f"{type(model).__name__} cannot be exported; what can: {names}.")
-    folding = Folding(model, freeze(model, variables), side)
+    folding = Folding(model, freeze(model, unboxed(variables)), side)
     MODELS[type(model)](folding, model)
     return folding.graph
 

@@ -81,6 +81,6 @@ def write_program(weights: Path, path: Path, side: int, metadata: dict[str, Any]
     from tvconv_jax.export import torch_model
 
     model = torch_model.load(weights)
-    batch = torch.export.Dim("batch", min=1, max=1024)
+    batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: batch},))
     torch.export.save(program, path, extra_files={"tvconv_jax.json": json.dumps(metadata)})

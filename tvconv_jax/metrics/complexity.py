@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.boxes import unboxed
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
 from tvconv_jax.models import create_model
@@ -189,7 +190,7 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Complexity:
             return y
         if cost := COSTS.get(type(module)):
             macs += cost(module, args[0].shape, y.shape)
-        elif own := [name for name, value in module.variables.get("params", {}).items() if hasattr(value, "shape")]:
+        elif own := [name for name, a in module.variables.get("params", {}).items() if hasattr(unboxed(a), "shape")]:
             raise ValueError(
                 f"what {type(module).__name__} costs is not known, and it has parameters ({', '.join(own)}); "
                 f"give it a row in COSTS of tvconv_jax/metrics/complexity.py."

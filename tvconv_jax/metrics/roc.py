@@ -29,11 +29,11 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
         same: ``[n]`` boolean; both kinds must be there.
 
     Raises:
-        ValueError: If all pairs are of one kind, or ``same`` is not boolean.
+        ValueError: If all pairs are of one kind, ``same`` is not boolean, or a score not finite.
 
     Source: Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006, algorithms 1 and 2.
     """
-    check_same(same)
+    check_same(same, scores)
     if np.all(same) or not np.any(same):
         raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
     order = np.argsort(-scores, kind="stable")
@@ -43,8 +43,13 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
     return Roc(false, true, float(np.trapezoid(true, false)), _equal_error(false, true))
 
 
-def check_same(same: np.ndarray) -> None:
-    """Raises a ``ValueError`` for flags that are not boolean: ``~`` of an integer is no other flag."""
+def check_same(same: np.ndarray, scores: np.ndarray | None = None) -> None:
+    """Raises a ``ValueError`` for flags that are not boolean: ``~`` of an integer is no other flag.
+
+    Scores that are not finite are refused too: they are neither above nor below a threshold.
+    """
+    if scores is not None and not np.all(np.isfinite(scores)):
+        raise ValueError(f"{int(np.sum(~np.isfinite(scores)))} scores of {len(scores)} are not finite; all must be.")
     if same.dtype != bool:
         raise ValueError(f"same is {same.dtype}; it must be bool. Flags of 1 and -1 become so by flags == 1.")
 

@@ -109,9 +109,9 @@ def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
         Rate in 0..1.
 
     Raises:
-        ValueError: If ``same`` is not boolean.
+        ValueError: If ``same`` is not boolean, or a score not finite.
     """
-    check_same(same)
+    check_same(same, scores)
     different = np.sort(scores[~same])[::-1]
     return float(np.mean(scores[same] > different[len(different) // FALSE_ACCEPTS_ONE_IN]))
 
@@ -184,7 +184,10 @@ def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _unit(x: np.ndarray) -> np.ndarray:
     """``x`` with rows of length 1. Rows that have it already keep their bits."""
-    lengths = np.sqrt(np.sum(np.square(x), axis=1, keepdims=True))
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.sum(np.square(x), axis=1, keepdims=True))
+    if bad := int(np.sum(~np.isfinite(lengths))):  # divided by an infinite length, a row would be zeros
+        raise ValueError(f"{bad} rows of {len(x)} embeddings are not finite, or too long for float32; all must fit.")
     if np.all(np.abs(lengths - 1) < 1e-5):
         return x
     return x / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tvconv_jax.checks import Checked
 from tvconv_jax.convolution import conv
 from tvconv_jax.fused import Activation, pointwise
 from tvconv_jax.layers import kaiming_normal
@@ -35,7 +36,7 @@ def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
     return operator(x, train=train) if getattr(operator, "has_norm", False) else operator(x)
 
 
-class Pointwise(nn.Module):
+class Pointwise(Checked):
     """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``.
 
     Attributes:
@@ -51,7 +52,7 @@ class Pointwise(nn.Module):
         return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
 
-class Conv(nn.Module):
+class Conv(Checked):
     """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
 
     Attributes:
@@ -77,7 +78,7 @@ class Conv(nn.Module):
         return conv(x, kernel, strides=self.strides, dilation=self.dilation, padding=self.padding)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Checked):
     """Convolution without a bias, batch norm, activation.
 
     Attributes:
@@ -117,7 +118,7 @@ class ConvNorm(nn.Module):
         return BatchNorm(activation=self.activation, name="norm")(x, train=train)
 
 
-class MaxPool(nn.Module):
+class MaxPool(Checked):
     """Maximum over 3x3 windows, every second position: ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
     @nn.compact
@@ -125,7 +126,7 @@ class MaxPool(nn.Module):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-class EmbeddingHead(nn.Module):
+class EmbeddingHead(Checked):
     """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
 
     Attributes:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_images
+from tvconv_jax.checks import Checked, check_choice, check_images
 from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call, repeats
 from tvconv_jax.models.mobilenetv2 import STAGES, InvertedResidual
@@ -21,7 +21,7 @@ head_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HeadConvNorm = functools.partial(ConvNorm, activation="relu", kernel_init=head_init)
 
 
-class ImagePool(nn.Module):
+class ImagePool(Checked):
     """Average over the grid, ``[n, h, w, c]`` -> ``[n, 1, 1, c]``."""
 
     @nn.compact
@@ -29,7 +29,7 @@ class ImagePool(nn.Module):
         return jnp.mean(x, axis=(1, 2), keepdims=True)
 
 
-class Backbone(nn.Module):
+class Backbone(Checked):
     """MobileNetV2 of width 1 without its last convolution; strides beyond ``output_stride`` become dilation.
 
     Zeros are put around a block's input *before* it is expanded, as in the reference ("fixed padding"): the border
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         return low, x
 
 
-class Pyramid(nn.Module):
+class Pyramid(Checked):
     """Atrous spatial pyramid pooling, ``[n, h, w, c]`` -> ``[n, h, w, features]``.
 
     Attributes:
@@ -100,7 +100,7 @@ class Pyramid(nn.Module):
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Checked):
     """Images ``[n, h, w, 3]`` in [-1, 1] -> logits ``[n, h, w, num_classes]``.
 
     With TVConv in its head the model belongs to one input size. Training takes a random key:
@@ -125,6 +125,7 @@ class DeepLabV3Plus(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
+        check_choice("output_stride", self.output_stride, RATES)
         low, x = Backbone(self.depth, self.output_stride, self.remat, name="backbone")(images, train=train)
         x = Pyramid(RATES[self.output_stride], self.conv, name="pyramid")(x, train=train)
         low = HeadConvNorm(48, name="low_level")(low, train=train)

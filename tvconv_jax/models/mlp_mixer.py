@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax
 
-from tvconv_jax.checks import check_images
+from tvconv_jax.boxes import unboxed
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.models.blocks import EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import scaled
 
@@ -12,7 +13,7 @@ CHANNELS, HIDDEN_POSITIONS, HIDDEN_CHANNELS = 512, 256, 2048
 WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
 
 
-class Mlp(nn.Module):
+class Mlp(Checked):
     """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``.
 
     Attributes:
@@ -27,7 +28,7 @@ class Mlp(nn.Module):
         return nn.Dense(x.shape[-1], dtype=x.dtype, name="project")(y)
 
 
-class MixerBlock(nn.Module):
+class MixerBlock(Checked):
     """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``.
 
     Attributes:
@@ -48,7 +49,7 @@ class MixerBlock(nn.Module):
         return x.reshape(shape)
 
 
-class MlpMixer(nn.Module):
+class MlpMixer(Checked):
     """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
 
     The model belongs to one input size: it has a weight for every pair of positions.
@@ -91,7 +92,7 @@ class MlpMixer(nn.Module):
 
     def _check_positions(self, positions: int) -> None:
         if self.layers and self.has_variable("params", "block_0"):
-            built = self.get_variable("params", "block_0")["positions"]["expand"]["kernel"].shape[0]
+            built = unboxed(self.get_variable("params", "block_0")["positions"]["expand"]["kernel"]).shape[0]
             if built != positions:
                 raise ValueError(
                     f"the model was built for {built} patches, but these images give {positions}; its weights belong "

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_images
+from tvconv_jax.checks import Checked, check_images, check_stages
 from tvconv_jax.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
@@ -31,7 +31,7 @@ def scaled(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * target else rounded
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(Checked):
     """Expand (1x1), spatial operator, project (1x1); added to its input where strides are 1 and channels agree.
 
     Attributes:
@@ -64,7 +64,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.strides == 1 and x.shape == y.shape else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Checked):
     """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
 
     The first convolution keeps the grid (strides 1), because faces of 96x96 are small.
@@ -93,6 +93,7 @@ class MobileNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
+        check_stages("mobilenetv2", self.stages, range(1, len(STAGES) + 1))
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
         x = call(stem, images, train=train, remat=self.remat)
         index = 1

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from tvconv_jax.checks import check_choice, check_field, check_stages, kinds_of
 from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.models import deeplabv3plus, mlp_mixer, mobilenetv2, shufflenetv2
 from tvconv_jax.operators.axial import Axial
@@ -109,13 +109,8 @@ OPERATORS = {
     "tvconv_lowrank": Operator(TVConvLowrank, ("rank", *GENERATOR), "ours"),
     "tvconv_dynamic": Operator(TVConvDynamic, GENERATOR, "TVConv, section 3.3"),
 }
-COUNTS = {
-    field.name
-    for row in (*MODELS.values(), *OPERATORS.values())
-    for field in dataclasses.fields(row.module)
-    if type(field.default) is int
-}
 FIELDS = tuple(dict.fromkeys(field for operator in OPERATORS.values() for field in operator.fields))
+KINDS = {name: kind for row in (*MODELS.values(), *OPERATORS.values()) for name, kind in kinds_of(row.module).items()}
 
 
 def list_models() -> dict[str, Choices]:
@@ -169,47 +164,28 @@ def create_model(
         ValueError: For an unknown model, width, operator, stage or field, the message lists what exists; for a number
             with which there is no such model, as no channels.
     """
-    _check_choice("model", name, MODELS)
+    check_choice("model", name, MODELS)
     model = MODELS[name]
     if operator is None:
         operator = "tvconv" if model.places else "baseline"
-    _check_choice(f"{name} operator" if model.baseline else "operator", operator, list_operators(name))
-    _check_choice(f"{name} width", width, model.widths)
+    check_choice(f"{name} operator" if model.baseline else "operator", operator, list_operators(name))
+    check_choice(f"{name} width", width, model.widths)
     placed = ("stages",) if model.stages else ()
     for field in (*fields, *(["stages"] if stages is not None else [])):
-        _check_choice("field", field, ("width", "operator", *placed, *model.fields, *FIELDS))
+        check_choice("field", field, ("width", "operator", *placed, *model.fields, *FIELDS))
     own = {key: value for key, value in fields.items() if key in model.fields}
-    if "output_stride" in own:
-        _check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
     for field, value in fields.items():
-        _check_number(field, value)
-    if isinstance(stages, int):
-        raise ValueError(f"stages={stages} must be a list of stages, as [{stages}].")
+        check_field(field, value, KINDS[field])
+    if "output_stride" in own:
+        check_choice("output_stride", own["output_stride"], deeplabv3plus.RATES)
     row = OPERATORS.get(operator)
     if model.stages:
         default = model.stages[-row.last_stages :] if row.last_stages else model.stages
+        check_stages(name, default if stages is None else stages, model.stages)
         own["stages"] = default if stages is None else tuple(stages)
-        for stage in own["stages"]:
-            _check_choice(f"{name} stage", stage, model.stages)
     if len(model.widths) > 1:
         own["width"] = width
     if row:
         given = {key: value for key, value in fields.items() if key in row.fields}
         own[row.place] = functools.partial(row.module, **given)
     return model.module(**own)
-
-
-def _check_number(field: str, value: Any) -> None:
-    """Of counts one is the least, but a generator may have no hidden block after its first; the others are positive."""
-    least = 0 if field == "hidden_layers" else 1
-    if isinstance(value, float) and field in COUNTS:
-        raise ValueError(f"{field} {value} must be a whole number.")
-    if isinstance(value, int) and not isinstance(value, bool) and value < least:
-        raise ValueError(f"{field} {value} must be at least {least}.")
-    if isinstance(value, float) and not 0 < value < math.inf:
-        raise ValueError(f"{field} {value} must be greater than 0, and finite.")
-
-
-def _check_choice(what: str, value: Any, choices: Any) -> None:
-    if value not in list(choices):
-        raise ValueError(f"{what} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_images
+from tvconv_jax.checks import Checked, check_choice, check_images, check_stages
 from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
 from tvconv_jax.norm import BatchNorm
@@ -26,7 +26,7 @@ def shuffle(x: jax.Array) -> jax.Array:
     return x.reshape(*shape, 2, channels // 2).swapaxes(-1, -2).reshape(x.shape)
 
 
-class Branch(nn.Module):
+class Branch(Checked):
     """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
 
     Attributes:
@@ -52,7 +52,7 @@ class Branch(nn.Module):
         return ConvNorm(self.features, "relu", pointwise=self.pointwise, name="project")(x, train=train)
 
 
-class Unit(nn.Module):
+class Unit(Checked):
     """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle.
 
     Attributes:
@@ -79,7 +79,7 @@ class Unit(nn.Module):
         return shuffle(jnp.concatenate([kept, branch(x, train=train)], axis=-1))
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Checked):
     """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
 
     Attributes:
@@ -106,6 +106,8 @@ class ShuffleNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
+        check_choice("shufflenetv2 width", self.width, WIDTHS)
+        check_stages("shufflenetv2", self.stages, range(2, 2 + len(UNITS)))
         stem, *channels, last = CHANNELS[self.width]
         x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
         x = MaxPool(name="pool")(x)

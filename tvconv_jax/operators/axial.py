@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.boxes import unboxed
+from tvconv_jax.checks import Checked, check_grid, check_images
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.norm import BatchNorm
 from tvconv_jax.operators.dynamic import average_pool, head_count
 
 
-class AxisAttention(nn.Module):
+class AxisAttention(Checked):
     """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``.
 
     Attributes:
@@ -71,13 +72,13 @@ class AxisAttention(nn.Module):
     def _relative(self, name: str, length: int, size: int, dtype: jnp.dtype) -> jax.Array:
         """Embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
         if self.has_variable("params", name):
-            check_grid(self, ((self.get_variable("params", name).shape[0] + 1) // 2,), (length,))
+            check_grid(self, ((unboxed(self.get_variable("params", name)).shape[0] + 1) // 2,), (length,))
         table = self.param(name, nn.initializers.normal(size**-0.5), (2 * length - 1, size), jnp.float32)
         position = np.arange(length)
         return table[position[None] - position[:, None] + length - 1].astype(dtype)
 
 
-class Axial(nn.Module):
+class Axial(Checked):
     """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -96,7 +97,7 @@ class Axial(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
         x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)

@@ -14,12 +14,12 @@ operator alone, as for every operator of the comparison. Its dropout on the rout
 import flax.linen as nn
 import jax
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import MixedDepthwise, dense_init, pooled
 
 
-class CondConv(nn.Module):
+class CondConv(Checked):
     """Per-image mix of depthwise kernels by sigmoid routing, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -38,7 +38,7 @@ class CondConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         context = pooled(x)
         routing = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="routing")
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")

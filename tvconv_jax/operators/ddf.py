@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import PixelDense, dense_init, dynamic_conv, pooled
@@ -33,7 +33,7 @@ def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
     return centred * jax.lax.rsqrt(variance + 1e-10)
 
 
-class DDF(nn.Module):
+class DDF(Checked):
     """Per-pixel times per-channel dynamic filters, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -50,7 +50,7 @@ class DDF(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         if self.kernel_size == 1:
             raise ValueError(
                 "kernel_size=1 leaves a filter of one tap, and its norm makes it zero; it must be 3 or more."

@@ -12,12 +12,12 @@ temperature fall from 30 to 1 over the first ten epochs; an operator knows no ep
 import flax.linen as nn
 import jax
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import MixedDepthwise, dense_init, pooled
 
 
-class KernelAttention(nn.Module):
+class KernelAttention(Checked):
     """Each image's shares of the experts, ``[n, h, w, c]`` -> ``[n, experts]``, positive and of sum one.
 
     Attributes:
@@ -40,7 +40,7 @@ class KernelAttention(nn.Module):
         return nn.softmax(logits(nn.relu(squeeze(context))) / self.temperature)
 
 
-class DyConvDW(nn.Module):
+class DyConvDW(Checked):
     """Per-image attention over depthwise kernels, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -63,7 +63,7 @@ class DyConvDW(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
         return conv(x, shares)

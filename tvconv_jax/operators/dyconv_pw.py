@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dyconv_dw import KernelAttention
 from tvconv_jax.operators.dynamic import mixed, stacked
 
 
-class DyConvPW(nn.Module):
+class DyConvPW(Checked):
     """Per-image attention over 1x1 kernels, ``[n, h, w, c]`` -> ``[n, h, w, features]``.
 
     Attributes:
@@ -36,7 +36,7 @@ class DyConvPW(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, 1)
+        x = check_images("x", x)
         n, height, width, channels = x.shape
         shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
         shape = (self.experts, channels, self.features)

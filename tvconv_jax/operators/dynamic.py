@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax.boxes import reboxed, unboxed
+from tvconv_jax.checks import Checked
 from tvconv_jax.fused import pointwise, wide
 from tvconv_jax.ops import input_gradient, output_grid
 from tvconv_jax.per_device import like_primals
@@ -138,8 +140,9 @@ def average_pool(x: jax.Array, strides: int) -> jax.Array:
 def stacked(init: Initializer) -> Initializer:
     """Draws every entry of the first axis on its own, as if it were a parameter of its own."""
 
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return jnp.stack([init(key, shape[1:], dtype) for key in jax.random.split(key, shape[0])])
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Any:
+        drawn = [init(key, shape[1:], dtype) for key in jax.random.split(key, shape[0])]
+        return reboxed(drawn[0], jnp.stack(unboxed(drawn)), (None, *range(len(shape) - 1)))
 
     return draw
 
@@ -149,7 +152,7 @@ def mixed(routes: jax.Array, experts: jax.Array) -> jax.Array:
     return jnp.tensordot(routes, experts.astype(routes.dtype), axes=1)
 
 
-class MixedDepthwise(nn.Module):
+class MixedDepthwise(Checked):
     """Depthwise convolution with each image's mix of kernels: the kernels are mixed, then convolved with once.
 
     Attributes:

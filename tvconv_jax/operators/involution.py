@@ -13,19 +13,20 @@ its weights are small, so that it starts close to a depthwise convolution that t
 evenly.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.boxes import reboxed, unboxed
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.norm import BatchNorm
 from tvconv_jax.operators.dynamic import PixelDense, average_pool, dense_init, dynamic_conv, largest_divisor
 
 
-class Involution(nn.Module):
+class Involution(Checked):
     """Per-pixel kernels from the pixel itself, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -46,7 +47,7 @@ class Involution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         n, height, width, channels = x.shape
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)
@@ -54,8 +55,9 @@ class Involution(nn.Module):
         reduce = PixelDense(hidden, use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")
         reduced = BatchNorm(activation="relu", name="norm")(reduce(seen), train=train)
 
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-            return self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, groups), dtype).reshape(shape)
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            kernel = self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, groups), dtype)
+            return reboxed(kernel, unboxed(kernel).reshape(shape), (None,))
 
         size = self.kernel_size**2 * groups
         span = PixelDense(size, kernel_init=dense_init, bias_init=init, dtype=x.dtype, name="span")

@@ -9,16 +9,19 @@ All kernels start as one, so that it starts as a depthwise convolution; the pape
 freeze: the kernels are the parameters.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.boxes import reboxed, unboxed
+from tvconv_jax.checks import Checked, check_grid, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.ops import output_grid, tv_conv
 
 
-class LocallyConnected(nn.Module):
+class LocallyConnected(Checked):
     """Depthwise convolution with a parameter per pixel, tap and channel, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -35,14 +38,15 @@ class LocallyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
         if self.has_variable("params", "weights"):
-            check_grid(self, self.get_variable("params", "weights").shape, grid)
+            check_grid(self, unboxed(self.get_variable("params", "weights")).shape, grid)
 
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
             kernel = self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, channels), dtype)
-            return jnp.broadcast_to(kernel.reshape(1, 1, -1, channels), shape)
+            everywhere = jnp.broadcast_to(unboxed(kernel).reshape(1, 1, -1, channels), shape)
+            return reboxed(kernel, everywhere, (None, None, None, 3))
 
         weights = self.param("weights", init, (*grid, self.kernel_size**2, channels), jnp.float32)
         y = tv_conv(x, weights.astype(x.dtype), strides=self.strides)

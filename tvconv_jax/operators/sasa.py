@@ -19,13 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import average_pool, head_count, stacked, taps
 
 
-class SASA(nn.Module):
+class SASA(Checked):
     """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -42,7 +42,7 @@ class SASA(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         n, height, width, channels = x.shape
         heads = head_count(channels, self.heads)
         size = channels // heads

@@ -14,7 +14,8 @@ kernels are ``k*k`` times as large as the output: it is here to be compared with
 import flax.linen as nn
 import jax
 
-from tvconv_jax.checks import check_call, check_grid
+from tvconv_jax.boxes import unboxed
+from tvconv_jax.checks import Checked, check_grid, check_images
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
 from tvconv_jax.operators.dynamic import average_pool, dynamic_conv
@@ -23,7 +24,7 @@ from tvconv_jax.operators.dynamic import average_pool, dynamic_conv
 EachImage = nn.vmap(WeightGenerator, variable_axes={"params": None}, split_rngs={"params": False})
 
 
-class TVConvDynamic(nn.Module):
+class TVConvDynamic(Checked):
     """TVConv with affinity maps of the input's own, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -48,9 +49,7 @@ class TVConvDynamic(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
-        if self.generator_padding not in GENERATOR_NAMES:
-            raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
+        x = check_images("x", x)
         to_maps = nn.Dense(
             self.affinity_channels,
             kernel_init=nn.initializers.zeros,
@@ -66,7 +65,7 @@ class TVConvDynamic(nn.Module):
         """Maps ``[n, ho, wo, a]`` -> ``[n, ho, wo, *features]``."""
         name = f"{what}_{GENERATOR_NAMES[self.generator_padding]}"
         if self.has_variable("params", name):
-            check_grid(self, self.get_variable("params", name)["block_0"]["scale"].shape, maps.shape[1:3])
+            check_grid(self, unboxed(self.get_variable("params", name)["block_0"]["scale"]).shape, maps.shape[1:3])
         return EachImage(
             features=features,
             hidden_channels=self.hidden_channels,

@@ -10,11 +10,14 @@ As in TVConv the maps start at 1. Every row of ``B`` is drawn as a depthwise ker
 number, so that it starts exactly as a depthwise convolution starts. The paper does not say how it starts.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_frozen, check_grid
+from tvconv_jax.boxes import reboxed, unboxed
+from tvconv_jax.checks import Checked, check_frozen, check_grid, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import stacked
 from tvconv_jax.ops import output_grid, tv_conv
@@ -25,7 +28,7 @@ def linear_map(affinity: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.tensordot(affinity, kernel, axes=1)
 
 
-class TVConvLinear(nn.Module):
+class TVConvLinear(Checked):
     """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -44,7 +47,7 @@ class TVConvLinear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         values = self._values(output_grid(*x.shape[1:3], self.strides), x.shape[3])
         y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
@@ -55,16 +58,17 @@ class TVConvLinear(nn.Module):
         if self.use_bias:
             shapes["bias"] = (*grid, channels)
         if self.has_variable("frozen", "weights"):
-            values = {name: self.get_variable("frozen", name) for name in shapes}
+            values = {name: nn.meta.unbox(self.get_variable("frozen", name)) for name in shapes}
             check_frozen(self, values, shapes)
             return values
         if self.has_variable("params", "affinity"):
-            check_grid(self, self.get_variable("params", "affinity").shape, grid)
+            check_grid(self, unboxed(self.get_variable("params", "affinity")).shape, grid)
         maps, k = self.affinity_channels, self.kernel_size
         affinity = self.param("affinity", nn.initializers.ones, (*grid, maps), jnp.float32)
 
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-            return stacked(self.kernel_init)(key, (maps, k, k, 1, channels), dtype).reshape(shape) * maps**-0.5
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            drawn = stacked(self.kernel_init)(key, (maps, k, k, 1, channels), dtype)
+            return reboxed(drawn, unboxed(drawn).reshape(shape) * maps**-0.5, (0, None, 4))
 
         kernel = self.param("weights_linear", init, (maps, k * k, channels), jnp.float32)
         values = {"weights": linear_map(affinity, kernel)}

@@ -15,20 +15,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call, check_frozen, check_grid
+from tvconv_jax.boxes import unboxed
+from tvconv_jax.checks import Checked, check_frozen, check_grid, check_images
 from tvconv_jax.fused import wide
 from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
 from tvconv_jax.operators.dynamic import stacked
 from tvconv_jax.ops import depthwise_conv, output_grid
 
 
-class TVConvLowrank(nn.Module):
+class TVConvLowrank(Checked):
     """Sum of ``rank`` depthwise convolutions times generated gains, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
         kernel_size: Odd side of the kernels.
         strides: Step between output positions.
-        rank: Depthwise kernels per channel.
+        rank: Depthwise kernels per channel; ``kernel_size**2`` of them can be any TVConv.
         affinity_channels: Affinity maps of the generator.
         hidden_channels: Channels of the generator's hidden blocks.
         hidden_layers: Hidden blocks of the generator after the first.
@@ -49,11 +50,7 @@ class TVConvLowrank(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be 1 or more; {self.kernel_size**2} can be any TVConv.")
-        if self.generator_padding not in GENERATOR_NAMES:
-            raise ValueError(f"generator_padding={self.generator_padding!r} is not one of {list(GENERATOR_NAMES)}.")
+        x = check_images("x", x)
         channels = x.shape[3]
         shape = (self.rank, self.kernel_size, self.kernel_size, 1, channels)
         kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
@@ -70,11 +67,11 @@ class TVConvLowrank(nn.Module):
         """``gains [ho, wo, rank, c]`` and, with a bias, ``bias [ho, wo, c]``: frozen ones, else generated."""
         features = {"gains": (self.rank, channels)} | ({"bias": (channels,)} if self.use_bias else {})
         if self.has_variable("frozen", "gains"):
-            values = {name: self.get_variable("frozen", name) for name in features}
+            values = {name: nn.meta.unbox(self.get_variable("frozen", name)) for name in features}
             check_frozen(self, values, {name: (*grid, *shape) for name, shape in features.items()})
             return values
         if self.has_variable("params", "affinity"):
-            check_grid(self, self.get_variable("params", "affinity").shape, grid)
+            check_grid(self, unboxed(self.get_variable("params", "affinity")).shape, grid)
         affinity = self.param("affinity", nn.initializers.ones, (*grid, self.affinity_channels), jnp.float32)
         return {
             name: WeightGenerator(

@@ -15,12 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import check_call
+from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.layers import kaiming_normal
 from tvconv_jax.operators.dynamic import dense_init, dynamic_conv, pooled, stacked
 
 
-class WeightNet(nn.Module):
+class WeightNet(Checked):
     """Per-image depthwise kernel from a grouped linear layer, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
     Attributes:
@@ -39,7 +39,7 @@ class WeightNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_call(x, self.kernel_size, self.strides)
+        x = check_images("x", x)
         n, channels = x.shape[0], x.shape[3]
         context = pooled(x)
         reduced = nn.Dense(max(16, channels // 16), kernel_init=dense_init, dtype=context.dtype, name="reduce")(context)

@@ -21,7 +21,8 @@ ONE_BLOCK = 0.1
 OPTIMIZER: dict[str, Any] = {"scale_rule": "none", "base_batch": 512, "warmup_epochs": 0.0}
 
 # train.precision: "float32" or "bfloat16", what the model computes in (parameters, norms and losses stay float32);
-# train.batch_norm: statistics of the whole batch, "global", or of each device's pictures, "per_replica";
+# train.batch_norm: statistics of the whole batch, "global", or of each device's pictures, "per_replica",
+# or of a number of groups, "8", whatever the devices;
 # train.accumulate: parts that a batch is computed in, one after the other;
 # train.nan: what a step that is not finite does, "stop" the run or "skip" the step.
 TRAIN: dict[str, Any] = {"precision": "float32", "batch_norm": "global", "accumulate": 1, "nan": "stop"}

@@ -19,7 +19,6 @@ from PIL import Image
 from tvconv_jax.data.pipeline import pixels
 from tvconv_jax.data.records import Source, read
 from tvconv_jax.errors import UserError
-from tvconv_jax.layers import GENERATOR_NAMES
 from tvconv_jax.tasks.run import check_choice
 from tvconv_jax.training.distributed import to_host
 
@@ -36,14 +35,13 @@ class AffinityStart:
         source: Its training pictures.
 
     Raises:
-        UserError: If it, or the generator's padding, is unknown, the operator has no affinity maps, or weights of
+        UserError: If it is unknown, the operator has no affinity maps, or weights of
             another run would undo it.
     """
 
     def __init__(self, config: ConfigDict, source: Source) -> None:
         init = config.model.affinity_init
         check_choice("model.affinity_init", init, INITS)
-        check_choice("model.generator_padding", config.model.generator_padding, GENERATOR_NAMES)
         if init != "ones" and config.model.get("operator") not in WITH_MAPS:
             raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
         if init != "ones" and config.start.checkpoint:

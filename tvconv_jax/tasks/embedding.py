@@ -14,6 +14,7 @@ from tvconv_jax.data.records import Source
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import eval_batch_size, local_rows, put_batch
+from tvconv_jax.training.nonfinite import check_outputs
 
 Embed = Callable[[Any, jax.Array], jax.Array]
 
@@ -42,5 +43,6 @@ def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, 
     size = eval_batch_size(config.eval.batch_size, mesh)
     rows = local_rows(size, mesh)
     for batch in eval_batches(source, batch_size=size, image_size=config.data.image_size, rows=rows):
-        parts.append(to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]])
+        embeddings = to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]]
+        parts.append(check_outputs("embeddings", embeddings))
     return np.concatenate(parts)

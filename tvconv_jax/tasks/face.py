@@ -48,8 +48,8 @@ from tvconv_jax.tasks.run import (
 from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import command_line, device_description
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, replicated
+from tvconv_jax.training.logging import check_metric_names, command_line, device_description
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.version import versions
@@ -91,7 +91,8 @@ class FaceJob:
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
-        check_batch_size("data.batch_size", config.data.batch_size, self.mesh, parts=config.train.accumulate)
+        cut = {"parts": config.train.accumulate, "batch_norm": config.train.batch_norm}
+        check_batch_size("data.batch_size", self.batch_size, self.mesh, **cut)
         eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
@@ -99,6 +100,7 @@ class FaceJob:
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
         self._affinity = AffinityStart(config, self.data.train)
+        check_metric_names("verification set", self.data.verification)
         for name, (_, pairs) in self.data.verification.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
@@ -200,6 +202,7 @@ class FaceJob:
             evaluate=evaluate,
             name_of=self.data.train.name,
             data={"pictures": len(self.data.train), "identities": self.data.num_classes},
+            norm_groups=norm_groups(config.train.batch_norm, self.mesh),
         )
 
     def plan(self) -> loop.Plan:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.norm import BatchNorm
 from tvconv_jax.tasks.run import check_choice
+from tvconv_jax.training.mesh import norm_groups
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
 Forward = Callable[..., tuple[jax.Array, Any]]
@@ -18,7 +19,9 @@ Forward = Callable[..., tuple[jax.Array, Any]]
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def make_forward(model: nn.Module, mesh: Mesh, *, precision: str = "float32", batch_norm: str = "global") -> Forward:
+def make_forward(
+    model: nn.Module, mesh: Mesh, *, precision: str = "float32", batch_norm: str | int = "global"
+) -> Forward:
     """The training pass of a model.
 
     Args:
@@ -28,14 +31,13 @@ def make_forward(model: nn.Module, mesh: Mesh, *, precision: str = "float32", ba
             themselves, statistics, weight generators, what comes out and the loss are float32 either way.
         batch_norm: ``"global"``, statistics of the whole batch however many devices share it, or ``"per_replica"``:
             every device normalises with those of its own pictures, as DistributedDataParallel did in the paper, and the
-            running averages take the mean over devices.
+            running averages take the mean over devices; or a number of groups, as of so many devices, on any mesh.
 
     Raises:
         UserError: For another precision or kind of statistics.
     """
     check_choice("train.precision", precision, PRECISIONS)
-    check_choice("train.batch_norm", batch_norm, ("global", "per_replica"))
-    groups = mesh.size if batch_norm == "per_replica" else 1
+    groups = norm_groups(batch_norm, mesh)
 
     def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, BatchNorm) and context.method_name == "__call__":

@@ -34,7 +34,8 @@ from tvconv_jax.tasks.run import (
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import command_line, device_description
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, put_batch
+from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.version import versions
@@ -110,7 +111,8 @@ class FrontalJob:
         self.model = model_of(config)
         self.steps_per_epoch = 1
         if data is not None:
-            check_batch_size("data.batch_size", config.data.batch_size, self.mesh, parts=config.train.accumulate)
+            cut = {"parts": config.train.accumulate, "batch_norm": config.train.batch_norm}
+            check_batch_size("data.batch_size", self.batch_size, self.mesh, **cut)
             self.steps_per_epoch = steps_per_epoch(data.train, config.data.batch_size)
         self.optimizer = optimizer_of(config, self.steps_per_epoch)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
@@ -143,7 +145,7 @@ class FrontalJob:
         rows = local_rows(self._eval_batch_size, self.mesh)
         for batch in eval_batches(source, **size, start=start, stop=stop, rows=rows):
             logits = to_host(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
-            parts.append(logits[batch["mask"]])
+            parts.append(check_outputs("logits", logits[batch["mask"]]))
         return 1 / (1 + np.exp(-np.concatenate(parts, dtype=np.float32)))
 
     def _both_ways(self, variables: Any, head: tuple, images: jax.Array) -> jax.Array:
@@ -189,7 +191,8 @@ class FrontalJob:
             nan=config.train.nan,
         )
         train = self.data.train
-        return loop.Task(step, batches, evaluate, name_of=train.name, data={"pictures": len(train)})
+        groups = norm_groups(config.train.batch_norm, self.mesh)
+        return loop.Task(step, batches, evaluate, train.name, data={"pictures": len(train)}, norm_groups=groups)
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""

@@ -1,32 +1,60 @@
 """Values of a config that would end a run late, or do the opposite of what they say, refused before data is opened."""
 
-import functools
-import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from tvconv_jax.checks import FIELDS, Range, count
+from tvconv_jax.data.transform import LIMITS
 from tvconv_jax.errors import UserError
+from tvconv_jax.recipes.arguments import MOST_SEED
 from tvconv_jax.tasks.run import check_choice
 
-# The least value of a key, where a config has that key.
-LEAST = {
-    "seed": 0,
-    "data.image_size": 8,
-    "data.workers": 0,
-    "data.timeout": 0,
-    "data.max_corrupt": 0,
-    "optimizer.base_batch": 1,
-    "optimizer.factor": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.momentum": 0,
-    "optimizer.weight_decay": 0,
-    "train.log_every": 1,
-    "train.checkpoint_every": 1,
-    "eval.pictures": 0,
+SHARE = Range(0, 1, above=True)  # of an image's side, of the identities: up to all of it
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+EVERY = count(1 << 31)  # steps between two of a kind
+BATCH = count(1 << 20)
+
+# What every number of a config may be; those of config.model are fields of a model or an operator. Keys that a config
+# does not have are left out, a tuple's numbers are looked at one by one, and a number without a row must be finite.
+RULES: dict[str, Range] = {
+    **{f"model.{name}": rule for name, rule in FIELDS.items()},
+    **{f"data.augment.{name}": Range(0, limit) for name, limit in LIMITS.items()},
+    "model.stages": count(64),
+    "seed": count(MOST_SEED, low=0),
+    "data.image_size": count(4096, low=8),
+    "data.batch_size": BATCH,
+    "data.per_domain": BATCH,
+    "data.test_domain": count(4),
+    "data.workers": count(1024, low=0),
+    "data.timeout": Range(0, 1e8),  # seconds: three years, about the most that a thread can wait for
+    "data.max_corrupt": Range(0, 1),
+    "data.crop": SHARE,
+    "data.test_share": SHARE,
+    "loss.margin": Range(0, 2),  # cosines are no further apart
+    "loss.scale": POSITIVE,
+    "mesh.data": count(1 << 20, low=-1),
+    "mesh.model": count(1 << 20),
+    "optimizer.base_batch": BATCH,
+    "optimizer.learning_rate": NOT_NEGATIVE,
+    "optimizer.momentum": Range(0, 1, below=True),
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.b1": Range(0, 1, below=True),
+    "optimizer.b2": Range(0, 1, below=True),
+    "optimizer.epochs": Range(0, 1e6, above=True),  # less than one epoch makes sense, none does not
+    "optimizer.warmup_epochs": Range(0, 1e6),
+    "optimizer.milestones": Range(0, 1e6),
+    "optimizer.factor": NOT_NEGATIVE,
+    "train.accumulate": BATCH,
+    "train.log_every": EVERY,
+    "train.checkpoint_every": EVERY,
+    "train.eval_every": Range(0, 1e6, above=True),
+    "eval.batch_size": BATCH,
+    "eval.threshold": Range(0, 1),
+    "eval.pictures": count(10_000, low=0),
 }
-POSITIVE = ("optimizer.epochs", "train.eval_every", "loss.scale")  # less than one epoch makes sense, none does not
-SHARES = ("data.crop", "data.test_share")  # of a picture's side, of the people: up to all of it
 # Keys that the reader of a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
 
@@ -40,18 +68,14 @@ def check_values(config: ConfigDict) -> None:
     Raises:
         UserError: If a number lies outside of what makes sense, or ``data.source`` is not the one behind the colon.
     """
-    for key, least in LEAST.items():
-        value = _at(config, key)
-        if value is not None and not least <= value < math.inf:
-            raise UserError(f"{key} {value} must be at least {least}; set --config.{key}.")
-    for key in POSITIVE:
-        value = _at(config, key)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{key} {value} must be greater than 0; set --config.{key}.")
-    for key in SHARES:
-        value = _at(config, key)
-        if value is not None and not 0 < value <= 1:
-            raise UserError(f"{key} {value} must be greater than 0, and at most 1; set --config.{key}.")
+    for key, value in numbers(config):
+        try:
+            RULES.get(key, Range()).check(key, value)
+        except ValueError as error:
+            raise UserError(f"{str(error).removesuffix('.')}; set --config.{key}.") from None
+    milestones = list(config.get("optimizer", {}).get("milestones", ()))
+    if milestones != sorted(milestones):
+        raise UserError(f"optimizer.milestones {milestones} must ascend; set --config.optimizer.milestones.")
     data = config.data
     missing = [key for key in READ.get(data.get("source"), ()) if key not in data]
     if missing:
@@ -63,6 +87,13 @@ def check_values(config: ConfigDict) -> None:
         check_choice("data.size", data.size, ("full", "smoke"))
 
 
-def _at(config: ConfigDict, key: str) -> Any:
-    """What stands at ``a.b``; ``None`` where the config has no such key."""
-    return functools.reduce(lambda part, name: (part or {}).get(name), key.split("."), config)
+def numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number of a config, or what stands where a number should, with its key; of a tuple each one."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping | ConfigDict):
+            yield from numbers(value, f"{key}.")
+            continue
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if key in RULES or (isinstance(one, int | float) and not isinstance(one, bool)):
+                yield key, one

@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import read_json, write_text
 from tvconv_jax.models import create_model
+from tvconv_jax.recipes.scale import ONE_BLOCK
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
 from tvconv_jax.training.maps import MapsLog
-from tvconv_jax.training.mesh import make_mesh
+from tvconv_jax.training.mesh import make_mesh, norm_note
 from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
 from tvconv_jax.training.state import TrainState
@@ -57,7 +58,11 @@ class Ended(NamedTuple):
     images_per_second: float | None
 
 
+MOST_STEPS = 1 << 31  # a state counts its steps in 32 bits
+TRACED = "\n-----"  # what JAX appends to an error of a traced function begins so
 TIMED = 5  # steps that tell a speed
+
+_TRACED: set[str] = set()  # image sizes and models that fit each other
 
 Begin = Callable[[TrainState, Callable[[str], None]], TrainState]
 
@@ -73,7 +78,8 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
     first = is_first()
     with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
         with locked(workdir, line.print) if first else nullcontext():
-            for note in (*job.notes, rate_note(job.config, job.batch_size)):
+            norm = norm_note(job.config.train.batch_norm, job.mesh)
+            for note in (*job.notes, *norm, rate_note(job.config, job.batch_size)):
                 line.print(note)
             with Checkpoints(workdir, line.print) as checkpoints:
                 task = job.task()
@@ -146,16 +152,35 @@ def restore_last(job: Job, workdir: Path) -> TrainState:
 
 
 def model_of(config: ConfigDict) -> nn.Module:
-    """The model that ``config.model`` names; a ``UserError`` if a field does not fit."""
+    """The model that ``config.model`` names, once it was traced for the config's images.
+
+    Raises:
+        UserError: If a field does not fit, or the model does not fit the images.
+    """
     try:
         fields = config.model.to_dict()
         for says_what_variables_start_from in ("pretrained", "affinity_init"):
             fields.pop(says_what_variables_start_from, None)
         if not fields.get("stages"):  # those that the operator goes to by itself
             fields.pop("stages", None)
-        return create_model(fields.pop("name"), **fields)
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
+        model = create_model(fields.pop("name"), **fields)
+        of = f"{config.data.image_size} {config.model.to_json()}"
+        if of not in _TRACED:  # the runs of a sweep have few models
+            _trace(model, config.data.image_size)
+            _TRACED.add(of)
+        return model
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.model: {' '.join(str(error).split(TRACED)[0].split())}") from None
+
+
+def _trace(model: nn.Module, image_size: int) -> None:
+    """Whatever a layer has against its input or its fields, it says while it is traced.
+
+    One block of a stage has what all of its blocks have, and takes a third of the time.
+    """
+    short = {"depth": ONE_BLOCK, "layers": 1}.items()
+    model = model.clone(**{name: least for name, least in short if getattr(model, name, 0) > least})
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))
 
 
 def mesh_of(config: ConfigDict) -> Mesh:
@@ -210,6 +235,11 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
         raise UserError(
             f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are no step; take at least "
             f"{1 / steps_per_epoch:.2g}."
+        )
+    if total >= MOST_STEPS:
+        raise UserError(
+            f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are {total:,} steps, and a "
+            f"run counts to {MOST_STEPS - 1:,}; take fewer."
         )
     return loop.Plan(
         total=total,

@@ -37,7 +37,8 @@ from tvconv_jax.tasks.run import (
 from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, put_batch
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, put_batch
+from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 
@@ -96,7 +97,8 @@ class SegmentationJob:
             check_choice("eval.show", name, tested)
         self.batch_size = config.data.per_domain * len(self.train_sources)
         parts = config.train.accumulate
-        check_batch_size("data.per_domain times the training domains", self.batch_size, self.mesh, parts=parts)
+        name, norm = "data.per_domain times the training domains", config.train.batch_norm
+        check_batch_size(name, self.batch_size, self.mesh, parts=parts, batch_norm=norm)
         if parts % len(self.train_sources) == 0:  # they take turns in a batch
             raise UserError(f"train.accumulate {parts} would give every part one domain alone; take 1, 2 or 4.")
         self._eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
@@ -159,7 +161,8 @@ class SegmentationJob:
             nan=self.config.train.nan,
         )
         sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
-        return loop.Task(step, batches, evaluate, name_of=lambda index: names[index], data=sizes)
+        groups = norm_groups(self.config.train.batch_norm, self.mesh)
+        return loop.Task(step, batches, evaluate, name_of=lambda index: names[index], data=sizes, norm_groups=groups)
 
     def plan(self) -> loop.Plan:
         """When the loop logs, saves and evaluates."""
@@ -184,7 +187,8 @@ class SegmentationJob:
             images = put_batch(batch.images[rows], self.mesh)
             decoded = [fundus.pixels(record) for record in batch.records]
             for grid in {mask.shape for _, mask in decoded}:
-                found = to_host(self._probabilities(variables, images, grid)) > config.eval.threshold
+                probabilities = to_host(self._probabilities(variables, images, grid))[: len(batch.records)]
+                found = check_outputs("probabilities", probabilities) > config.eval.threshold
                 for row, (record, (image, mask)) in enumerate(zip(batch.records, decoded, strict=True)):
                     if mask.shape == grid:
                         pred = np.stack([metrics.clean(found[row, ..., i]) for i in range(2)], axis=-1)

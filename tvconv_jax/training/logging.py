@@ -4,18 +4,21 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
+from tvconv_jax.errors import UserError
 from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
 
+# What the loop and the losses write themselves; a set of data may not be called so.
+METRICS = ("step", "loss", "accuracy", "score", "skipped", "images_per_second")
 FLUSH_SECONDS = 60.0  # between two times that TensorBoard sees what is new
 
 
@@ -57,6 +60,20 @@ class MetricsLog:
 
     def _writing(self) -> AbstractContextManager:
         return writing(self._workdir, "metrics.jsonl and TensorBoard's events; checkpoints that are written are whole")
+
+
+def check_metric_names(what: str, names: Iterable[str]) -> None:
+    """Raise a ``UserError`` if numbers of that name would be written over other numbers of a run.
+
+    Args:
+        what: What has the names, for the message.
+        names: The names.
+    """
+    for name in names:
+        if name in METRICS:
+            raise UserError(
+                f"{what} {name!r} has the name of another number of metrics.jsonl ({', '.join(METRICS)}); rename it."
+            )
 
 
 class NoLog:

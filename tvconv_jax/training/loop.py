@@ -48,6 +48,7 @@ class Task(NamedTuple):
             is the best.
         name_of: Name of the picture with an index.
         data: How much there is of what, by name; a position in the batches is of this data alone.
+        norm_groups: Groups of images that batch norms average over, each by itself; a run keeps their number.
     """
 
     train_step: TrainStep
@@ -55,6 +56,7 @@ class Task(NamedTuple):
     evaluate: Callable[[TrainState], dict[str, float]]
     name_of: Callable[[int], str]
     data: dict[str, int] = {}
+    norm_groups: int = 1
 
 
 class _Taken(NamedTuple):
@@ -83,7 +85,7 @@ def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[Tra
     """Goes back to the newest whole checkpoint, the position in the data included; without one, to the beginning.
 
     Raises:
-        UserError: If the data is not what the run was trained on so far.
+        UserError: If the data, or the groups of the batch norms, are not those of the run so far.
     """
     restored = checkpoints.restore(state, set_aside=True)
     if restored is None:
@@ -94,6 +96,11 @@ def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[Tra
         raise UserError(
             f"the training data changed: {there} when the run was stopped, {now} now; put it back, or train in "
             f"another --workdir."
+        )
+    if (groups := saved.get("norm_groups", task.norm_groups)) != task.norm_groups:
+        raise UserError(
+            f"batch norms averaged over {groups} groups of images when the run was stopped, and would over "
+            f"{task.norm_groups} with this config on these devices; set --config.train.batch_norm={groups}."
         )
     task.batches.set_state(saved["batches"])
     return state, Progress(Best(**saved["best"]), Skipped(**saved.get("skipped", {})))
@@ -161,6 +168,7 @@ def _position(task: Task, progress: Progress) -> dict[str, Any]:
     return {
         "batches": task.batches.get_state(),
         "data": task.data,
+        "norm_groups": task.norm_groups,
         "best": progress.best._asdict(),
         "skipped": progress.skipped._asdict(),
     }
@@ -192,6 +200,7 @@ def _evaluate(
 ) -> Progress:
     begin, step = time.monotonic(), int(state.step)
     values = task.evaluate(state)
+    nonfinite.check_score(step, values)
     if values:
         log.write(step, **values)
     line.print(f"step {step}: " + ("  ".join(f"{k} {v:.4f}" for k, v in values.items()) or "nothing to verify on"))

@@ -81,12 +81,67 @@ def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // mesh.size) * mesh.size
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
-    """Raises a ``UserError`` unless the devices can share the batch, or each of its ``parts``, equally."""
+def norm_groups(batch_norm: str | int, mesh: Mesh) -> int:
+    """Into how many groups, each with statistics of its own, batch norms cut a batch.
+
+    Args:
+        batch_norm: ``train.batch_norm``: ``"global"``, one; ``"per_replica"``, one for every device; or a number.
+        mesh: Over which the batch is cut.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    named = {"global": 1, "per_replica": mesh.size}
+    if batch_norm in named:
+        return named[batch_norm]
+    if not str(batch_norm).isdecimal() or int(batch_norm) < 1:
+        raise UserError(
+            f"train.batch_norm {batch_norm!r} is unknown; there are: global, per_replica, or a number of groups, as in "
+            "--config.train.batch_norm=8."
+        )
+    return int(batch_norm)
+
+
+def norm_note(batch_norm: str | int, mesh: Mesh) -> list[str]:
+    """A line where ``per_replica`` changes nothing, because there is one device."""
+    if batch_norm != "per_replica" or mesh.size > 1:
+        return []
+    return [
+        "train.batch_norm per_replica: there is one device, so statistics are of the whole batch, as with global; "
+        "--config.train.batch_norm=8 takes those of 8 groups of images, on any number of devices"
+    ]
+
+
+def check_batch_size(
+    name: str, batch_size: int, mesh: Mesh, *, parts: int = 1, batch_norm: str | int = "global"
+) -> None:
+    """Checks that a training batch can be cut as asked, and that batch norms have something to average over.
+
+    Args:
+        name: Of the batch size in the config.
+        batch_size: Images in a step.
+        mesh: Devices that share every part of the batch equally.
+        parts: Parts that the batch is computed in, ``train.accumulate``.
+        batch_norm: ``train.batch_norm``, as :func:`norm_groups` takes it.
+
+    Raises:
+        UserError: If parts or groups are not equal, or a group is a single image: its normalised embedding would be
+            the bias whatever the image.
+    """
     if parts < 1:
         raise UserError(f"train.accumulate {parts} must be a positive number of parts; 1 takes a batch in one piece.")
     if batch_size < 1 or batch_size % (mesh.size * parts):
         times = f" times the {parts} parts of train.accumulate" if parts > 1 else ""
         raise UserError(
             f"{name} {batch_size} must be a positive multiple of the {mesh.size} devices{times}; change it."
+        )
+    groups, images = norm_groups(batch_norm, mesh), batch_size // parts
+    cut = f" in {parts} parts of train.accumulate" * (parts > 1)
+    cut += f" in {groups} groups of train.batch_norm={batch_norm}" * (groups > 1)
+    if images % groups:
+        raise UserError(f"{name} {batch_size}{cut} cannot be cut into equal groups; change one of them.")
+    if images // groups < 2:
+        raise UserError(
+            f"{name} {batch_size}{cut} leaves batch norms 1 image to average over, and nothing can be learned; take "
+            "at least 2: a larger batch, or fewer parts or groups."
         )

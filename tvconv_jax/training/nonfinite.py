@@ -1,10 +1,11 @@
 """What becomes of a step whose loss or gradient is not finite: it stops the run, or it is skipped and counted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tvconv_jax.errors import TrainingError
 from tvconv_jax.training.state import TrainState
@@ -70,6 +71,36 @@ def check_finite(state: TrainState) -> None:
         raise TrainingError(
             f"after step {int(state.step)} parameters are not finite, and are not saved. Leave such steps out with "
             f"--config.train.nan=skip: the last checkpoint is whole. {OTHER_RATE}"
+        )
+
+
+def check_outputs(what: str, outputs: np.ndarray) -> np.ndarray:
+    """Pass a model's outputs on, unless some of them mean nothing.
+
+    Comparisons would turn what is not a number into a finite accuracy.
+
+    Args:
+        what: What they are, for the message.
+        outputs: ``[n, ...]``, of an image each.
+
+    Raises:
+        TrainingError: If outputs of an image are not finite, or so large that their length is not.
+    """
+    lengths = np.sum(np.square(outputs), axis=tuple(range(1, outputs.ndim)))
+    if bad := int(np.sum(~np.isfinite(lengths))):
+        raise TrainingError(
+            f"{what} of {bad} of {len(outputs)} images are not finite, though the parameters are: the model has "
+            f"diverged. {OTHER_RATE}"
+        )
+    return outputs
+
+
+def check_score(step: int, values: Mapping[str, float]) -> None:
+    """Raise a ``TrainingError`` if an evaluation gave a number that is neither better nor worse than another."""
+    if bad := {name: value for name, value in values.items() if not np.isfinite(value)}:
+        raise TrainingError(
+            f"the evaluation after step {step} gave {', '.join(f'{name} {value}' for name, value in bad.items())}, "
+            "which cannot be compared; what was saved before stays."
         )
 
 

@@ -35,6 +35,7 @@ from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import write_text
+from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -221,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, _, argument = args.sweep.partition(":")
     out = (args.out or Path("runs", Path(path).stem)).expanduser().absolute()
     with ends_in_one_line("the same command goes on."):
+        check_reachable(out, "--out")
         sweep = load_sweep(path)
         check_folder(out, sweep)
         failed = _run_all(args, sweep, out, argument, overrides)

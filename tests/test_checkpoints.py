@@ -115,7 +115,7 @@ def flip(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (never_merge, "where its arrays are opened"),
+        (never_merge, "arrays cannot be reached"),
         (spoil(flip), "was changed"),
         (spoil(lambda folder: (folder / "_METADATA").unlink(missing_ok=True)), "state/_METADATA is missing"),
         (

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from tvconv_jax.analysis import sweep
+from tvconv_jax.analysis.report.__main__ import remake
 from tvconv_jax.command import check_workdir
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.recipes import face_config
@@ -84,7 +85,7 @@ def test_a_workdir_is_reached_by_a_link_and_past_it(tmp_path, monkeypatch):
 )
 def test_a_name_under_which_nothing_can_be_read_is_refused_before_the_first_step(tmp_path, capsys, name, fault):
     workdir, config = tmp_path / name, face_config("smoke", model="mobilenetv2", width=0.1)
-    for use in (Checkpoints, read_checkpoint, lambda workdir: check_workdir(config, workdir)):
+    for use in (Checkpoints, read_checkpoint, remake, lambda workdir: check_workdir(config, workdir)):
         with pytest.raises(UserError, match=f"this path has {fault}, .* rename that folder, or choose another"):
             use(workdir)
     with pytest.raises(SystemExit) as ended:

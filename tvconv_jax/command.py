@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import read_json
 from tvconv_jax.recipes.scale import complete
+from tvconv_jax.training import steps
 from tvconv_jax.training.storage import full, is_full
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
@@ -38,9 +39,9 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
     Raises:
         UserError: If it does, or nobody can say of which.
     """
-    file = workdir / "config.json"
+    file, checkpoints = workdir / "config.json", steps.checkpoints_of(workdir)
     if not file.exists():
-        if any(workdir.glob("checkpoints/*/*")):
+        if any(steps.found(checkpoints / kind) for kind in steps.KINDS):
             raise UserError(
                 f"{workdir} holds checkpoints, but no config.json says of what run; choose another --workdir, or "
                 f"remove that folder."

@@ -1,21 +1,30 @@
 """Files that runs and commands leave behind: written whole or not at all, and read with a word on what to do."""
 
 import codecs
+import errno
 import json
 import os
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tvconv_jax.errors import UserError
+
+_LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part(\..*)?")
+_UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know no fsync
 
 
 def user_path(text: str | Path) -> Path:
     """Expand a leading ``~`` of a path that a user gave, in a flag, a config key or an environment variable.
 
     Raises:
-        UserError: If there is no home directory, or no such user.
+        UserError: If there is no home directory, or no such user, or the text is a URL.
     """
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)):
+        raise UserError(f"{text} is a URL ({scheme[0]}); give a path on this machine, such as where it is mounted.")
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -23,19 +32,78 @@ def user_path(text: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+        durable: Whether to wait until it is on the disk; not worth it for thousands of files that can be made again.
+    """
+    with replacing(path, durable=durable) as part:
         part.write_bytes(content)
-        os.replace(part, path)
-    except OSError:
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a new file that takes the place of another one when the block ends; it is removed if the block fails.
+
+    Of several that write at once the last one wins, and no reader sees half of a file. Links are followed, and what is
+    no regular file, such as ``/dev/stdout``, is written as it is. A killed process leaves the new file behind, under a
+    name that no other one takes; :func:`is_left_over` knows it.
+
+    Args:
+        path: The file to be replaced, or not yet there.
+        durable: Whether to wait until it is on the disk, so that not even a power failure leaves half of it.
+
+    Yields:
+        The new file, empty, in the same folder, with the same suffix and the permissions of any new file.
+    """
+    target = Path(os.path.realpath(path))
+    if _is_open_elsewhere(path) or target.exists() and not target.is_file():
+        yield path
+        return
+    part = target.with_name(f".{secrets.token_hex(8)}.part{target.suffix[:32]}")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield part
+        if durable:
+            sync(part)
+        os.replace(part, target)
+        if durable:
+            sync(target.parent)
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
+
+
+def _is_open_elsewhere(path: Path) -> bool:
+    """Whether a path is one of a process's open files, as ``/dev/stdout`` is, which may be a file that goes on."""
+    link = os.readlink(path) if path.is_symlink() else ""
+    return link.startswith("/proc/") or os.path.realpath(path.parent).startswith("/proc/")
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file's name is that of a new file whose writer was killed, see :func:`replacing`."""
+    return _LEFT_OVER.fullmatch(name) is not None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, where the file system knows how."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from tvconv_jax.files import replacing
+
 SIDE, GAP, LINE = 224, 6, 20
 # Told apart in grey too: the truth is light, the prediction dark.
 TRUE, PRED = {"cup": (255, 255, 255), "disc": (255, 255, 255)}, {"cup": (0, 130, 0), "disc": (0, 30, 230)}
@@ -48,7 +50,8 @@ def draw_contours(path: Path, rows: Mapping[str, Sequence[Outlined]]) -> None:
             ink.text((x, y + LINE + SIDE + 2), one.caption, fill="black", font_size=12)
         y += SIDE + 2 * LINE + GAP
     ink.text((GAP, y - 2), "white: truth; blue: predicted disc; green: predicted cup", fill="black", font_size=12)
-    canvas.save(path)
+    with replacing(path) as part:
+        canvas.save(part)
 
 
 def outlined(one: Outlined) -> Image.Image:

@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tvconv_jax.files import replacing
+
 # Told apart in grey and at half size: by marker and dashes, and by lightness.
 STYLES = (
     {"color": "#000000", "marker": "o", "linestyle": "-"},
@@ -30,7 +32,8 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     for file in files:
-        figure.savefig(file, dpi=160)
+        with replacing(file) as part:
+            figure.savefig(part, dpi=160)
     return files
 
 

@@ -15,7 +15,6 @@ its line.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -34,14 +33,15 @@ from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import write_text
+from tvconv_jax.files import is_left_over, write_text
 from tvconv_jax.recipes.arguments import seed_of
+from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 
 WRITTEN = ("sweep.json", "report.html", "operator_table.json")
-PARTS = (*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock")  # of OUT, besides settings
+PARTS = (*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock")  # of OUT, besides settings; .part of older versions
 LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # of results.json, left out of sweep.json
 
 
@@ -51,7 +51,8 @@ def check_folder(out: Path, sweep: Sweep) -> None:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is no folder; choose another --out, or move it away.")
     known = {setting.folder for setting in sweep.settings} | set(PARTS)
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
+    there = [path.name for path in out.iterdir()] if out.exists() else []
+    foreign = sorted(name for name in there if name not in known and not is_left_over(name))
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
 
@@ -114,8 +115,8 @@ def _write_record(
     if not known and not found:
         return
     record.parent.mkdir(parents=True, exist_ok=True)
-    with (record.parent / ".lock").open("a") as file:
-        lock(file, fcntl.LOCK_EX)  # another command may train other seeds or settings in the same folder
+    file, _ = lock(record.parent / ".lock", wait=True)
+    with file:  # another command may train other seeds or settings in the same folder
         there = _own_lines(record, sweep) if record.exists() else {}
         _write_lines(record, sweep, {**known, **there, **found})
 
@@ -222,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, _, argument = args.sweep.partition(":")
     out = (args.out or Path("runs", Path(path).stem)).expanduser().absolute()
     with ends_in_one_line("the same command goes on."):
+        check_reachable(out, "--out")
         sweep = load_sweep(path)
         check_folder(out, sweep)
         failed = _run_all(args, sweep, out, argument, overrides)

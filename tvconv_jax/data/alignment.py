@@ -182,5 +182,5 @@ def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: i
         file = io.BytesIO()
         Image.fromarray(face).save(file, "JPEG", quality=QUALITY)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, file.getvalue())
+        write_bytes(path, file.getvalue(), durable=False)
         yield ALIGNED

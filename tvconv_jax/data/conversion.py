@@ -155,7 +155,7 @@ def _write(path: Path, content: bytes) -> None:
             return
         raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content)
+    write_bytes(path, content, durable=False)
 
 
 def _index(source: Path, target: Path) -> str:

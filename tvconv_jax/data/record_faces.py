@@ -19,6 +19,7 @@ from tvconv_jax.data.progress import track
 from tvconv_jax.data.recordio import RecordFile, RecordWriter, index_path, read_index
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_text
 
 HEADER = struct.Struct("<IfQQ")
 
@@ -222,7 +223,7 @@ def write_faces(
             writer.write(identity, pack(span, identity))
         writer.rewrite_first(pack((len(faces) + 1, len(faces) + 1 + len(starts)), 0))
     if size:
-        path.with_name("property").write_text(f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
+        write_text(path.with_name("property"), f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
     return len(faces)
 
 

@@ -12,11 +12,13 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_text
+from tvconv_jax.files import sync, write_text
+from tvconv_jax.training.storage import lock
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 WHOLE, FIRST, MIDDLE, LAST = range(4)
@@ -151,14 +153,32 @@ class RecordWriter:
         if self.path.exists():
             raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(self.path)
-        self.taken, end = _whole_records(part, resume) if resume and part.exists() else ([], 0)
-        check(self.taken)
-        self._records = open(part, "r+b" if self.taken else "wb")  # noqa: SIM115
+        self._lock = self._begin()
+        try:
+            self.taken, end = _whole_records(_part(self.path), resume) if resume else ([], 0)
+            check(self.taken)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._records = open(_part(self.path), "r+b")  # noqa: SIM115
         self._records.truncate(end)
         self._records.seek(end)
         self._index = open(_part(index_path(self.path)), "w")  # noqa: SIM115
         self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
+
+    def _begin(self) -> IO:
+        part = _part(self.path)
+        try:
+            file, _ = lock(part, wait=False, mode="ab")
+        except BlockingIOError:
+            raise UserError(
+                f"{part} is being written by another process; wait for it, or choose another name."
+            ) from None
+        if self.path.exists():  # another one has written it since it was looked for
+            part.unlink()
+            file.close()
+            raise UserError(f"{self.path} exists and is not written over; choose another name or remove it.")
+        return file
 
     def write(self, key: int, payload: bytes) -> None:
         """Appends a record under ``key``.
@@ -181,12 +201,14 @@ class RecordWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for file, path in ((self._index, index_path(self.path)), (self._records, self.path)):
-            file.close()
-            if kind is None:
-                _part(path).rename(path)
-            elif not self._resume:
-                _part(path).unlink()
+        with self._lock:  # until all has its name
+            for file, path in ((self._index, index_path(self.path)), (self._records, self.path)):
+                file.close()
+                if kind is None:
+                    sync(_part(path))
+                    _part(path).rename(path)
+                elif not self._resume:
+                    _part(path).unlink()
 
 
 def _whole_records(path: Path, count: int) -> tuple[list[int], int]:

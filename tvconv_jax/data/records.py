@@ -1,6 +1,5 @@
 """Encoded pictures with a label and a name, kept as TFDS array records; TensorFlow is never imported."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -193,11 +192,16 @@ def prepare(builder: NamedBuilder, what: str) -> None:
 
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Lets the processes of this machine that want to write ``path`` do so one after the other."""
-    lock = path.with_name(f".{path.name}.lock")
+    """Let the processes of this machine that want to write ``path`` do so one after the other.
+
+    The lock file ``.NAME.lock`` beside it is removed by who holds it, so that a cache is not littered with them;
+    :func:`tvconv_jax.training.storage.lock` sees that those who wait go on with a new one.
+    """
+    name = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        # Where there are no locks, several write.
+        file, _ = storage.lock(name, wait=True)
     except OSError as error:
         if storage.is_full(error):
             raise
@@ -205,12 +209,10 @@ def one_writer(path: Path) -> Iterator[None]:
             f"{path.parent} cannot be written ({error.strerror}); set TVCONV_JAX_CACHE to a folder that can."
         ) from None
     with file:
-        # The system lets go of it when the process ends, however it ends. Where there are no locks, several write.
-        storage.lock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
 
 
 def _write(builder: NamedBuilder, what: str) -> None:

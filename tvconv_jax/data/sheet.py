@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from tvconv_jax.data.looks import thumbnail
 from tvconv_jax.data.records import Source
+from tvconv_jax.files import replacing
 
 SIDE, GAP, LINE, COLUMNS, ROWS = 64, 4, 18, 16, 6
 
@@ -37,4 +38,5 @@ def write_sheet(path: Path, source: Source, found: Mapping[str, Sequence[int]], 
             canvas.paste(thumbnail(source[int(index)]["image"], SIDE), (GAP + column * (SIDE + GAP), y))
         y += SIDE + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
+    with replacing(path) as part:
+        canvas.save(part)

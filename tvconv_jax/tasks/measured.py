@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.analysis.contours import Outlined, draw_contours
-from tvconv_jax.files import write_json
+from tvconv_jax.files import replacing, write_json
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.training.logging import command_line, device_description
@@ -159,7 +159,7 @@ def print_table(found: Sequence[Measured], config: ConfigDict, title: str) -> No
 
 
 def _write_csv(path: Path, found: Sequence[Measured]) -> None:
-    with path.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         fields = [f"{structure}_{name}" for structure in STRUCTURES for name in metrics.Scores._fields]
         writer.writerow(["name", *fields])

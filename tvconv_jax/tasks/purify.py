@@ -17,7 +17,7 @@ from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_fit_a_line, read_json, write_json, write_text
+from tvconv_jax.files import check_fit_a_line, read_json, replacing, write_json, write_text
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.training.state import TrainState
@@ -99,9 +99,8 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
         raise UserError(f"{out} holds the scores of another set or classifier; {way_out}.")
     write_json(what, of)
     if not path.exists():
-        part = out / "scores.part.npy"
-        np.save(part, np.full(len(faces.labels), np.nan, np.float32))
-        part.rename(path)
+        with replacing(path) as part:
+            np.save(part, np.full(len(faces.labels), np.nan, np.float32))
     try:
         scores = np.load(path, mmap_mode="r+")
     except (OSError, ValueError, EOFError):
@@ -185,7 +184,8 @@ def _histogram(path: Path, scores: np.ndarray, threshold: float, counts: dict[st
     axes.set_xlabel("probability of being frontal")
     axes.set_ylabel("pictures")
     axes.set_title(f"{counts['pictures_kept']:,} of {counts['pictures']:,} pictures are kept", fontsize="medium")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _sheet(path: Path, faces: FaceSet, scores: np.ndarray) -> None:

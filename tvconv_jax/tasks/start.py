@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tvconv_jax.convert import from_torch
 from tvconv_jax.errors import UserError
 from tvconv_jax.torch_checkpoint import read_torch_checkpoint
-from tvconv_jax.training import checksums
+from tvconv_jax.training import checksums, steps
 from tvconv_jax.training.state import TrainState
 
 HEAD = "params/class_weights"
@@ -115,29 +115,32 @@ def read_checkpoint(
     Raises:
         UserError: If there is no whole one.
     """
-    checkpoints = workdir.absolute() / "checkpoints"  # Orbax tells nothing of a relative one
-    folders = [path for kind in kinds for path in _steps(checkpoints / kind)]
+    checkpoints = steps.checkpoints_of(workdir, named)
+    folders = [(step, path) for kind in kinds for step, path in sorted(steps.found(checkpoints / kind).items())[::-1]]
     faults = []
-    for folder in folders:
-        fault = checksums.fault(folder / "state") if (folder / "state").is_dir() else "state is missing"
-        if not fault:
-            what = f"checkpoint of step {folder.name} in {folder.parent}"
-            return what, {n: v for n, v in _read(folder).items() if n.startswith(("params/", "batch_stats/"))}
-        faults.append(f"{folder.parent.name}/{folder.name}: {fault}")
+    for step, folder in folders:
+        found = steps.fault(folder) or _read(folder)
+        if not isinstance(found, str):
+            skipped = f" ({'; '.join(faults)}: skipped)" if faults else ""
+            what = f"checkpoint of step {step} in {folder.parent}{skipped}"
+            return what, {n: v for n, v in found.items() if n.startswith(("params/", "batch_stats/"))}
+        faults.append(f"{folder.parent.name}/{folder.name}: {found}")
     reason = f"no whole one ({'; '.join(faults)})" if faults else "none"
     raise UserError(f"{named} {workdir} is a folder with checkpoints: {reason}; name a workdir, or a file.")
 
 
-def _steps(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*") if path.name.isdigit()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def _read(folder: Path) -> Arrays:
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder / "state").item_metadata.tree
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return _named(reader.restore(folder / "state", restore_args=numpy))
+def _read(folder: Path) -> Arrays | str:
+    """The arrays of a checkpoint, or in a few words why they cannot be read."""
+    state = steps.LiteralPath(folder / "state")
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(state).item_metadata.tree
+            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return _named(reader.restore(state, restore_args=numpy))
+    except Exception as error:
+        if (folder / "state" / checksums.NAME).exists():
+            raise  # what was written is what is read: the fault is elsewhere
+        return f"it cannot be read, {type(error).__name__}"
 
 
 def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from tvconv_jax.files import write_json
 from tvconv_jax.tether import tethered
-from tvconv_jax.training import checksums
+from tvconv_jax.training import checksums, steps
 
 PAUSE = 0.1  # seconds a step lasts at least; a checkpoint, every second step, takes about as long
 STEPS = 8  # of the run for every round
@@ -161,13 +161,11 @@ def torture(out: Path, index: int, *, steps: int, processes: int, killed: bool, 
 def checkpoint_faults(folder: Path) -> list[str]:
     """What is wrong with the checkpoints of a run that have got their name."""
     faults = [f"set aside: {path.name}" for path in folder.glob("damaged/*")]
-    for path in folder.glob("*/*"):
-        if path.parent.name == "damaged" or not path.name.isdigit():
-            continue
-        for item in ("state", "data"):
+    for step, path in [pair for kind in steps.KINDS for pair in steps.found(folder / kind).items()]:
+        for item in steps.ITEMS:
             whole = (path / item / checksums.NAME).exists()
             fault = checksums.fault(path / item) if whole else "without checksums"
-            faults += [f"step {path.name}, {item}: {fault}"] if fault else []
+            faults += [f"step {step}, {item}: {fault}"] if fault else []
     return faults
 
 

@@ -57,8 +57,7 @@ def writing(folder: Path, what: str) -> Iterator[None]:
 def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Holds a workdir for this process alone; makes it if it is not there.
 
-    The kernel lets the lock go when the process ends, however it ends. The file ``.lock`` stays: to remove it would
-    let two processes hold two files of one name.
+    The file ``.lock`` stays, see :func:`lock`.
 
     Args:
         workdir: The folder of the run.
@@ -69,18 +68,55 @@ def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("a+")
+        file, known = lock(workdir / ".lock", wait=False)
+    except BlockingIOError:
+        holder = (workdir / ".lock").read_text().strip() or "another process"
+        raise UserError(f"{workdir} is in use by {holder}; wait for it, or choose another --workdir.") from None
     except OSError as error:
         if is_full(error):
             raise full(workdir, "the run") from error
         raise UserError(f"{workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
     with file:
-        _take(file, workdir, say)
+        if not known:
+            say(f"{workdir} is on a file system without locks: nothing keeps a second run out of it.")
+        with writing(workdir, "the run"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield
 
 
-def lock(file: IO, operation: int) -> bool:
-    """Locks a file as ``fcntl.flock`` does; ``False`` where the file system knows no locks."""
+def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
+    """Open a file, made if it is not there, and lock it for this process and thread alone until it is closed.
+
+    The kernel lets the lock go when the process ends, however it ends. The file may be removed or renamed by who holds
+    it: whoever waited for it then has the lock of a file without that name, while the next one that comes locks a new
+    file. So it is looked at again once it is locked, and if it is not the file of that name, that one is taken instead.
+
+    Args:
+        path: The file.
+        wait: Whether to wait for who holds it.
+        mode: In which it is opened.
+
+    Returns:
+        The file, and ``False`` where the file system knows no locks.
+
+    Raises:
+        BlockingIOError: If another one holds it, and is not waited for.
+    """
+    while True:
+        file = path.open(mode)
+        try:
+            known = _flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not known or _has_name(file, path):
+                return file, known
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _flock(file: IO, operation: int) -> bool:
     try:
         fcntl.flock(file, operation)
     except OSError as error:
@@ -90,16 +126,8 @@ def lock(file: IO, operation: int) -> bool:
     return True
 
 
-def _take(file: IO, workdir: Path, say: Callable[[str], None]) -> None:
+def _has_name(file: IO, path: Path) -> bool:
     try:
-        known = lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        raise UserError(f"{workdir} is in use by {holder}; wait for it, or choose another --workdir.") from None
-    if not known:
-        say(f"{workdir} is on a file system without locks: nothing keeps a second run out of it.")
-    with writing(workdir, "the run"):
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -13,6 +13,7 @@ from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.tasks import load_task
+from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.workdir import read_config
 
 
@@ -31,6 +32,7 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
     Raises:
         UserError: If the folder holds no run that ended, or its checkpoint or data is needed and missing.
     """
+    check_reachable(workdir, "WORKDIR")
     config = read_config(workdir)
     task = load_task(config.task)
     if not (workdir / "results.json").exists():

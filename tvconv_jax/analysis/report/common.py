@@ -11,6 +11,7 @@ import numpy as np
 from tvconv_jax.analysis.report.html import Html, details, joined, table, tag
 from tvconv_jax.analysis.report.page import Figure, Section, paragraphs
 from tvconv_jax.analysis.report.pictures import image, map_strip
+from tvconv_jax.training import steps
 
 Settings = dict[str, Any]
 TASKS = {
@@ -97,9 +98,9 @@ def cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
         ]
     if results["images_per_second"]:
         rows.append(["pictures a second in training", f"{results['images_per_second']:,}", results["device"]])
-    saved = sorted((workdir / "checkpoints" / "last").glob("[0-9]*"), key=lambda path: int(path.name))
+    saved = steps.found(workdir / "checkpoints" / "last")
     if saved:
-        size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in saved[max(saved)].rglob("*") if file.is_file())
         rows.append(["checkpoint on disk", f"{size / 1e6:.1f} MB", "with the optimiser's state"])
     note = "What was trained holds generators of kernels; a frozen model holds the kernels of all pixels instead."
     return joined([table("What it costs", ["what", "how much", "note"], rows, words=(0, 2)), paragraphs(note)])

@@ -1,0 +1,171 @@
+"""One folder of checkpoints, ``last`` or ``best``: written in the background, and proved readable before named."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+import tensorstore  # what Orbax stores arrays with
+
+from tvconv_jax.errors import TrainingError
+from tvconv_jax.training import checksums, steps
+from tvconv_jax.training.steps import LiteralPath
+
+
+class StepFolder:
+    """The checkpoints of one kind, each in a folder named by its step.
+
+    Args:
+        folder: Where; it is made when the first one is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._saving: int | None = None
+        self._failed: int | None = None
+        # Processes wait for each other by name and step; both folders may be written at the same step.
+        together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+        handler, self._writers = _proving(
+            ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(multiprocessing_options=together),
+                state=ocp.StandardCheckpointHandler(multiprocessing_options=together),
+                data=ocp.JsonCheckpointHandler(multiprocessing_options=together),
+            )
+        )
+        self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=together)
+
+    def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+        """Begin to write a checkpoint, in the place of another one of the same step.
+
+        Raises:
+            TrainingError: If the one before cannot be read.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            before = self.folder / str(step)
+            if before.is_dir():
+                steps.remove(replaced := before.with_name(f"{step}{steps.REPLACED}"))
+                before.rename(replaced)
+        self._saving = step
+        # The next step takes the state's memory for its own; what is written in the background is a copy.
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        with self._cleared(step):
+            self._checkpointer.save(LiteralPath(self.folder / str(step)), args=args, force=True)
+
+    def wait(self) -> None:
+        """Wait until what is being written has its name.
+
+        Raises:
+            TrainingError: If it cannot be read. It does not get its name then, and older ones stay.
+        """
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        with self._cleared(step):
+            self._checkpointer.wait_until_finished()
+        if jax.process_index() == 0:
+            path = steps.found(self.folder).get(step)
+            if path is None or path.name != str(step) or not (path / steps.MANIFEST).is_file():
+                raise unreadable(self.folder / str(step), "it is not among the checkpoints of that folder")
+            steps.remove(self.folder / f"{step}{steps.REPLACED}")
+
+    def close(self) -> None:
+        """Wait, and end the threads that write."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+            self._remove_failed()
+
+    def restore(self, path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Read the state, with the shapes and shardings of ``like``, and the position in the data."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+        restored = self._checkpointer.restore(LiteralPath(path), args=args)
+        return restored["state"], restored["data"]
+
+    def item_metadata(self, step: int) -> Any:
+        """Return what Orbax knows of the arrays of a step: ``["state"].tree`` holds their shapes."""
+        path = steps.found(self.folder)[step]
+        return self._checkpointer.metadata(LiteralPath(path)).item_metadata
+
+    @contextlib.contextmanager
+    def _cleared(self, step: int) -> Iterator[None]:
+        """Remove what was written of a checkpoint that failed, once nothing writes into it any more."""
+        try:
+            yield
+        except Exception:
+            self._saving, self._failed = None, step
+            for writer in self._writers:  # of several that fail Orbax waits for the first alone
+                with contextlib.suppress(Exception):
+                    writer.result()
+            self._remove_failed()
+            raise
+
+    def _remove_failed(self) -> None:
+        if self._failed is not None and jax.process_index() == 0:
+            for part in [*self.folder.glob(f"{self._failed}.orbax-checkpoint-tmp*")]:
+                steps.remove(part)
+
+
+def unreadable(path: Path, fault: str) -> TrainingError:
+    """Return the error of a checkpoint that was written and cannot be read."""
+    return TrainingError(
+        f"the checkpoint of step {path.name} in {path.parent} was written, but cannot be read back ({fault}); those "
+        f"before it stay. Look at the disk, or choose another --workdir."
+    )
+
+
+def _proving(handler: ocp.CompositeCheckpointHandler) -> tuple[ocp.CompositeCheckpointHandler, list[Any]]:
+    """Let a handler of Orbax leave checksums and read what it wrote, while that has no name yet.
+
+    Returns:
+        The handler, and a list that always holds what writes in the background.
+    """
+    async_save, finish, writers = handler.async_save, handler.finalize, []
+
+    async def saved(*args: Any, **kwargs: Any) -> Any:
+        futures = await async_save(*args, **kwargs)
+        writers[:] = [future for future in jax.tree.leaves(futures) if future is not None]
+        return futures
+
+    def finalize(directory: Any) -> None:
+        """Run in a thread of the first process, when all processes have written."""
+        finish(directory)
+        for item in steps.ITEMS:
+            checksums.write(Path(directory) / item)
+        _prove(Path(directory))
+
+    handler.async_save, handler.finalize = saved, finalize
+    return handler, writers
+
+
+def _prove(folder: Path) -> None:
+    name = folder.with_name(folder.name.partition(".")[0])
+    fault = steps.fault(folder) or ("" if (folder / steps.MANIFEST).is_file() else f"{steps.MANIFEST} is missing")
+    if fault:
+        raise unreadable(name, fault)
+    try:
+        json.loads((folder / "data" / "metadata").read_text())
+        missing = _missing_arrays(folder / "state")
+    except Exception as error:
+        raise unreadable(name, f"{type(error).__name__} where it is opened") from error
+    if missing:
+        raise unreadable(name, f"{missing[0]} and {len(missing) - 1} more arrays cannot be reached")
+
+
+def _missing_arrays(folder: Path) -> list[str]:
+    """Names that Orbax's index of the arrays knows, but not the store, opened at the top as every reader does.
+
+    Only keys are read; that the bytes below them are those that were written is for the checksums to say.
+    """
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
+    there = Counter(key.decode().rpartition("/")[0] for key in store.list().result())
+    tree = json.loads((folder / "_METADATA").read_text())["tree_metadata"].values()
+    arrays = (one for one in tree if not one["value_metadata"]["skip_deserialize"])
+    names = [".".join(key["key"] for key in one["key_metadata"]) for one in arrays]
+    return [name for name in names if there[name] < 2]  # what it is, and a chunk: Orbax stores no empty arrays

@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tvconv_jax.outputs import announce_overwrite
+
 # Told apart in grey and at half size: by marker and dashes, and by lightness.
 STYLES = (
     {"color": "#000000", "marker": "o", "linestyle": "-"},
@@ -30,7 +32,7 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     for file in files:
-        figure.savefig(file, dpi=160)
+        figure.savefig(announce_overwrite(file), dpi=160)
     return files
 
 

@@ -50,7 +50,10 @@ def check_folder(out: Path, sweep: Sweep) -> None:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is no folder; choose another --out, or move it away.")
     known = {setting.folder for setting in sweep.settings} | set(PARTS)
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = sorted(there - known)
+    if not there & {"sweep.json", *(setting.folder.split("/")[0] for setting in sweep.settings)}:
+        foreign += sorted(there & set(WRITTEN))  # of no call of this sweep
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
 

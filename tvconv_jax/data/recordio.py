@@ -126,21 +126,23 @@ class RecordWriter:
         taken: The payloads' places that were taken over, as offsets in ``path.part``.
 
     Raises:
-        UserError: If it exists already.
+        UserError: If it or its index exists already.
     """
 
     def __init__(self, path: Path, *, resume: int = 0, check: Callable[[list[int]], None] = lambda taken: None) -> None:
         self.path, self._resume = Path(path), resume
-        if self.path.exists():
-            raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
+        index, part = index_path(self.path), _part(self.path)
+        # A writer that was killed between its two last steps left its index beside the part.
+        for there in (self.path, *(() if part.exists() else (index,))):
+            if there.exists():
+                raise UserError(f"{there} exists and is not written over; choose another name or remove it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(self.path)
         self.taken, end = _whole_records(part, resume) if resume and part.exists() else ([], 0)
         check(self.taken)
         self._records = open(part, "r+b" if self.taken else "wb")  # noqa: SIM115
         self._records.truncate(end)
         self._records.seek(end)
-        self._index = open(_part(index_path(self.path)), "w")  # noqa: SIM115
+        self._index = open(_part(index), "w")  # noqa: SIM115
         self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
 
     def write(self, key: int, payload: bytes) -> None:

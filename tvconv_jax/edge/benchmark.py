@@ -470,6 +470,8 @@ def check_json(file: Path | None) -> None:
         raise Mistake(f"--json={file}: there is no folder {file.parent}; make it first.")
     if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise Mistake(f"--json={file} is a folder, or may not be written; name another file.")
+    if file.exists():
+        print(f"note: {file} is there and will be written over", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> None:

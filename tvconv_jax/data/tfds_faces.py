@@ -157,7 +157,7 @@ def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str
         raise UserError(f"{target.name!r} is no name for a TFDS set; use small letters, digits and underscores.")
     if is_tfds(target):
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
-    kind = type("ConvertedFaces", (RecordBuilder,), {"name": target.name})
+    kind = type("ConvertedFaces", (RecordBuilder,), {"name": target.name}, skip_registration=True)
     builder = kind(splits={"train": records}, identities=identities, data_dir=target.parent)
     prepare(builder, f"{target.name}")
     return Path(builder.data_path)

@@ -62,7 +62,12 @@ def inspect(
     if not found:
         lines.append("  nothing was found that costs accuracy")
     if sheet:
-        write_sheet(announce_overwrite(sheet), source, {finding.text: finding.indices for finding in found if finding.indices}, seed=seed)
+        write_sheet(
+            announce_overwrite(sheet),
+            source,
+            {finding.text: finding.indices for finding in found if finding.indices},
+            seed=seed,
+        )
         lines.append(f"  contact sheet: {sheet}")
     return "\n".join(lines)
 

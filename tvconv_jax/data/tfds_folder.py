@@ -1,7 +1,7 @@
 """Folders of TFDS sets, opened without importing anything that they name, and every error of them as one line.
 
-TFDS imports whatever module ``features.json`` names, so the file is looked at first: classes of TFDS itself may stand in
-it, and nothing else.
+TFDS imports whatever module ``features.json`` names, so the file is looked at first: classes of TFDS itself may stand
+in it, and nothing else.
 """
 
 import json
@@ -82,8 +82,8 @@ def _check_features(path: Path) -> None:
     for name in _named_classes(features):
         if not isinstance(name, str) or not _CLASS.fullmatch(name):
             raise UserError(
-                f"{path} names the feature class {str(name)[:80]!r}, which TFDS would import; only TFDS's own classes are "
-                f"read, as Image, ClassLabel, Text and Tensor. Nothing of it was executed."
+                f"{path} names the feature class {str(name)[:80]!r}, which TFDS would import; only TFDS's own classes "
+                f"are read, as Image, ClassLabel, Text and Tensor. Nothing of it was executed."
             )
 
 

@@ -47,7 +47,11 @@ def check_owned(out: Path, names: Iterable[str]) -> None:
     recorded = _recorded(out) if there else {}
     foreign = [name for name in there if not _is_owned(out / name, recorded)]
     if foreign:
-        what = "files that no export wrote, or that were" if len(foreign) > 1 else "a file that no export wrote, or that was"
+        what = (
+            "files that no export wrote, or that were"
+            if len(foreign) > 1
+            else "a file that no export wrote, or that was"
+        )
         raise UserError(
             f"--out={out} holds {', '.join(foreign)}, {what} changed since (exports of older versions kept no record); "
             f"choose another --out, or move {'them' if len(foreign) > 1 else 'it'} away."

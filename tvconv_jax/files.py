@@ -56,7 +56,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
             raise ValueError("no object")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is damaged or cannot be read; {way_out}.") from None
     return value
 

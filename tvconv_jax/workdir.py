@@ -24,7 +24,7 @@ def read_config(workdir: Path) -> ConfigDict:
     try:
         config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
         config.task  # noqa: B018, raises where this is no config of a run
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
     return config
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import write_text
+from tvconv_jax.signatures import describe
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 WHOLE, FIRST, MIDDLE, LAST = range(4)
@@ -30,7 +31,7 @@ class RecordFile:
         path: The ``.rec`` file.
 
     Raises:
-        UserError: If there is no such file, or it is empty.
+        UserError: If there is no such file, it is empty, or it is of another kind that is known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +43,8 @@ class RecordFile:
             raise UserError(f"{path} cannot be read ({error.strerror}); name a .rec file.") from None
         except ValueError:  # nothing to map
             raise UserError(f"{path} is empty; it must hold at least one record.") from None
+        if self._bytes[:4] != MAGIC and (what := describe(self._bytes[:512])):
+            raise UserError(f"{path} is {what}, and not a RecordIO file (.rec); name that, or download it again.")
 
     def __reduce__(self) -> tuple:
         return RecordFile, (self.path,)

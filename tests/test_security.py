@@ -84,7 +84,7 @@ def idx(folder):
 
 def lists(folder):
     yield lambda: open_held_out(put(folder, "a_pair.txt", PICKLE))[0]
-    yield lambda: open_held_out(put(folder, "b_pair.txt", b"\0\0\0"))[0]
+    yield lambda: opened(open_held_out(put(folder, "b_pair.txt", b"\0\0\0")))
     yield lambda: (records(folder), put(folder, "a.lst", PICKLE), opened(open_faces(str(folder / "a.rec"))))
 
 

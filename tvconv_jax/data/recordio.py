@@ -31,7 +31,7 @@ class RecordFile:
         path: The ``.rec`` file.
 
     Raises:
-        UserError: If there is no such file, it is empty, or it is of another kind that is known.
+        UserError: If there is no such file, or it is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,8 +43,6 @@ class RecordFile:
             raise UserError(f"{path} cannot be read ({error.strerror}); name a .rec file.") from None
         except ValueError:  # nothing to map
             raise UserError(f"{path} is empty; it must hold at least one record.") from None
-        if self._bytes[:4] != MAGIC and (what := describe(self._bytes[:512])):
-            raise UserError(f"{path} is {what}, and not a RecordIO file (.rec); name that, or download it again.")
 
     def __reduce__(self) -> tuple:
         return RecordFile, (self.path,)
@@ -102,7 +100,10 @@ class RecordFile:
             flag, start = word >> 29, offset + 8
             stop = start + (word & MAX_LENGTH)
             if magic != MAGIC:
-                raise self._error(offset, f"there is {magic.hex()}, not the magic {MAGIC.hex()}")
+                what = None if self._bytes[:4] == MAGIC else describe(self._bytes[:512])
+                raise self._error(
+                    offset, f"the file is {what}" if what else f"there is {magic.hex()}, not the magic {MAGIC.hex()}"
+                )
             if flag not in expected:
                 raise self._error(offset, f"its part flag is {flag}, where one of {expected} belongs")
             if stop > len(self):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 
 
 def user_path(text: str | Path) -> Path:
@@ -53,10 +54,10 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         UserError: If it is, or cannot be read.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
         if not isinstance(value, dict):
             raise ValueError("no object")
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         raise UserError(f"{path} is damaged or cannot be read; {way_out}.") from None
     return value
 

@@ -1,11 +1,12 @@
 """Safetensors files as state dicts. Source: the format, https://huggingface.co/docs/safetensors."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tvconv_jax.plain_files import parse_json
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 DTYPES |= {"BOOL": "?", "BF16": "<u2", "U16": "<u2", "U32": "<u4", "U64": "<u8"}
@@ -27,8 +28,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         if length > min(size - 8, _MAX_HEADER):
             raise ValueError("its header is longer than the file")
         try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
+            header = parse_json(file.read(length))
+        except ValueError:
             raise ValueError("its header is damaged") from None
     if not isinstance(header, dict):
         raise ValueError("its header is damaged")

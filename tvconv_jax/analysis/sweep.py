@@ -35,6 +35,7 @@ from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import write_text
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -75,8 +76,8 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
         if not file.exists():
             continue
         try:
-            config = json.loads((run.workdir / "config.json").read_text())
-            results[run] = json.loads(file.read_text()) | {"config": config}
+            config = parse_json((run.workdir / "config.json").read_text())
+            results[run] = parse_json(file.read_text()) | {"config": config}
             check_result(results[run], file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(

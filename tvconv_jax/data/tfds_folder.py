@@ -4,7 +4,6 @@ TFDS imports whatever module ``features.json`` names, so the file is looked at f
 in it, and nothing else.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 
 FEATURES = "features.json"
 _CLASS = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_0-9]+\.[A-Z]\w*")
@@ -74,9 +74,7 @@ def _check_features(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {FEATURES}, as every set of TFDS 4 does; get the set again.")
     try:
-        features = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply to be a list of features; get the set again.") from None
+        features = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{path} is damaged or is not JSON; get the set again.") from None
     for name in _named_classes(features):

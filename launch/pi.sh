@@ -54,6 +54,7 @@ venv/bin/python -c 'import numpy, onnxruntime' 2>/dev/null || {
   python3 -m venv venv; venv/bin/python -m pip install --disable-pip-version-check -q numpy onnxruntime==$ONNXRUNTIME; }
 venv/bin/python benchmark.py$words"
 result=$dir/${host##*@}.json
+[ -n "$dry" ] || [ ! -e "$result" ] || echo "note: $result was there before and is written over" >&2
 
 # Models of an earlier call would lie beside these, so they go first.
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }

@@ -15,7 +15,7 @@ from tvconv_jax import create_model, freeze
 from tvconv_jax.convert import CONV, blocks_of, by_name, conv_norm, from_torch, inverted_residual, to_torch
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.pretrained import backbone_from_torchvision, read_torch_file
+from tvconv_jax.pretrained import backbone_from_torchvision
 from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
@@ -160,13 +160,14 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"features.0.0.weight": Evil()}, "wants to run code (exec)"),
-        ([torch.zeros(1)], "holds no state_dict"),
-        (b"not a file of torch", "weights.pth"),
-        (b"<!DOCTYPE html>\n<html>", "weights.pth is no file of PyTorch weights, or is damaged; name another"),
-        (b"", "weights.pth is no file of PyTorch weights, or is damaged; name another"),
-        ({"a": torch.zeros(1).expand(1000)}, "a cannot be read (it is larger than its storage)"),
-        ({"a": torch.zeros(3).to_sparse()}, "a cannot be read"),
+        ({"a": torch.zeros(1), "b": Evil()}, "b cannot be read (it is not a tensor, and what only code could make"),
+        ({"features.0.0.weight": Evil()}, "it holds the keys features.0.0.weight, and no tensors by name"),
+        ([torch.zeros(1)], "holds no state_dict that can be read: it is a list"),
+        (b"not a file of torch", "weights.pth is not a file of PyTorch weights (it is a text file)"),
+        (b"<!DOCTYPE html>\n<html>", "it is an HTML page"),
+        (b"", "it is an empty file"),
+        ({"a": torch.zeros(1).expand(1000)}, "a cannot be read (a tensor larger than its storage)"),
+        ({"a": torch.zeros(3).to_sparse(), "b": torch.zeros(1)}, "a cannot be read"),
         (None, "does not exist"),
     ],
 )
@@ -177,16 +178,8 @@ def test_a_file_that_is_no_weights_is_one_line(tmp_path, content, words):
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError) as error:
-        read_torch_file(path)
+        read_torch_checkpoint(path)
     assert words in str(error.value) and "\n" not in str(error.value)
-
-
-def test_code_in_a_file_is_not_run_where_it_is_read_without_torch_either(tmp_path):
-    torch.save({"features.0.0.weight": Evil()}, tmp_path / "weights.pth")
-    with pytest.raises(
-        UserError, match="weights.pth holds no state_dict: features.0.0.weight is no tensor, and what only code"
-    ):
-        read_torch_checkpoint(tmp_path / "weights.pth")
 
 
 def test_weights_of_another_model_list_both_sides():

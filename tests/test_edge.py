@@ -163,7 +163,7 @@ def test_compare_takes_turns(here, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.OnnxRuntime, "use", lambda self, n: (order.append("a"), call(self, n)))
     monkeypatch.setattr(benchmark.Torch, "use", lambda self, n: (order.append("b"), torch.set_num_threads(n)))
     file = tmp_path / "figures.json"
-    benchmark.main(["--compare", first, second, "--runtime=auto,torch", *QUICK, f"--json={file}"])
+    benchmark.main(["--compare", first, second, "--runtime=auto,torch", "--run-code", *QUICK, f"--json={file}"])
     assert order[-4 * benchmark.ROUNDS :] == ["a", "b", "a", "b"] * benchmark.ROUNDS
     results = json.loads(file.read_text())
     (ratios,) = results["compare"]
@@ -180,7 +180,7 @@ def test_torch_artifacts_answer_the_same(here, tmp_path):
     batch = {"images": {0: torch.export.Dim("batch", min=1, max=16)}}
     program = torch.export.export(namespace["load"](artifact), (images,), dynamic_shapes=batch)
     torch.export.save(program, tmp_path / "model.pt2", extra_files={"tvconv_jax.json": metadata()})
-    benchmark.main([artifact, str(tmp_path / "model.pt2"), *QUICK, f"--json={tmp_path}/figures.json"])
+    benchmark.main([artifact, str(tmp_path / "model.pt2"), "--run-code", *QUICK, f"--json={tmp_path}/figures.json"])
     entries = json.loads((tmp_path / "figures.json").read_text())["artifacts"]
     assert [entry["runtime"] for entry in entries] == ["torch", "torch"]
     for entry in entries:
@@ -221,7 +221,7 @@ def test_inductor_compiles_frozen_and_channels_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(torch._inductor.config, "freezing", False)
-    benchmark.main([artifact, "--runtime=inductor", "--check-only", "--threads=1"])
+    benchmark.main([artifact, "--runtime=inductor", "--run-code", "--check-only", "--threads=1"])
     assert seen == [({"dynamic": False}, True, 1)] * 4  # of one image and of eight, twice each
     assert torch._inductor.config.freezing
 

@@ -509,40 +509,87 @@ def test_auto_takes_the_fewest_terms_and_then_the_most_plain_layers(means, found
     assert "one kernel for all pixels in that one alone" in lines[0]
 
 
-def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last(tmp_path, monkeypatch):
-    graph, weights, moved = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}, []
+def linear_model():
+    """A graph of one layer, and what :func:`artifacts.write` needs beside it."""
+    graph, weights = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}
     graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays=weights)
-    for name in (*artifacts.FILES, "notes.txt", "model.onnx.bak"):
-        (tmp_path / name).write_text("old")
-    (tmp_path / "native.py").unlink()
+    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
+    images = drawn((2, 6, 6, 3))
+    options = {"images": channels_first(images), "expected": by_jax(graph, images), "precision": "float32"}
+    return lambda out, *formats: artifacts.write(out, graph, metadata, formats=formats, **options)
+
+
+def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last(tmp_path, monkeypatch):
+    write, moved = linear_model(), []
+    write(tmp_path, "onnx", "torch")
+    for name in ("notes.txt", "model.onnx.bak"):
+        (tmp_path / name).write_text("the user's own")
     (tmp_path / "native.py").mkdir()  # not a file that was exported
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda path, to: (moved.append(path.name), replace(path, to)))
-    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
-    images = drawn((2, 6, 6, 3))
-    options = {"images": channels_first(images), "expected": by_jax(graph, images)}
-    artifacts.write(tmp_path, graph, metadata, formats=["onnx"], precision="float32", **options)
+    write(tmp_path, "onnx")
     names = {"model.onnx", "check.npz", "notes.txt", "model.onnx.bak", "native.py"}
     assert {path.name for path in tmp_path.iterdir()} == names and moved == ["model.onnx", "check.npz"]
 
 
+@pytest.mark.parametrize("name", [*artifacts.FILES, artifacts.CHECK])
+@pytest.mark.parametrize("formats", [("onnx",), ("onnx", "torch")])
+def test_a_file_that_no_export_wrote_is_neither_replaced_nor_removed(tmp_path, name, formats, monkeypatch):
+    (tmp_path / name).write_text("# my code")
+    monkeypatch.setattr(trained, "load", None)  # refused before the long work
+    with pytest.raises(UserError, match=rf"^--out=.* holds {name}, a file that no export wrote.*, or move it away.$"):
+        exporting.export(tmp_path, tmp_path, formats=formats)
+    with pytest.raises(UserError, match="no export wrote"):  # and again when files are moved
+        artifacts._publish(tmp_path / "part", tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "# my code")]
+
+
+def test_a_file_that_was_changed_since_its_export_is_left_alone(tmp_path):
+    write = linear_model()
+    write(tmp_path, "torch")
+    with (tmp_path / "model.py").open("a") as file:
+        file.write("# a line of my own")
+    (tmp_path / "elsewhere").write_bytes((tmp_path / "model.pt2").read_bytes())
+    (tmp_path / "model.pt2").unlink()
+    (tmp_path / "model.pt2").symlink_to("elsewhere")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="holds model.pt2, model.py, files that no export wrote"):
+        write(tmp_path, "onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    np.savez(tmp_path / "check.npz", **{**np.load(tmp_path / "check.npz"), "embeddings": np.zeros((2, 4))})
+    with pytest.raises(UserError, match="check.npz"):
+        artifacts.check_folder(tmp_path)
+
+
+def test_an_export_that_was_killed_while_it_wrote_can_be_repeated(tmp_path, monkeypatch):
+    write, replace, moved = linear_model(), os.replace, []
+    write(tmp_path, "onnx")
+
+    def killed(path, to):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(replace(path, to))
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, "torch")
+    monkeypatch.setattr(os, "replace", replace)
+    write(tmp_path, "torch")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.py", "model.pt2", "check.npz"}
+
+
 def test_a_folder_where_a_file_goes_is_refused_and_what_was_there_stays(tmp_path):
-    graph, weights = Graph(6), {"kernel": drawn((3, 4)), "bias": drawn((4,))}
-    graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays=weights)
+    write = linear_model()
     (tmp_path / "model.onnx").mkdir()
-    (tmp_path / "native.cpp").write_text("old")
-    metadata = {"input": {"shape": [None, 3, 6, 6]}, "output": {"name": "embeddings"}}
-    images = drawn((2, 6, 6, 3))
-    options = {"images": channels_first(images), "expected": by_jax(graph, images)}
     with pytest.raises(UserError, match="holds a folder model.onnx, where a file goes; choose another --out."):
-        artifacts.write(tmp_path, graph, metadata, formats=["onnx"], precision="float32", **options)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "native.cpp"}
+        write(tmp_path, "onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
 
 
 def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "model.onnx").write_text("the one before")
+    linear_model()(out, "onnx")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(onnx_writer, "LOWERINGS", ("slices",))
     monkeypatch.setattr(onnx_writer.Writer, "_activated", lambda self, x, activation: x)
     with pytest.raises(SystemExit) as end:
@@ -551,7 +598,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
     error = capsys.readouterr().err
     assert "model.onnx differs from the JAX model by" in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (out / "model.onnx").read_text() == "the one before" and len(list(out.iterdir())) == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import read_json
+from tvconv_jax.outputs import check_unclaimed
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.training import steps
 from tvconv_jax.training.storage import full, is_full
@@ -26,6 +27,8 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with argu
 
 # Keys that say where a run goes on, how patiently and past what, not what it computes.
 WHERE = ("mesh.", "data.timeout", "train.nan")
+# What runs write into a workdir, after config.json.
+WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
 
 
 def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str] = ()) -> None:
@@ -46,6 +49,7 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
                 f"{workdir} holds checkpoints, but no config.json says of what run; choose another --workdir, or "
                 f"remove that folder."
             )
+        check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
         return
     run = read_json(file, "choose another --workdir, or remove that folder")
     if different := differences(run, config, apart_from=apart_from):

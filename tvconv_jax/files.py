@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part(\..*)?")
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know no fsync
@@ -122,7 +123,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         UserError: If it is, or cannot be read.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
         if not isinstance(value, dict):
             raise ValueError("no object")
     except (OSError, ValueError):

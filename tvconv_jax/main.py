@@ -57,12 +57,13 @@ def _plan(config: ConfigDict) -> None:
     from tvconv_jax.analysis.plan import make_plan
     from tvconv_jax.analysis.plan_report import print_plan
     from tvconv_jax.files import write_json
+    from tvconv_jax.outputs import announce_overwrite
 
     plan = make_plan(config, kind=KIND.value, identities=IDENTITIES.value)
     print_plan(plan)
     if WORKDIR.value:
         _workdir().mkdir(parents=True, exist_ok=True)
-        write_json(_workdir() / "plan.json", plan.as_dict())
+        write_json(announce_overwrite(_workdir() / "plan.json"), plan.as_dict())
 
 
 def _workdir() -> Path:

@@ -1,9 +1,6 @@
-"""Weights of torchvision's MobileNetV2 for the backbone of DeepLabV3+, read without executing anything."""
+"""Weights of torchvision's MobileNetV2 for the backbone of DeepLabV3+ as numpy arrays."""
 
-import pickle
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,52 +8,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.convert import BOOKKEEPING, CONV, blocks_of, by_name, check_names, conv_norm, inverted_residual
 from tvconv_jax.errors import UserError
-
-
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a ``.pth`` file; nothing in it is executed.
-
-    Args:
-        path: What ``torch.save(state_dict)`` wrote.
-
-    Raises:
-        UserError: If PyTorch is missing, the file cannot be read, wants code, or is no ``state_dict`` of plain tensors.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise UserError(f"{path} needs PyTorch to be read; pip install 'tvconv_jax[torch]'.") from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name a .pth file of weights.") from None
-    except (pickle.UnpicklingError, EOFError) as error:
-        if wanted := re.findall(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path} wants to run code ({wanted[0]}); only files of weights are read.") from None
-        raise UserError(
-            f"{path} is no file of PyTorch weights, or is damaged; name another, or copy it again."
-        ) from None
-    except Exception as error:  # whatever a damaged file makes of PyTorch
-        raise UserError(f"{path} is no file of PyTorch weights ({first_line(error)}); name another.") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state_dict (names and tensors); save model.state_dict().")
-    return {str(name): _array(path, name, value) for name, value in state.items()}
-
-
-def first_line(error: Exception) -> str:
-    """Of what it says; its kind, if it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _array(path: Path, name: str, tensor: Any) -> np.ndarray:
-    """The numbers of a tensor of PyTorch; of bfloat16, which numpy lacks, as float32."""
-    try:
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("it is larger than its storage")
-        tensor = tensor.detach()
-        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {name} cannot be read ({first_line(error)}); save it as a plain tensor.") from None
 
 
 def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> dict[str, Any]:

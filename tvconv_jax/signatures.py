@@ -1,5 +1,8 @@
 """Names for what a file is by its first bytes, so that an error can call a mistaken file what it is."""
 
+import codecs
+from pathlib import Path
+
 LFS = b"version https://git-lfs.github.com/spec/"
 # First bytes, longest first where one begins another, and the noun phrase that an error uses for the file.
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -31,7 +34,24 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\0\5\x16\0", "an AppleSingle file"),
     (b"\x0a\x23\xd7\xce", "a RecordIO file (.rec)"),
     (b"{\\rtf", "a rich text document"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"PK\x07\x08", "a part of a split ZIP archive"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x04\x22\x4d\x18", "an LZ4 archive"),
+    (b"MATLAB 5.0", "a MATLAB file"),
+    (b"OggS", "an Ogg file"),
+    (b"ID3", "an MP3 file"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
+    (b"\xca\xfe\xba\xbe", "a program (Java or macOS)"),
+    (b"\xcf\xfa\xed\xfe", "a program (macOS)"),
+    (b"MZ\x90\0", "a program (Windows)"),
+    (b"#!", "a script"),
+    (b"riegeli\0", "an array record file of TFDS"),
 )
+LATER = ((4, b"TFL3", "a TensorFlow Lite model"), (257, b"ustar", "a tar archive"))
+PICKLE, TEXT = "a pickle of Python", "a text file"
 # ISO media files by the brand that follows `ftyp`; iPhones make HEIC, and renaming one to .jpg does not convert it.
 MEDIA = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "a HEIC image (convert it to JPEG or PNG)") | {
     b"avif": "an AVIF image",
@@ -39,7 +59,6 @@ MEDIA = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "a HEIC ima
 }
 ZIP = b"PK\x03\x04"
 TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens a torch.save file of before 1.6
-TAR_MAGIC = 257  # where `ustar` stands
 
 
 def describe(data: bytes) -> str | None:
@@ -62,8 +81,28 @@ def describe(data: bytes) -> str | None:
         return MEDIA.get(data[8:12], "a video")
     if TORCH_MAGIC in data[:32]:
         return "a file that torch.save wrote (before PyTorch 1.6)"
-    if data[TAR_MAGIC : TAR_MAGIC + 5] == b"ustar":
-        return "a tar archive"
+    for at, mark, name in LATER:
+        if data[at : at + len(mark)] == mark:
+            return name
+    if data[:1] == b"\x80" and data[1:2] <= b"\5":
+        return PICKLE
+    if data[8:10] == b'{"' and int.from_bytes(data[:8], "little") < 2**40:
+        return "a safetensors file"
+    return _describe_text(data) or ("a file of zeros" if not any(data[:512]) else None)
+
+
+def describe_file(path: str | Path) -> str | None:
+    """Name what a file is, as :func:`describe`; ``None`` too if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return describe(file.read(512))
+    except OSError:
+        return None
+
+
+def _describe_text(data: bytes) -> str | None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "a text file in UTF-16"
     text = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
         return "an HTML page (a download that did not succeed, as a rule)"
@@ -71,7 +110,21 @@ def describe(data: bytes) -> str | None:
         return "an XML document"
     if text.startswith((b"<error", b'{"error', b'{"message')):
         return "an error message of a server"
-    return "a file of zeros" if not any(data[:512]) else None
+    if text.startswith((b"{", b"[")) and _is_text(data):
+        return "a JSON file"
+    return TEXT if _is_text(data) else None
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it reads as ASCII or UTF-8, but for a letter that is cut off at the end."""
+    head = data[:512]
+    if any(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _describe_zip(data: bytes) -> str:

@@ -1,6 +1,5 @@
 """What a run of :mod:`tvconv_jax.main` left, for use in other programs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.run import model_of
 from tvconv_jax.tasks.start import read_checkpoint
@@ -22,7 +22,7 @@ def read_config(workdir: Path) -> ConfigDict:
         UserError: If there is no run in the folder.
     """
     try:
-        config = ConfigDict(complete(json.loads((workdir / "config.json").read_text())))
+        config = ConfigDict(complete(parse_json((workdir / "config.json").read_text())))
         config.task  # noqa: B018, raises where this is no config of a run
     except (OSError, ValueError, AttributeError, TypeError):
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tvconv_jax.files import replacing
+from tvconv_jax.outputs import announce_overwrite
 
 # Told apart in grey and at half size: by marker and dashes, and by lightness.
 STYLES = (
@@ -32,6 +33,7 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     for file in files:
+        announce_overwrite(file)
         with replacing(file) as part:
             figure.savefig(part, dpi=160)
     return files

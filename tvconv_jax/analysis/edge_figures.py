@@ -6,7 +6,6 @@ The files are what ``python -m tvconv_jax.edge.benchmark --json`` wrote. A point
 threads, a line an operator, a label a width; artifacts that differ in nothing else, as by seed, are one point.
 """
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tvconv_jax.analysis.drawing import AXIS, GRID, STYLES, TEXT, new_figure, save
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 
 FIGURES = {
     "figure7": ("images_per_second", "throughput, images/s (more is better)"),
@@ -68,7 +68,7 @@ def read_points(files: Sequence[Path]) -> list[Point]:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
-        results = json.loads(file.read_text())
+        results = parse_json(file.read_text())
         machine = results["machine"]["model"] or results["machine"]["processor"]
         results["artifacts"][0]  # one at least
         return [_artifact(file, machine, artifact) for artifact in results["artifacts"]]

@@ -4,7 +4,6 @@ The bottom needs the maps that a run leaves while it trains, ``WORKDIR/maps``; t
 runs of older versions left none.
 """
 
-import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from tvconv_jax.analysis.drawing import TEXT, new_figure, save
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks.start import read_checkpoint
 from tvconv_jax.training.maps import Maps, affinity_maps, map_files, read_maps
 
@@ -64,7 +64,7 @@ def _read(file: Path) -> Maps:
 def _of_checkpoint(workdir: Path) -> tuple[str, Maps]:
     """Which checkpoint of a run without ``maps/`` is read, and its maps."""
     try:
-        operator = json.loads((workdir / "config.json").read_text())["model"]["operator"]
+        operator = parse_json((workdir / "config.json").read_text())["model"]["operator"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{workdir} holds no maps/ and no run (config.json); name a workdir of tvconv_jax.main."

@@ -17,6 +17,7 @@ from typing import Any
 from tvconv_jax.analysis.plan_report import size
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import read_json, write_text
+from tvconv_jax.outputs import announce_overwrite
 from tvconv_jax.tether import tethered
 
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ends_in_one_line("plans that were made are kept."):
         if not args.out.absolute().parent.is_dir():
             raise UserError(f"--out={args.out}: there is no folder {args.out.parent}; make it first.")
-        write_text(args.out, page(make(args.runs, args.kind), args.kind))
+        write_text(announce_overwrite(args.out), page(make(args.runs, args.kind), args.kind))
         print(f"wrote {args.out}")
 
 

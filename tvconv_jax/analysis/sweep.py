@@ -34,6 +34,7 @@ from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import is_left_over, write_text
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.training.storage import lock
@@ -51,8 +52,10 @@ def check_folder(out: Path, sweep: Sweep) -> None:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is no folder; choose another --out, or move it away.")
     known = {setting.folder for setting in sweep.settings} | set(PARTS)
-    there = [path.name for path in out.iterdir()] if out.exists() else []
-    foreign = sorted(name for name in there if name not in known and not is_left_over(name))
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = sorted(name for name in there - known if not is_left_over(name))
+    if not there & {"sweep.json", *(setting.folder.split("/")[0] for setting in sweep.settings)}:
+        foreign += sorted(there & set(WRITTEN))  # of no call of this sweep
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
 
@@ -74,8 +77,8 @@ def read(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
         if not file.exists():
             continue
         try:
-            config = json.loads((run.workdir / "config.json").read_text())
-            results[run] = json.loads(file.read_text()) | {"config": config}
+            config = parse_json((run.workdir / "config.json").read_text())
+            results[run] = parse_json(file.read_text()) | {"config": config}
             check_result(results[run], file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(

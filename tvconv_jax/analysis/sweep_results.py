@@ -1,6 +1,5 @@
 """What came out of sweeps: ``sweep.json``, as :mod:`tvconv_jax.analysis.sweep` writes it, a line a run that ended."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.plain_files import parse_json
 
 
 class Outcome(NamedTuple):
@@ -64,7 +64,7 @@ def read_lines(file: Path, way_out: str) -> dict[tuple[str, int], dict[str, Any]
         UserError: If it is none.
     """
     try:
-        lines = {(str(line["setting"]), line["config"]["seed"]): line for line in json.loads(file.read_text())}
+        lines = {(str(line["setting"]), line["config"]["seed"]): line for line in parse_json(file.read_text())}
         for line in lines.values():
             line["group"], line["label"]
             check_result(line, file)
@@ -101,7 +101,7 @@ def _read(folder: Path) -> list[tuple[str, str, int, float, float]]:
     file = folder / "sweep.json"
     again = f"python -m tvconv_jax.analysis.sweep configs/sweeps/NAME.py --out={folder} --show"
     try:
-        lines = json.loads(file.read_text())
+        lines = parse_json(file.read_text())
         runs = [
             (str(run["group"]), str(run["label"]), run["seed"], run["complexity"]["macs"], run["mean_accuracy"])
             for run in lines

@@ -23,6 +23,7 @@ from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import read_json, write_text
+from tvconv_jax.outputs import announce_overwrite
 
 OUT = flags.DEFINE_string("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
@@ -72,7 +73,7 @@ def main(_: Sequence[str]) -> None:
     results = {fold: _read(_workdir(out, fold)) for fold in folds if fold not in failed}
     out.mkdir(parents=True, exist_ok=True)
     lines = [{**fold._asdict(), **result} for fold, result in results.items()]
-    write_text(out / "table2.json", json.dumps(lines, indent=1) + "\n")
+    write_text(announce_overwrite(out / "table2.json"), json.dumps(lines, indent=1) + "\n")
     print_table(results)
     for fold, error in failed.items():
         print(f"failed: {fold.operator}, domain {fold.domain}, seed {fold.seed}: {error}")

@@ -14,10 +14,18 @@ import numpy as np
 from PIL import Image
 
 from tvconv_jax.data.pairs import in_order
-from tvconv_jax.data.plain_pickle import Array, load
+from tvconv_jax.data.plain_pickle import Array, Refused, kind_of, load
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import write_bytes
+from tvconv_jax.signatures import PICKLE, TEXT, describe
+
+# Names under which projects keep the two parts.
+PICTURES, FLAGS = (
+    ("bins", "images", "imgs", "pictures"),
+    ("issame", "issame_list", "is_same", "same", "labels", "flags"),
+)
+EXPECTED = "it must be (pictures, flags), two encoded pictures for each flag"
 
 
 class BinFaces:
@@ -59,10 +67,10 @@ def _encoded(image: np.ndarray) -> bytes:
 
 
 def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """Reads a verification ``.bin``.
+    """Read a verification ``.bin``.
 
     Args:
-        path: The file.
+        path: The file. It holds pictures and flags, as a pair or under names such as ``bins`` and ``issame``.
 
     Returns:
         ``2 n`` pictures, pair after pair, each encoded (bytes) or raw (``uint8 [h, w, 3]``); ``bool [n]``, whether a
@@ -73,17 +81,14 @@ def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
     """
     try:
         data = Path(path).read_bytes()
-        value = load(data)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a verification .bin.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no verification .bin: it holds {error}. Nothing of it was executed.") from None
     try:
-        pictures, flags = value
+        pictures, flags = _parts(_loaded(data))
         same = _flags(flags)
         images = _pictures(pictures, len(data))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no verification .bin: {error}; it must be (pictures, flags).") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a verification .bin: {error}.") from None
     if len(images) != 2 * len(same):
         raise UserError(
             f"{path} holds {len(images)} pictures and {len(same)} flags; each flag belongs to two pictures."
@@ -91,12 +96,45 @@ def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
     return images, same
 
 
+def _loaded(data: bytes) -> Any:
+    what = describe(data)
+    if what and what not in (PICKLE, TEXT):  # a pickle of Python 2 may be text
+        raise ValueError(f"it is {what}; name the file that face recognition projects call a verification .bin")
+    try:
+        return load(data)
+    except Refused as error:
+        raise ValueError(f"it holds {error}. Nothing of it was executed") from None
+    except ValueError as error:
+        raise ValueError(f"it is {TEXT}" if what == TEXT else f"it holds {error}; copy or download it again") from None
+
+
+def _parts(value: Any) -> tuple[Any, Any]:
+    """Pictures and flags."""
+    if isinstance(value, dict):
+        named = {key.decode("latin1") if isinstance(key, bytes) else str(key): part for key, part in value.items()}
+        found = [[named[name] for name in names if name in named] for names in (PICTURES, FLAGS)]
+        if all(len(parts) == 1 for parts in found):
+            return found[0][0], found[1][0]
+        raise ValueError(f"{EXPECTED}, or a dictionary with one of {', '.join(PICTURES)} and one of {', '.join(FLAGS)}")
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        what = f"{kind_of(value)} of {len(value)}" if isinstance(value, (list, tuple)) else kind_of(value)
+        raise ValueError(f"it holds {what}; {EXPECTED}")
+    return value[0], value[1]
+
+
 def _flags(flags: Any) -> np.ndarray:
-    if isinstance(flags, Array):
-        flags = flags.array.tolist() if flags.array is not None else None
-    if not isinstance(flags, (list, tuple)) or not all(isinstance(flag, int) and flag in (0, 1) for flag in flags):
-        raise ValueError("its flags are not all True or False")
+    if isinstance(flags, Array) and flags.array is not None and flags.array.size == max(flags.array.shape, default=0):
+        flags = flags.array.ravel().tolist()  # [n], or one row or column
+    if not isinstance(flags, (list, tuple)):
+        raise ValueError(f"its flags are {kind_of(flags)}; {EXPECTED}")
+    for flag in flags:
+        if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
+            raise ValueError(f"its flags are not all True or False, or 1 or 0, but one is {_shown(flag)}; {EXPECTED}")
     return np.array(flags, bool)
+
+
+def _shown(flag: Any) -> str:
+    return f"{flag:.6g}" if isinstance(flag, float) or (isinstance(flag, int) and abs(flag) < 10**9) else kind_of(flag)
 
 
 def _pictures(pictures: Any, room: int) -> list[bytes | np.ndarray]:
@@ -104,6 +142,10 @@ def _pictures(pictures: Any, room: int) -> list[bytes | np.ndarray]:
 
     Different ones have bytes of their own in the file, so together they are no larger than it.
     """
+    if isinstance(pictures, Array) and pictures.array is not None and _is_raw(pictures.array, stacked=True):
+        return list(pictures.array)
+    if not isinstance(pictures, (list, tuple)):
+        raise ValueError(f"its pictures are {kind_of(pictures)}; {EXPECTED}")
     known: dict[int, bytes | np.ndarray] = {}
     for picture in pictures:
         if id(picture) not in known:
@@ -114,18 +156,24 @@ def _pictures(pictures: Any, room: int) -> list[bytes | np.ndarray]:
     return [known[id(picture)] for picture in pictures]
 
 
+def _is_raw(array: np.ndarray, *, stacked: bool = False) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 + stacked and array.shape[-1] == 3 and array.size > 0
+
+
 def _picture(picture: Any) -> bytes | np.ndarray:
     """Encoded bytes, which also come as uint8 ``[n]`` or ``[n, 1]``; or a raw picture."""
-    if isinstance(picture, Array):
+    if isinstance(picture, Array) and picture.array is not None:
         array = picture.array
-        if array is not None and array.dtype == np.uint8:
-            if array.ndim == 3 and array.shape[2] == 3 and array.size:
-                return array
-            if array.size and max(array.shape) == array.size:
-                return array.tobytes()
-        raise ValueError("a picture is an array that is neither encoded bytes, uint8 [n], nor uint8 [h, w, 3]")
+        if _is_raw(array):
+            return array
+        if array.dtype == np.uint8 and array.size and max(array.shape) == array.size:
+            return array.tobytes()
+        raise ValueError(
+            f"a picture is an array {array.dtype} {list(array.shape)}, which is neither encoded bytes, uint8 [n], nor "
+            f"uint8 [h, w, 3]"
+        )
     if not isinstance(picture, (bytes, bytearray)):
-        raise ValueError(f"a picture is a {type(picture).__name__}")
+        raise ValueError(f"a picture is {kind_of(picture)}; {EXPECTED}")
     return bytes(picture)
 
 

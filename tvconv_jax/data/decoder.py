@@ -231,13 +231,7 @@ def _cause(error: Exception, image: bytes) -> str:
 
 def _foreign(image: bytes) -> str:
     """Name bytes that are not an image of a known format, or a damaged one of these."""
-    name = describe(image) or ("a text file" if _is_text(image[:512]) else "not an image")
+    name = describe(image) or "not an image"
     known = any(name == f"a {kind} image" for kind in NAMES) or (image[:4] == b"RIFF" and image[8:12] == b"WEBP")
     kinds = "JPEG, PNG, BMP, WebP, TIFF, GIF and PPM"
     return f"it begins as {name} and is damaged or truncated" if known else f"it is {name}; images are {kinds}"
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether bytes are printable characters of UTF-8; the last one may be cut off."""
-    text = head.decode("utf-8", "ignore")
-    return len(text.encode()) > len(head) - 4 and all(char.isprintable() or char in "\t\r\n\f\ufeff" for char in text)

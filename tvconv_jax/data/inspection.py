@@ -19,6 +19,7 @@ from tvconv_jax.data.sets import FaceSet, kind_of, open_faces
 from tvconv_jax.data.sheet import write_sheet
 from tvconv_jax.errors import UserError
 from tvconv_jax.machine import cores
+from tvconv_jax.outputs import announce_overwrite
 
 CHUNK = 1024  # pictures whose bytes are held at once
 SHOWN = 10  # names in a line
@@ -65,7 +66,12 @@ def inspect(
     if not found:
         lines.append("  nothing was found that costs accuracy")
     if sheet:
-        write_sheet(sheet, source, {finding.text: finding.indices for finding in found if finding.indices}, seed=seed)
+        write_sheet(
+            announce_overwrite(sheet),
+            source,
+            {finding.text: finding.indices for finding in found if finding.indices},
+            seed=seed,
+        )
         lines.append(f"  contact sheet: {sheet}")
     return "\n".join(lines)
 

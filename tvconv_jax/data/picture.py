@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from tvconv_jax.data.draw import VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.files import replacing
+from tvconv_jax.outputs import announce_overwrite
 
 SIDE, GAP, LINE = 64, 4, 16
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tvconv_jax.data.picture", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the PNG to write")
     out = parser.parse_args().out
+    announce_overwrite(out)
     with replacing(out) as part:
         picture().quantize(256).save(part, optimize=True)  # a third of the bytes
     print(f"wrote {out}")

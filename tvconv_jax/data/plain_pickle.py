@@ -1,12 +1,16 @@
 """Pickles of plain values, read by an interpreter of our own that can execute nothing.
 
-Python's unpickler calls whatever a file names. This one knows lists, tuples, numbers, text, bytes and numpy arrays of
-numbers, in what Python 2 and 3 write, and refuses everything else by name. Opcodes: Python's ``pickletools``.
+Python's unpickler calls whatever a file names. This one knows lists, tuples, dictionaries, numbers, text, bytes and
+numpy arrays of numbers, in what Python 2 and 3 write, and refuses everything else by name. Errors show no bytes of the
+file.
+Opcodes: Python's ``pickletools``.
 """
 
 import codecs
 import io
 import pickletools
+import re
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +19,11 @@ import numpy as np
 # numpy's types without pointers in them.
 DTYPES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}
 _MARK = object()
+_DOTTED = re.compile(r"[A-Za-z_][\w.]{0,79}", re.ASCII)  # a name that an error may repeat
+
+
+class Refused(ValueError):
+    """Something that is no plain value; the message says what, and fits behind "it holds"."""
 
 
 class _Name(NamedTuple):
@@ -30,13 +39,13 @@ class _DType:
     def __init__(self, code: Any) -> None:
         code = _text(code)
         if code not in DTYPES:
-            raise ValueError(f"an array of dtype {code!r}")
+            raise Refused(f"an array of dtype {code!r}" if _is_name(code) else "an array of an unknown dtype")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
         order, rest = _text(state[1]), state[2:5]
         if order not in ("<", ">", "|", "=") or any(part is not None for part in rest):
-            raise ValueError("a structured dtype")
+            raise Refused("a structured dtype")
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -52,7 +61,7 @@ class Array:
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
         if not isinstance(raw, (bytes, bytearray)):
-            raise ValueError("an array without bytes")
+            raise Refused("an array without bytes")
         flat = np.frombuffer(raw, dtype.dtype)
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
@@ -62,9 +71,13 @@ def _text(value: Any) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
+def _is_name(text: Any) -> bool:
+    return isinstance(text, str) and _DOTTED.fullmatch(text) is not None
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"the encoding {encoding!r}")
+        raise Refused("a text of another encoding")
     return text.encode("latin1")
 
 
@@ -98,19 +111,38 @@ _CONSTANTS = {
 _VALUES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
     "BINBYTES8", "BYTEARRAY8", "SHORT_BINBYTES", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "FLOAT", "BINFLOAT",
 }  # fmt: skip
+# What a damaged file makes of the machine, besides Refused.
+_DAMAGED = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError, struct.error
+)  # fmt: skip
 
 
 def load(data: bytes) -> Any:
-    """What the pickle holds: lists, tuples, ``int``, ``str``, ``bytes``, ``bool``, ``None`` and :class:`Array`.
+    """Read a pickle of plain values.
+
+    Returns:
+        Lists, tuples, dictionaries, numbers, ``str``, ``bytes``, ``bool``, ``None`` and :class:`Array`.
 
     Raises:
-        ValueError: If it is damaged or names anything else; says what.
+        Refused: If it names anything else; says what.
+        ValueError: If it is damaged, or is not a pickle.
     """
     try:
         return _Machine().run(data)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(str(error) if type(error) is ValueError else f"a damaged pickle ({error!r})") from None
+    except Refused:
+        raise
+    except _DAMAGED:  # their messages repeat bytes of the file
+        raise ValueError("a damaged pickle") from None
+
+
+def kind_of(value: Any) -> str:
+    """Name a value's kind, for messages."""
+    kinds = {Array: "an array", _Name: "a function", _DType: "a dtype", object: "a mark", type(None): "None"}
+    kinds |= {int: "an integer", bool: "a flag", float: "a float", str: "a text", bytes: "bytes", bytearray: "bytes"}
+    kinds |= {dict: "a dictionary", list: "a list", tuple: "a tuple"}
+    return kinds.get(type(value), "something else")
 
 
 class _Machine:
@@ -127,7 +159,7 @@ class _Machine:
         while code := file.read(1):
             opcode = pickletools.code2op.get(code.decode("latin1"))
             if opcode is None:
-                raise ValueError(f"byte {code.hex()} where an opcode belongs")
+                raise ValueError("this is not a pickle")
             if opcode.name == "STRING":  # pickletools takes ASCII only, but Python 2 quotes any byte
                 quoted = file.readline().strip()
                 self.stack.append(codecs.escape_decode(quoted[1:-1])[0])
@@ -148,7 +180,7 @@ class _Machine:
         elif (act := getattr(self, f"on_{name.lower()}", None)) is not None:
             act(argument)
         else:
-            raise ValueError(f"the opcode {name}")
+            raise Refused("an object that only code could make")
 
     def on_proto(self, _: Any) -> None: ...
 
@@ -170,6 +202,26 @@ class _Machine:
     def on_appends(self, _: Any) -> None:
         values = self.since_mark()
         self.list_on_top().extend(values)
+
+    def on_empty_dict(self, _: Any) -> None:
+        self.stack.append({})
+
+    def on_dict(self, _: Any) -> None:
+        values = self.since_mark()
+        self.stack.append({})
+        self.set_items(values)
+
+    def on_setitem(self, _: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def on_setitems(self, _: Any) -> None:
+        self.set_items(self.since_mark())
+
+    def set_items(self, values: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, (str, bytes, int)) for key in values[::2]):
+            raise Refused("a dictionary with keys that are not texts")
+        self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def on_tuple(self, _: Any) -> None:
         self.stack.append(tuple(self.since_mark()))
@@ -204,29 +256,30 @@ class _Machine:
 
     def push_name(self, module: Any, name: Any) -> None:
         if f"{module}.{name}" not in _NAMES:
-            raise ValueError(f"{module}.{name}")
+            name = f"{module}.{name}"
+            raise Refused(name if _is_name(name) else "something that only code could make")
         self.stack.append(_Name(module, name))
 
     def on_reduce(self, _: Any) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, _Name) or ".".join(name) not in _CALLS:
-            raise ValueError("a call of what is no function")
+            raise Refused("a call of what is not a function")
         value = _CALLS[".".join(name)](*arguments)
         if isinstance(value, bytes):  # made anew on every call, from text that may be one and the same
             self.room -= len(value)
             if self.room < 0:
-                raise ValueError("more bytes than the file has")
+                raise Refused("more bytes than the file has")
         self.stack.append(value)
 
     def on_build(self, _: Any) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], (Array, _DType)):
-            raise ValueError("a state for what has none")
+            raise Refused("a state for what has none")
         self.stack[-1].build(state)
 
     def list_on_top(self) -> list[Any]:
         if not isinstance(self.stack[-1], list):
-            raise ValueError("an item for what is no list")
+            raise Refused("an item for what is not a list")
         return self.stack[-1]
 
     def since_mark(self) -> list[Any]:

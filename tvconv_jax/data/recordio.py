@@ -18,6 +18,7 @@ import numpy as np
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import sync, write_text
+from tvconv_jax.signatures import describe
 from tvconv_jax.training.storage import lock
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -118,7 +119,10 @@ class RecordFile:
             flag, start = word >> 29, offset + 8
             stop = start + (word & MAX_LENGTH)
             if magic != MAGIC:
-                raise self._error(offset, f"there is {magic.hex()}, not the magic {MAGIC.hex()}")
+                what = None if self._bytes[:4] == MAGIC else describe(self._bytes[:512])
+                raise self._error(
+                    offset, f"the file is {what}" if what else f"there is {magic.hex()}, not the magic {MAGIC.hex()}"
+                )
             if flag not in expected:
                 raise self._error(offset, f"its part flag is {flag}, where one of {expected} belongs")
             if stop > len(self):
@@ -145,25 +149,28 @@ class RecordWriter:
         taken: The payloads' places that were taken over, as offsets in ``path.part``.
 
     Raises:
-        UserError: If it exists already.
+        UserError: If it or its index exists already.
     """
 
     def __init__(self, path: Path, *, resume: int = 0, check: Callable[[list[int]], None] = lambda taken: None) -> None:
         self.path, self._resume = Path(path), resume
-        if self.path.exists():
-            raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
+        index, part = index_path(self.path), _part(self.path)
+        # A writer that was killed between its two last steps left its index beside the part.
+        for there in (self.path, *(() if part.exists() else (index,))):
+            if there.exists():
+                raise UserError(f"{there} exists and is not written over; choose another name or remove it.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._begin()
         try:
-            self.taken, end = _whole_records(_part(self.path), resume) if resume else ([], 0)
+            self.taken, end = _whole_records(part, resume) if resume else ([], 0)
             check(self.taken)
         except BaseException:
             self._lock.close()
             raise
-        self._records = open(_part(self.path), "r+b")  # noqa: SIM115
+        self._records = open(part, "r+b")  # noqa: SIM115
         self._records.truncate(end)
         self._records.seek(end)
-        self._index = open(_part(index_path(self.path)), "w")  # noqa: SIM115
+        self._index = open(_part(index), "w")  # noqa: SIM115
         self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
 
     def _begin(self) -> IO:

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepare, read
+from tvconv_jax.data.tfds_folder import one_line, open_folder, shards
 from tvconv_jax.data.tfrecord import TFRecords
 from tvconv_jax.errors import UserError
 
@@ -29,12 +30,13 @@ class TfdsFaces:
         named: Whether the pictures have names.
 
     Raises:
-        UserError: If the set has no pictures with labels, or several splits but none called ``train``.
+        UserError: If the set has no pictures with labels, or several splits but none called ``train``, or is damaged,
+            or names code.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        builder = tfds.builder_from_directory(self.path)
+        builder = open_folder(self.path)
         splits = builder.info.splits
         split = "train" if "train" in splits else next(iter(splits), "")
         if not split or (split != "train" and len(splits) > 1):
@@ -42,11 +44,13 @@ class TfdsFaces:
         self._set = f"{builder.name}/{split}"
         self._features = builder.info.features
         self._image, self._label = _columns(self._features, self.path)
-        files = [Path(file) for file in splits[split].filepaths]
         kind = builder.info.file_format.value if builder.info.file_format else "nothing"
         if kind not in ("array_record", "tfrecord"):
             raise UserError(f"{path} is kept as {kind}; array_record and tfrecord can be read.")
-        self._records = ArrayRecordDataSource([str(f) for f in files]) if kind == "array_record" else TFRecords(files)
+        files = shards(builder, split, self.path)
+        with one_line(self.path):
+            names = [str(file) for file in files]
+            self._records = ArrayRecordDataSource(names) if kind == "array_record" else TFRecords(files)
         self.named = "name" in self._features
         self._name = Names(self.path, split)
         self.identities: list[str] | None = None
@@ -55,8 +59,9 @@ class TfdsFaces:
         if isinstance(feature, tfds.features.ClassLabel):
             self.identities = feature.names
         elif isinstance(feature, tfds.features.Text):
-            texts = sorted({self._text(index) for index in range(len(self))})
-            self.identities = [text.decode() for text in texts]
+            with one_line(self.path):
+                texts = sorted({self._text(index) for index in range(len(self))})
+                self.identities = [text.decode() for text in texts]
             self._label_of_text = {text: label for label, text in enumerate(texts)}
 
     def __reduce__(self) -> tuple:
@@ -66,15 +71,20 @@ class TfdsFaces:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        return self._record(int(index), self._records[int(index)])
+        with one_line(self.path):
+            return self._record(int(index), self._records[int(index)])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        examples = read(self._records, [int(index) for index in indices])
-        return [self._record(int(index), example) for index, example in zip(indices, examples, strict=True)]
+        with one_line(self.path):
+            examples = read(self._records, [int(index) for index in indices])
+            return [self._record(int(index), example) for index, example in zip(indices, examples, strict=True)]
 
     def name(self, index: int) -> str:
         """What a picture is called in messages: its own name, or the set's and its place."""
-        return self._name(self._records, int(index)) if self.named else f"{self._set}:{index}"
+        if not self.named:
+            return f"{self._set}:{index}"
+        with one_line(self.path):
+            return self._name(self._records, int(index))
 
     def _text(self, index: int) -> bytes:
         return columns(self._records[index])[self._label].bytes_list.value[0]
@@ -151,7 +161,7 @@ def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str
         raise UserError(f"{target.name!r} is no name for a TFDS set; use small letters, digits and underscores.")
     if is_tfds(target):
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
-    kind = type("ConvertedFaces", (RecordBuilder,), {"name": target.name})
+    kind = type("ConvertedFaces", (RecordBuilder,), {"name": target.name}, skip_registration=True)
     builder = kind(splits={"train": records}, identities=identities, data_dir=target.parent)
     prepare(builder, f"{target.name}")
     return Path(builder.data_path)

@@ -5,27 +5,36 @@
     python -m tvconv_jax.edge.benchmark ARTIFACT ...          the same, where tvconv_jax is installed
 
 It needs Python 3.9, numpy and one runtime. An ARTIFACT is what ``python -m tvconv_jax.export`` wrote: ``.onnx``
-(onnxruntime; openvino on request), ``.safetensors`` with its ``model.py`` beside it, which is executed, or ``.pt2``,
-which ``torch.export.load`` reads (torch; inductor on request; native for ``.safetensors`` with ``native.py`` and
+(onnxruntime; openvino on request), ``.safetensors`` with its ``model.py`` beside it, or ``.pt2``, which
+``torch.export.load`` reads (torch; inductor on request; native for ``.safetensors`` with ``native.py`` and
 ``native.cpp`` beside it, which need a C++ compiler instead of a runtime).
-Nothing else is loaded, pickles least of all. A ``check.npz`` beside the artifact holds images and the JAX model's
-answers to them; an artifact that answers otherwise ends the run with exit code 1. A time is one run's, on images in
-memory, after warm-up.
+
+``model.py``, ``native.py`` and ``native.cpp`` are code, and a ``.pt2`` can hold some. They are run only if they are
+what an exporter wrote: code byte for byte, a program without pickles, libraries and expressions of Python. Anything
+else is refused, unless ``--run-code`` says that you trust it. Nothing else is loaded.
+
+A ``check.npz`` beside the artifact holds images and the JAX model's answers to them; an artifact that answers otherwise
+ends the run with exit code 1. A time is one run's, on images in memory, after warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import hashlib
+import importlib
+import io
 import json
 import logging
+import mmap
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+import types
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +42,26 @@ import numpy as np
 
 # Seconds of rest before a stretch, because another runtime's threads keep spinning for a while after their work.
 ROUNDS, REST, MEMORY_BATCH = 5, 0.02, 8
+MOST_BYTES = 2**30  # of check.npz
 # Largest difference allowed: of embeddings brought to length one; of logits, relative to the largest.
 TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
+# SHA-256 of the code that exporters wrote beside an artifact, newest first, so that this file alone can tell.
+KNOWN_CODE = {
+    "model.py": (
+        "858f0b31016b21d4f05fd0b512326896a0ecfaa5d3c889267896fe53543e9c3f",
+        "b8cb6e8090d30091ef85bab4a189dcf1d2a07a9ec89051430d21276a7893c3f9",
+        "41315d7e840f9fcf6b6e3d127d9c30c19f287f319f85c8a95e9e30a2164e3f0f",
+        "3f55a40479719e5494523870d21e71e20bb0d964dc2cf345a742804d8acc7fe8",
+        "e610c933494345b1bc39a8cc688e22ce3fe493b7c0d5c0340da3f12cb1a7121e",
+    ),
+    "native.py": (
+        "8634433d92d278323da269cfbdacb71087380918cb187456ff4a49f36b7d18bb",
+        "b5b4ce59742d3462a5354d76d43cfa7111e332efe859a55555e560bd4816962a",
+        "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
+    ),
+    "native.cpp": ("f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",),
+}
 ARM_CORES = {"0xd03": "Cortex-A53", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76"}
 
 
@@ -52,8 +78,9 @@ class OnnxRuntime:
 
     name, package, suffixes = "onnxruntime", "onnxruntime", (".onnx",)
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, run_code: bool = False) -> None:
         self.path, self.module, self.sessions = path, importlib.import_module(self.package), {}
+        self.run_code = run_code
         text = self.read(threads)
         try:
             self.metadata = json.loads(text or "")
@@ -68,6 +95,7 @@ class OnnxRuntime:
 
     def read(self, threads: int) -> str | None:
         """Reads the file and returns the exporter's metadata in it."""
+        check_onnx(self.path)
         return self._session(threads).get_modelmeta().custom_metadata_map.get("tvconv_jax")
 
     def call(self, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
@@ -94,6 +122,7 @@ class OpenVino(OnnxRuntime):
     name = package = "openvino"
 
     def read(self, threads: int) -> str | None:
+        check_onnx(self.path)
         self.core = self.module.Core()
         model = self.core.read_model(str(self.path))
         place = ["framework", "tvconv_jax"]
@@ -115,14 +144,13 @@ class Torch(OnnxRuntime):
     def read(self, threads: int) -> str | None:
         self.use(threads)
         if self.path.suffix == ".pt2":
-            if not zipfile.is_zipfile(self.path):
-                raise Mistake(f"{self.path} is truncated or no .pt2 file; copy it again.")
+            file = str(self.path) if self.run_code else harmless_program(self.path)
             logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # errors are told here, in one line
             about = {"tvconv_jax.json": ""}
-            self.model = importlib.import_module("torch.export").load(str(self.path), extra_files=about).module()
+            self.model = importlib.import_module("torch.export").load(file, extra_files=about).module()
             return about["tvconv_jax.json"]
         text = _safetensors_metadata(self.path)
-        self.model = _beside(self.path, "model.py").load(str(self.path))
+        self.model = _beside(self.path, "model.py", self.run_code).load(str(self.path))
         return text
 
     def call(self, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
@@ -166,7 +194,8 @@ class Native(OnnxRuntime):
 
     def read(self, threads: int) -> str | None:
         text = _safetensors_metadata(self.path)
-        self.model = _beside(self.path, "native.py").load(self.path, threads)
+        _code(self.path.with_name("native.cpp"), self.run_code)
+        self.model = _beside(self.path, "native.py", self.run_code).load(self.path, threads)
         return text
 
     def call(self, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
@@ -179,14 +208,196 @@ class Native(OnnxRuntime):
 RUNTIMES = {kind.name: kind for kind in (OnnxRuntime, OpenVino, Torch, Inductor, Native)}
 
 
-def _beside(path: Path, name: str) -> Any:
-    """The module of that name beside an artifact, executed."""
-    spec = importlib.util.spec_from_file_location(
-        f"tvconv_jax_artifact_{len(sys.modules)}", existing(path.with_name(name))
-    )
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _beside(path: Path, name: str, run_code: bool) -> Any:
+    """The module of that name beside an artifact, executed: the very bytes that were looked at, no ``__pycache__``."""
+    file = path.with_name(name)
+    source = _code(file, run_code)
+    module = types.ModuleType(f"tvconv_jax_artifact_{len(sys.modules)}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    exec(compile(source, str(file), "exec"), module.__dict__)
     return module
+
+
+def _code(file: Path, run_code: bool) -> bytes:
+    """The bytes of a file of code, if an exporter wrote them or the user trusts them."""
+    source = existing(file).read_bytes()
+    if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
+        return source
+    packaged = Path(__file__).parent.parent / "export" / {"model.py": "torch_model.py"}.get(file.name, file.name)
+    if packaged.is_file() and packaged.read_bytes() == source:
+        return source
+    raise Mistake(
+        f"{file} is code, and not what python -m tvconv_jax.export writes, so it is not run; export again, or read "
+        f"it and add --run-code if you trust it."
+    )
+
+
+# What a program of torch.export consists of, behind the name of its folder. Samples are pickled, and left out.
+_MEMBERS = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|\.format_version|\.storage_alignment|"
+    r"extra/tvconv_jax\.json|models/model\.json|data/sample_inputs/model\.pt|data/weights/weight_\d+|"
+    r"data/constants/tensor_\d+|data/(weights/model_weights|constants/model_constants)_config\.json"
+)
+_SAMPLES, _PROGRAM = "data/sample_inputs/model.pt", "models/model.json"
+# PyTorch looks up a target's name, and evaluates expr_str and guards_code as Python; code is generated from all names.
+_TARGET = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\b)[a-z_]\w*\.\w+|_operator\.(?:add|sub|mul|floordiv|mod|getitem|[lg][te]|eq|ne)",
+    re.A,
+)
+_SYMBOLIC = re.compile(
+    r"(?:Symbol|Integer|Add|Mul|Max|Min|FloorDiv|Mod|positive|nonnegative|integer|True|False|[su]\d{1,9}|\d{1,18})\b|"
+    r"\*(?!\*)|[(),=+<>/' -]",
+    re.A,
+)
+_PLAIN = re.compile(r"[\w.+]{0,200}", re.A)
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+
+
+def harmless_program(path: Path) -> io.BytesIO:
+    """A ``.pt2`` as ``torch.export.load`` takes it, once nothing is in it that could run code.
+
+    PyTorch unpickles samples, weights and constants, loads compiled libraries, and evaluates texts of the program. What
+    the exporter writes needs none of that. The archive is written anew from what was looked at, because readers of zip
+    files differ in what they find.
+
+    Raises:
+        Mistake: If there is more in it than numbers and operators.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise Mistake(
+                    f"{path} is compressed or damaged; torch.export.save writes it as it is. Export it again."
+                )
+            members = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
+            alien = [name for name in members if not _MEMBERS.fullmatch(name)]
+            if alien or len({name.casefold() for name in archive.namelist()}) != len(members):
+                raise _holds_code(path, f"holds {alien[0][:80]!r}" if alien else "holds a file twice")
+        if _SAMPLES in members:
+            members[_SAMPLES] = b""
+        for name, data in members.items():
+            if name.endswith("_config.json") and any(
+                value is not False for value in _values(json.loads(data), "use_pickle")
+            ):
+                raise _holds_code(path, "holds a pickle")
+        members[_PROGRAM] = _checked_program(path, json.loads(members[_PROGRAM]))
+    except Mistake:
+        raise
+    except Exception:  # whatever a damaged file makes of zipfile and json
+        raise Mistake(f"{path} is truncated or is not a .pt2 file; copy it again.") from None
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"model/{name}", data)
+    file.seek(0)
+    return file
+
+
+def _holds_code(path: Path, what: str) -> Mistake:
+    return Mistake(
+        f"{path} {what}, with which a .pt2 can run code, and which python -m tvconv_jax.export does not write; export "
+        f"it again, or add --run-code if you trust it."
+    )
+
+
+def _checked_program(path: Path, program: dict[str, Any]) -> bytes:
+    """The program as JSON, without what the exporter's machine said of its source."""
+    for node in program["graph_module"]["graph"]["nodes"]:
+        node["metadata"] = {}
+    for key, text in _texts(program):
+        if key in ("in_spec", "out_spec"):
+            kinds = [*_values(json.loads(text), "type")]
+            sound = all(kind in _CONTAINERS for kind in kinds) and all(
+                context in (None, "null", "[]") for context in _values(json.loads(text), "context")
+            )
+        else:
+            plain = {"target": _TARGET}.get(key, _PLAIN).fullmatch(text)
+            sound = len(text) <= 300 and ("".join(_SYMBOLIC.findall(text)) == text if key == "expr_str" else plain)
+        if not sound or key in ("guards_code", "as_custom_obj", "custom_obj", "as_operator", "as_graph"):
+            raise _holds_code(path, f"holds {text[:60]!r} as {key}")
+    return json.dumps(program).encode()
+
+
+def _nested(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every entry of every dictionary in it, however deep, and the items of lists under the name of the list."""
+    waiting = [("", tree)]
+    while waiting:
+        key, value = waiting.pop()
+        yield key, value
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in value]
+
+
+def _values(tree: Any, name: str) -> Iterator[Any]:
+    return (value for key, value in _nested(tree) if key == name)
+
+
+def _texts(tree: Any) -> Iterator[tuple[str, str]]:
+    """Texts with the keys that they stand under, and the keys themselves."""
+    for key, value in _nested(tree):
+        yield "a key", key
+        if isinstance(value, str):
+            yield key, value
+
+
+# By kind of message of ONNX: which kind the fields with more messages in them are. Source: onnx.proto, IR 8 to 12.
+_ONNX = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "another file"},
+}
+
+
+def check_onnx(path: Path) -> None:
+    """Refuses a model whose numbers lie in other files: a runtime would read whatever path the model names."""
+    try:
+        with existing(path).open("rb") as file:  # mapped, so that weights count for no memory
+            waiting = [("model", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))]
+        while waiting:
+            kind, data = waiting.pop()
+            if kind == "another file":
+                raise Mistake(f"{path} keeps numbers in other files, which are not read; save it as one file.")
+            waiting += [(_ONNX[kind][field], value) for field, value in _fields(data) if field in _ONNX[kind]]
+    except (IndexError, ValueError):
+        raise ValueError("it is truncated or is not an .onnx file; copy it again") from None
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a message of protobuf that have a length, with their numbers."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        if tag & 7 == 2:
+            size, at = _varint(data, at)
+            if at + size > len(data):
+                raise ValueError("a field ends beyond the message")
+            yield tag >> 3, data[at : at + size]
+            at += size
+        elif tag & 7 == 0:
+            _, at = _varint(data, at)
+        elif tag & 7 in (1, 5):
+            at += {1: 8, 5: 4}[tag & 7]
+        else:
+            raise ValueError("a field of an unknown kind")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError("a number without an end")
 
 
 def _safetensors_metadata(path: Path) -> str | None:
@@ -201,7 +412,7 @@ def _safetensors_metadata(path: Path) -> str | None:
             return own.get("tvconv_jax")
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
-    raise Mistake(f"{path} is truncated or no .safetensors file; copy it again.")
+    raise Mistake(f"{path} is truncated or is not a .safetensors file; copy it again.")
 
 
 def existing(path: Path) -> Path:
@@ -231,10 +442,12 @@ def import_runtime(runtime: str) -> None:
         raise Mistake(f"{package} cannot be imported ({error}): pip install {package}{hint}.") from None
 
 
-def load(path: Path, runtime: str, threads: int) -> OnnxRuntime:
-    """The model in its runtime."""
+def load(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> OnnxRuntime:
+    """The model in its runtime; ``run_code``: whatever code the artifact comes with."""
     import_runtime(runtime)
-    return explained(lambda: RUNTIMES[runtime](path, threads), f"{path} cannot be loaded by {runtime}")
+    return explained(
+        lambda: RUNTIMES[runtime](path, threads, run_code=run_code), f"{path} cannot be loaded by {runtime}"
+    )
 
 
 def ready(model: OnnxRuntime, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
@@ -266,9 +479,13 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
     """
     try:
         with np.load(existing(file)) as arrays:
+            if sum(entry.file_size for entry in arrays.zip.infolist()) > MOST_BYTES:
+                raise ValueError("it unpacks to more than memory may hold")
             images, answers = arrays["images"], arrays[model.output] if model.output in arrays.files else None
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):
-        raise Mistake(f"{file} is truncated or no .npz file of images and answers; copy it again.") from None
+    except Mistake:
+        raise
+    except Exception:  # whatever a damaged file makes of zipfile and numpy; no pickle is loaded
+        raise Mistake(f"{file} is truncated or is not an .npz file of images and answers; copy it again.") from None
     if not len(images):
         raise Mistake(f"{file} holds no images; copy the one that python -m tvconv_jax.export wrote.")
     if answers is None:
@@ -290,11 +507,11 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
     return {"file": str(file), "output": model.output, "max_difference": worst, "allowed": model.allowed}
 
 
-def weigh(path: Path, runtime: str, threads: int) -> dict[str, Any]:
+def weigh(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> dict[str, Any]:
     """Load time, and peak memory with the runtime alone and with runs (and compiling), of this fresh process."""
     import_runtime(runtime)
     alone, start = peak_memory(), time.perf_counter()
-    model = load(path, runtime, threads)
+    model = load(path, runtime, threads, run_code=run_code)
     seconds, batch = time.perf_counter() - start, model.batch or MEMORY_BATCH
     call = ready(model, make_images(model, batch), threads)
     for _ in range(3):
@@ -303,9 +520,10 @@ def weigh(path: Path, runtime: str, threads: int) -> dict[str, Any]:
     return {"file_bytes": path.stat().st_size, "load_s": seconds, "memory": memory}
 
 
-def weigh_in_fresh_process(path: Path, runtime: str, threads: int) -> dict[str, Any]:
+def weigh_in_fresh_process(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> dict[str, Any]:
     """As :func:`weigh`; where the runtime kills the process, this one lives to tell."""
     command = [sys.executable, __file__, str(path), "--weigh", f"--runtime={runtime}", f"--threads={threads}"]
+    command += ["--run-code"] if run_code else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == -4:  # SIGILL
         hint = f"; {PI_HINT}" if runtime == "onnxruntime" else ""
@@ -470,6 +688,8 @@ def check_json(file: Path | None) -> None:
         raise Mistake(f"--json={file}: there is no folder {file.parent}; make it first.")
     if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise Mistake(f"--json={file} is a folder, or may not be written; name another file.")
+    if file.exists():
+        print(f"note: {file} is there and will be written over", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -477,17 +697,17 @@ def run(args: argparse.Namespace) -> None:
     runtimes = [choose_runtime(path, name) for path, name in _each(args.artifacts, args.runtime, "--runtime")]
     checks = _each(args.artifacts, args.check or [None], "--check")
     if args.weigh:
-        return print(json.dumps(weigh(args.artifacts[0], runtimes[0], args.threads[0])))
+        return print(json.dumps(weigh(args.artifacts[0], runtimes[0], args.threads[0], run_code=args.run_code)))
     if args.compare and len(args.artifacts) < 2:
         raise Mistake("--compare takes two artifacts or more; the first is what the others are compared with.")
     check_json(args.json)
     threads = [n for n in args.threads if n <= cores()]
     if not threads:
         raise Mistake(f"--threads={min(args.threads)} is more than the {cores()} cores that this process may use.")
-    models, entries = [], []
+    models, entries, trust = [], [], {"run_code": args.run_code}
     for (path, file), runtime in zip(checks, runtimes):  # noqa: B905, Python 3.9 has no strict=
-        weight = {} if args.check_only else weigh_in_fresh_process(path, runtime, max(threads))
-        model = load(path, runtime, threads[0])
+        weight = {} if args.check_only else weigh_in_fresh_process(path, runtime, max(threads), **trust)
+        model = load(path, runtime, threads[0], **trust)
         beside = path.with_name("check.npz")
         file = file or (beside if args.check_only or beside.exists() else None)
         checked = check(model, file, threads[0]) if file else None
@@ -571,6 +791,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runtime", type=_runtimes, default=["auto"], help=about)
     parser.add_argument("--seconds", type=seconds, default=2.0, help="per artifact, batch and threads: default 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there too")
+    about = (
+        "runs model.py, native.py, native.cpp and .pt2 programs that no exporter wrote: whatever they hold is executed"
+    )
+    parser.add_argument("--run-code", action="store_true", help=about)
     parser.add_argument("--weigh", action="store_true", help=argparse.SUPPRESS)  # load time, memory: see weigh
     try:
         run(parser.parse_args(argv))

@@ -12,12 +12,13 @@ import numpy as np
 
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.errors import UserError
+from tvconv_jax.export import owned
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.precision import Precision
 
 FORMATS = ("onnx", "torch", "native")
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
-CHECK = "check.npz"
+CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
 CHECKED = 8  # pictures kept in check.npz, for the check on the device
 
@@ -52,13 +53,18 @@ def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_folder(out: Path) -> None:
-    """Raises a ``UserError`` if the folder cannot be written, or that which it is made in."""
+    """Refuse a folder that cannot be written, or that holds files in the way which no export wrote.
+
+    Raises:
+        UserError: If it is so; says which file or folder it is.
+    """
     for path in (out, out.parent):
         nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
         if not nearest.is_dir():
             raise UserError(f"--out={out} is no folder: {nearest} is something else; choose another --out.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise UserError(f"--out={out} cannot be written: {nearest} allows no new files; choose another --out.")
+    owned.check_owned(out, (*FILES, CHECK))
 
 
 def check_formats(graph: Graph, formats: Sequence[str]) -> None:
@@ -95,7 +101,8 @@ def write(
     """Writes artifacts and ``check.npz`` into a folder, once all of them answer as they should.
 
     Args:
-        out: The folder; files of ``FILES`` that are there are replaced, or removed where ``formats`` has none such.
+        out: The folder. Files of ``FILES`` that an earlier export wrote are replaced, or removed where ``formats`` has
+            none such; other files of these names are refused.
         graph: What to write.
         metadata: Kept in every artifact.
         formats: Of ``FORMATS``.
@@ -108,7 +115,8 @@ def write(
         What was written.
 
     Raises:
-        UserError: If an artifact answers otherwise; nothing is left behind then.
+        UserError: If an artifact answers otherwise, or a file is in the way that no export wrote; nothing is left
+            behind then.
     """
     output = metadata["output"]["name"]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +134,7 @@ def write(
                         f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
                     )
                 found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
-        np.savez(folder / CHECK, **{"images": images[:CHECKED], output: expected[:CHECKED]})
+        owned.write_check(folder, {"images": images[:CHECKED], output: expected[:CHECKED]})
         _publish(folder, out)
     return found
 
@@ -145,19 +153,23 @@ def _answers(run: Run, images: np.ndarray, expected: np.ndarray) -> tuple[np.nda
 def _publish(folder: Path, out: Path) -> None:
     """Moves every file, each whole or not at all, the one that all are checked with last.
 
-    What an earlier export left and this one did not write is removed: it may be of another model.
+    What an earlier export left and this one did not write is removed: it may be of another model. What no export wrote
+    is refused; it may have come while this one computed.
     """
     out.mkdir(exist_ok=True)
+    owned.check_owned(out, (*FILES, CHECK))
     written = {path.name for path in folder.iterdir()}
     for name in sorted(written):
         if (out / name).is_dir():
             raise UserError(f"--out={out} holds a folder {name}, where a file goes; choose another --out.")
+    owned.begin(folder, out)
     for name in sorted(written - {CHECK}):
         os.replace(folder / name, out / name)
     for name in set(FILES) - written:
         if (out / name).is_file():
             (out / name).unlink()
     os.replace(folder / CHECK, out / CHECK)
+    owned.end(out)
 
 
 def _onnx() -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """What a workdir holds, ready to be exported: the model, its variables, pictures of the run, its verification."""
 
-import json
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from tvconv_jax.data import fundus_batches
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks.embedding import embed_all
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.measured import STRUCTURES
@@ -126,7 +126,7 @@ def _segmentation(config: ConfigDict, workdir: Path, restore: Callable) -> Train
 def _dice(workdir: Path, step: int) -> dict[str, Any]:
     """Of the unseen domain, if ``results.json`` is of that step."""
     try:
-        results = json.loads((workdir / "results.json").read_text())
+        results = parse_json((workdir / "results.json").read_text())
         return {"dice": {name: results[name]["dice"] for name in STRUCTURES}} if results["step"] == step else {}
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended
         return {}

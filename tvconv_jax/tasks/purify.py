@@ -18,12 +18,15 @@ from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.sheet import COLUMNS, write_sheet
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import check_fit_a_line, read_json, replacing, write_json, write_text
+from tvconv_jax.outputs import check_unclaimed
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.workdir import read_config
 
 CHUNK = 2000  # pictures between two writes of the scores
+# What is written, besides scores.json, which comes first.
+WRITTEN = ("scores.npy", "kept.txt", "scores.csv", "histogram.png", "sheet.png", "counts.json")
 BROKEN = -1.0  # in scores.npy: a picture that cannot be decoded; NaN is one that was not scored yet
 
 
@@ -45,10 +48,11 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
         What was kept, and where it lies.
 
     Raises:
-        UserError: If there is no classifier, no set, or ``out`` holds the scores of others.
+        UserError: If there is no classifier, no set, or ``out`` holds the scores of others, or the user's own files.
     """
     if not 0 < threshold < 1:
         raise UserError(f"threshold {threshold} must lie between 0 and 1.")
+    check_unclaimed(out, WRITTEN, marker="scores.json", flag="--out")
     job = _classifier(classifier)
     faces = open_faces(source)
     check_fit_a_line((faces.source.name(index) for index in range(len(faces.labels))), "the list of what is kept")

@@ -144,11 +144,9 @@ def _read(folder: Path) -> Arrays | str:
 
 
 def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
-    """The reference's weights; Lightning names the model ``model.``, its AM-Softmax ``head.``, and DDP ``module.``."""
-    state = {name.removeprefix("module."): value for name, value in read_torch_checkpoint(path).items()}
+    """The reference's weights; Lightning names its AM-Softmax ``head.``."""
+    state = read_torch_checkpoint(path)
     head = state.pop("head.weight", None)
-    if all(name.startswith("model.") for name in state):
-        state = {name.removeprefix("model."): value for name, value in state.items()}
     try:
         variables = from_torch(state, model)
     except ValueError as error:

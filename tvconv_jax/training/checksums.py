@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from tvconv_jax.plain_files import parse_json
+
 NAME = "checksums.json"
 _MARKER = "commit_success.txt"  # Orbax adds it, empty, to what is complete
 
@@ -22,7 +24,7 @@ def fault(folder: Path) -> str | None:
     if not (folder / NAME).exists():
         return None
     try:
-        files = json.loads((folder / NAME).read_text())
+        files = parse_json((folder / NAME).read_text())
         for name, (size, digest) in files.items():
             path = folder / name
             if not path.is_file():

@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from tvconv_jax.files import write_bytes
+from tvconv_jax.plain_files import read_arrays
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.storage import writing
 
@@ -75,6 +76,5 @@ def map_files(workdir: Path) -> dict[int, Path]:
 
 
 def read_maps(file: Path) -> Maps:
-    """What :meth:`MapsLog.write` wrote."""
-    with np.load(file) as content:
-        return dict(content)
+    """Read what :meth:`MapsLog.write` wrote; raises as :func:`read_arrays`."""
+    return read_arrays(file)

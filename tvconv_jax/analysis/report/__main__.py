@@ -1,7 +1,6 @@
 """``python -m tvconv_jax.analysis.report WORKDIR``: the report of a run that ended, again."""
 
 import argparse
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
 from tvconv_jax.errors import UserError, ends_in_one_line
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks import load_task
 from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.workdir import read_config
@@ -45,7 +45,7 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
 
 def _check_files(workdir: Path) -> None:
     """A ``UserError`` if a file that the report reads is damaged."""
-    for name, reads in (("results.json", json.loads), ("metrics.jsonl", lambda text: read_metrics(text.splitlines()))):
+    for name, reads in (("results.json", parse_json), ("metrics.jsonl", lambda text: read_metrics(text.splitlines()))):
         try:
             reads((workdir / name).read_text())
         except (OSError, ValueError):

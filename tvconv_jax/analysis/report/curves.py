@@ -1,6 +1,5 @@
 """Curves of a training from ``metrics.jsonl``."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from tvconv_jax.analysis.report.axes import Axis, log_axis
 from tvconv_jax.analysis.report.html import Html, tag
 from tvconv_jax.analysis.report.plots import MOST_POINTS, Labels, Series, corners, line_chart
+from tvconv_jax.plain_files import parse_json
 
 Metrics = list[dict[str, float]]
 
@@ -18,7 +18,7 @@ NAMES = {"score": "mean"}
 
 def read_metrics(lines: Sequence[str]) -> Metrics:
     """The lines of the log."""
-    return [json.loads(line) for line in lines]
+    return [parse_json(line) for line in lines]
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tvconv_jax.files import write_bytes
+from tvconv_jax.plain_files import read_arrays
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.maps import affinity_maps
 
@@ -52,12 +53,12 @@ def load(workdir: Path) -> Evidence | None:
     """What :func:`save` wrote; ``None`` if there is none, as in a run of an older version."""
     if not (workdir / NAME).exists():
         return None
-    with np.load(workdir / NAME) as file:
-        groups = {
-            group: {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{group}/")}
-            for group in ("affinity", "cosines", "same")
-        }
-        return Evidence(file["learning_rates"], **groups)
+    file = read_arrays(workdir / NAME)
+    groups = {
+        group: {name.partition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")}
+        for group in ("affinity", "cosines", "same")
+    }
+    return Evidence(file["learning_rates"], **groups)
 
 
 def of_run(schedule: Callable[[int], Any], steps: int, params: Mapping[str, Any]) -> Evidence:

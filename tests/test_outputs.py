@@ -1,0 +1,82 @@
+"""What a command finds in the place that the user named is not lost, and not written over without a word."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tvconv_jax import command
+from tvconv_jax.analysis import drawing, sweep
+from tvconv_jax.data import picture
+from tvconv_jax.data.recordio import RecordWriter
+from tvconv_jax.edge import benchmark
+from tvconv_jax.errors import UserError
+from tvconv_jax.tasks import purify
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Makes a file of the user's own."""
+
+    def make(name):
+        (tmp_path / name).write_text("the user's own")
+        return tmp_path / name
+
+    yield make
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} <= {"the user's own"}
+
+
+@pytest.mark.parametrize("name", command.WRITTEN)
+def test_a_workdir_with_files_of_no_run_is_refused(own, name):
+    folder = own(name).parent
+    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --workdir"):
+        command.check_workdir(ConfigDict({}), folder)
+
+
+@pytest.mark.parametrize("name", purify.WRITTEN)
+def test_a_folder_with_files_of_no_purification_is_refused(own, name):
+    folder = own(name).parent
+    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --out"):
+        purify.purify("nowhere", folder, folder)
+
+
+@pytest.mark.parametrize("name", ["report.html", "notes.txt"])
+def test_a_folder_with_files_of_no_sweep_is_refused(own, name):
+    settings = [SimpleNamespace(folder="tvconv")]
+    with pytest.raises(UserError, match=f"holds {name}, which is not of this sweep"):
+        sweep.check_folder(own(name).parent, SimpleNamespace(settings=settings))
+
+
+@pytest.mark.parametrize("name", ["train.rec", "train.idx"])
+def test_a_record_file_and_its_index_are_not_written_over(own, name):
+    folder = own(name).parent
+    with pytest.raises(UserError, match=f"{name} exists and is not written over"):
+        RecordWriter(folder / "train.rec")
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def _picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "picture", lambda: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr("sys.argv", ["picture", f"--out={path}"])
+    picture.main()
+
+
+def _figure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = SimpleNamespace(savefig=lambda file, dpi: None)
+    drawing.save(figure, path.parent, path.stem)
+
+
+def _json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark.check_json(path)
+
+
+@pytest.mark.parametrize("write", [_picture, _figure, _json])
+def test_a_file_that_is_written_over_is_said(write, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.png"
+    write(path, monkeypatch)
+    assert not capsys.readouterr().err
+    path.touch()
+    write(path, monkeypatch)
+    assert capsys.readouterr().err.startswith(f"note: {path} ")

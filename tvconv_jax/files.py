@@ -13,8 +13,10 @@ def user_path(text: str | Path) -> Path:
     """Expand a leading ``~`` of a path that a user gave, in a flag, a config key or an environment variable.
 
     Raises:
-        UserError: If there is no home directory, or no such user.
+        UserError: If it is empty, or there is no home directory, or no such user.
     """
+    if not str(text):
+        raise UserError("a path is empty; name a file or a folder.")
     try:
         return Path(text).expanduser()
     except RuntimeError:

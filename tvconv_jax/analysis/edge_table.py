@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tvconv_jax.analysis.random_models import Subject, answered, folded, write
 from tvconv_jax.analysis.reference_module import Reference
+from tvconv_jax.cli import output_file
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
@@ -220,10 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
     add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
     add("--image-size", type=_side, default=96, help="default: 96")
-    add("--json", type=Path, metavar="FILE", help="writes all figures there too")
+    add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
-        benchmark.check_json(args.json)
         for runtime in args.runtimes:
             benchmark.import_runtime(runtime)
         options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}

@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_lines
 from tvconv_jax.analysis.sweep_runs import Run, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
+from tvconv_jax.cli import output_folder, path_argument
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import write_text
@@ -53,11 +53,6 @@ def check_folder(out: Path, sweep: Sweep) -> None:
     foreign = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
-
-
-def _stop(*_: Any) -> None:
-    print("stopped; the same command goes on.", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
 
 
 def _runs(settings: Sequence[Setting], seeds: Sequence[int], out: Path) -> list[Run]:
@@ -200,11 +195,17 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("sweep", help="a file of configs/sweeps, with arguments for all its configs behind a colon")
-    add("--out", type=Path, default=None, help="folder of the runs; default: runs/<name of the file>")
+    add("--out", type=output_folder, default=None, help="folder of the runs; default: runs/<name of the file>")
     add("--seeds", type=_seeds, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--jobs", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
-    add("--known", type=Path, action="append", default=[], help="sweep.json of runs that ended elsewhere; repeatable")
+    add(
+        "--known",
+        type=path_argument,
+        action="append",
+        default=[],
+        help="sweep.json of runs that ended elsewhere; repeatable",
+    )
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
     add("--markdown", action="store_true", help="prints the table as Markdown")
     add("--dry-run", action="store_true", help="prints the commands that would run")
@@ -219,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args, overrides = _parse(argv)
     path, _, argument = args.sweep.partition(":")
-    out = (args.out or Path("runs", Path(path).stem)).expanduser().absolute()
+    out = (args.out or Path("runs", Path(path).stem)).absolute()
     with ends_in_one_line("the same command goes on."):
         sweep = load_sweep(path)
         check_folder(out, sweep)
@@ -281,5 +282,4 @@ def _run_all(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
     main()

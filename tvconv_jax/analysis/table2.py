@@ -24,7 +24,7 @@ from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import read_json, write_text
 
-OUT = flags.DEFINE_string("out", "runs/table2", "Folder of the runs.")
+OUT = command.define_path("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
 DOMAINS = flags.DEFINE_list("domains", ["1", "2", "3", "4"], "Domains to test on, one after the other.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every fold.")
@@ -52,7 +52,7 @@ def main(_: Sequence[str]) -> None:
     from tvconv_jax.tasks.limits import check_values
 
     logging.set_verbosity(logging.ERROR)
-    out = Path(OUT.value).expanduser().absolute()
+    out = OUT.value.absolute()
     domains, seeds = (_integers(name, flag.value) for name, flag in (("domains", DOMAINS), ("seeds", SEEDS)))
     _check_choices("operators", OPERATORS.value, list_operators("deeplabv3plus"))
     _check_choices("domains", domains, fundus.DOMAINS)

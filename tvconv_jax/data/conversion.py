@@ -17,7 +17,7 @@ from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
 from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_bytes, write_text
+from tvconv_jax.files import user_path, write_bytes, write_text
 
 
 def convert(source: str | Path, target: str | Path) -> str:
@@ -49,7 +49,7 @@ def convert(source: str | Path, target: str | Path) -> str:
             f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {', '.join(faces)} "
             f"into each other; {ways}."
         )
-    return faces[kinds[1]](open_faces(source), Path(str(target).removeprefix(PREFIX)).expanduser())
+    return faces[kinds[1]](open_faces(source), user_path(str(target).removeprefix(PREFIX)))
 
 
 def _to_folder(faces: FaceSet, target: Path) -> str:

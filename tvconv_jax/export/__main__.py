@@ -9,13 +9,9 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 
 import argparse
 import math
-import os
-import signal
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
 
+from tvconv_jax.cli import output_folder, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 
@@ -44,18 +40,13 @@ def _points(text: str) -> float:
     return float(text)
 
 
-def _stop(*_: Any) -> NoReturn:
-    print("stopped; nothing was written.", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="a run of tvconv_jax.main")
-    add("--out", type=Path, required=True, help="folder to write")
+    add("--workdir", type=path_argument, required=True, help="a run of tvconv_jax.main")
+    add("--out", type=output_folder, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     add(
         "--rank",
@@ -82,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from tvconv_jax.export.exporting import export
 
         exported = export(
-            args.workdir.expanduser(),
-            args.out.expanduser().absolute(),
+            args.workdir,
+            args.out.absolute(),
             formats=args.formats,
             rank=args.rank,
             max_loss=args.max_loss,
@@ -96,5 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
     main()

@@ -273,9 +273,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f"a copy moves {figures['copy_gb_per_s']:.0f} GB/s")
         figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
     if args.mode in ("train", None):
-        figures["train"] = bench_train(
-            twin, batch=args.batch or 64, width=args.width or 0.1, depth=args.depth or 1.0, **common
-        )
+        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width or 0.1, depth=depth, **common)
     if args.mode in ("segmentation", None):
         common["image_size"] = args.image_size or 256
         figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=depth, **common)

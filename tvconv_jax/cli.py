@@ -63,7 +63,7 @@ def _stop(number: int, _: Any) -> NoReturn:
 
 def _stop_early(number: int, _: Any) -> NoReturn:
     """Raised in the middle of an import, an exception may be taken for another, or end in C++."""
-    print_error("stopped before anything was begun.")
+    print_error("stopped; nothing was written.")
     os._exit(130 if number == signal.SIGINT else os.EX_TEMPFAIL)
 
 

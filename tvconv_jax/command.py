@@ -55,7 +55,7 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
 
 def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
     """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
-    old, new = _flat(complete(run)), _flat(json.loads(config.to_json()))
+    old, new = flat(complete(run)), flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
@@ -77,11 +77,12 @@ def config_of(arguments: Sequence[str]) -> ConfigDict:
         return ConfigDict(own.config.to_dict())
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Flattens a nested dictionary: values by the names on their way, with dots."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def keep_compiled_programs(cache: Path) -> None:

@@ -29,12 +29,12 @@ from rich.console import Console
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_lines
-from tvconv_jax.analysis.sweep_runs import Run, train_all
+from tvconv_jax.analysis.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
 from tvconv_jax.cli import output_folder, path_argument
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import write_text
+from tvconv_jax.files import user_path, write_text
 from tvconv_jax.training.storage import lock
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
@@ -219,10 +219,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args, overrides = _parse(argv)
-    path, _, argument = args.sweep.partition(":")
-    out = (args.out or Path("runs", Path(path).stem)).absolute()
-    with ends_in_one_line("the same command goes on."):
-        sweep = load_sweep(path)
+    name, _, argument = args.sweep.partition(":")
+    with ends_in_one_line("nothing was trained." if args.show or args.dry_run else "the same command goes on."):
+        path = user_path(name)
+        out = (args.out or Path("runs", path.stem)).absolute()
+        sweep = load_sweep(str(path))
         check_folder(out, sweep)
         failed = _run_all(args, sweep, out, argument, overrides)
     if failed:
@@ -235,6 +236,7 @@ def _run_all(
     """Trains what is missing and prints the table; what went wrong, run by run."""
     runs = _runs(sweep.settings, args.seeds, out)
     wanted = chosen(sweep, args.settings)
+    check_overrides(wanted, argument, overrides)
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
     record = out / "sweep.json"
     lines = {}

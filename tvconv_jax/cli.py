@@ -1,6 +1,7 @@
 """Command lines: how a command begins and is stopped, and the types of its path arguments."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from tvconv_jax.errors import Stopped, UserError, as_line, print_error
 from tvconv_jax.files import user_path
 
 TFDS = "tfds:"  # before the name of a TFDS set, where a path may stand as well
+MAX_INTEGER = 2**31 - 1  # of seeds and counts
+MAX_SIDE = 65535  # of a JPEG
 Parsed = TypeVar("Parsed")
 
 
@@ -105,6 +108,45 @@ def target_argument(text: str) -> str:
     path = path_argument(text)
     _argument(check_output_folder, path.absolute().parent)
     return str(path)
+
+
+def integer(least: int, most: int = MAX_INTEGER) -> Callable[[str], int]:
+    """Make a parser of whole numbers in a range, for argparse."""
+
+    def parse(text: str) -> int:
+        value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Make a parser of finite numbers in a range, for argparse.
+
+    Args:
+        least: The least; with ``above``, what it must be greater than.
+        most: The greatest.
+        above: See ``least``.
+    """
+    rule = f"be greater than {least:g}" if above else f"be {least:g} or more"
+    rule += ", and finite" if most == math.inf else f", and at most {most:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or value == math.inf or (above and value == least):
+            raise argparse.ArgumentTypeError(f"{text!r} must {rule}")
+        return value
+
+    return parse
+
+
+image_size = integer(8, MAX_SIDE)
+seconds = number(0, above=True)
 
 
 def _argument(parse: Callable[[Any], Parsed], value: Any) -> Parsed:

@@ -68,6 +68,8 @@ def as_line(
     if isinstance(error, OSError):
         told = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         return f"error: {told}; {after}", 1
+    if isinstance(error, MemoryError):
+        return f"error: there is not enough memory for this ({error or 'no more is known'}); {after}", 1
     if (missing := _missing_backend(error)) is not None:
         return f"error: {missing}", 2
     return None

@@ -203,7 +203,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("workdirs", nargs="+", type=path_argument, metavar="WORKDIR", help="runs of one model that differ by seed")
     add("--ranks", type=_ranks, default=["exact", "1", "2", "3"], help="default: exact,1,2,3")
     add("--precisions", type=_precisions, default=list(PRECISIONS), help="default: float32,float16,int8")
-    add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
+    add(
+        "--fine-tune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="batches to learn from after truncation; default 0",
+    )
     add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     command.keep_compiled_programs(cache_dir())

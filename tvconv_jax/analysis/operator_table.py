@@ -28,7 +28,7 @@ from tvconv_jax.analysis.edge_table import parse_batches
 from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.analysis.sweep import Run, check_folder, read
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, load_sweep
-from tvconv_jax.cli import output_file, output_folder, path_argument
+from tvconv_jax.cli import number, output_file, output_folder, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", default="configs/sweeps/figure6.py", help="its file; default: configs/sweeps/figure6.py")
     add("--out", type=output_folder, default=None, metavar="DIR", help="keeps the artifacts there; default: nowhere")
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
-    add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
+    add("--seconds", type=number(0), default=1.0, help="per row, batch and number of threads; default 1")
     add("--json", type=output_file, metavar="FILE", help="default: operator_table.json in the sweep's folder")
     return parser
 

@@ -11,11 +11,21 @@ A set is a folder of ``<identity>/*.jpg``, a ``.rec``, ``tfds:NAME``, or for ver
 """
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvconv_jax.cli import TFDS, output_file, output_folder, path_argument, source_argument, target_argument
+from tvconv_jax.cli import (
+    TFDS,
+    image_size,
+    integer,
+    number,
+    output_file,
+    output_folder,
+    path_argument,
+    seconds,
+    source_argument,
+    target_argument,
+)
 from tvconv_jax.errors import ends_in_one_line
 
 GOES_ON = "the same command goes on."
@@ -53,18 +63,6 @@ def _speed(args: argparse.Namespace) -> str:
     return speed(args.sources, side=args.size, seconds=args.seconds)
 
 
-def _side(text: str) -> int:
-    if not text.isdigit() or int(text) < 8:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 8")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be greater than 0, and finite")
-    return float(text)
-
-
 def _picture(text: str) -> Path:
     from PIL import Image
 
@@ -90,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--tests", nargs="*", type=source_argument, default=[], help="more test sets or lists, to look for overlap with"
     )
-    command.add_argument("--size", type=_side, default=112, help="side that pictures should have; default 112")
+    command.add_argument("--size", type=image_size, default=112, help="side that pictures should have; default 112")
     command.add_argument("--sheet", type=_picture, help="picture to write: what stands out, and a sample of the rest")
-    command.add_argument("--seed", type=int, default=0, help="of that sample")
+    command.add_argument("--seed", type=integer(0), default=0, help="of that sample")
     command.add_argument("--every-name", action="store_true", help="tell all names of what was found, not ten")
 
     command = add("convert", _convert, "from one format into another, byte for byte")
@@ -107,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "landmarks", type=path_argument, help="list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth)"
     )
     command.add_argument("target", type=output_folder, help="folder to write")
-    command.add_argument("--size", type=_side, default=112, help="side of the aligned faces: 112 (default) or 96")
+    command.add_argument("--size", type=image_size, default=112, help="side of the aligned faces: 112 (default) or 96")
 
     command = add("purify", _purify, "lists what a frontal classifier would keep of a training set", GOES_ON)
     command.add_argument("source", type=source_argument, help="folder of identities, .rec or tfds:NAME")
@@ -115,19 +113,21 @@ def _parser() -> argparse.ArgumentParser:
         "--classifier", type=path_argument, default="runs/frontal", help="workdir of configs/frontal.py"
     )
     command.add_argument("--out", type=output_folder, default="runs/purify", help="workdir to write")
-    command.add_argument("--threshold", type=float, default=0.5, help="least probability of being frontal; default 0.5")
+    command.add_argument(
+        "--threshold", type=number(0, 1), default=0.5, help="least probability to be frontal; default 0.5"
+    )
 
     command = add("speed", _speed, "pictures a second of decoders and of the whole pipeline")
     command.add_argument("sources", nargs="+", type=source_argument, help="folder of identities, .rec or tfds:NAME")
-    command.add_argument("--size", type=_side, default=96, help="side to which pictures are brought; default 96")
-    command.add_argument("--seconds", type=_seconds, default=3.0, help="that each measurement lasts; default 3")
+    command.add_argument("--size", type=image_size, default=96, help="side to which pictures are brought; default 96")
+    command.add_argument("--seconds", type=seconds, default=3.0, help="that each measurement lasts; default 3")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args = _parser().parse_args(argv)
-    if args.run is _convert and not args.target.startswith(TFDS) and Path(args.target).suffix not in (".bin", ".idx"):
+    if args.run is _convert and not (args.target.startswith(TFDS) or args.target.endswith((".bin", ".idx"))):
         args.after = GOES_ON  # loose pictures and records; the others are written whole or not at all
     with ends_in_one_line(args.after):
         print(args.run(args))

@@ -8,10 +8,9 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 
-from tvconv_jax.cli import output_folder, path_argument
+from tvconv_jax.cli import number, output_folder, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 
@@ -34,12 +33,6 @@ def _rank(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{error}, or exact or auto") from None
 
 
-def _points(text: str) -> float:
-    if not 0 <= float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be 0 or more, and finite")
-    return float(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,8 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         default="exact",
         help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10: 1, and 10 layers of one kernel each",
     )
-    add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
-    add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
+    add("--max-loss", type=number(0), help="points of mean accuracy that auto may lose; default 0.2")
+    add(
+        "--fine-tune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="batches to learn from after truncation; default 0",
+    )
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
     add(
         "--lowering",

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.cli import output_folder
+from tvconv_jax.cli import integer, output_folder
 from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import write_json
 from tvconv_jax.training import checksums
@@ -260,9 +260,9 @@ def _told(one: Round) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25, help="how often it is killed")
+    parser.add_argument("--rounds", type=integer(0), default=25, help="how often it is killed")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that share its devices; default 2")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the moments")
     parser.add_argument("--out", type=output_folder, required=True, help="a folder that is not there yet")
     options = parser.parse_args(arguments)
     try:

@@ -158,13 +158,15 @@ def test_what_stops_a_command_is_one_line(error, line, code, capsys, monkeypatch
 
 
 def test_a_gpu_that_is_not_there_is_one_line(capsys, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-
-    def backends():  # as jax._src.xla_bridge, which skips CUDA where it sees no GPU
+    def devices():  # as JAX, which skips CUDA where it sees no GPU
         raise AssertionError
 
+    with pytest.raises(AssertionError), ends_in_one_line("nothing was written."):
+        raise AssertionError  # of ours: there are devices
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("jax.devices", devices)
     with pytest.raises(SystemExit, match="2"), ends_in_one_line("nothing was written."):
-        backends()
+        devices()
     assert "JAX_PLATFORMS=cuda finds no such devices on this machine; unset JAX_PLATFORMS" in capsys.readouterr().err
     with pytest.raises(AssertionError), ends_in_one_line("nothing was written."):
         raise AssertionError("a fault of ours")

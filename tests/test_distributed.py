@@ -233,8 +233,6 @@ time.sleep(60)
 
 # Tests that run in the background ignore Ctrl-C, and a shell cannot trap what was ignored before it.
 HEARING = "import os, signal as s, sys; [s.signal(n, s.SIG_DFL) for n in (1, 2)]; os.execv(sys.argv[1], sys.argv[1:])"
-    "import os, signal, sys; [signal.signal(s, signal.SIG_DFL) for s in (2, 1)]; os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):

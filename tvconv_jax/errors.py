@@ -80,11 +80,9 @@ def _missing_backend(error: BaseException) -> str | None:
 
     That is a ``RuntimeError``, or a bare ``AssertionError`` where CUDA is asked for and there is no GPU.
     """
-    text, trace = str(error), error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    asserted = isinstance(error, AssertionError) and trace and trace.tb_frame.f_code.co_name.endswith("backends")
-    if not asserted and not (isinstance(error, RuntimeError) and text.startswith(_NO_BACKEND)):
+    text = str(error)
+    bare = isinstance(error, AssertionError) and not text and _has_no_devices()
+    if not bare and not (isinstance(error, RuntimeError) and text.startswith(_NO_BACKEND)):
         return None
     asked = {name: os.environ[name] for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)}
     given = " ".join(f"{name}={value}" for name, value in asked.items()) or "JAX"
@@ -92,6 +90,14 @@ def _missing_backend(error: BaseException) -> str | None:
     reason = text.partition(" (set JAX_PLATFORMS")[0].partition("\n")[0].rstrip(".")
     reason = f" ({reason})" if reason else ""
     return f"{given} finds no such devices on this machine{reason}; {way_out}, or install JAX for these devices."
+
+
+def _has_no_devices() -> bool:
+    """Whether JAX, if it is loaded, has no devices at all."""
+    try:
+        return "jax" in sys.modules and not sys.modules["jax"].devices()
+    except (AssertionError, RuntimeError):
+        return True
 
 
 @contextmanager

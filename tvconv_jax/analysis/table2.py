@@ -46,6 +46,8 @@ class Fold(NamedTuple):
 
 
 def main(_: Sequence[str]) -> None:
+    import jax
+
     from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
     from tvconv_jax.data.records import cache_dir
     from tvconv_jax.models.registry import list_operators
@@ -62,6 +64,7 @@ def main(_: Sequence[str]) -> None:
         check_values(config)
         command.check_workdir(config, _workdir(out, fold))
     results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
+    jax.devices()  # that there are none is a mistake of the whole table, not a fold's
     command.keep_compiled_programs(cache_dir())
     failed = {}
     for number, (fold, config) in enumerate(configs.items(), start=1):

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,11 +145,16 @@ def train_all(
                 ended()
     finally:
         reporter.stop(activity)
-        for process in going:
-            process.terminate()
-        for process in going:
-            process.wait()
+        _end(going)
     return failed
+
+
+def _end(processes: Iterable[subprocess.Popen]) -> None:
+    """Asks processes to save and end, and waits for them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _going_on(runs: Sequence[Run]) -> str:

@@ -272,12 +272,14 @@ def test_the_home_directory_stands_for_a_tilde_everywhere(monkeypatch, tmp_path)
 def test_what_cannot_be_written_is_told_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
     for parse, name, words in (
         (cli.output_file, "no/such/x.png", "there is no folder"),
         (cli.output_file, "file/x.png", "there is no folder"),
         (cli.output_file, "folder", "is a folder; name a file"),
         (cli.output_file, "x" * 300, "cannot be written"),
         (cli.output_folder, "file", "is not a folder"),
+        (cli.output_folder, "dangling/a", "is not a folder"),
         (cli.output_folder, "file/a/b", "is not a folder"),
         (cli.target_argument, "file/a.rec", "is not a folder"),
     ):

@@ -190,7 +190,7 @@ def check_output_folder(path: Path) -> Path:
     """
     try:
         there = path.absolute()
-        while not there.exists() and there != there.parent:
+        while not (there.exists() or there.is_symlink()):
             there = there.parent
         if not there.is_dir():
             raise UserError(f"{path} cannot be made: {there} is not a folder; name another folder.")

@@ -10,7 +10,7 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 import argparse
 from collections.abc import Sequence
 
-from tvconv_jax.cli import number, output_folder, path_argument
+from tvconv_jax.cli import number, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--workdir", type=path_argument, required=True, help="a run of tvconv_jax.main")
-    add("--out", type=output_folder, required=True, help="folder to write")
+    add("--out", type=path_argument, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     add(
         "--rank",

@@ -2,7 +2,7 @@
 # Runs a command in N processes on the CPUs of this machine, as one run:
 #     launch/local_processes.sh N [--dry-run] -- python -m tvconv_jax.main --config=configs/face_mb01.py --workdir=DIR
 # The environment tells each its place. What process 0 prints is shown; what the others print goes to files, in
-# DIR/processes where the command names a --workdir. Ctrl-C and SIGTERM go to all of them; when one fails the others are
+# DIR/processes where the command names a --workdir. Ctrl-C, SIGTERM and SIGHUP go to all of them; when one fails the others are
 # ended too, and its exit code is this script's.
 set -uo pipefail
 
@@ -34,6 +34,7 @@ pids=()
 tell() { for pid in ${pids[@]+"${pids[@]}"}; do kill "-$1" "$pid" 2>/dev/null; done; }
 trap "tell INT" INT
 trap "tell TERM" TERM
+trap "tell HUP" HUP  # which is not set under nohup, where HUP is ignored
 
 for ((i = 0; i < number; i++)); do
   place=(JAX_PLATFORMS=cpu TVCONV_JAX_COORDINATOR="127.0.0.1:$port" TVCONV_JAX_PROCESSES="$number" TVCONV_JAX_PROCESS="$i")

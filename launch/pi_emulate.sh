@@ -47,7 +47,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 benchmark=$here/../tvconv_jax/edge/benchmark.py
 python=${PYTHON:-$here/../.venv/bin/python}
 [ -x "$python" ] || python=$(command -v "${PYTHON:-python3}") || fail "no python3; name one that has pip: PYTHON=..."
-cache=${TVCONV_JAX_CACHE:-$HOME/.cache/tvconv_jax}/pi
+cache=${TVCONV_JAX_CACHE:-${HOME:-}/.cache/tvconv_jax}/pi
+[ "${cache#\~/}" = "$cache" ] || cache=${HOME:-}/${cache#\~/}
 log=$cache/log.txt root=$cache/root site=$cache/site-$ONNXRUNTIME
 
 # apt with lists, cache and architecture of its own, so that the machine's are as they were.

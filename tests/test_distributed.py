@@ -224,6 +224,7 @@ if sys.argv[1] == "fail" and i == "1":
         time.sleep(0.01)
     sys.exit(7)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGHUP, lambda *_: sys.exit(75))
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 open(f"{sys.argv[2]}/{i}", "w").close()
 time.sleep(60)
@@ -231,7 +232,7 @@ time.sleep(60)
 
 
 # Tests that run in the background ignore Ctrl-C, and a shell cannot trap what was ignored before it.
-HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+HEARING = "import os, signal as s, sys; [s.signal(n, s.SIG_DFL) for n in (1, 2)]; os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
@@ -242,7 +243,7 @@ def test_local_processes_ends_all_if_one_fails_with_its_code(tmp_path):
     assert (tmp_path / "processes" / "2.txt").read_text() == "process 2 of 3\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
 def test_local_processes_hands_a_signal_to_all(tmp_path, number, code):
     command = [sys.executable, "-c", HEARING, SCRIPT, "2", "--", sys.executable, "-c", PROGRAM, "wait", tmp_path]
     script = subprocess.Popen(command)

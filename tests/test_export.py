@@ -610,7 +610,7 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
         (["--workdir={run}", "--rank=2:18"], "rank 2:18 has 18 plain layers; of this model"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
-        (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "nan must be 0 or more, and finite"),
+        (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "'nan' must be 0 or more, and finite"),
         (
             ["--workdir={run}", "--rank=1", "--lowering=unfold"],
             "--lowering=unfold is none that this model has at this --rank: auto, sums, convs, sums-blocks, ",

@@ -115,7 +115,10 @@ def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp
         (["models", "--runtimes=ncnn"], "'ncnn' is unknown; there are: onnxruntime"),
         (["lowerings", "--runtimes=native"], "lowerings are of ONNX files; name onnxruntime or openvino."),
         (["models", "--batch=0"], "0 must be at least 1"),
-        (["models", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
+        (
+            ["models", "--json=nowhere/a.json"],
+            "--json: nowhere/a.json: there is no folder nowhere; make it first.",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, capsys):
@@ -174,7 +177,10 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
             ["nowhere", "--ranks=0"],
             "plain layers 1:10, 2:10, ..., or exact",
         ),
-        (["nowhere", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
+        (
+            ["nowhere", "--json=nowhere/a.json"],
+            "--json: nowhere/a.json: there is no folder nowhere; make it first.",
+        ),
         (["nowhere", "--fine-tune=-1"], "--fine-tune=-1 must be at least 0"),
         (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),
     ],

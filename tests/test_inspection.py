@@ -147,8 +147,8 @@ def test_pictures_that_viewers_turn_are_found(faces, capsys):
     ("arguments", "words"),
     [
         (["inspect", "faces", "--sheet=sheet"], "sheet must end as a picture does: .png, .jpg"),
-        (["align", "a", "b", "c", "--size=0"], "0 must be a whole number, at least 8"),
-        (["speed", "faces", "--seconds=0"], "0 must be greater than 0, and finite"),
+        (["align", "a", "b", "c", "--size=0"], "'0' must be a whole number from 8"),
+        (["speed", "faces", "--seconds=0"], "'0' must be greater than 0, and finite"),
     ],
 )
 def test_numbers_and_names_are_looked_at_first(arguments, words, capsys):

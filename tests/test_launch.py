@@ -1,5 +1,6 @@
 """The scripts that measure on a Raspberry Pi and try artifacts on an emulated one, without either."""
 
+import ast
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ PYTHON = f"""#!/bin/bash
 case $2 in
   venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/made" ;;
   pip) echo "pip ${{*: -2}}" >> "$LOG"; touch installed ;;
+  *version_info*) exec "${{HOST_PYTHON:-{sys.executable}}}" "$@" ;;
   *) [ -e installed ] && exec {sys.executable} "$@" ;;
 esac
 """
@@ -103,6 +105,30 @@ def test_pi_copies_runs_and_brings_the_figures_home(tmp_path, models, host, monk
     assert figures["files"] == ["models/depthwise/check.npz", "models/depthwise/model.onnx"]
 
 
+@pytest.mark.parametrize(("version", "words"), [("3.8", "has Python 3.8.1, and"), ("", "has no python3, and")])
+def test_pi_says_which_python_it_needs_before_anything_is_copied(tmp_path, models, host, version, words):
+    said = f'if [ "$1" = --version ]; then echo Python {version}.1; else exit 1; fi' if version else "exit 127"
+    (tmp_path / "bin/python3").write_text(f"#!/bin/bash\n{said}\n")
+    done = run("pi.sh", "berry", models, **host)
+    assert done.returncode == 2 and words in done.stderr and "needs Python 3.9 or later" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert Path(host["LOG"]).read_text() == "ssh berry\n" and not list(Path(host["FAKE_HOME"]).iterdir())
+
+
+def test_pi_takes_the_last_onnxruntime_that_python_39_has(tmp_path, models, host, monkeypatch):
+    copied_scripts(tmp_path, monkeypatch)
+    old = tmp_path / "old"
+    old.write_text(f'#!/bin/bash\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); ${{@: -1}}"\n')
+    old.chmod(0o755)
+    assert run("pi.sh", "berry", models, **host, HOST_PYTHON=str(old)).returncode == 0
+    assert "pip numpy onnxruntime==1.19.2" in Path(host["LOG"]).read_text().splitlines()
+
+
+@pytest.mark.parametrize("file", ["edge/benchmark.py", "export/native.py"])
+def test_what_is_copied_is_python_39(file):
+    ast.parse((LAUNCH.parent / "tvconv_jax" / file).read_text(), feature_version=(3, 9))
+
+
 def test_pi_takes_the_native_engine_along(tmp_path, models, host, monkeypatch):
     copied_scripts(tmp_path, monkeypatch)
     for name in ("native.py", "native.cpp"):
@@ -131,7 +157,7 @@ def test_pi_dry_run_only_prints(models, host):
     assert done.returncode == 0 and not Path(host["LOG"]).exists()
     for expected in (
         "# copied: ./tvconv_jax_benchmark/models/tvconv/model.onnx",
-        "onnxruntime==1.20.1",
+        'else "1.20.1"',
         "benchmark.py models/depthwise/model.onnx models/tvconv/model.onnx --batch=1 --json=figures.json",
         f"scp -q berry:tvconv_jax_benchmark/figures.json {models}/berry.json",
     ):

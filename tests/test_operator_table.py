@@ -102,7 +102,10 @@ def test_every_operator_has_a_paper_in_the_table():
         (["tests"], "which is not of this sweep; choose another --out, or move it away."),
         (["tests", "--sweep=configs/sweeps/table9.py"], "there is no file configs/sweeps/table9.py; beside it are:"),
         (["tests", "--batch=0"], "0 must be at least 1"),
-        (["tests", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere; make it first."),
+        (
+            ["tests", "--json=nowhere/a.json"],
+            "--json: nowhere/a.json: there is no folder nowhere; make it first.",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, capsys):

@@ -15,7 +15,7 @@ import pytest
 
 from tvconv_jax.analysis import sweep, sweep_runs
 from tvconv_jax.analysis.sweep_file import Setting
-from tvconv_jax.analysis.sweep_runs import Run, shares_of_cores, train_all
+from tvconv_jax.analysis.sweep_runs import Run, check_overrides, shares_of_cores, train_all
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.errors import UserError
 from tvconv_jax.tasks.face import FaceJob
@@ -124,11 +124,35 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
     said = capsys.readouterr()
     assert said.err.startswith("error: unknown config key: momentun Did you mean 'momentum'") and not said.out
     assert not (tmp_path / "out").exists()
-    for key, words in (("train.log_every=0", "train.log_every 0 must be"), ("model.hidden_channels=0", "at least 1")):
+    for key, words in (("train.log_every=0", "train.log_every 0 must be"), ("model.affinity_channels=0", "at least 1")):
         with pytest.raises(SystemExit, match="2"):
             sweep.main([two, f"--out={tmp_path / 'out'}", f"--config.{key}"])
         said = capsys.readouterr()
         assert words in said.err and not said.out
+
+
+@pytest.mark.parametrize(
+    ("behind_the_colon", "override", "words"),
+    [
+        ("", "--config.seed=5", "--config.seed=5: a sweep gives every run its seed; name them with --seeds"),
+        (":seed=5", "", "seed=5: a sweep gives every run its seed"),
+        ("", "--config.model.hidden_channels=8", "the sweep sets model.hidden_channels itself, for 'tvconv'"),
+        ("", "--config.model.operator=tvconv", "the sweep sets model.operator itself, for 'other'"),
+        ("", "--config.model.nothing=4", "unknown config key"),
+    ],
+)
+def test_what_a_sweep_sets_run_by_run_is_not_set_for_all(two, tmp_path, capsys, behind_the_colon, override, words):
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main([f"{two}{behind_the_colon}", f"--out={tmp_path / 'out'}", "--dry-run", *filter(None, [override])])
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_rows_that_are_told_apart_by_their_files_stay_apart():
+    rows = [sweep.Setting(width, f"configs/face_mb{width}.py") for width in ("01", "02")]
+    with pytest.raises(UserError, match="'01' and '02' would be the same run"):
+        check_overrides(rows, "smoke", ["--config.model.width=0.5"])
+    check_overrides(rows, "smoke", ["--config.model.affinity_channels=2"])
 
 
 def test_commands_in_one_folder_keep_each_others_lines(two, faked, tmp_path, monkeypatch, capsys):

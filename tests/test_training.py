@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import write_json
+from tvconv_jax.progress import Reporter
 from tvconv_jax.recipes import face_config
 from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
 from tvconv_jax.tasks.run import run as start
@@ -124,6 +126,7 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", score
             state, progress = loop.fit(state, progress, task, plan, mesh, checkpoints, log, line)
         finally:
             log.close()
+            line.close()
     return np.asarray(state.params["w"]), progress, logged(workdir)
 
 
@@ -182,10 +185,32 @@ def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_pa
     line.update(TIMED + 1, 1.0)
     now = 2.0
     assert measured_speed(line, results) == TIMED * 4 / 2
+    line.close()
+
+
+def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    reporter = Reporter(clock=lambda: clock.now, threaded=False)
+    monkeypatch.setattr("tvconv_jax.training.logging.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tvconv_jax.training.logging.reporter", reporter)
+
+    def said(now):
+        clock.now = now
+        reporter.poll()
+        return capsys.readouterr().out
+
+    with closing(ProgressLine(100, 4)) as line:
+        assert said(45) == "compiling the training step, 0:45 so far\n" and said(60) == ""
+        line.update(1, 9.0)
+        clock.now = 70
+        line.update(11, 2.5)
+        assert said(80) == "step 11/100  loss 2.500  0 img/s  29:40 left\n"
+    assert said(999) == ""
 
 
 def test_a_line_is_printed_as_it_is(capsys):
-    ProgressLine(12, 4).print("/data/[casia]/img[a].jpg cannot be decoded")
+    with closing(ProgressLine(12, 4)) as line:
+        line.print("/data/[casia]/img[a].jpg cannot be decoded")
     assert capsys.readouterr().out == "/data/[casia]/img[a].jpg cannot be decoded\n"
 
 
@@ -197,7 +222,7 @@ def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
     assert threading.current_thread() is threading.main_thread()
 
@@ -205,8 +230,12 @@ def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
         if step == 4:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match="after step 4 of 12, and saved; the same command goes on") as stopped:
-        run(tmp_path / "run", on_step=interrupt)
+    before = signal.signal(number, signal.default_int_handler)  # not ignored, whatever started the tests
+    try:
+        with pytest.raises(Interrupted, match="after step 4 of 12, and saved; the same command goes on") as stopped:
+            run(tmp_path / "run", on_step=interrupt)
+    finally:
+        signal.signal(number, before)
     assert stopped.value.code == code
     np.testing.assert_array_equal(run(tmp_path / "run")[0], run(tmp_path / "whole")[0])
 

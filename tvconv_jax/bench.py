@@ -15,7 +15,6 @@ Bandwidths of operators are bytes that must be moved, every array once, over the
 
 import argparse
 import json
-import pathlib
 import platform
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 from tvconv_jax import bench_ours
 from tvconv_jax.bench_timing import Call, Wait, copy_bandwidth, interleaved
 from tvconv_jax.checks import FIELDS
+from tvconv_jax.cli import image_size, integer, output_file
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -227,16 +227,9 @@ def hardware() -> str:
     return f"{name}, {cores()} cores; jax {jax.__version__} ({device.platform}), Python {platform.python_version()}"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value
-
-
 def _depth(text: str) -> float:
-    value = float(text)
     try:
+        value = float(text)
         FIELDS["depth"].check("depth", value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
@@ -247,15 +240,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
     parser.add_argument("mode", nargs="?", choices=("operator", "train", "segmentation"), help="default: all")
-    parser.add_argument("--batch", type=_positive, help="images: default 32 (operator), 64 (train), 8 (segmentation)")
-    parser.add_argument("--runs", type=_positive, default=7, help="timed turns of each call: default 7")
-    parser.add_argument("--image-size", type=_positive, help="grids scale with it: default 96, 256 (segmentation)")
-    parser.add_argument("--width", type=float, default=0.1, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
-    parser.add_argument("--depth", type=_depth, default=1.0, help="of the models, in train, segmentation: default 1")
+    parser.add_argument("--batch", type=integer(1), help="images: default 32 (operator), 64 (train), 8 (segmentation)")
+    parser.add_argument("--runs", type=integer(1), default=7, help="timed turns of each call: default 7")
+    parser.add_argument("--image-size", type=image_size, help="default 96, 256 (segmentation)")
+    parser.add_argument("--width", type=float, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
+    parser.add_argument("--depth", type=_depth, help="of the models, in train, segmentation: default 1")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of both sides: default float32")
     parser.add_argument("--twin", default="eager", choices=("eager", "compiled"), help="PyTorch's way: default eager")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes all figures there too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
+    for name, modes in (("width", ("train", None)), ("depth", ("train", "segmentation", None))):
+        if getattr(args, name) is not None and args.mode not in modes:
+            parser.error(f"--{name} does nothing in {args.mode}; leave it out")
     with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
         benchmark.check_json(args.json)
         if args.batch == 1 and args.mode != "operator":
@@ -270,16 +266,17 @@ def _run(args: argparse.Namespace) -> None:
     print(f"import flax.linen {flax_seconds:.2f} s, import tvconv_jax {our_seconds:.2f} s more")
     print("ratio: PyTorch's time / ours (milliseconds of ours, of PyTorch's); of operators also GB/s of ours")
     figures: dict[str, Any] = {"hardware": hardware(), "twin": about_twin, "import_s": our_seconds}
+    depth = args.depth or 1.0
     common = {"image_size": args.image_size or 96, "precision": args.precision, "runs": args.runs}
     if args.mode in ("operator", None):
         figures["copy_gb_per_s"] = copy_bandwidth(args.runs) / 1e9
         print(f"a copy moves {figures['copy_gb_per_s']:.0f} GB/s")
         figures["operator"] = bench_operator(twin, batch=args.batch or 32, **common)
     if args.mode in ("train", None):
-        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width, depth=args.depth, **common)
+        figures["train"] = bench_train(twin, batch=args.batch or 64, width=args.width or 0.1, depth=depth, **common)
     if args.mode in ("segmentation", None):
         common["image_size"] = args.image_size or 256
-        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=args.depth, **common)
+        figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=depth, **common)
     if args.json:
         write_text(args.json, json.dumps(figures, indent=1) + "\n")
 

@@ -4,19 +4,19 @@ import contextlib
 import functools
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tvconv_jax.errors import Interrupted, TrainingError, UserError
-from tvconv_jax.files import read_json
+from tvconv_jax import cli
+from tvconv_jax.errors import Interrupted, UserError, as_line, print_error
+from tvconv_jax.files import read_json, user_path
 from tvconv_jax.outputs import check_unclaimed
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.training import steps
@@ -60,7 +60,7 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
 
 def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
     """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
-    old, new = _flat(complete(run)), _flat(json.loads(config.to_json()))
+    old, new = flat(complete(run)), flat(json.loads(config.to_json()))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
@@ -79,18 +79,19 @@ def config_of(arguments: Sequence[str]) -> ConfigDict:
     Raises:
         UserError: If there is no such file, argument, key or value.
     """
-    own, argv = flags.FlagValues(), ["config_of", *arguments]
+    own, argv = flags.FlagValues(), ["config_of", *map(_expanded, arguments)]
     config_flags.DEFINE_config_file("config", sys_argv=argv, flag_values=own)
     with _mistakes_as_user_errors():
         own(argv)
         return ConfigDict(own.config.to_dict())
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Flattens a nested dictionary: values by the names on their way, with dots."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def keep_compiled_programs(cache: Path) -> None:
@@ -99,6 +100,39 @@ def keep_compiled_programs(cache: Path) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+class _PathParser(flags.ArgumentParser):
+    """A path on the command line; ``~`` is the home directory."""
+
+    def parse(self, argument: str | Path) -> Path:
+        try:
+            return user_path(argument)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, default: str | None, text: str) -> flags.FlagHolder:
+    """Defines a flag whose value is a :class:`pathlib.Path`, or ``None``."""
+    return flags.DEFINE(_PathParser(), name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> None:
+    """Raises a ``UserError`` if a flag is given that the mode does not read.
+
+    Args:
+        mode: What the command does.
+        read_by: Flags that not every mode reads, by the modes that do.
+    """
+    for modes, names in read_by.items():
+        for name in names:
+            if mode not in modes and flags.FLAGS[name].present:
+                raise UserError(
+                    f"--{name} does nothing with --mode={mode}, only with {' or '.join(modes)}; leave it out."
+                )
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
@@ -111,13 +145,19 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _parsed(arguments: Sequence[str]) -> Sequence[str]:
-    rest = flags.FLAGS(arguments)
+    rest = flags.FLAGS([_expanded(argument) for argument in arguments])
     if len(rest) > 1:
         raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
     if not CONFIG.value:
         raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
     dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
     return rest
+
+
+def _expanded(argument: str) -> str:
+    """A config file's ``~``, which no shell expands behind ``--config=``."""
+    name, given, value = argument.partition("=")
+    return f"{name}={user_path(value)}" if given and name.lstrip("-") == "config" and value[:1] == "~" else argument
 
 
 @contextlib.contextmanager
@@ -133,43 +173,28 @@ def _mistakes_as_user_errors() -> Iterator[None]:
 
 
 def _fail(error: Exception | str, code: int, *, hurry: bool = False) -> None:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print_error(f"error: {error}")
     (_leave if hurry else sys.exit)(code)
 
 
-def _stopped(number: int, _: Any) -> NoReturn:
-    """SIGTERM where the loop does not listen: before the first step and after the last one."""
-    _fail("stopped outside training, with nothing to save; the same command goes on.", os.EX_TEMPFAIL, hurry=True)
-
-
-def _ends_well(main: Callable, arguments: Sequence[str]) -> None:
-    signal.signal(signal.SIGTERM, _stopped)
+def _ends_well(main: Callable, after: Callable[[], str], arguments: Sequence[str]) -> None:
+    cli.listen()  # the loop listens in a way of its own
     try:
         main(arguments)
-    except UserError as error:
-        _fail(error, 2, hurry=True)
-    except TrainingError as error:
-        _fail(error, 1, hurry=True)
-    except Interrupted as error:
-        _fail(error, error.code)  # where there are many processes all end so, when all have saved
-    except KeyboardInterrupt:  # before the first step or after the last one, or a second one in the loop
-        _fail("stopped; the same command goes on.", 130, hurry=True)
-    except OSError as error:  # one of the files beside the checkpoints
-        if is_full(error):
-            _fail(full(Path(error.filename or ".").absolute(), "the files of the run"), 1, hurry=True)
-        if error.filename:
-            _fail(f"{error.filename}: {error.strerror}; the same command goes on.", 1, hurry=True)
-        _trace()
-    except Exception:
-        _trace()
+    except (Exception, KeyboardInterrupt) as error:
+        # one of the files beside the checkpoints
+        if isinstance(error, OSError) and is_full(error):
+            error = full(Path(error.filename or ".").absolute(), "the files of the run")
+        found = None if isinstance(error, OSError) and not error.filename else as_line(error, after())
+        if found is None:
+            traceback.print_exc()
+            _leave(1)
+        print_error(found[0])
+        # where there are many processes all end so, when all have saved
+        (sys.exit if isinstance(error, Interrupted) else _leave)(found[1])
 
 
-def _trace() -> None:
-    traceback.print_exc()
-    _leave(1)
-
-
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """Ends a process that failed within ten seconds, whatever would keep it.
 
     That may be other processes, waiting for it in a step that never comes, for whose leave JAX waits five minutes; or
@@ -181,9 +206,15 @@ def _leave(code: int) -> None:
     sys.exit(code)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(
+    main: Callable[[Sequence[str]], None], *, after: Callable[[], str] = lambda: "the same command goes on."
+) -> None:
     """Parses the flags, runs ``main`` and ends the process.
 
-    It exits with 0, 1 (training failed), 2 (user's mistake), 130 (Ctrl-C) or 75 (SIGTERM: start it again).
+    It exits with 0, 1 (training failed), 2 (user's mistake), 130 (Ctrl-C) or 75 (SIGTERM or SIGHUP: start it again).
+
+    Args:
+        main: Gets the arguments that are no flags.
+        after: What holds when it is stopped, asked for once flags are parsed.
     """
-    app.run(functools.partial(_ends_well, main), flags_parser=_parse_flags)
+    app.run(functools.partial(_ends_well, main, after), flags_parser=_parse_flags)

@@ -22,8 +22,10 @@ def user_path(text: str | Path) -> Path:
     """Expand a leading ``~`` of a path that a user gave, in a flag, a config key or an environment variable.
 
     Raises:
-        UserError: If there is no home directory, or no such user, or the text is a URL.
+        UserError: If it is empty or a URL, or there is no home directory, or no such user.
     """
+    if not str(text):
+        raise UserError("a path is empty; name a file or a folder.")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)):
         raise UserError(f"{text} is a URL ({scheme[0]}); give a path on this machine, such as where it is mounted.")
     try:

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict, config_flags
 from tvconv_jax import command
 from tvconv_jax.analysis import virtual_devices
 from tvconv_jax.command import CONFIG
+from tvconv_jax.progress import reporter
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
+WORKDIR = command.define_path("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
 PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
@@ -22,9 +23,20 @@ MODE = flags.DEFINE_enum(
 DEVICES = flags.DEFINE_integer("devices", 1, "Plan: how many devices.")
 KIND = flags.DEFINE_string("kind", "tpu-v5e", "Plan: what devices; see tvconv_jax/analysis/kinds.py.")
 IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: people in the training set.")
+# Flags that not every mode reads, by the modes that do; and what holds when a mode is stopped.
+READ_BY = {
+    ("train", "eval"): ("coordinator", "processes", "process"),
+    ("plan",): ("devices", "kind", "identities"),
+}
+AFTER = {
+    "train": "the same command goes on.",
+    "eval": "nothing was written; the checkpoints are as they were.",
+    "plan": "nothing was written.",
+}
 
 
 def main(_: Sequence[str]) -> None:
+    command.check_mode(MODE.value, READ_BY)
     if MODE.value == "plan":
         virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
@@ -46,7 +58,7 @@ def main(_: Sequence[str]) -> None:
         _plan(config)
         return
     place = distributed.find_place(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
-    with distributed.connected(place):
+    with distributed.connected(place), reporter.doing("still at work"):
         if MODE.value == "eval":
             task.evaluate(config, workdir)
         else:
@@ -68,9 +80,9 @@ def _plan(config: ConfigDict) -> None:
 
 def _workdir() -> Path:
     if WORKDIR.value:
-        return Path(WORKDIR.value).expanduser().absolute()
+        return WORKDIR.value.absolute()
     return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem).absolute()
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, after=lambda: AFTER[MODE.value])

@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import user_path
 from tvconv_jax.plain_files import parse_json
 from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.run import model_of
@@ -43,7 +44,7 @@ def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, di
     Raises:
         UserError: If there is no run in the folder, or no whole checkpoint.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = user_path(workdir).absolute()
     model = model_of(read_config(workdir))
     _, arrays = read_checkpoint(workdir, kinds=("best",) if best else ("last",), named="the workdir")
     tree = unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})

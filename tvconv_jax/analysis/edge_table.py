@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tvconv_jax.analysis.random_models import Subject, answered, folded, write
 from tvconv_jax.analysis.reference_module import Reference
+from tvconv_jax.cli import image_size, number, output_file
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
@@ -198,12 +199,6 @@ def parse_batches(text: str) -> list[int]:
     return values
 
 
-def _side(text: str) -> int:
-    if int(text) < 8:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 8")
-    return int(text)
-
-
 TABLES = {"headline": headline, "models": eight, "lowerings": lowerings}
 
 
@@ -218,12 +213,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("table", choices=TABLES)
     add("--runtimes", type=_runtimes, default=["onnxruntime", "torch", "inductor", "native"], metavar="NAME,...")
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
-    add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
-    add("--image-size", type=_side, default=96, help="default: 96")
-    add("--json", type=Path, metavar="FILE", help="writes all figures there too")
+    add("--seconds", type=number(0), default=1.0, help="per row, batch and number of threads; default 1")
+    add("--image-size", type=image_size, default=96, help="default: 96")
+    add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
-        benchmark.check_json(args.json)
         for runtime in args.runtimes:
             benchmark.import_runtime(runtime)
         options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from tvconv_jax import command
 from tvconv_jax.analysis.report.sweep import spread
+from tvconv_jax.cli import output_file, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -200,18 +201,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs of one model that differ by seed")
+    add("workdirs", nargs="+", type=path_argument, metavar="WORKDIR", help="runs of one model that differ by seed")
     add("--ranks", type=_ranks, default=["exact", "1", "2", "3"], help="default: exact,1,2,3")
     add("--precisions", type=_precisions, default=list(PRECISIONS), help="default: float32,float16,int8")
-    add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
-    add("--json", type=Path, metavar="FILE", help="writes all figures there too")
+    add(
+        "--fine-tune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="batches to learn from after truncation; default 0",
+    )
+    add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
     args = parser.parse_args(argv)
     command.keep_compiled_programs(cache_dir())
-    workdirs = [workdir.expanduser().absolute() for workdir in args.workdirs]
+    workdirs = [workdir.absolute() for workdir in args.workdirs]
     with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
         _import_exporter()
         check_steps(args.fine_tune, args.ranks)
-        benchmark.check_json(args.json)
         _check_runs(workdirs)
         variants: list[Variant] = []
         for workdir in workdirs:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
+from tvconv_jax.cli import image_size, integer, output_folder, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 # Figure: what it is drawn from, how many of them, and what it shows.
@@ -44,27 +45,26 @@ def _parser() -> argparse.ArgumentParser:
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     for name, (source, number, shows) in SOURCES.items():
         add = figures.add_parser(name, help=shows, description=shows).add_argument
-        add("sources", nargs=number, type=Path, metavar=source)
-        add("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
+        add("sources", nargs=number, type=path_argument, metavar=source)
+        add("--out", type=output_folder, default="figures", metavar="DIR", help="default: figures")
         if name in ("figure1e", "figure11"):
-            add("--pictures", type=_positive, default=1000, metavar="N", help="at most so many of a set; default 1000")
+            add("--pictures", type=integer(1), default=1000, metavar="N", help="at most so many of a set; default 1000")
         if name == "figure1e":
             add("--layer", default=None, help="part of the model; default: the deepest on a quarter of the side")
             add("--set", default=None, metavar="NAME", help="which set of a workdir; default: its training pictures")
         if name == "figure11":
-            add("--side", type=_positive, default=96, help="to which pictures of folders are brought; default 96")
+            add(
+                "--side",
+                type=image_size,
+                default=96,
+                help="to which pictures of folders are brought; default 96",
+            )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
-    return int(text)
 
 
 def draw(args: argparse.Namespace) -> list[Path]:
     """Draws what the command line names; the files."""
-    sources, out = [path.expanduser().absolute() for path in args.sources], args.out.expanduser().absolute()
+    sources, out = [path.absolute() for path in args.sources], args.out.absolute()
     # Each imports what it needs and no more: sweeps are drawn at once, without JAX.
     if args.figure == "figure1e":
         from tvconv_jax.analysis.variance_figure import figure1e

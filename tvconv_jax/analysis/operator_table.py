@@ -28,6 +28,7 @@ from tvconv_jax.analysis.edge_table import parse_batches
 from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.analysis.sweep import Run, check_folder, read
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, load_sweep
+from tvconv_jax.cli import number, output_file, output_folder, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -185,12 +186,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("folder", type=Path, help="of a sweep")
+    add("folder", type=path_argument, help="of a sweep")
     add("--sweep", default="configs/sweeps/figure6.py", help="its file; default: configs/sweeps/figure6.py")
-    add("--out", type=Path, default=None, metavar="DIR", help="keeps the artifacts there; default: nowhere")
+    add("--out", type=output_folder, default=None, metavar="DIR", help="keeps the artifacts there; default: nowhere")
     add("--batch", type=parse_batches, default=[1, 8, 16], help="default: 1,8,16; 1 is always among them")
-    add("--seconds", type=benchmark.seconds, default=1.0, help="per row, batch and number of threads; default 1")
-    add("--json", type=Path, metavar="FILE", help="default: operator_table.json in the sweep's folder")
+    add("--seconds", type=number(0), default=1.0, help="per row, batch and number of threads; default 1")
+    add("--json", type=output_file, metavar="FILE", help="default: operator_table.json in the sweep's folder")
     return parser
 
 
@@ -199,7 +200,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     command.keep_compiled_programs(cache_dir())
     with ends_in_one_line("no table was written.", mistakes=(UserError, benchmark.Mistake)):
-        benchmark.check_json(args.json)
         benchmark.import_runtime("onnxruntime")
         rows = _run(args)
     if any(row.fault and row.accuracies for row in rows):
@@ -207,12 +207,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> list[Row]:
-    sweep, folder = load_sweep(args.sweep), args.folder.expanduser().absolute()
+    sweep, folder = load_sweep(args.sweep), args.folder.absolute()
     if not folder.is_dir():
         raise UserError(f"there is no folder {args.folder}; run the sweep first: analysis.sweep {args.sweep}.")
     check_folder(folder, sweep)
     with tempfile.TemporaryDirectory() as temporary:
-        exports = args.out.expanduser().absolute() if args.out else Path(temporary)
+        exports = args.out.absolute() if args.out else Path(temporary)
         rows = measure(sweep, folder, exports, batches=args.batch, seconds=args.seconds, say=_say)
     console = Console()
     (console if console.is_terminal else Console(width=180)).print(show(sweep, rows))

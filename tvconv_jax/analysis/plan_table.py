@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.analysis.plan_report import size
-from tvconv_jax.errors import UserError, ends_in_one_line
+from tvconv_jax.cli import output_file, output_folder
+from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import read_json, write_text
 from tvconv_jax.outputs import announce_overwrite
 from tvconv_jax.tether import tethered
@@ -157,13 +158,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.analysis.plan_table", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("docs/plan.md"), metavar="FILE")
-    parser.add_argument("--runs", type=Path, default=Path("runs/plan"), metavar="DIR", help="where plans are kept")
+    parser.add_argument("--out", type=output_file, default="docs/plan.md", metavar="FILE")
+    parser.add_argument("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="where plans are kept")
     parser.add_argument("--kind", default="tpu-v5e", help="see tvconv_jax/analysis/kinds.py")
     args = parser.parse_args(argv)
     with ends_in_one_line("plans that were made are kept."):
-        if not args.out.absolute().parent.is_dir():
-            raise UserError(f"--out={args.out}: there is no folder {args.out.parent}; make it first.")
         write_text(announce_overwrite(args.out), page(make(args.runs, args.kind), args.kind))
         print(f"wrote {args.out}")
 

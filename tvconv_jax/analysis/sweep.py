@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +28,12 @@ from rich.console import Console
 from tvconv_jax.analysis.report.sweep import Entry, write_sweep_report
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_lines
-from tvconv_jax.analysis.sweep_runs import Run, train_all
+from tvconv_jax.analysis.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
+from tvconv_jax.cli import output_folder, path_argument
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import is_left_over, write_text
+from tvconv_jax.files import is_left_over, user_path, write_text
 from tvconv_jax.plain_files import parse_json
 from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.training.steps import check_reachable
@@ -58,11 +58,6 @@ def check_folder(out: Path, sweep: Sweep) -> None:
         foreign += sorted(there & set(WRITTEN))  # of no call of this sweep
     if foreign:
         raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")
-
-
-def _stop(*_: Any) -> None:
-    print("stopped; the same command goes on.", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
 
 
 def _runs(settings: Sequence[Setting], seeds: Sequence[int], out: Path) -> list[Run]:
@@ -205,11 +200,17 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("sweep", help="a file of configs/sweeps, with arguments for all its configs behind a colon")
-    add("--out", type=Path, default=None, help="folder of the runs; default: runs/<name of the file>")
+    add("--out", type=output_folder, default=None, help="folder of the runs; default: runs/<name of the file>")
     add("--seeds", type=_seeds, default=[0, 1, 2], help="default: 0,1,2")
     add("--settings", type=_names, default=[], help="names of settings to run, globs, with commas; default: all")
     add("--jobs", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
-    add("--known", type=Path, action="append", default=[], help="sweep.json of runs that ended elsewhere; repeatable")
+    add(
+        "--known",
+        type=path_argument,
+        action="append",
+        default=[],
+        help="sweep.json of runs that ended elsewhere; repeatable",
+    )
     add("--show", action="store_true", help="trains nothing, prints the table of what is there")
     add("--markdown", action="store_true", help="prints the table as Markdown")
     add("--dry-run", action="store_true", help="prints the commands that would run")
@@ -223,11 +224,12 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     args, overrides = _parse(argv)
-    path, _, argument = args.sweep.partition(":")
-    out = (args.out or Path("runs", Path(path).stem)).expanduser().absolute()
-    with ends_in_one_line("the same command goes on."):
+    name, _, argument = args.sweep.partition(":")
+    with ends_in_one_line("nothing was trained." if args.show or args.dry_run else "the same command goes on."):
+        path = user_path(name)
+        out = (args.out or Path("runs", path.stem)).absolute()
         check_reachable(out, "--out")
-        sweep = load_sweep(path)
+        sweep = load_sweep(str(path))
         check_folder(out, sweep)
         failed = _run_all(args, sweep, out, argument, overrides)
     if failed:
@@ -240,6 +242,7 @@ def _run_all(
     """Trains what is missing and prints the table; what went wrong, run by run."""
     runs = _runs(sweep.settings, args.seeds, out)
     wanted = chosen(sweep, args.settings)
+    check_overrides(wanted, argument, overrides)
     mine = share_of_array([run for run in runs if run.setting in wanted], os.environ)
     record = out / "sweep.json"
     lines = {}
@@ -287,5 +290,4 @@ def _run_all(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
     main()

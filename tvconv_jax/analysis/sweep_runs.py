@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tvconv_jax.analysis.sweep_file import Setting
-from tvconv_jax.command import config_of
+from tvconv_jax.command import config_of, flat
 from tvconv_jax.errors import UserError
+from tvconv_jax.progress import reporter
 from tvconv_jax.tether import tethered
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -45,6 +46,48 @@ class Run(NamedTuple):
         return [f"--config={self.setting.config}:{arguments}", *changes, *overrides]
 
 
+def check_overrides(settings: Sequence[Setting], argument: str, overrides: Sequence[str]) -> None:
+    """Check that what is given for all runs leaves alone what the sweep sets run by run.
+
+    Args:
+        settings: The rows.
+        argument: What stands behind the colon of the sweep.
+        overrides: As in ``--config.optimizer.momentum=0.8``.
+
+    Raises:
+        UserError: If a seed is among it, a key that a row sets, or two rows would become the same.
+    """
+    given = {override: override.removeprefix("--config.").partition("=")[0] for override in overrides}
+    given |= {part: part.partition("=")[0] for part in argument.split(",") if part.partition("=")[0] == "seed"}
+    for text, key in given.items():
+        if key == "seed":
+            raise UserError(f"{text}: a sweep gives every run its seed; name them with --seeds, as in --seeds=0,1,2.")
+        for setting in settings if text in overrides else ():
+            if any(f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.") for own in _own_keys(setting)):
+                raise UserError(
+                    f"{text}: the sweep sets {key} itself, for {setting.name!r}; leave it out, or choose rows with "
+                    f"--settings."
+                )
+    if not overrides:
+        return
+    seen: dict[str, tuple[Setting, str]] = {}
+    for setting in settings:
+        run = Run(setting, 0, Path())
+        plain, changed = (run.config(argument, changes).to_json(sort_keys=True) for changes in ((), overrides))
+        other, before = seen.setdefault(changed, (setting, plain))
+        if before != plain:
+            raise UserError(
+                f"{' '.join(overrides)}: {other.name!r} and {setting.name!r} would be the same run; leave out what "
+                f"tells them apart."
+            )
+
+
+def _own_keys(setting: Setting) -> set[str]:
+    """Keys that the row sets: by its changes, and by what stands behind the colon."""
+    plain, own = (flat(config_of([f"--config={setting.config}:{text}"]).to_dict()) for text in ("", setting.argument))
+    return {*setting.changes, *(key for key in own if own[key] != plain.get(key))}
+
+
 def shares_of_cores(jobs: int) -> list[list[int]]:
     """The cores that this process may use, dealt out to so many runs at a time.
 
@@ -70,6 +113,7 @@ def train_all(
         jobs: How many at a time.
         ended: Called whenever one has ended well.
     """
+    activity = reporter.start(lambda: _going_on([run for run, _ in going.values()]))
     waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
     free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
     try:
@@ -92,11 +136,30 @@ def train_all(
             elif ended:
                 ended()
     finally:
-        for process in going:
-            process.terminate()
-        for process in going:
-            process.wait()
+        reporter.stop(activity)
+        _end(going)
     return failed
+
+
+def _end(processes: Iterable[subprocess.Popen]) -> None:
+    """Asks processes to save and end, and waits for them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def _going_on(runs: Sequence[Run]) -> str:
+    """The last line of every run that is going on."""
+    return "; ".join(f"{run.setting.folder}, seed {run.seed}: {_last_line(run)}" for run in runs) or "no run goes on"
+
+
+def _last_line(run: Run) -> str:
+    try:
+        text = (run.workdir / "log.txt").read_bytes()[-4096:].decode(errors="replace")
+    except OSError:
+        return ""
+    return (text.strip().splitlines() or [""])[-1].strip()
 
 
 def _time_left(ended: int, left: int, seconds: float) -> str:
@@ -116,5 +179,4 @@ def _error(run: Run, code: int) -> str | None:
     """What the end of a run says, if it failed."""
     if code == 0 and (run.workdir / "results.json").exists():
         return None
-    last = (run.workdir / "log.txt").read_text(errors="replace").strip().splitlines() or [""]
-    return f"exit code {code}: {last[-1].removeprefix('error: ')} ({run.workdir / 'log.txt'})"
+    return f"exit code {code}: {_last_line(run).removeprefix('error: ')} ({run.workdir / 'log.txt'})"

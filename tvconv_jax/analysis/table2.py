@@ -25,7 +25,7 @@ from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.files import read_json, write_text
 from tvconv_jax.outputs import announce_overwrite
 
-OUT = flags.DEFINE_string("out", "runs/table2", "Folder of the runs.")
+OUT = command.define_path("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
 DOMAINS = flags.DEFINE_list("domains", ["1", "2", "3", "4"], "Domains to test on, one after the other.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every fold.")
@@ -47,13 +47,15 @@ class Fold(NamedTuple):
 
 
 def main(_: Sequence[str]) -> None:
+    import jax
+
     from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
     from tvconv_jax.data.records import cache_dir
     from tvconv_jax.models.registry import list_operators
     from tvconv_jax.tasks.limits import check_values
 
     logging.set_verbosity(logging.ERROR)
-    out = Path(OUT.value).expanduser().absolute()
+    out = OUT.value.absolute()
     domains, seeds = (_integers(name, flag.value) for name, flag in (("domains", DOMAINS), ("seeds", SEEDS)))
     _check_choices("operators", OPERATORS.value, list_operators("deeplabv3plus"))
     _check_choices("domains", domains, fundus.DOMAINS)
@@ -63,6 +65,7 @@ def main(_: Sequence[str]) -> None:
         check_values(config)
         command.check_workdir(config, _workdir(out, fold))
     results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
+    jax.devices()  # that there are none is a mistake of the whole table, not a fold's
     command.keep_compiled_programs(cache_dir())
     failed = {}
     for number, (fold, config) in enumerate(configs.items(), start=1):

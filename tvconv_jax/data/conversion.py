@@ -18,7 +18,7 @@ from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
 from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_fit_a_line, write_bytes, write_text
+from tvconv_jax.files import check_fit_a_line, user_path, write_bytes, write_text
 
 
 def convert(source: str | Path, target: str | Path) -> str:
@@ -51,7 +51,7 @@ def convert(source: str | Path, target: str | Path) -> str:
             f"into each other; {ways}."
         )
     opened = open_faces(source)
-    said = faces[kinds[1]](opened, Path(str(target).removeprefix(PREFIX)).expanduser())
+    said = faces[kinds[1]](opened, user_path(str(target).removeprefix(PREFIX)))
     return "\n".join([said, *(f"  {note}" for note in opened.notes)])
 
 

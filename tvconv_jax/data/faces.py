@@ -1,6 +1,5 @@
 """Which faces a run trains and verifies on, from its config."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -10,6 +9,7 @@ from tvconv_jax.data.kept import KeptFaces
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source, cache_dir
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import user_path
 
 
 class FaceData(NamedTuple):
@@ -52,7 +52,7 @@ def load_faces(config: ConfigDict) -> FaceData:
         train, verification, summary = found.load(config.root, cache_dir(), verify_root=config.verify_root, **size)
     identities, notes = summary["identities"], summary["notes"]
     if config.keep:
-        train = KeptFaces(train, Path(config.keep).expanduser())
+        train = KeptFaces(train, user_path(config.keep))
         notes.append(train.note)
         identities = train.identities
     text = f"{config.source} {config.root} ({identities} identities, {len(train)} pictures)"

@@ -11,7 +11,7 @@ from tvconv_jax.data.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_names, read_json, write_json
+from tvconv_jax.files import check_names, read_json, user_path, write_json
 
 # Names that a verification set cannot have, and why.
 RESERVED = {
@@ -96,7 +96,7 @@ def existing(root: str, key: str = "data.root") -> Path:
     """The folder that a config key names; a ``UserError`` if there is none."""
     if not root:
         raise UserError(f"{key} is empty; name the folder with --config.{key}=DIR.")
-    base = Path(root).expanduser().absolute()
+    base = user_path(root).absolute()
     if not base.is_dir():
         raise UserError(f"{key} {base} is no folder; name one with --config.{key}=DIR.")
     return base

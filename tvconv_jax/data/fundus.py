@@ -23,7 +23,7 @@ from tvconv_jax.data.listing import LeftOut, flat
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import NamedBuilder, Names, columns, digest, prepare
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_names
+from tvconv_jax.files import check_names, user_path
 
 DOMAINS = (1, 2, 3, 4)
 PHASES = ("train", "test")
@@ -121,7 +121,7 @@ def load_folder(root: str, cache: Path) -> FundusData:
     """
     if not root:
         raise UserError("data.root is empty; name the folder of Domain1 to Domain4 with --config.data.root=DIR.")
-    base = Path(root).expanduser().absolute()
+    base = user_path(root).absolute()
     left_out = LeftOut()
     pairs = {_split(domain, phase): _paired(base, domain, phase, left_out) for domain in DOMAINS for phase in PHASES}
     every = [path for files in pairs.values() for pair in files for path in pair]

@@ -15,8 +15,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
+from tvconv_jax.console import silent_stdout
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_json, write_json
+from tvconv_jax.files import read_json, user_path, write_json
+from tvconv_jax.progress import reporter
 from tvconv_jax.training import storage
 
 
@@ -219,8 +221,7 @@ def _write(builder: NamedBuilder, what: str) -> None:
     print(f"Preparing {what}, once, into {builder.data_path}", flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with open(os.devnull, "w") as quiet:  # TFDS prints a banner of its own
-        stdout, sys.stdout = sys.stdout, quiet
+    with reporter.doing(f"preparing {what}"), silent_stdout():  # TFDS prints a banner of its own
         try:
             with tempfile.TemporaryDirectory() as nothing:  # nothing is downloaded, yet TFDS makes the folder
                 builder.download_and_prepare(download_dir=nothing)
@@ -229,13 +230,23 @@ def _write(builder: NamedBuilder, what: str) -> None:
         except FileExistsError:  # another machine prepared the same records meanwhile
             if not builder.data_path.exists():
                 raise
-        finally:
-            sys.stdout = stdout
 
 
 def cache_dir() -> Path:
-    """``$TVCONV_JAX_CACHE``, or ``~/.cache/tvconv_jax``."""
-    return Path(os.environ.get("TVCONV_JAX_CACHE") or Path.home() / ".cache" / "tvconv_jax").absolute()
+    """``$TVCONV_JAX_CACHE``, or ``~/.cache/tvconv_jax``.
+
+    Raises:
+        UserError: If neither is known.
+    """
+    if given := os.environ.get("TVCONV_JAX_CACHE"):
+        return user_path(given).absolute()
+    try:
+        return user_path("~/.cache/tvconv_jax").absolute()
+    except UserError:  # nor in the folder for temporary files, where others could put programs into it
+        raise UserError(
+            "there is no home directory to keep prepared data and compiled programs in; set TVCONV_JAX_CACHE to a "
+            "folder that can be written."
+        ) from None
 
 
 def digest(*parts: bytes | str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepa
 from tvconv_jax.data.tfds_folder import one_line, open_folder, shards
 from tvconv_jax.data.tfrecord import TFRecords
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import user_path
 
 PREFIX = "tfds:"
 INFO = "dataset_info.json"
@@ -127,8 +129,10 @@ def locate(name: str) -> Path:
     Raises:
         UserError: If there is none; says where it was looked for.
     """
-    base = Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
-    places = [Path(name).expanduser().absolute(), base / name]
+    base = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    places = [user_path(name).absolute()]
+    with suppress(UserError):  # without a home directory
+        places.append(user_path(base) / name)
     for place in places:
         if (place / INFO).exists():
             return place

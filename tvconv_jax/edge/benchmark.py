@@ -19,7 +19,13 @@ ends the run with exit code 1. A time is one run's, on images in memory, after w
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036, the device's Python is older than the package's
+    sys.exit("error: this needs Python 3.9 or later, and is run by " + sys.version.split()[0])
+
 import argparse
+import contextlib
 import hashlib
 import importlib
 import io
@@ -30,7 +36,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 import types
 import zipfile
@@ -805,5 +810,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Courteous(io.RawIOBase):
+    """A descriptor that takes every byte: what nobody reads, or no disk has room for, is dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        with contextlib.suppress(OSError):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        return size
+
+
+def _be_courteous() -> None:
+    """Output never ends the measurement, as with ``| head -1`` or a dead ssh."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None, where it is closed
+        raw = io.BufferedWriter(_Courteous(descriptor))
+        setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))
+
+
 if __name__ == "__main__":
+    _be_courteous()
     main()

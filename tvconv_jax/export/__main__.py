@@ -8,14 +8,9 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 """
 
 import argparse
-import math
-import os
-import signal
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
 
+from tvconv_jax.cli import number, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 
@@ -38,24 +33,13 @@ def _rank(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{error}, or exact or auto") from None
 
 
-def _points(text: str) -> float:
-    if not 0 <= float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be 0 or more, and finite")
-    return float(text)
-
-
-def _stop(*_: Any) -> NoReturn:
-    print("stopped; nothing was written.", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="a run of tvconv_jax.main")
-    add("--out", type=Path, required=True, help="folder to write")
+    add("--workdir", type=path_argument, required=True, help="a run of tvconv_jax.main")
+    add("--out", type=path_argument, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     add(
         "--rank",
@@ -63,8 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         default="exact",
         help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10: 1, and 10 layers of one kernel each",
     )
-    add("--max-loss", type=_points, help="points of mean accuracy that auto may lose; default 0.2")
-    add("--fine-tune", type=int, default=0, metavar="STEPS", help="batches to learn from after truncation; default 0")
+    add("--max-loss", type=number(0), help="points of mean accuracy that auto may lose; default 0.2")
+    add(
+        "--fine-tune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="batches to learn from after truncation; default 0",
+    )
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
     add(
         "--lowering",
@@ -82,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from tvconv_jax.export.exporting import export
 
         exported = export(
-            args.workdir.expanduser(),
-            args.out.expanduser().absolute(),
+            args.workdir,
+            args.out.absolute(),
             formats=args.formats,
             rank=args.rank,
             max_loss=args.max_loss,
@@ -96,5 +86,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
     main()

@@ -509,7 +509,12 @@ def compiled() -> Path:
         raise RuntimeError(f"there is no C++ compiler ({', '.join(names)}): sudo apt-get install g++, or set CXX.")
     about = [source.read_text(), *FLAGS, _said([compiler, "--version"]), _processor()]
     key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:32]
-    folder = Path(os.environ.get("TVCONV_JAX_CACHE") or "~/.cache/tvconv_jax/native").expanduser()
+    try:
+        folder = Path(os.environ.get("TVCONV_JAX_CACHE") or "~/.cache/tvconv_jax/native").expanduser()
+    except RuntimeError:
+        raise RuntimeError(
+            "there is no home directory to keep the engine in: set TVCONV_JAX_CACHE to a folder."
+        ) from None
     library = folder / f"{key}.so"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

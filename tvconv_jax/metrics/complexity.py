@@ -9,6 +9,7 @@ generator. The paper has no rule for an element through a softmax: it is 2, like
 ``python -m tvconv_jax.metrics.complexity`` prints the paper's Table 1 beside what is counted here, and all operators.
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.boxes import unboxed
+from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
 from tvconv_jax.models import create_model
@@ -219,7 +221,16 @@ def _operators_table() -> Table:
     return table
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the paper's Table 1 with our figures beside it, and the operators."""
+    argparse.ArgumentParser(prog="python -m tvconv_jax.metrics.complexity", description=main.__doc__).parse_args(argv)
+    with ends_in_one_line("nothing was written."):
+        console = Console(width=None if sys.stdout.isatty() else 100)
+        console.print(_models_table())
+        console.print(_operators_table())
+
+
+def _models_table() -> Table:
     table = Table(title="MACs at 96x96, in millions; parameters in thousands")
     for column in ("model", "operator", "paper", "ours", "frozen", "training"):
         table.add_column(column, justify="left" if column in ("model", "operator") else "right")
@@ -228,9 +239,7 @@ def main() -> None:
             cost = count(create_model(name, width=width, operator=operator), (1, 96, 96, 3))
             cells = (f"{paper:.2f}", f"{cost.macs / 1e6:.2f}", f"{cost.params / 1e3:,.0f}")
             table.add_row(f"{name} x{width}", operator, *cells, f"{cost.train_params / 1e3:,.0f}")
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(table)
-    console.print(_operators_table())
+    return table
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import user_path
 from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.pretrained import backbone_from_torchvision
@@ -82,7 +83,9 @@ class SegmentationJob:
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         check_choice("model.num_classes", config.model.num_classes, (2,))
         self.model = model_of(config)
-        self._pretrained = read_torch_checkpoint(Path(config.model.pretrained)) if config.model.pretrained else None
+        self._pretrained = (
+            read_torch_checkpoint(user_path(config.model.pretrained)) if config.model.pretrained else None
+        )
         if config.model.pretrained and config.model.depth != 1:
             raise UserError(
                 f"model.pretrained is of depth 1, model.depth is {config.model.depth}; set --config.model.depth=1."

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.convert import from_torch
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import user_path
 from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.training import checksums, steps
 from tvconv_jax.training.state import TrainState
@@ -74,7 +75,7 @@ def start_from(source: str, state: TrainState, model: nn.Module, say: Callable[[
     Raises:
         UserError: If it cannot be read, or is another model's; both sides are listed.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     what, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
     columns = state.columns.get("class_weights", 0)

@@ -25,6 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.cli import integer, output_folder
+from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import write_json
 from tvconv_jax.tether import tethered
 from tvconv_jax.training import checksums, steps
@@ -257,18 +259,19 @@ def _told(one: Round) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25, help="how often it is killed")
+    parser.add_argument("--rounds", type=integer(0), default=25, help="how often it is killed")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that share its devices; default 2")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the moments")
+    parser.add_argument("--out", type=output_folder, required=True, help="a folder that is not there yet")
     options = parser.parse_args(arguments)
     try:
         options.out.mkdir(parents=True)
     except OSError as error:
         parser.error(f"--out={options.out} cannot be made ({error.strerror}); name a folder that is not there yet")
     out = options.out.absolute()
-    result = run(out, rounds=options.rounds, processes=options.processes, seed=options.seed)
-    write_json(out / "torture.json", result)
+    with ends_in_one_line("the processes of this round may go on for a while."):
+        result = run(out, rounds=options.rounds, processes=options.processes, seed=options.seed)
+        write_json(out / "torture.json", result)
     table = Table("", "", show_header=False)
     for name, value in result.items():
         if name != "rounds":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from tvconv_jax import command
+from tvconv_jax.cli import path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.errors import Interrupted
 from tvconv_jax.layers import TVConv
@@ -76,12 +78,13 @@ class Tortured(FaceJob):
 def main(arguments: list[str] | None = None) -> None:
     """Trains to the end, or until it is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--trace", type=Path, required=True)
+    parser.add_argument("--workdir", type=path_argument, required=True)
+    parser.add_argument("--trace", type=path_argument, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--model_axis", type=int, required=True)
     parser.add_argument("--pause", type=float, required=True)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # before the loop listens, it dies as any process would
     logging.set_verbosity(logging.FATAL)
     command.keep_compiled_programs(cache_dir())
     try:

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from tvconv_jax.console import silent_stdout
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training.mesh import put_batch, replicated
 
@@ -133,10 +134,8 @@ def connect(place: Place | None, *, timeout: int = 300) -> None:
 def connected(place: Place | None) -> Iterator[None]:
     """:func:`connect`, then one process prints; that another one was lost meanwhile is a ``TrainingError``."""
     connect(place)
-    stdout = sys.stdout
     try:
-        with open(os.devnull, "w") as nowhere:
-            sys.stdout = stdout if is_first() else nowhere
+        with nullcontext() if is_first() else silent_stdout():
             yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib raises either
         if place is None or not any(word in str(error) for word in ("Gloo", "NCCL", "oordination", "onnection")):
@@ -145,8 +144,6 @@ def connected(place: Place | None) -> Iterator[None]:
             f"another process of this run was lost ({str(error).splitlines()[0]}); the last checkpoint is whole: "
             f"start all processes again."
         ) from None
-    finally:
-        sys.stdout = stdout
 
 
 def _nobody_came(place: Place, timeout: int) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import write_text
 from tvconv_jax.machine import cores, processor
+from tvconv_jax.progress import minutes, reporter
 from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
 
@@ -100,7 +101,7 @@ def _cut(path: Path, step: int) -> None:
 
 
 class ProgressLine:
-    """Step, loss, images per second and time left, on one line of a terminal; silent anywhere else.
+    """Step, loss, images per second and time left: on one line of a terminal, else on a line every half minute.
 
     Args:
         total: Steps of the whole run.
@@ -113,24 +114,34 @@ class ProgressLine:
     def __init__(self, total: int, batch_size: int) -> None:
         self._total, self._batch_size = total, batch_size
         self._console = Console(file=sys.stdout)
-        self._status = self._console.status("Compiling the training step") if self._console.is_terminal else None
+        spinner = "dots" if self._console.encoding.startswith("utf") else "line"
+        text = "Compiling the training step"
+        self._status = self._console.status(text, spinner=spinner) if self._console.is_terminal else None
         self._since: float | None = None
+        self._begin, self._seen = time.monotonic(), (0, 0.0)
+        self._activity = reporter.start(self._text)
         self.steps = 0
         if self._status:
             self._status.start()
 
     def update(self, step: int, loss: float) -> None:
         """Shows where the run is; the first call, with compilation behind it, starts the clock."""
+        self._seen = step, loss
         if self._since is None:
             self._since = time.monotonic()
             return
         self.steps += 1
         if self._status:
-            left = (self._total - step) * self._batch_size / self.images_per_second
-            self._status.update(
-                f"step {step}/{self._total}  loss {loss:.3f}  {self.images_per_second:,.0f} img/s  "
-                f"{int(left) // 60}:{int(left) % 60:02d} left"
-            )
+            self._status.update(self._text())
+
+    def _text(self) -> str:
+        """Where the run is, for whoever asks."""
+        step, loss = self._seen
+        if not self.steps:
+            return f"compiling the training step, {minutes(time.monotonic() - self._begin)} so far"
+        speed = self.images_per_second
+        left = minutes((self._total - step) * self._batch_size / speed)
+        return f"step {step}/{self._total}  loss {loss:.3f}  {speed:,.0f} img/s  {left} left"
 
     def pause(self, seconds: float) -> None:
         """Takes time spent elsewhere, on evaluation, off the clock."""
@@ -147,8 +158,10 @@ class ProgressLine:
     def print(self, text: str) -> None:
         """One lasting line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        reporter.heard()
 
     def close(self) -> None:
+        reporter.stop(self._activity)
         if self._status:
             self._status.stop()
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvconv_jax.errors import Interrupted, UserError
+from tvconv_jax.progress import reporter
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import StopTogether, gather_rows
@@ -134,7 +135,7 @@ def fit(
     Raises:
         TrainingError: If a loss is not finite, or too many in a row were skipped, or the disk is full. What was saved
             before stays.
-        Interrupted: If asked to stop by Ctrl-C or SIGTERM, once the state is saved.
+        Interrupted: If asked to stop by Ctrl-C, SIGTERM or SIGHUP, once the state is saved.
     """
     taken = None
     with _stop_requests() as asked:
@@ -199,7 +200,8 @@ def _evaluate(
     state: TrainState, task: Task, progress: Progress, checkpoints: Checkpoints, log: MetricsLog, line: ProgressLine
 ) -> Progress:
     begin, step = time.monotonic(), int(state.step)
-    values = task.evaluate(state)
+    with reporter.doing(f"evaluating after step {step}"):
+        values = task.evaluate(state)
     nonfinite.check_score(step, values)
     if values:
         log.write(step, **values)
@@ -220,9 +222,14 @@ class _Stop(threading.Event):
 
 @contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask the loop to stop after its step; a second Ctrl-C ends the process at once."""
+    """Ctrl-C, SIGTERM and SIGHUP ask the loop to stop after its step; a second Ctrl-C ends the process at once.
+
+    SIGHUP, which a terminal sends that closes, stays ignored where it is, as under ``nohup``.
+    """
     stop = _Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def ask(number: int, _: Any) -> None:
         stop.code = 130 if number == signal.SIGINT else os.EX_TEMPFAIL

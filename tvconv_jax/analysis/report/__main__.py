@@ -10,6 +10,7 @@ from absl import logging
 from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
+from tvconv_jax.cli import path_argument
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks import load_task
@@ -61,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tvconv_jax.analysis.report", description="Writes WORKDIR/report.html anew."
     )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run that ended")
+    parser.add_argument("workdir", type=path_argument, metavar="WORKDIR", help="folder of a run that ended")
     parser.add_argument("--pictures", action="store_true", help="shows pictures of real people too")
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
     with ends_in_one_line("the report is as it was."):
-        print(f"wrote {remake(args.workdir.expanduser(), pictures=args.pictures)}")
+        print(f"wrote {remake(args.workdir, pictures=args.pictures)}")
 
 
 if __name__ == "__main__":

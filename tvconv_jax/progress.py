@@ -1,0 +1,97 @@
+"""Progress without a terminal: a plain line at least every half minute says what a command is doing."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+EVERY = 30.0  # seconds
+
+
+def minutes(seconds: float) -> str:
+    """Format seconds as ``m:ss``."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class _Activity:
+    """Something that takes long; compared by identity."""
+
+    def __init__(self, text: Callable[[], str], stream: TextIO) -> None:
+        self.text, self.stream = text, stream
+
+
+class Reporter:
+    """The activities of a process, and the thread that says what the innermost one has come to.
+
+    Lines go to the stream of the outermost activity, unless that is a terminal: bars and status lines show it there.
+
+    Args:
+        clock: Seconds; tests give one of their own and call :meth:`poll`.
+        every: Longest silence in seconds.
+        threaded: Whether a thread calls :meth:`poll`, while anything is going on.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, every: float = EVERY, threaded: bool = True
+    ) -> None:
+        self.clock, self._every, self._threaded = clock, every, threaded
+        self._activities: list[_Activity] = []
+        self._last, self._lock, self._idle = clock(), threading.Lock(), threading.Event()
+
+    def start(self, text: str | Callable[[], str], stream: TextIO | None = None) -> _Activity:
+        """Begin an activity within those that are going on.
+
+        Args:
+            text: A phrase, to which the time so far is added, or a function that gives the whole line.
+            stream: Where lines go if this activity is the outermost; default: ``sys.stdout`` of now.
+        """
+        since = self.clock()
+        said = text if callable(text) else lambda: f"{text}, {minutes(self.clock() - since)} so far"
+        activity = _Activity(said, stream or sys.stdout)
+        with self._lock:
+            self._activities.append(activity)
+            if len(self._activities) == 1:
+                self._last, self._idle = since, threading.Event()
+                if self._threaded:
+                    threading.Thread(target=self._watch, args=[self._idle], name="progress", daemon=True).start()
+        return activity
+
+    def stop(self, activity: _Activity) -> None:
+        """End an activity, in whatever order; once more does nothing."""
+        with self._lock:
+            if activity in self._activities:
+                self._activities.remove(activity)
+            if not self._activities:
+                self._idle.set()
+
+    @contextmanager
+    def doing(self, text: str | Callable[[], str], stream: TextIO | None = None) -> Iterator[None]:
+        """Surround an activity; see :meth:`start`."""
+        activity = self.start(text, stream)
+        try:
+            yield
+        finally:
+            self.stop(activity)
+
+    def heard(self) -> None:
+        """Note that another line was printed, so that the next one here waits."""
+        self._last = self.clock()
+
+    def poll(self) -> None:
+        """Print the line of the innermost activity, if nothing was printed for long."""
+        with self._lock:
+            if not self._activities or self.clock() - self._last < self._every:
+                return
+            activity, stream, self._last = self._activities[-1], self._activities[0].stream, self.clock()
+        with suppress(ValueError):  # the stream was closed meanwhile, as by the command's end
+            if not stream.isatty():
+                print(activity.text(), file=stream, flush=True)
+
+    def _watch(self, idle: threading.Event) -> None:
+        while not idle.wait(max(1.0, self._every - (self.clock() - self._last))):
+            self.poll()
+
+
+reporter = Reporter()  # of this process

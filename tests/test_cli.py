@@ -126,18 +126,6 @@ def test_sighup_that_is_ignored_stays_so():
     assert (done.returncode, done.stderr) == (75, "stopped; nothing was written.\n")
 
 
-@pytest.mark.parametrize("of", ["a command", "another program"])
-def test_a_worker_of_a_command_leaves_ctrl_c_to_it(monkeypatch, of):
-    handlers = {}
-    monkeypatch.setattr(cli.sys, "orig_argv", [sys.executable, "-c", "spawn_main()", "--multiprocessing-fork"])
-    monkeypatch.setattr(cli.os, "getppid", lambda: 7)
-    monkeypatch.setattr(cli.signal, "signal", handlers.__setitem__)
-    monkeypatch.setenv(cli.COMMAND, "7" if of == "a command" else "8")
-    cli.begin_if_command()
-    expected = {signal.SIGINT: signal.SIG_IGN, signal.SIGHUP: signal.SIG_IGN} if of == "a command" else {}
-    assert handlers == expected
-
-
 @pytest.mark.parametrize(("ignored", "code"), [(False, 75), (True, 0)])
 def test_the_loop_hears_sighup_unless_it_is_ignored(ignored, code):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else cli._stop)

@@ -14,7 +14,6 @@ from tvconv_jax import console
 from tvconv_jax.errors import Stopped, UserError, as_line, print_error
 from tvconv_jax.files import user_path
 
-COMMAND = "TVCONV_JAX_COMMAND"  # in the environment: the process that is a command, for its workers
 TFDS = "tfds:"  # before the name of a TFDS set, where a path may stand as well
 MAX_INTEGER = 2**31 - 1  # of seeds and counts
 MAX_SIDE = 65535  # of a JPEG
@@ -25,13 +24,8 @@ def begin_if_command() -> None:
     """Call :func:`begin` if ``python -m tvconv_jax...`` is what imports this package.
 
     Python then still looks for the module, and ``sys.argv[0]`` is ``"-m"``. Imported from other programs, the package
-    changes no signal and no stream. A data worker of a command ignores what a terminal sends to all processes: the
-    command decides when its workers end.
+    changes no signal and no stream.
     """
-    # multiprocessing says later who the parent is
-    if "--multiprocessing-fork" in sys.orig_argv and os.environ.get(COMMAND) == str(os.getppid()):
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
     names = (argument for argument in sys.orig_argv[1:] if argument.split(".")[0] == __package__)
     if sys.argv[:1] == ["-m"] and any(names):
         begin()
@@ -43,7 +37,6 @@ def begin() -> None:
     Until :func:`listen` nothing has begun, so a signal ends the process at once.
     """
     console.install()
-    os.environ[COMMAND] = str(os.getpid())
     sys.excepthook = _last_word
     _handle(_stop_early)
 

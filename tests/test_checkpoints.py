@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -116,7 +115,7 @@ def flip(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (never_merge, "arrays cannot be reached"),
+        (never_merge, "arrays .* cannot be reached"),
         (spoil(flip), "was changed"),
         (spoil(lambda folder: (folder / "_METADATA").unlink(missing_ok=True)), "state/_METADATA is missing"),
         (
@@ -225,21 +224,16 @@ def test_the_best_one_before_stays_until_the_run_goes_on_from_behind_the_new_one
     assert names(best) == {"8"}
 
 
-def test_a_folder_goes_though_threads_still_write_into_it(tmp_path):
-    folder, ended = tmp_path / "6.orbax-checkpoint-tmp", threading.Event()
+def test_a_folder_goes_though_threads_still_write_into_it(tmp_path, monkeypatch):
+    folder, real, late = tmp_path / "6.orbax-checkpoint-tmp", shutil.rmtree, iter(range(2))
 
-    def writer():
-        for number in range(100):
-            (folder / "d").mkdir(parents=True, exist_ok=True)
+    def rmtree(path, **kwargs):
+        real(path, **kwargs)
+        for number in [*late][:1]:  # a thread that had not heard of it yet
+            (folder / "d").mkdir(parents=True)
             (folder / "d" / str(number)).touch()
-            if ended.wait(0.001):
-                return
 
-    folder.mkdir()
-    thread = threading.Thread(target=writer)
-    thread.start()
-    steps.remove(folder)
-    ended.set()
-    thread.join()
+    monkeypatch.setattr(steps.shutil, "rmtree", rmtree)
+    (folder / "d").mkdir(parents=True)
     steps.remove(folder)
     assert not folder.exists()

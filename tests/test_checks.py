@@ -14,7 +14,8 @@ from tvconv_jax.norm import BatchNorm
 
 # Every option of every layer, operator and model, with values that it must refuse.
 BAD = {int: (0.5, -1, 1 << 40, True, "3", None), float: (-1.0, math.nan, math.inf, "1", None), bool: ("no", 2, None)}
-MODULES = [*{row.module for row in (*OPERATORS.values(), *MODELS.values())}, WeightGenerator, BatchNorm, ConvNorm]
+ROWS = dict.fromkeys(row.module for row in (*OPERATORS.values(), *MODELS.values()))  # in order, for all workers
+MODULES = [*ROWS, WeightGenerator, BatchNorm, ConvNorm]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -43,11 +43,11 @@ def drawn(*arguments):
     return sorted(file.name for file in out.iterdir())
 
 
-def error(capsys, *arguments, code=2):
+def error(capsys, *arguments):
     """The one line that a command line ends with."""
     with pytest.raises(SystemExit) as end:
         figures.main([str(argument) for argument in arguments])
-    assert end.value.code == code
+    assert end.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
 
@@ -281,7 +281,7 @@ def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "ends in no strength, as 'tvconv 10' does" in error(capsys, "figure10", plain)
     zero = sweep_folder(tmp_path / "zero", ("none", "tvconv 0", 5, [80]))
     assert "holds no transformed training yet" in error(capsys, "figure10", zero)
-    assert "sweep.json/out: Not a directory; nothing was drawn." in error(
-        capsys, "figure6", plain, f"--out={plain}/sweep.json/out", code=1
+    assert "sweep.json is not a folder; name another folder" in error(
+        capsys, "figure6", plain, f"--out={plain}/sweep.json/out"
     )
     assert "is not there; tvconv_jax.edge.benchmark" in error(capsys, "figure7", tmp_path / "a.json")

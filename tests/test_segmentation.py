@@ -172,6 +172,7 @@ def test_table_2_skips_what_is_done_goes_on_after_a_failure_and_prints_means(
             raise RuntimeError("RESOURCE_EXHAUSTED:\n  out of memory")
         result = {**done, "cup": {**done["cup"], "dice": 0.5 + 0.1 * config.seed}}
         workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text(config.to_json())
         (workdir / "results.json").write_text(json.dumps(result))
 
     monkeypatch.setattr(segmentation, "train", train)

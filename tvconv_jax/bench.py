@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from tvconv_jax import bench_ours
 from tvconv_jax.bench_timing import Call, Wait, copy_bandwidth, interleaved
 from tvconv_jax.checks import FIELDS
-from tvconv_jax.cli import image_size, integer, output_file
+from tvconv_jax.cli import Parser, image_size, integer, output_file
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -238,7 +238,7 @@ def _depth(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
     parser.add_argument("mode", nargs="?", choices=("operator", "train", "segmentation"), help="default: all")
     parser.add_argument("--batch", type=integer(1), help="images: default 32 (operator), 64 (train), 8 (segmentation)")
     parser.add_argument("--runs", type=integer(1), default=7, help="timed turns of each call: default 7")

@@ -81,6 +81,15 @@ def _last_word(kind: type[BaseException], error: BaseException, trace: Traceback
     os._exit(found[1])  # Python would exit with another code
 
 
+class Parser(argparse.ArgumentParser):
+    """The parser of a command, whose every mistake is one line and exit code 2; usage is for ``--help`` to show."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake and end the process."""
+        print_error(f"error: {message.rstrip('.')}. See {self.prog} --help.")
+        sys.exit(2)
+
+
 def path_argument(text: str) -> Path:
     """Parse a path, for argparse; ``~`` is the home directory."""
     return _argument(user_path, text)

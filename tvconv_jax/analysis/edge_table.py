@@ -20,7 +20,7 @@ from rich.table import Table
 
 from tvconv_jax.analysis.random_models import Subject, answered, folded, write
 from tvconv_jax.analysis.reference_module import Reference
-from tvconv_jax.cli import image_size, number, output_file
+from tvconv_jax.cli import Parser, image_size, number, output_file
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
@@ -204,7 +204,7 @@ TABLES = {"headline": headline, "models": eight, "lowerings": lowerings}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.analysis.edge_table",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from tvconv_jax import command
 from tvconv_jax.analysis.report.sweep import spread
-from tvconv_jax.cli import output_file, path_argument
+from tvconv_jax.cli import Parser, output_file, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -195,7 +195,7 @@ def _import_exporter() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.analysis.export_table",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
-from tvconv_jax.cli import image_size, integer, output_folder, path_argument
+from tvconv_jax.cli import Parser, image_size, integer, output_folder, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 # Figure: what it is drawn from, how many of them, and what it shows.
@@ -37,7 +37,7 @@ SOURCES = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.analysis.figures",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -28,7 +28,7 @@ from tvconv_jax.analysis.edge_table import parse_batches
 from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.analysis.sweep import Run, check_folder, read
 from tvconv_jax.analysis.sweep_file import Setting, Sweep, load_sweep
-from tvconv_jax.cli import number, output_file, output_folder, path_argument
+from tvconv_jax.cli import Parser, number, output_file, output_folder, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
@@ -180,7 +180,7 @@ def _rate(points: Sequence[dict[str, float]], batch: int | None = None) -> float
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.analysis.operator_table",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

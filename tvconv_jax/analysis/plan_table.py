@@ -6,7 +6,6 @@ The paper's recipe (96x96, 512 pictures a step in all), 10^4 and 10^6 identities
 of 10^6 is cut over all of them, that of 10^4 lies on each. Plans that lie in ``--runs`` are not made again.
 """
 
-import argparse
 import itertools
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.analysis.plan_report import size
-from tvconv_jax.cli import output_file, output_folder
+from tvconv_jax.cli import Parser, output_file, output_folder
 from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import read_json, write_text
 from tvconv_jax.outputs import announce_overwrite
@@ -155,9 +154,7 @@ NOTES = """\
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tvconv_jax.analysis.plan_table", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m tvconv_jax.analysis.plan_table", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=output_file, default="docs/plan.md", metavar="FILE")
     parser.add_argument("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="where plans are kept")
     parser.add_argument("--kind", default="tpu-v5e", help="see tvconv_jax/analysis/kinds.py")

@@ -30,7 +30,7 @@ from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_lines
 from tvconv_jax.analysis.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
-from tvconv_jax.cli import output_folder, path_argument
+from tvconv_jax.cli import Parser, output_folder, path_argument
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.files import is_left_over, user_path, write_text
@@ -193,7 +193,7 @@ def _names(text: str) -> list[str]:
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.analysis.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

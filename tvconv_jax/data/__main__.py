@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tvconv_jax.cli import (
     TFDS,
+    Parser,
     image_size,
     number,
     output_file,
@@ -73,7 +74,7 @@ def _picture(text: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -1,12 +1,11 @@
 """A picture of the embedded faces: ``python -m tvconv_jax.data.picture --out=docs/faces.png``."""
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tvconv_jax.cli import output_file
+from tvconv_jax.cli import Parser, output_file
 from tvconv_jax.data.draw import VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import replacing
@@ -46,7 +45,7 @@ def picture(seed: int = 0) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m tvconv_jax.data.picture", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m tvconv_jax.data.picture", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help="the PNG to write")
     out = parser.parse_args(argv).out
     with ends_in_one_line("the picture was not written."):

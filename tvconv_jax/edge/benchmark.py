@@ -781,9 +781,14 @@ def _runtimes(text: str) -> list[str]:
     return text.split(",")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        self.exit(2, "error: " + message.rstrip(".") + ". See --help.\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _Parser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     parser.add_argument("--compare", action="store_true", help="all take turns; ratios of the others over the first")
     about = "default: check.npz beside it, if there; repeated: one for each"

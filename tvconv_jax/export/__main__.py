@@ -10,7 +10,7 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 import argparse
 from collections.abc import Sequence
 
-from tvconv_jax.cli import number, path_argument
+from tvconv_jax.cli import Parser, number, path_argument
 from tvconv_jax.errors import ends_in_one_line
 
 
@@ -34,7 +34,7 @@ def _rank(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -9,7 +9,6 @@ generator. The paper has no rule for an element through a softmax: it is 2, like
 ``python -m tvconv_jax.metrics.complexity`` prints the paper's Table 1 beside what is counted here, and all operators.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.boxes import unboxed
+from tvconv_jax.cli import Parser
 from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.freezing import freeze
 from tvconv_jax.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
@@ -223,7 +223,7 @@ def _operators_table() -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the paper's Table 1 with our figures beside it, and the operators."""
-    argparse.ArgumentParser(prog="python -m tvconv_jax.metrics.complexity", description=main.__doc__).parse_args(argv)
+    Parser(prog="python -m tvconv_jax.metrics.complexity", description=main.__doc__).parse_args(argv)
     with ends_in_one_line("nothing was written."):
         console = Console(width=None if sys.stdout.isatty() else 100)
         console.print(_models_table())

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.cli import integer, output_folder
+from tvconv_jax.cli import Parser, integer, output_folder
 from tvconv_jax.errors import ends_in_one_line
 from tvconv_jax.files import write_json
 from tvconv_jax.tether import tethered
@@ -258,7 +258,7 @@ def _told(one: Round) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=integer(0), default=25, help="how often it is killed")
     parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that share its devices; default 2")
     parser.add_argument("--seed", type=integer(0), default=0, help="of the moments")

@@ -1,6 +1,5 @@
 """One process of the run that :mod:`tvconv_jax.tasks.torture` kills: the face job with a model of a few numbers."""
 
-import argparse
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from tvconv_jax import command
-from tvconv_jax.cli import path_argument
+from tvconv_jax.cli import Parser, path_argument
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.errors import Interrupted
 from tvconv_jax.layers import TVConv
@@ -77,7 +76,7 @@ class Tortured(FaceJob):
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains to the end, or until it is killed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--workdir", type=path_argument, required=True)
     parser.add_argument("--trace", type=path_argument, required=True)
     parser.add_argument("--steps", type=int, required=True)

@@ -1,6 +1,5 @@
 """``python -m tvconv_jax.analysis.report WORKDIR``: the report of a run that ended, again."""
 
-import argparse
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from absl import logging
 from tvconv_jax.analysis.report import evidence
 from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.analysis.report.run import NAME
-from tvconv_jax.cli import path_argument
+from tvconv_jax.cli import Parser, path_argument
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks import load_task
@@ -59,9 +58,7 @@ def _check_files(workdir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tvconv_jax.analysis.report", description="Writes WORKDIR/report.html anew."
-    )
+    parser = Parser(prog="python -m tvconv_jax.analysis.report", description="Writes WORKDIR/report.html anew.")
     parser.add_argument("workdir", type=path_argument, metavar="WORKDIR", help="folder of a run that ended")
     parser.add_argument("--pictures", action="store_true", help="shows pictures of real people too")
     args = parser.parse_args(argv)

@@ -108,7 +108,7 @@ def test_pairs_as_lfw_lists_them_to_bin(tmp_path, capsys):
         (("faces", "train.rec"), "train.rec exists and is not written over"),
         (("train.rec", "other"), "ann/1.jpg exists with other content and is not written over"),
         (("train.rec", "x.bin"), "train.rec (rec) cannot become"),
-        (("none", "y.rec"), "none holds 0 identities"),
+        (("none", "y.rec"), "none does not exist"),
         (("none.rec", "y"), "none.rec cannot be read"),
     ],
 )

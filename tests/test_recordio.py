@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvconv_jax.data.record_faces import RecordFaces, pack, unpack, write_faces
-from tvconv_jax.data.recordio import MAGIC, RecordFile, RecordWriter, framed, read_index, write_index
+from tvconv_jax.data.record_index import read_index, write_index
+from tvconv_jax.data.recordio import MAGIC, RecordFile, RecordWriter, framed
 from tvconv_jax.errors import UserError
 
 # Bytes in which the magic is frequent, at aligned places and others.
@@ -104,7 +105,7 @@ def test_a_writer_that_fails_leaves_nothing_and_none_writes_over(tmp_path):
 @pytest.mark.parametrize("text", ["0\t0\n1", "a\t0", "0\t1.5", "0\t99999999999999999999"])
 def test_an_index_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "a.idx").write_text(text)
-    with pytest.raises(UserError, match="a.idx is no index"):
+    with pytest.raises(UserError, match="a.idx is not an index"):
         read_index(tmp_path / "a.idx")
 
 
@@ -152,7 +153,7 @@ def test_faces_without_an_index_or_identities(tmp_path):
             r"its range of pictures \[1.0, 7.0\] does not lie within",
         ),
         ([pack((float("nan"), 3), 0), pack(0.0, 1, b"x")], "record 0 at byte 0 is damaged"),
-        ([pack(0.5, 0, b"x")], "record 0 at byte 0 is damaged: its label 0.5 is no whole number"),
+        ([pack(0.5, 0, b"x")], "record 0 at byte 0 is damaged: its label 0.5 is not a whole number"),
         ([pack(float("inf"), 0, b"x")], "record 0 at byte 0 is damaged"),
         ([b"short"], "it has 5 bytes, fewer than the header's 24"),
     ],
@@ -167,8 +168,8 @@ def test_a_header_that_lies_is_named(tmp_path, records, words):
     [
         (b"0\t0\n1\t4000\n", "names 2 records, at offsets up to 4000, but .*a.rec has 108 bytes"),
         (b"", "names no record"),
-        (b"0\tzero\n", "is no index"),
-        ("0\t0\n1\t36\n2\t72\n".encode("utf-16"), "is no index"),
+        (b"0\tzero\n", "is not an index"),
+        ("0\t0\n1\t36\n2\t72\n".encode("utf-16"), "is not an index"),
         (b"0\t0\n0\t36\n2\t72\n", "names key 0 twice"),
         (b"0\t4\n1\t36\n2\t72\n", "no record can be read at byte 4"),
     ],
@@ -179,7 +180,7 @@ def test_an_index_that_does_not_fit_is_set_aside(tmp_path, index, words):
     faces = RecordFaces(path)
     assert [face["image"] for face in faces] == [b"x0", b"x1", b"x2"] and faces.keys.tolist() == [0, 1, 2]
     assert re.search(f"a.idx is not used, and the 3 pictures are found without it: .*{words}", faces.note)
-    path.write_bytes(path.read_bytes()[:-8])  # where walking over finds a fault, the first one is told
+    path.write_bytes(path.read_bytes()[:-8])  # where walking over finds a fault, that one is told
     with pytest.raises(UserError):
         RecordFaces(path)
 
@@ -193,4 +194,4 @@ def test_an_index_of_a_part_says_so_and_a_folder_is_none(tmp_path):
         assert "a.idx names 2 records, and a.rec holds more: these are left out" in RecordFaces(path).note
     (tmp_path / "a.idx").unlink()
     (tmp_path / "a.idx").mkdir()
-    assert len(RecordFaces(path)) == 3 and "a.idx cannot be read" in RecordFaces(path).note
+    assert len(RecordFaces(path)) == 3 and "a.idx is not a file" in RecordFaces(path).note

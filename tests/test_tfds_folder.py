@@ -78,7 +78,7 @@ def test_a_class_that_is_not_of_tfds_is_refused_before_it_is_imported(folder, fe
         ("features.json", b"\xff", "is damaged or is not JSON"),
         ("features.json", b"[1]", "ParseError"),
         ("features.json", b"[" * 100_000, "is damaged or is not JSON"),
-        ("faces-train.array_record-00000-of-00001", b"x" * 1000, "RuntimeError"),
+        ("faces-train.array_record-00000-of-00001", b"x" * 1000, "is a text file, not records of TFDS"),
         ("faces-train.array_record-00000-of-00001", None, "lacks faces-train.array_record-00000-of-00001"),
     ],
 )

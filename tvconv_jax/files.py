@@ -13,6 +13,7 @@ from typing import Any
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.plain_files import parse_json
+from tvconv_jax.signatures import describe_instead_of_text
 
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part(\..*)?")
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know no fsync
@@ -157,6 +158,8 @@ def read_lines(path: Path, way_out: str = "give a text file in UTF-8") -> list[s
     """
     try:
         data = Path(path).read_bytes()
+        if what := describe_instead_of_text(data):
+            raise UserError(f"{path} is {what}, not lines of text; {way_out}.")
         text = data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from None
@@ -165,6 +168,16 @@ def read_lines(path: Path, way_out: str = "give a text file in UTF-8") -> list[s
     if "\0" in text:
         raise UserError(f"{path} cannot be read (it holds zero bytes, as no text does); {way_out}.")
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a field of a list holds in plain digits, up to 18 of them; ``None`` if it is not one."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def posix(name: str) -> str:
+    """A path with slashes, also from a list that Windows wrote."""
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def check_fit_a_line(names: Iterable[str], where: str | Path) -> None:

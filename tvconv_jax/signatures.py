@@ -3,10 +3,13 @@
 import codecs
 from pathlib import Path
 
+UTF_16, PICKLE, TEXT = "a text file in UTF-16", "a pickle of Python", "a text file"
+POINTER = "a Git LFS pointer (fetch the file itself with `git lfs pull`)"
+PAGE = "an HTML page (a download that did not succeed, as a rule)"
 LFS = b"version https://git-lfs.github.com/spec/"
 # First bytes, longest first where one begins another, and the noun phrase that an error uses for the file.
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (LFS, "a Git LFS pointer (fetch the file itself with `git lfs pull`)"),
+    (LFS, POINTER),
     (b"\x93NUMPY", "a NumPy array (.npy)"),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
@@ -51,7 +54,6 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"riegeli\0", "an array record file of TFDS"),
 )
 LATER = ((4, b"TFL3", "a TensorFlow Lite model"), (257, b"ustar", "a tar archive"))
-PICKLE, TEXT = "a pickle of Python", "a text file"
 # ISO media files by the brand that follows `ftyp`; iPhones make HEIC, and renaming one to .jpg does not convert it.
 MEDIA = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "a HEIC image (convert it to JPEG or PNG)") | {
     b"avif": "an AVIF image",
@@ -91,6 +93,22 @@ def describe(data: bytes) -> str | None:
     return _describe_text(data) or ("a file of zeros" if not any(data[:512]) else None)
 
 
+def describe_instead_of_text(data: bytes) -> str | None:
+    """Name what a file is that should be lines of text, by its first bytes.
+
+    Args:
+        data: As for :func:`describe`.
+
+    Returns:
+        As :func:`describe`; ``None`` too if it can be a list that somebody wrote. A name in it may begin as another
+        format does: ``BM`` is a bitmap only where no text follows.
+    """
+    what = describe(data)
+    if what is None or not data or what == UTF_16:
+        return None
+    return what if not _is_text(data) or what in (POINTER, PAGE) else None
+
+
 def describe_file(path: str | Path) -> str | None:
     """Name what a file is, as :func:`describe`; ``None`` too if it cannot be read."""
     try:
@@ -102,10 +120,10 @@ def describe_file(path: str | Path) -> str | None:
 
 def _describe_text(data: bytes) -> str | None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "a text file in UTF-16"
+        return UTF_16
     text = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
-        return "an HTML page (a download that did not succeed, as a rule)"
+        return PAGE
     if text.startswith((b"<?xml", b"<svg")):
         return "an XML document"
     if text.startswith((b"<error", b'{"error', b'{"message')):

@@ -1,6 +1,7 @@
 """Faces aligned by five landmarks, as the field aligns them: a similarity transform to a fixed template."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from tvconv_jax.data.decoder import ImageError, as_seen, read_image
 from tvconv_jax.data.listing import JUNK, is_junk
 from tvconv_jax.data.progress import track
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines, write_bytes
+from tvconv_jax.files import posix, read_lines, write_bytes
 
 # Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
 # 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
@@ -20,6 +21,7 @@ TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 TEMPLATE_SIDE = 112
+FARTHEST, NEAREST = 1e6, 1e-3  # pixels: landmarks out of every picture, and all at one place
 QUALITY = 95
 ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # what becomes of a picture
 
@@ -105,8 +107,9 @@ def _landmarks(path: Path, number: int, line: str) -> Landmarks:
         points = np.array(numbers, float).reshape(5, 2)
     except ValueError:
         points = np.full((5, 2), np.nan)
+    file = posix(file)
     parts = Path(file).parts
-    if not np.isfinite(points).all() or np.ptp(points, axis=0).max() == 0:
+    if not np.abs(points).max() <= FARTHEST or np.ptp(points, axis=0).max() < NEAREST:
         raise UserError(f"{path}:{number}: {line!r} must be 'file x1 y1 ... x5 y5', five points; correct it.")
     if ".." in parts or Path(file).is_absolute():
         raise UserError(f"{path}:{number}: {file!r} must lie within the source folder; correct it.")
@@ -133,7 +136,7 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
         raise UserError(f"{target} is the folder of the pictures themselves; name another one to write.")
     found = read_landmarks(landmarks)
     listed = [entry for entry in found if not any(map(is_junk, Path(entry.file).parts))]
-    there = [entry for entry in listed if (source / entry.file).is_file()]
+    there = [entry for entry in listed if os.path.isfile(source / entry.file)]
     if not there:
         raise UserError(f"none of the {len(listed)} pictures of {landmarks} is in {source}; name their common folder.")
     _check_targets(landmarks, there)

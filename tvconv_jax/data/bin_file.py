@@ -66,6 +66,11 @@ def _encoded(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def is_bin(path: Path) -> bool:
+    """Whether a file is a verification ``.bin`` by its name, in any case."""
+    return path.suffix.lower() == ".bin"
+
+
 def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
     """Read a verification ``.bin``.
 

@@ -1,5 +1,6 @@
 """Face data from one format into another, byte for byte: pictures are never decoded or written anew."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,15 +11,18 @@ from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.decoder import ImageError, size
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
 from tvconv_jax.data.name_list import one_to_one
-from tvconv_jax.data.pairs import read_pairs, set_of
+from tvconv_jax.data.pairs import LFW_LIST, read_pairs, set_of
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.record_faces import walk, write_faces
-from tvconv_jax.data.recordio import RecordFile, write_index
+from tvconv_jax.data.record_index import write_index
+from tvconv_jax.data.recordio import RecordFile
 from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
 from tvconv_jax.data.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import check_fit_a_line, user_path, write_bytes, write_text
+
+LONGEST = 255  # bytes of a file's name, on most file systems
 
 
 def convert(source: str | Path, target: str | Path) -> str:
@@ -56,6 +60,8 @@ def convert(source: str | Path, target: str | Path) -> str:
 
 
 def _to_folder(faces: FaceSet, target: Path) -> str:
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file and is not written over; name a folder.")
     _check_names(faces, target, as_files=True)
     for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
         image = faces.source[index]["image"]
@@ -81,6 +87,8 @@ def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
     if not as_files:
         check_fit_a_line(names, f"the list of names beside {target}")
     for name in names if as_files else ():
+        if any(len(os.fsencode(part)) > LONGEST for part in name.split("/")):
+            raise UserError(f"the name {ascii(name)} has parts of more than {LONGEST} bytes, too long for a file.")
         if any(map(is_junk, name.split("/"))) or Path(name).suffix.lower() not in SUFFIXES:
             raise UserError(
                 f"the picture {ascii(name)} would not be read back from the folder {target}: {JUNK} are left out, and "
@@ -178,11 +186,11 @@ def _pairs_to_bin(source: Path, target: Path) -> str:
 
 def _bin_to_pairs(source: Path, target: Path) -> str:
     faces = BinFaces(source)
-    if target.name == "pairs.txt":
+    if target.name.lower() == LFW_LIST:
         raise UserError(f"{target} would be in LFW's own layout, which is only read; write lfw_pair.txt.")
     if target.exists():
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
-    root = target.with_name(target.name.removesuffix("_pair.txt"))
+    _, root = set_of(target)
     names: dict[bytes, str] = {}  # a picture of several pairs is one file
     for index in track(range(len(faces)), total=len(faces), text=f"Writing {root.name}"):
         image = faces[index]["image"]

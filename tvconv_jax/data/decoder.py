@@ -75,7 +75,8 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
             raise
         except Exception as error:
             if strict:
-                raise ImageError(_cause(error, image)) from None
+                with opened(image):  # which says better what is wrong with a header
+                    raise ImageError(_cause(error, image)) from None
             # Pillow is more lenient, and says better what is wrong
     with opened(image) as picture:
         return _rgb(picture)

@@ -129,10 +129,11 @@ def _elsewhere(base: Path) -> str:
     folders, files = scan(base, LeftOut())
     for folder in folders:
         files = files + scan(folder, LeftOut())[1]
-    packed = [path for path in files if path.suffix == ".rec"]
+    packed = next((path for path in files if path.suffix.lower() == ".rec"), None)
     if not packed:
         return ""
-    return f". A packed set is in {packed[0]}: train on it with data=casia and --config.data.root={packed[0].parent}"
+    rename = "" if packed.name.lower() == "train.rec" else "call it train.rec, and "
+    return f". A packed set is in {packed}: {rename}train on it with data=casia and --config.data.root={packed.parent}"
 
 
 def _people(base: Path) -> Path:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from tvconv_jax.data import folder
-from tvconv_jax.data.bin_file import BinFaces
+from tvconv_jax.data.bin_file import BinFaces, is_bin
 from tvconv_jax.data.listing import named
 from tvconv_jax.data.pairs import Pairs
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.relabelled import Relabelled
-from tvconv_jax.data.sets import open_faces
+from tvconv_jax.data.sets import open_faces, packed_in
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
 
@@ -53,7 +53,7 @@ def load(
     said = {
         name: f"{name}: {len(pairs.same)} pairs, pictures from folders" for name, (_, pairs) in verification.items()
     }
-    for path in named(tests, ".bin") if tests else []:
+    for path in named(tests, is_bin) if tests else []:
         folder.check_set_name(path, path.stem)
         faces = BinFaces(path)
         said[path.stem] = f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}"
@@ -70,10 +70,10 @@ def _packed(root: Path | str) -> tuple[Source | None, int, list[str]]:
             packed = open_faces(what)
             faces, identities = Relabelled(faces, np.arange(len(faces)), packed.labels), len(packed.identities)
         note, beside = f"TFDS {path}: {len(faces)} pictures of {identities} identities", []
-    elif (records := root / "train.rec").exists():
+    elif records := packed_in(root):
         packed = open_faces(records)  # with the names of train.lst, where it is there
         faces, identities = packed.source, len(packed.identities)
-        note, what = f"train.rec: {len(faces)} pictures of {identities} identities", str(records)
+        note, what = f"{records.name}: {len(faces)} pictures of {identities} identities", str(records)
         beside = packed.notes
     else:
         return None, 0, []

@@ -170,18 +170,40 @@ def _split(domain: int, phase: str) -> str:
 def _paired(base: Path, domain: int, phase: str, left_out: LeftOut) -> list[tuple[Path, Path]]:
     """Every picture with its mask, sorted by name."""
     folder = base / f"Domain{domain}" / phase / "ROIs"
-    images, masks = (
-        {path.name: path for path in flat(folder / kind, (".png",), left_out)} for kind in ("image", "mask")
-    )
+    images, masks = (_by_name(base, folder / kind, left_out) for kind in ("image", "mask"))
     if not images:
-        raise UserError(f"{folder / 'image'} holds no *.png; every domain needs pictures to train and to test on.")
+        raise UserError(
+            f"{folder / 'image'} holds no *.png{_others(folder / 'image')}; every domain needs pictures to train and "
+            f"to test on."
+        )
     for lacking, having, kind in ((masks, images, "mask"), (images, masks, "image")):
         if alone := sorted(having.keys() - lacking.keys()):
             raise UserError(
-                f"{having[alone[0]]} has no {kind} of the same name in {folder / kind} ({len(alone)} such files); "
-                f"add or remove."
+                f"{having[alone[0]]} has no {kind} of the same name in {folder / kind} ({len(alone)} such files)"
+                f"{_others(folder / kind)}; add or remove."
             )
     return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _by_name(base: Path, folder: Path, left_out: LeftOut) -> dict[str, Path]:
+    """The PNG files of a folder by their names without the suffix, which may differ in case."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder; data.root, {base}, must hold Domain1 to Domain4, each with train/ROIs/image, "
+            f"train/ROIs/mask and the same under test."
+        )
+    files = flat(folder, (".png",), left_out)
+    found = {path.stem: path for path in files}
+    if twice := [path for path in files if found[path.stem] != path]:
+        raise UserError(f"{twice[0]} and {found[twice[0].stem].name} are of one name; rename or remove one.")
+    return found
+
+
+def _others(folder: Path) -> str:
+    """What lies in a folder and is not read, to be told where something is missing."""
+    left_out = LeftOut()
+    flat(folder, (".png",), left_out)
+    return "".join(f" ({note})" for note in left_out.notes(folder))
 
 
 def _check_all(base: Path, pairs: Mapping[str, list[tuple[Path, Path]]]) -> None:

@@ -1,5 +1,6 @@
 """Test sets as far as training data must keep away from them: whose faces they show, and in which files."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.bin_file import BinFaces
+from tvconv_jax.data.bin_file import BinFaces, is_bin
 from tvconv_jax.data.listing import named
 from tvconv_jax.data.pairs import is_list, pair_lists, read_rows, set_of
 from tvconv_jax.data.records import Source
@@ -47,7 +48,7 @@ def open_held_out(text: str | Path) -> list[HeldOut]:
     path = Path(text)
     if path.is_dir():
         found = beside(path)
-    elif path.suffix == ".bin":
+    elif is_bin(path):
         faces = BinFaces(path)
         found = [HeldOut(path.stem, faces, (), same=faces.pairs.same)]
     else:
@@ -59,7 +60,7 @@ def open_held_out(text: str | Path) -> list[HeldOut]:
 
 def beside(base: Path) -> list[HeldOut]:
     """The test sets of a folder: every ``<set>.bin``, ``<set>_pair.txt`` and LFW's ``pairs.txt``."""
-    return [entry for path in sorted([*pair_lists(base), *named(base, ".bin")]) for entry in open_held_out(path)]
+    return [entry for path in sorted([*pair_lists(base), *named(base, is_bin)]) for entry in open_held_out(path)]
 
 
 def _from_list(path: Path) -> HeldOut:
@@ -68,7 +69,7 @@ def _from_list(path: Path) -> HeldOut:
         return HeldOut(path.stem, LooseFiles([]), sorted({" ".join(line.split()) for line in lines if line.strip()}))
     rows, (name, root) = read_rows(path), set_of(path)
     pictures = dict.fromkeys(picture for row in rows for picture in (row.left, row.right))
-    there = [picture for picture in pictures if (root / picture).is_file()]
+    there = [picture for picture in pictures if os.path.isfile(root / picture)]
     missing = [picture for picture in pictures if picture not in set(there)]
     return HeldOut(
         name,

@@ -15,7 +15,7 @@ from tvconv_jax.data.looks import Look, look
 from tvconv_jax.data.pairs import FOLDS, check_folds, cut_folds
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import Source, read
-from tvconv_jax.data.sets import FaceSet, kind_of, open_faces
+from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
 from tvconv_jax.data.sheet import write_sheet
 from tvconv_jax.errors import UserError
 from tvconv_jax.machine import cores
@@ -83,11 +83,10 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
         return None, open_held_out(path)
     if kind != "folder":
         return open_faces(path), []
-    if not base.is_dir():
-        raise UserError(f"{path} does not exist; name a set of faces.")
+    check_folder(base)
     tests = beside(base)
-    if (base / "train.rec").exists():
-        return open_faces(base / "train.rec"), tests
+    if packed := packed_in(base):
+        return open_faces(packed), tests
     if tests and not identity_files(base, LeftOut()):
         return None, tests
     return open_faces(path), tests

@@ -9,7 +9,7 @@ import numpy as np
 from tvconv_jax.data.records import Source
 from tvconv_jax.data.relabelled import Relabelled
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines, write_text
+from tvconv_jax.files import posix, read_lines, write_text
 
 
 class KeptFaces(Relabelled):
@@ -56,12 +56,13 @@ def short_name(name: str) -> str:
 
 
 def read_kept(path: Path) -> list[str]:
-    """Names from a list, one a line, each once.
+    """Names from a list, one a line, each once; of a path the last two parts count, with slashes or backslashes.
 
     Raises:
         UserError: If the file is missing, empty, or no text.
     """
-    names = list(dict.fromkeys(filter(None, read_lines(path, "give the list that purify wrote, as data.keep"))))
+    lines = read_lines(path, "give the list that purify wrote, as data.keep")
+    names = list(dict.fromkeys(short_name(posix(line)) for line in lines if line.strip()))
     if not names:
         raise UserError(f"data.keep {path} is empty; give the list that purify wrote.")
     return names

@@ -1,7 +1,7 @@
 """The rule for what belongs to a user's folder of data: what is read, and what is left out and counted."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from tvconv_jax.errors import UserError
@@ -23,6 +23,7 @@ OTHER_IMAGES = {
 JUNK = "hidden or system files or folders"
 BROKEN = "dangling links"
 LOOP = "links back to a folder above"
+TWICE = "links to a folder that stands beside them"
 ODD = "pipes, sockets or devices"
 OTHER = "files that are not {}"
 DEEP = "images one folder too deep"
@@ -96,7 +97,21 @@ def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = (
             left_out.add(reason, path)
         else:
             (folders if entry.is_dir() else files).append(path)
-    return folders, files
+    return _once(folders, left_out), files
+
+
+def _once(folders: list[Path], left_out: LeftOut) -> list[Path]:
+    """Folders without the links that lead to one of the others: its images would count twice, for two identities."""
+    links = [path for path in folders if path.is_symlink()]
+    if not links:
+        return folders
+    known = {_identity(path) for path in folders if not path.is_symlink()}
+    for link in links:
+        if _identity(link) in known:
+            left_out.add(TWICE, link)
+            folders.remove(link)
+        known.add(_identity(link))
+    return folders
 
 
 def _fault(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
@@ -134,21 +149,20 @@ def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ())
         yield from walk(folder, left_out, above)
 
 
-def named(base: Path, end: str) -> list[Path]:
-    """List the regular files directly in a folder whose name ends so, sorted; junk is passed over.
+def named(base: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """List the regular files directly in a folder that are called as wanted, sorted; junk is passed over.
 
     Raises:
-        UserError: If the folder cannot be read, or something else than a file or folder is called so.
+        UserError: If the folder cannot be read, or something else than a file is called so.
     """
     if not base.is_dir():
         return []
     left_out = LeftOut()
-    _, files = scan(base, left_out)
-    for reason in (BROKEN, ODD):
-        for path in left_out.paths.get(reason, ()):
-            if path.name.endswith(end):
-                raise UserError(f"{path} cannot be read: it is among the {reason}; mend or remove it.")
-    return [path for path in files if path.name.endswith(end)]
+    folders, files = scan(base, left_out)
+    for reason, paths in (*left_out.paths.items(), ("folders", folders)):
+        for path in filter(wanted, paths if reason != JUNK else ()):
+            raise UserError(f"{path} must be a file, but is among the {reason}; mend, rename or remove it.")
+    return [path for path in files if wanted(path)]
 
 
 def select(files: list[Path], suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
@@ -215,7 +229,7 @@ def _images_of(
 def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: LeftOut) -> None:
     """Raise if an identity without images has some in the wrong place, in another format or behind dead links."""
     ways_out = {
-        DEEP: f"move them up into {identity.name}/",
+        DEEP: f"move them up into {identity.name}/, or name it as the set if they are identities",
         BROKEN: "mend the links",
         OTHER.format(", ".join(suffixes)): "convert them",
     }

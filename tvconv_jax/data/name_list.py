@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines
+from tvconv_jax.files import read_lines, whole_number
 
 
 def read_names(path: Path, keys: Sequence[int], labels: Sequence[int]) -> tuple[list[str], str]:
@@ -35,7 +35,10 @@ def _fitting(path: Path, keys: Sequence[int], labels: Sequence[int]) -> list[str
             raise UserError(f"{path} names {len(rows)} images, but there are {len(keys)}.")
         found = {key: _name(path, number, fields, 1) for key, (number, fields) in zip(keys, rows, strict=True)}
     else:
-        found = {_key(path, number, fields): _name(path, number, fields, -1) for number, fields in rows}
+        listed = [(_key(path, number, fields), _name(path, number, fields, -1)) for number, fields in rows]
+        found = dict(listed)
+        if len(found) < len(listed):
+            raise UserError(f"{path} names a key twice.")
     missing = [key for key in keys if key not in found]
     if missing:
         raise UserError(f"{path} names no key {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}.")
@@ -62,9 +65,10 @@ def _is_number(text: str) -> bool:
 
 
 def _key(path: Path, number: int, fields: list[str]) -> int:
-    if len(fields) < 3 or not (fields[0].isascii() and fields[0].isdecimal()):
-        raise UserError(f"{path}: line {number}, {ascii(chr(9).join(fields))}, is not 'key label identity/file'.")
-    return int(fields[0])
+    key = whole_number(fields[0])
+    if len(fields) < 3 or key is None:
+        raise UserError(f"{path}: line {number}, {ascii(chr(9).join(fields))[:80]}, is not 'key label identity/file'.")
+    return key
 
 
 def _name(path: Path, number: int, fields: list[str], place: int) -> str:

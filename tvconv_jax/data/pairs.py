@@ -1,5 +1,6 @@
 """Pair lists of face verification: which two pictures, the same person or not, in which of ten folds."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from tvconv_jax.data import listing
 from tvconv_jax.data.listing import SUFFIXES
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines
+from tvconv_jax.files import posix, read_lines, whole_number
 
 FOLDS = 10
 LIST_END, LFW_LIST = "_pair.txt", "pairs.txt"  # how lists of pairs are called
@@ -53,20 +54,24 @@ def set_of(path: Path) -> tuple[str, Path]:
     Raises:
         UserError: If no set can be called so.
     """
-    name = "lfw" if path.name == LFW_LIST else path.name.removesuffix(LIST_END)
+    name = "lfw" if _is_lfw(path) else path.name[: -len(LIST_END)] if is_list(path) else path.name
     if not name.strip() or not name.isprintable():
         raise UserError(f"{str(path)!r}: no verification set can be called {name!r}; give it another name.")
     return name, path.with_name(name)
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file is a list of pairs by its name."""
-    return path.name == LFW_LIST or path.name.endswith(LIST_END)
+    """Whether a file is a list of pairs by its name, in any case."""
+    return _is_lfw(path) or path.name.lower().endswith(LIST_END)
+
+
+def _is_lfw(path: Path) -> bool:
+    return path.name.lower() == LFW_LIST
 
 
 def pair_lists(base: Path) -> list[Path]:
-    """The lists of pairs directly in a folder, sorted."""
-    return [path for path in listing.named(base, ".txt") if is_list(path)]
+    """The lists of pairs directly in a folder, sorted, LFW's own last."""
+    return sorted(listing.named(base, is_list), key=_is_lfw)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -79,7 +84,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UserError: If a line is of another kind.
     """
-    return _lfw_rows(path) if path.name == LFW_LIST else _flag_rows(path)
+    return _lfw_rows(path) if _is_lfw(path) else _flag_rows(path)
 
 
 def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
@@ -98,7 +103,9 @@ def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
     rows = read_rows(path)
     for number, *files, _ in rows:
         for name in files:
-            if not (root / name).is_file():
+            if not os.path.isfile(root / name):  # False for a name that is too long, too
+                if not root.is_dir():
+                    raise UserError(f"{path}:{number}: {name} must be in {root}, which is not a folder; put it there.")
                 raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
     names = sorted({name for row in rows for name in row[1:3]})
     index = {name: i for i, name in enumerate(names)}
@@ -162,13 +169,8 @@ def _flag_rows(path: Path) -> list[Row]:
             )
         if fields[2] not in ("1", "-1"):
             raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same person) or -1; correct the line.")
-        rows.append(Row(number, *map(_posix, fields[:2]), fields[2] == "1"))
+        rows.append(Row(number, *map(posix, fields[:2]), fields[2] == "1"))
     return rows
-
-
-def _posix(name: str) -> str:
-    """A path with slashes, also of a list that Windows wrote."""
-    return name if "/" in name else name.replace("\\", "/")
 
 
 def _lfw_rows(path: Path) -> list[Row]:
@@ -190,7 +192,7 @@ def _lfw_rows(path: Path) -> list[Row]:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return whole_number(text) is not None
 
 
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:

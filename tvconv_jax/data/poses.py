@@ -79,12 +79,17 @@ def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int
 
 
 def _pose(path: Path, base: Path) -> str:
-    return next((part for part in path.relative_to(base).parent.parts if part in POSES), "")
+    return next((part for part in _folders(path, base) if part in POSES), "")
+
+
+def _folders(path: Path, base: Path) -> list[str]:
+    """The folders within the base that a picture lies in, in small letters."""
+    return [part.lower() for part in path.relative_to(base).parent.parts]
 
 
 def _person(path: Path, base: Path) -> str:
     parts = path.relative_to(base).parts
-    at = parts.index(_pose(path, base))
+    at = _folders(path, base).index(_pose(path, base))
     if at:
         return parts[at - 1]
     return parts[1] if len(parts) > 2 else identity_of(parts[-1])

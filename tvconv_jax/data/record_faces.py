@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.progress import track
-from tvconv_jax.data.recordio import RecordFile, RecordWriter, index_path, read_index
+from tvconv_jax.data.record_index import read_index
+from tvconv_jax.data.recordio import RecordFile, RecordWriter, index_path
 from tvconv_jax.data.records import Record
 from tvconv_jax.errors import UserError
 from tvconv_jax.files import write_text
@@ -88,10 +89,7 @@ class RecordFaces:
         try:
             self._open(*(self._indexed(index) if os.path.lexists(index) else walk(self.file)))
         except UserError as error:
-            try:  # an index may help, but it never closes a file that can be walked over
-                self._open(*walk(self.file))
-            except UserError:
-                raise error from None
+            self._open(*walk(self.file))  # an index may help, but it never closes a file that can be walked over
             self.note = f"{index} is not used, and the {len(self)} pictures are found without it: {error}"
 
     def _open(self, keys: np.ndarray, offsets: np.ndarray) -> None:
@@ -132,10 +130,16 @@ class RecordFaces:
         """The first label of every picture, ``int64``, without reading the pictures."""
         heads = self.file.heads(self.offsets, HEADER.size + 4)
         flags, scalars = heads[:, :8].copy().view("<u4")[:, 0], heads[:, 4:8].copy().view("<f4")[:, 0]
+        # A record of an identity among the pictures means that the one at the start, which tells them apart, is lost.
+        alone = np.flatnonzero(
+            (flags > 0) & (self.file.sizes(self.offsets) == HEADER.size + 4 * flags.astype(np.int64))
+        )
+        if alone.size:
+            raise self._error(int(alone[0]), "it holds labels and no picture, as records of identities do")
         labels = np.where(flags > 0, heads[:, HEADER.size :].copy().view("<f4")[:, 0], scalars)
         wrong = np.flatnonzero((labels != np.trunc(labels)) | ~(np.abs(labels) < 2**31))
         if wrong.size:
-            raise self._error(wrong[0], f"its label {labels[wrong[0]]} is no whole number")
+            raise self._error(wrong[0], f"its label {labels[wrong[0]]} is not a whole number")
         return labels.astype(np.int64)
 
     def _content(self, index: int) -> Content:
@@ -151,6 +155,8 @@ class RecordFaces:
             raise self._error(
                 0, f"it says {labels.tolist()}: pictures 1 to a - 1, identities a to b - 1, but those keys do not exist"
             )
+        if len(self.keys) > end:
+            self.note = f"record 0 says that there are {end} records, and {len(self.keys) - end} more are left out"
         ranges = [self._range(key, stop) for key in range(stop, end)]
         self.ranges = np.array(ranges, np.int64).reshape(-1, 2)
         self.keys, self.offsets = self.keys[1:stop], self.offsets[1:stop]

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import sync, write_text
+from tvconv_jax.files import sync
 from tvconv_jax.signatures import describe
 from tvconv_jax.training.storage import lock
 
@@ -38,6 +38,8 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
+            raise UserError(f"{path} is not a file; name a .rec file.")
         try:
             with open(self.path, "rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -108,6 +110,11 @@ class RecordFile:
             head = self.read(int(offsets[row]))[:size]
             heads[row, : len(head)] = np.frombuffer(head, np.uint8)
         return heads
+
+    def sizes(self, offsets: np.ndarray) -> np.ndarray:
+        """Bytes of each record, ``int64 [n]``; -1 of one that is cut into parts."""
+        frames = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4")
+        return np.where(frames[:, 1] >> 29 == WHOLE, (frames[:, 1] & MAX_LENGTH).astype(np.int64), -1)
 
     def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
         """Where the bytes of each part of a record start and stop."""
@@ -249,39 +256,6 @@ def framed(payload: bytes) -> bytes:
         for flag, start, stop in zip(flags, starts, stops, strict=True)
     )
     return b"".join(parts) + bytes(-stops[-1] % 4)
-
-
-def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an ``.idx``.
-
-    Args:
-        path: The file, ``key offset`` lines in any order.
-
-    Returns:
-        Keys in ascending order and the offset of each, ``int64 [n]``.
-
-    Raises:
-        UserError: If it cannot be read, a line is no pair of whole numbers, or a key stands there twice.
-    """
-    try:
-        words = path.read_bytes().split()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    try:
-        keys, offsets = np.array(words, np.int64).reshape(-1, 2).T
-    except (ValueError, OverflowError):
-        raise UserError(f"{path} is no index: its lines must be 'key offset', two whole numbers.") from None
-    order = np.argsort(keys, kind="stable")
-    keys, offsets = keys[order], offsets[order]
-    twice = keys[1:][keys[1:] == keys[:-1]]
-    if twice.size:
-        raise UserError(f"{path} names key {twice[0]} twice; every record has a key of its own.")
-    return keys, offsets
-
-
-def write_index(path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
-    """Writes an ``.idx``, whole or not at all."""
-    write_text(path, "".join(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)))
 
 
 def index_path(records: Path) -> Path:

@@ -1,5 +1,6 @@
 """Training faces in any format, opened with their names: what conversion, inspection and purification read."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.folder import training_files
-from tvconv_jax.data.listing import LeftOut
+from tvconv_jax.data.listing import LeftOut, named
 from tvconv_jax.data.name_list import one_to_one, read_names
 from tvconv_jax.data.pairs import is_list
 from tvconv_jax.data.progress import track
@@ -15,6 +16,7 @@ from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Record, Source, read
 from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.errors import UserError
+from tvconv_jax.signatures import describe_file
 
 CHUNK = 1024  # records read at once
 # A picture's file name says what its first bytes are.
@@ -102,7 +104,26 @@ def kind_of(text: str | Path) -> str:
         return "tfds"
     if is_list(path):
         return "pairs"
-    return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix, "folder")
+    return {".rec": "rec", ".idx": "idx", ".bin": "bin"}.get(path.suffix.lower(), "folder")
+
+
+def packed_in(base: Path) -> Path | None:
+    """The ``train.rec`` of a folder, in any case; ``None`` if there is none.
+
+    Raises:
+        UserError: If something is called so, and is not a file that can be read.
+    """
+    found = named(base, lambda path: path.name.lower() == "train.rec")
+    return next((path for path in found if path.name == "train.rec"), next(iter(found), None))
+
+
+def check_folder(path: Path) -> None:
+    """Raise a ``UserError`` if there is no such folder, which names what is there."""
+    if path.is_dir():
+        return
+    what = describe_file(path) or "a file of an unknown kind"
+    fault = f"is {what}, not a set of faces" if os.path.lexists(path) else "does not exist"
+    raise UserError(f"{path} {fault}; give a folder of identities, a .rec, tfds:NAME, a list of pairs or a .bin.")
 
 
 def open_faces(text: str | Path) -> FaceSet:
@@ -123,6 +144,7 @@ def open_faces(text: str | Path) -> FaceSet:
 
 def _open_folder(text: str) -> FaceSet:
     left_out, base = LeftOut(), Path(text)
+    check_folder(base)
     files = training_files(base, left_out)
     identities = sorted({path.parent.name for path in files})
     label_of = {name: label for label, name in enumerate(identities)}

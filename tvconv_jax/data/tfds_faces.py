@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from tvconv_jax.data.listing import is_junk
 from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepare, read
 from tvconv_jax.data.tfds_folder import one_line, open_folder, shards
 from tvconv_jax.data.tfrecord import TFRecords
@@ -117,7 +118,13 @@ def _tells_apart(feature: Any) -> bool:
 
 def is_tfds(path: Path) -> bool:
     """Whether a folder is a prepared TFDS set: it, or one of its versions, holds ``dataset_info.json``."""
-    return (path / INFO).exists() or any(path.glob(f"*/{INFO}"))
+    return (path / INFO).exists() or bool(_versions(path))
+
+
+def _versions(path: Path) -> list[Path]:
+    """The folders of a set's versions, without those of which TFDS was stopped while it wrote them."""
+    folders = [found.parent for found in path.glob(f"*/{INFO}")]
+    return [folder for folder in folders if not is_junk(folder.name) and ".incomplete" not in folder.name]
 
 
 def locate(name: str) -> Path:
@@ -136,8 +143,7 @@ def locate(name: str) -> Path:
     for place in places:
         if (place / INFO).exists():
             return place
-        versions = [folder.parent for folder in place.glob(f"*/{INFO}")]
-        if versions:
+        if versions := _versions(place):
             return max(versions, key=lambda folder: _version(folder.name))
     raise UserError(f"no prepared TFDS set {name!r} in {' or '.join(map(str, places))}; name its folder as tfds:DIR.")
 

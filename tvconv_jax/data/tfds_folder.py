@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from tvconv_jax.errors import UserError
 from tvconv_jax.plain_files import parse_json
+from tvconv_jax.signatures import describe
 
 FEATURES = "features.json"
 _CLASS = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_0-9]+\.[A-Z]\w*")
@@ -52,7 +53,16 @@ def shards(builder: tfds.core.DatasetBuilder, split: str, path: Path) -> list[Pa
             raise UserError(f"{path} names the file {str(file)!r}, which is outside of the folder; get the set again.")
         if not file.is_file():
             raise UserError(f"{path} lacks {file.name}, of {len(files)} files of the split {split}; get the set again.")
+        if what := _other_kind(file):
+            raise UserError(f"{file} is {what}, not records of TFDS; get the set again.")
     return files
+
+
+def _other_kind(file: Path) -> str | None:
+    """What a file is, if not records: these begin with zeros in the length of the first one, or as Riegeli does."""
+    with open(file, "rb") as content:
+        head = content.read(512)
+    return describe(head) if head and head[4:8] != bytes(4) else None
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from tvconv_jax import command
+from tvconv_jax.cli import seed_argument
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.losses import am_softmax
 from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes import face_config, frontal_config, odoc_config
-from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.run import model_of, plan_of
 from tvconv_jax.training import loop
@@ -139,9 +139,9 @@ def test_outputs_that_are_not_finite_are_no_accuracy(value):
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "4294967296", "nan", "²", ""])
 def test_a_seed_of_a_flag_has_the_range_of_a_configs(text):
-    assert seed_of("4294967295") == RULES["seed"].high
-    with pytest.raises(argparse.ArgumentTypeError, match="must be an integer from 0 to 4294967295"):
-        seed_of(text)
+    assert seed_argument("4294967295") == RULES["seed"].high
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 0 to 4294967295"):
+        seed_argument(text)
 
 
 def test_lengths_that_overflow_are_not_zeros():

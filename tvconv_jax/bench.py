@@ -14,7 +14,6 @@ Bandwidths of operators are bytes that must be moved, every array once, over the
 """
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -33,9 +32,10 @@ from tvconv_jax.cli import image_size, integer, output_file
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_json
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
+from tvconv_jax.outputs import announce_overwrite
 from tvconv_jax.tasks.forward import PRECISIONS
 from tvconv_jax.tether import tethered
 
@@ -253,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) is not None and args.mode not in modes:
             parser.error(f"--{name} does nothing in {args.mode}; leave it out")
     with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
-        benchmark.check_json(args.json)
+        if args.json:
+            announce_overwrite(args.json)
         if args.batch == 1 and args.mode != "operator":
             raise UserError("--batch=1 leaves batch norms one image to average over; take 2, or the mode operator.")
         _run(args)
@@ -278,7 +279,7 @@ def _run(args: argparse.Namespace) -> None:
         common["image_size"] = args.image_size or 256
         figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=depth, **common)
     if args.json:
-        write_text(args.json, json.dumps(figures, indent=1) + "\n")
+        write_json(args.json, figures)
 
 
 if __name__ == "__main__":

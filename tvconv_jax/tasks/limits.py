@@ -6,9 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.checks import FIELDS, Range, count
+from tvconv_jax.cli import MAX_SEED
 from tvconv_jax.data.transform import LIMITS
 from tvconv_jax.errors import UserError
-from tvconv_jax.recipes.arguments import MOST_SEED
 from tvconv_jax.tasks.run import check_choice
 
 SHARE = Range(0, 1, above=True)  # of an image's side, of the identities: up to all of it
@@ -23,7 +23,7 @@ RULES: dict[str, Range] = {
     **{f"model.{name}": rule for name, rule in FIELDS.items()},
     **{f"data.augment.{name}": Range(0, limit) for name, limit in LIMITS.items()},
     "model.stages": count(64),
-    "seed": count(MOST_SEED, low=0),
+    "seed": count(MAX_SEED, low=0),
     "data.image_size": count(4096, low=8),
     "data.batch_size": BATCH,
     "data.per_domain": BATCH,

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_text
+from tvconv_jax.files import as_json, write_text
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.progress import minutes, reporter
 from tvconv_jax.training.events import Events
@@ -46,7 +46,7 @@ class MetricsLog:
             TrainingError: If the disk is full.
         """
         with self._writing():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(as_json({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
                 self._events.write(step, name, value)

@@ -90,6 +90,13 @@ def test_what_a_model_has_against_its_config_is_said_before_data_is_opened(confi
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config])
+@pytest.mark.parametrize("key", ["optimizer.scale_rule", "train.nan", "train.precision"])
+def test_words_that_all_tasks_have_are_checked_before_data_is_opened(make, key):
+    with pytest.raises(UserError, match=f"^{key} 'foo' is unknown; there are: "):
+        check_values(with_value(make("smoke"), key, "foo"))
+
+
 def test_more_steps_than_a_state_can_count_are_refused():
     with pytest.raises(UserError, match="are 10,000,000,000 steps, and a run counts to 2,147,483,647"):
         plan_of(with_value(face_of(), "optimizer.epochs", 1e6), 10_000)

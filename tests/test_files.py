@@ -155,3 +155,12 @@ def test_json_has_no_numbers_that_other_programs_cannot_read(tmp_path):
     assert read_metrics(lines) == [{"step": 1, "accuracy": 0.5}]
     with pytest.raises(ValueError, match="not an object"):
         read_metrics(["[1]"])
+
+
+def test_lines_of_a_log_that_mean_nothing_are_dropped_when_a_run_goes_on(tmp_path):
+    whole = b'{"step": 1, "loss": 2.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(
+        whole + b'null\n3\n{"loss": 1.0}\n\xff\n{"step": "1"}\n\0\0\n{"step": 2, "l'
+    )
+    MetricsLog(tmp_path, 1).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole

@@ -194,7 +194,7 @@ def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["--threshold=1.5"], "threshold 1.5 must lie between 0 and 1"),
+        (["--threshold=1"], "threshold 1.0 must lie between 0 and 1"),
         (["--classifier=nowhere"], "nowhere holds no classifier; train configs/frontal.py"),
         (["--out={other}"], "holds the scores of another set or classifier"),
         (["--classifier={faces}/p0"], "holds no classifier"),

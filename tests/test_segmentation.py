@@ -150,7 +150,7 @@ def settings(tmp_path):
         for name, value in values.items():
             flags.FLAGS[name].value = value
 
-    give(out=str(tmp_path / "out"))
+    give(out=tmp_path / "out")
     yield give
     give(**before)
 

@@ -113,3 +113,36 @@ class Step(nn.Module):
     @nn.compact
     def __call__(self, x, _):
         return TVConv(**SMALL)(x), None
+
+
+class Lookalike(nn.Module):
+    """A module of the user's own, whose parameters have names of this package's operators, but other forms."""
+
+    name_of: str
+    shape: tuple[int, ...]
+    maps: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        ones = nn.initializers.ones
+        if self.name_of == "weights_generator":
+            inner = {"block_0": {"kernel": jnp.ones(self.shape)}, "out": {"kernel": jnp.ones(self.shape)}}
+            own = self.param("weights_generator", lambda key: inner)["out"]["kernel"]
+        else:
+            own = self.param(self.name_of, ones, self.shape)
+        return x * self.param("affinity", ones, self.maps).sum() * own.sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "maps"),
+    [
+        ("weights_linear", (3, 5), (3,)),
+        ("weights_linear", (7,), (3, 3, 2)),
+        ("bias_linear", (7, 4), (3, 3, 2)),
+        ("weights_generator", (3, 4), (3, 3, 2)),
+    ],
+)
+def test_freezing_leaves_parameters_alone_that_only_have_the_names(name, shape, maps):
+    model = Lookalike(name, shape, maps)
+    variables = model.init(jax.random.key(0), X)
+    assert freeze(model, variables)["params"] == variables["params"]

@@ -3,6 +3,9 @@
 import math
 from typing import get_args
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tvconv_jax.checks import FIELDS, Checked, kinds_of
@@ -72,3 +75,35 @@ def test_a_field_of_a_users_own_subclass_is_the_users_business():
         Mine(hidden_layers=-1)
     with pytest.raises(ValueError, match="Mine has no counterpart in the reference"):
         to_torch({}, Mine())
+
+
+@pytest.mark.parametrize("stages", [(1, 3), [1, 3], range(1, 4, 2), np.array([1, 3]), np.array([1.0, 3.0])])
+def test_stages_are_any_sequence_of_numbers(stages):
+    model = create_model("mobilenetv2", stages=stages)
+    assert model.stages == (1, 3) and hash(model.clone(conv=None, pointwise=None)) is not None
+
+
+@pytest.mark.parametrize("stages", [3, "13", {1, 3}, np.array(3), np.array([[1, 3]]), [[1], [3, 4]]])
+def test_what_is_not_a_sequence_of_stages_is_refused_in_a_line(stages):
+    with pytest.raises(ValueError, match="^stages=.* must be a list|^mobilenetv2 stage .* is unknown"):
+        create_model("mobilenetv2", stages=stages)
+
+
+def test_an_array_is_not_a_choice():
+    with pytest.raises(ValueError, match="width .* is unknown; there are: 0.1"):
+        create_model("mobilenetv2", width=np.array([0.1, 0.2]))
+
+
+def test_a_fraction_may_be_an_array_of_one_number_and_follow_a_schedule():
+    assert BatchNorm(momentum=jnp.float32(0.5), epsilon=np.array(1e-3)).momentum == 0.5
+    with pytest.raises(ValueError, match="momentum 1.5 must be at least 0, and at most 1"):
+        BatchNorm(momentum=jnp.float32(1.5))
+    with pytest.raises(ValueError, match="momentum nan"):
+        BatchNorm(momentum=np.array(math.nan))
+
+    def routed(temperature):
+        return OPERATORS["dyconv_dw"].module(temperature=temperature).init(jax.random.key(0), jnp.ones((1, 4, 4, 8)))
+
+    jax.eval_shape(routed, 30.0)
+    with pytest.raises(ValueError, match="kernel_size .* must be a whole number"):
+        jax.eval_shape(lambda k: TVConv(kernel_size=k).init(jax.random.key(0), jnp.ones((1, 4, 4, 8))), 3)

@@ -1,17 +1,22 @@
 """Files that are written whole or not at all, by several at once, and locks that one holds at a time."""
 
+import json
+import math
 import os
 import stat
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.data.recordio import RecordFile, RecordWriter
 from tvconv_jax.data.records import one_writer
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import is_left_over, replacing, user_path, write_bytes, write_text
+from tvconv_jax.files import is_left_over, replacing, user_path, write_bytes, write_json, write_text
+from tvconv_jax.training.logging import MetricsLog
 
 SIZE = 200_000
 
@@ -134,3 +139,28 @@ def test_a_record_file_has_one_writer(tmp_path):
     assert RecordFile(tmp_path / "a.rec").read(0) == b"first"
     with pytest.raises(UserError, match="exists and is not written over"):
         RecordWriter(tmp_path / "a.rec")
+
+
+def test_json_has_no_numbers_that_other_programs_cannot_read(tmp_path):
+    value = {"a": math.nan, "b": [1.5, math.inf], "c": (np.float64("nan"), {"d": -math.inf}), "e": None, "f": 2}
+    write_json(tmp_path / "results.json", value)
+    text = (tmp_path / "results.json").read_text()
+    read = json.loads(text, parse_constant=pytest.fail)
+    assert read == {"a": None, "b": [1.5, None], "c": [None, {"d": None}], "e": None, "f": 2}
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, loss=math.nan, accuracy=0.5)
+    log.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 1, "loss": null, "accuracy": 0.5}']
+    assert read_metrics(lines) == [{"step": 1, "accuracy": 0.5}]
+    with pytest.raises(ValueError, match="not an object"):
+        read_metrics(["[1]"])
+
+
+def test_lines_of_a_log_that_mean_nothing_are_dropped_when_a_run_goes_on(tmp_path):
+    whole = b'{"step": 1, "loss": 2.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(
+        whole + b'null\n3\n{"loss": 1.0}\n\xff\n{"step": "1"}\n\0\0\n{"step": 2, "l'
+    )
+    MetricsLog(tmp_path, 1).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole

@@ -10,13 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from tvconv_jax import command
+from tvconv_jax.cli import seed_argument
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.losses import am_softmax
 from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.recipes import face_config, frontal_config, odoc_config
-from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.run import model_of, plan_of
 from tvconv_jax.training import loop
@@ -90,6 +90,13 @@ def test_what_a_model_has_against_its_config_is_said_before_data_is_opened(confi
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config])
+@pytest.mark.parametrize("key", ["optimizer.scale_rule", "train.nan", "train.precision"])
+def test_words_that_all_tasks_have_are_checked_before_data_is_opened(make, key):
+    with pytest.raises(UserError, match=f"^{key} 'foo' is unknown; there are: "):
+        check_values(with_value(make("smoke"), key, "foo"))
+
+
 def test_more_steps_than_a_state_can_count_are_refused():
     with pytest.raises(UserError, match="are 10,000,000,000 steps, and a run counts to 2,147,483,647"):
         plan_of(with_value(face_of(), "optimizer.epochs", 1e6), 10_000)
@@ -139,9 +146,9 @@ def test_outputs_that_are_not_finite_are_no_accuracy(value):
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "4294967296", "nan", "²", ""])
 def test_a_seed_of_a_flag_has_the_range_of_a_configs(text):
-    assert seed_of("4294967295") == RULES["seed"].high
-    with pytest.raises(argparse.ArgumentTypeError, match="must be an integer from 0 to 4294967295"):
-        seed_of(text)
+    assert seed_argument("4294967295") == RULES["seed"].high
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 0 to 4294967295"):
+        seed_argument(text)
 
 
 def test_lengths_that_overflow_are_not_zeros():

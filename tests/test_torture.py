@@ -1,6 +1,7 @@
 """The torture of a run: its judge on made-up runs, and its short form on a real one."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def test_the_last_round_that_took_a_step_counts_and_processes_share_it():
     spoilt = [{"step": 3, "index": [0] * 16}]  # this round died before it could save
     assert pictures([[lines([1, 2]) + spoilt], halves]) == WHOLE
     assert judged(seen=pictures([[lines([1, 2]) + spoilt], halves])) == {}
+
+
+def test_the_judge_takes_a_loss_that_is_not_a_number_for_another_loss():
+    found = verdict(CURVE, {**CURVE, 3: math.nan}, WHOLE, WHOLE, STEPS)
+    assert found["losses_that_differ"] == 1 and math.isnan(found["largest_difference"])
 
 
 def test_the_judge_finds_a_lost_image_one_seen_twice_another_loss_and_a_missing_step():

@@ -14,7 +14,6 @@ Bandwidths of operators are bytes that must be moved, every array once, over the
 """
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -29,13 +28,14 @@ import jax.numpy as jnp
 from tvconv_jax import bench_ours
 from tvconv_jax.bench_timing import Call, Wait, copy_bandwidth, interleaved
 from tvconv_jax.checks import FIELDS
-from tvconv_jax.cli import Parser, image_size, integer, output_file
+from tvconv_jax.cli import Parser, image_size, integer, number, output_file
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_json
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.models.mobilenetv2 import WIDTHS
+from tvconv_jax.outputs import announce_overwrite
 from tvconv_jax.tasks.forward import PRECISIONS
 from tvconv_jax.tether import tethered
 
@@ -227,24 +227,20 @@ def hardware() -> str:
     return f"{name}, {cores()} cores; jax {jax.__version__} ({device.platform}), Python {platform.python_version()}"
 
 
-def _depth(text: str) -> float:
-    try:
-        value = float(text)
-        FIELDS["depth"].check("depth", value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
+    depth = number(0, FIELDS["depth"].high, above=True)
     parser = Parser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0])
     parser.add_argument("mode", nargs="?", choices=("operator", "train", "segmentation"), help="default: all")
     parser.add_argument("--batch", type=integer(1), help="images: default 32 (operator), 64 (train), 8 (segmentation)")
     parser.add_argument("--runs", type=integer(1), default=7, help="timed turns of each call: default 7")
     parser.add_argument("--image-size", type=image_size, help="default 96, 256 (segmentation)")
     parser.add_argument("--width", type=float, choices=WIDTHS, help="MobileNetV2's, in train: default 0.1")
-    parser.add_argument("--depth", type=_depth, help="of the models, in train, segmentation: default 1")
+    parser.add_argument(
+        "--depth",
+        type=depth,
+        help="of the models, in train, segmentation: default 1",
+    )
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of both sides: default float32")
     parser.add_argument("--twin", default="eager", choices=("eager", "compiled"), help="PyTorch's way: default eager")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="writes all figures there too")
@@ -253,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) is not None and args.mode not in modes:
             parser.error(f"--{name} does nothing in {args.mode}; leave it out")
     with ends_in_one_line("nothing was written.", mistakes=(UserError, benchmark.Mistake)):
-        benchmark.check_json(args.json)
+        if args.json:
+            announce_overwrite(args.json)
         if args.batch == 1 and args.mode != "operator":
             raise UserError("--batch=1 leaves batch norms one image to average over; take 2, or the mode operator.")
         _run(args)
@@ -278,7 +275,7 @@ def _run(args: argparse.Namespace) -> None:
         common["image_size"] = args.image_size or 256
         figures["segmentation"] = bench_segmentation(twin, batch=args.batch or 8, depth=depth, **common)
     if args.json:
-        write_text(args.json, json.dumps(figures, indent=1) + "\n")
+        write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,15 @@ class Range(NamedTuple):
     below: bool = False
 
     def check(self, name: str, value: Any) -> None:
-        """Raise a ``ValueError`` that names the value and the rule, unless the value is in range."""
+        """Raise a ``ValueError`` that names the value and the rule, unless the value is in range.
+
+        Where fractions may stand, an array of one number may, too; what a traced one, as of a schedule, will be is not
+        known here.
+        """
+        if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and not self.whole:
+            if isinstance(value, jax.core.Tracer):
+                return
+            value = value.item()
         if self.whole and not is_integer(value):
             raise ValueError(f"{name} {_short(value)} must be a whole number.")
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
@@ -145,13 +153,13 @@ def _is_number(kind: Any) -> bool:
 def check_choice(what: str, value: Any, choices: Iterable) -> None:
     """Raise a ``ValueError`` that lists the choices, unless the value is one of them."""
     choices = list(choices)
-    if value not in choices:
+    if getattr(value, "ndim", 0) or value not in choices:  # an array is not equal or unequal to a choice
         raise ValueError(f"{what} {_short(value)} is unknown; there are: {', '.join(map(str, choices))}.")
 
 
 def check_stages(what: str, stages: Any, choices: Iterable[int]) -> None:
-    """Raise a ``ValueError`` unless these are stages of the model."""
-    if not isinstance(stages, tuple | list):
+    """Raise a ``ValueError`` unless these are stages of the model, in a list, a range or an array."""
+    if not isinstance(stages, tuple | list | range | np.ndarray | jax.Array) or getattr(stages, "ndim", 1) == 0:
         raise ValueError(f"stages={stages!r} must be a list of stages, as [{stages}].")
     for stage in stages:
         check_choice(f"{what} stage", stage, choices)

@@ -15,7 +15,8 @@ from tvconv_jax.errors import Stopped, UserError, as_line, print_error
 from tvconv_jax.files import user_path
 
 TFDS = "tfds:"  # before the name of a TFDS set, where a path may stand as well
-MAX_INTEGER = 2**31 - 1  # of seeds and counts
+MAX_INTEGER = 2**31 - 1  # of counts
+MAX_SEED = 2**32 - 1  # what the data's random numbers and JAX's keys can both take
 MAX_SIDE = 65535  # of a JPEG
 Parsed = TypeVar("Parsed")
 
@@ -155,6 +156,7 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
 
 
 image_size = integer(8, MAX_SIDE)
+seed_argument = integer(0, MAX_SEED)
 seconds = number(0, above=True)
 
 

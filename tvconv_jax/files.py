@@ -3,10 +3,11 @@
 import codecs
 import errno
 import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,26 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+    """Writes indented JSON, whole or not at all; see :func:`as_json`."""
+    write_text(path, as_json(value, indent=2, default=str) + "\n")
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """Format JSON that every program can read: it has no numbers that are not finite, so they become ``null``.
+
+    Args:
+        value: Dictionaries, lists and what stands in them.
+        **options: Of :func:`json.dumps`.
+    """
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: finite(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), allow_nan=False, **options)
 
 
 def read_json(path: Path, way_out: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tvconv_jax.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator
 from tvconv_jax.operators.tvconv_linear import linear_map
 
 AFFINITY_AXES = 3  # [h, w, affinity_channels]
+LINEAR = {"weights_linear": 3, "bias_linear": 2}  # axes of [affinity_channels, k*k, c], [affinity_channels, c]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -107,16 +108,30 @@ def _generate(name: str, params: Mapping[str, Any]) -> Any:
     not affinity maps beside it, or not a generator's form.
     """
     own, affinity = params[name], unboxed(params.get("affinity"))
-    if affinity is None or isinstance(affinity, Mapping):
+    if affinity is None or isinstance(affinity, Mapping) or affinity.ndim < AFFINITY_AXES:
         return None
-    if name in ("weights_linear", "bias_linear") and not isinstance(own, Mapping):
+    if name in LINEAR and not isinstance(own, Mapping) and _is_linear(name, unboxed(own), affinity):
         return _stacked(name, lambda kernel, affinity: linear_map(affinity, kernel), own, affinity, last=own)
     for padding, suffix in GENERATOR_NAMES.items():
         named = name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}")
-        if named and isinstance(own, Mapping) and {"block_0", "out"} <= set(own):
+        if named and _is_generator(own):
             compute = functools.partial(_generated, padding=padding)
             return _stacked(name, compute, own, affinity, last=own["out"]["kernel"])
     return None
+
+
+def _is_generator(own: Any) -> bool:
+    """Whether these are all the parameters of a :class:`WeightGenerator`, and no others."""
+    if not isinstance(own, Mapping) or not {"block_0", "out"} <= set(own):
+        return False
+    forms = {name: {"kernel"} if name == "out" else {"conv", "scale", "bias"} for name in own}
+    return all(isinstance(own[name], Mapping) and set(own[name]) == form for name, form in forms.items())
+
+
+def _is_linear(name: str, kernel: jax.Array, affinity: jax.Array) -> bool:
+    """Whether it has the axes of a linear map, and a row for every affinity map; in what order is checked later."""
+    axes = LINEAR[name] + affinity.ndim - AFFINITY_AXES
+    return kernel.ndim == axes and affinity.shape[-1] in kernel.shape
 
 
 def _generated(own: Mapping[str, Any], affinity: jax.Array, *, padding: GeneratorPadding) -> jax.Array:

@@ -9,7 +9,6 @@ What a row says holds for this machine; ``launch/pi.sh`` measures on another one
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +24,9 @@ from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.low_rank import Rank
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_json
 from tvconv_jax.models import mobilenetv2, shufflenetv2
+from tvconv_jax.outputs import announce_overwrite
 
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx"}  # the others read model.safetensors
 RUNTIMES = ("onnxruntime", "openvino", "torch", "inductor", "native")
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             entries = [
                 row._asdict() | row.subject._asdict() | {"rank": str(row.subject.rank or "exact")} for row in rows
             ]
-            write_text(args.json, json.dumps(entries, indent=1) + "\n")
+            write_json(announce_overwrite(args.json), entries)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ verification sets of each run; size is of the PyTorch artifact; speed is onnxrun
 
 import argparse
 import importlib
-import json
 import statistics
 from collections.abc import Sequence
 from contextlib import closing
@@ -38,7 +37,8 @@ from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
 from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch_writer import to_safetensors
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_json
+from tvconv_jax.outputs import announce_overwrite
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.workdir import read_config
 
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (console if console.is_terminal else Console(width=120)).print(show(variants, rates))
         if args.json:
             results = {"variants": [v._asdict() for v in variants], "images_per_second": rates}
-            write_text(args.json, json.dumps(results, indent=1) + "\n")
+            write_json(announce_overwrite(args.json), results)
 
 
 if __name__ == "__main__":

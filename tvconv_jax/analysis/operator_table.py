@@ -11,7 +11,6 @@ Accuracy is that of ``results.json``, mean ± standard deviation over seeds; pea
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -33,8 +32,9 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.errors import UserError, ends_in_one_line
 from tvconv_jax.export.exporting import export
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_json
 from tvconv_jax.models.registry import OPERATORS
+from tvconv_jax.outputs import announce_overwrite
 
 PAPERS = {name: row.paper for name, row in OPERATORS.items()} | {"mlp_mixer": "Tolstikhin et al., NeurIPS 2021"}
 COLUMNS = (
@@ -116,7 +116,8 @@ def measure(
 
 def _ended(row: Row, setting: Setting, folder: Path) -> list[Run]:
     """The runs with results, which go to the row."""
-    seeds = sorted(int(path.name[4:]) for path in (folder / setting.folder).glob("seed[0-9]*"))
+    names = [path.name[4:] for path in (folder / setting.folder).glob("seed[0-9]*")]
+    seeds = sorted(int(name) for name in names if name.isdecimal())
     results = read([Run(setting, seed, folder / setting.folder / f"seed{seed}") for seed in seeds])
     if not results:
         raise UserError("started, has not ended" if seeds else "not run")
@@ -219,9 +220,9 @@ def _run(args: argparse.Namespace) -> list[Row]:
     for row in rows:
         if row.fault:
             print(f"{row.name}: {row.fault}")
-    file = args.json or folder / "operator_table.json"
+    file = announce_overwrite(args.json) if args.json else folder / "operator_table.json"
     about = {"machine": benchmark.machine(), "sweep": args.sweep, "rows": [dataclasses.asdict(row) for row in rows]}
-    write_text(file, json.dumps(about, indent=1) + "\n")
+    write_json(file, about)
     print(f"Figures: {file}")
     return rows
 

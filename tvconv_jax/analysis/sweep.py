@@ -15,7 +15,6 @@ its line.
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -30,12 +29,11 @@ from tvconv_jax.analysis.sweep_file import Setting, Sweep, chosen, load_sweep
 from tvconv_jax.analysis.sweep_results import check_result, read_lines
 from tvconv_jax.analysis.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.analysis.sweep_table import cells_of, markdown, show
-from tvconv_jax.cli import Parser, output_folder, path_argument
+from tvconv_jax.cli import Parser, output_folder, path_argument, seed_argument
 from tvconv_jax.command import differences
 from tvconv_jax.errors import UserError, ends_in_one_line
-from tvconv_jax.files import is_left_over, user_path, write_text
+from tvconv_jax.files import as_json, is_left_over, user_path, write_text
 from tvconv_jax.plain_files import parse_json
-from tvconv_jax.recipes.arguments import seed_of
 from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.training.storage import lock
 
@@ -122,7 +120,7 @@ def _write_record(
 def _write_lines(record: Path, sweep: Sweep, lines: Mapping[tuple[str, int], dict[str, Any]]) -> None:
     places = {(s.folder, seed): (place, seed) for place, s in enumerate(sweep.settings) for _, seed in lines}
     ordered = (lines[key] for key in sorted(lines, key=places.__getitem__))
-    write_text(record, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
+    write_text(record, "[\n" + ",\n".join(map(as_json, ordered)) + "\n]\n")
 
 
 def check_configs(results: Mapping[Run, dict[str, Any]], argument: str, overrides: Sequence[str]) -> None:
@@ -183,9 +181,7 @@ def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[
 
 
 def _seeds(text: str) -> list[int]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} must be integers with commas, as in 0,1,2")
-    return list(dict.fromkeys(seed_of(part) for part in text.split(",")))
+    return list(dict.fromkeys(seed_argument(part.strip()) for part in text.split(",")))
 
 
 def _names(text: str) -> list[str]:

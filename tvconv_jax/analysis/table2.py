@@ -7,7 +7,6 @@ Runs that ended are not repeated, one that was stopped goes on, one that fails d
 Each is ``OUT/<operator>/domain<d>/seed<s>``; the table stands in ``OUT/table2.json`` too.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from tvconv_jax import command
 from tvconv_jax.analysis.report.sweep import spread
 from tvconv_jax.command import CONFIG
 from tvconv_jax.errors import Interrupted, TrainingError, UserError
-from tvconv_jax.files import read_json, write_text
+from tvconv_jax.files import read_json, write_json
 from tvconv_jax.outputs import announce_overwrite
 
 OUT = command.define_path("out", "runs/table2", "Folder of the runs.")
@@ -76,7 +75,7 @@ def main(_: Sequence[str]) -> None:
     results = {fold: _read(_workdir(out, fold)) for fold in folds if fold not in failed}
     out.mkdir(parents=True, exist_ok=True)
     lines = [{**fold._asdict(), **result} for fold, result in results.items()]
-    write_text(announce_overwrite(out / "table2.json"), json.dumps(lines, indent=1) + "\n")
+    write_json(announce_overwrite(out / "table2.json"), lines)
     print_table(results)
     for fold, error in failed.items():
         print(f"failed: {fold.operator}, domain {fold.domain}, seed {fold.seed}: {error}")

@@ -23,11 +23,11 @@ from tvconv_jax.cli import (
     output_folder,
     path_argument,
     seconds,
+    seed_argument,
     source_argument,
     target_argument,
 )
 from tvconv_jax.errors import ends_in_one_line
-from tvconv_jax.recipes.arguments import seed_of
 
 GOES_ON = "the same command goes on."
 
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", type=image_size, default=112, help="side that pictures should have; default 112")
     command.add_argument("--sheet", type=_picture, help="picture to write: what stands out, and a sample of the rest")
-    command.add_argument("--seed", type=seed_of, default=0, help="of that sample")
+    command.add_argument("--seed", type=seed_argument, default=0, help="of that sample")
     command.add_argument("--every-name", action="store_true", help="tell all names of what was found, not ten")
 
     command = add("convert", _convert, "from one format into another, byte for byte")

@@ -6,19 +6,19 @@ export's as long as its bytes are those that are recorded.
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_text
+from tvconv_jax.plain_files import parse_json, read_arrays
 
 CHECK = "check.npz"
 RECORD = "written_by_tvconv_jax"  # the array of check.npz that holds the record
 JOURNAL = ".tvconv_jax-export.json"  # what an export is about to write; it stays where that export was killed
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError, RecursionError)
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write_check(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -61,7 +61,7 @@ def check_owned(out: Path, names: Iterable[str]) -> None:
 def begin(folder: Path, out: Path) -> None:
     """Note what is about to be moved into ``out``, so that an export which is killed there can be repeated."""
     files = {path.name: _digest(path.read_bytes()) for path in folder.iterdir()}
-    (out / JOURNAL).write_text(json.dumps({"files": files}))
+    write_text(out / JOURNAL, json.dumps({"files": files}))
 
 
 def end(out: Path) -> None:
@@ -81,19 +81,18 @@ def _recorded(out: Path) -> dict[str, set[str]]:
 def _record(path: Path) -> dict[str, str]:
     """What a ``check.npz`` records, itself included; nothing if it is not one of ours, whole and unchanged."""
     try:
-        with np.load(path) as content:  # without pickles
-            arrays = {name: content[name] for name in content.files}
-        record = json.loads(str(arrays.pop(RECORD)))
+        arrays = read_arrays(path)
+        record = parse_json(str(arrays.pop(RECORD)))
         if record["arrays"] != _digest_of(arrays):
             return {}
         return {**record["files"], CHECK: _digest(path.read_bytes())}
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error):
+    except _DAMAGED:
         return {}
 
 
 def _journal(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text())["files"])
+        return dict(parse_json(path.read_text())["files"])
     except _DAMAGED:
         return {}
 

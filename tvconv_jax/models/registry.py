@@ -182,7 +182,7 @@ def create_model(
     if model.stages:
         default = model.stages[-row.last_stages :] if row.last_stages else model.stages
         check_stages(name, default if stages is None else stages, model.stages)
-        own["stages"] = default if stages is None else tuple(stages)
+        own["stages"] = default if stages is None else tuple(map(int, stages))
     if len(model.widths) > 1:
         own["width"] = width
     if row:

@@ -1,23 +1,9 @@
 """The strict ``:key=value,...`` arguments behind a config's file name."""
 
-import argparse
 import dataclasses
 from typing import Any
 
 from tvconv_jax.errors import UserError
-
-MOST_SEED = (1 << 32) - 1  # what the data's random numbers and JAX's keys can both take
-
-
-def seed_of(text: str) -> int:
-    """The seed of an ``argparse`` flag.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is not an integer in range.
-    """
-    if not text.strip().isdecimal() or int(text) > MOST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {MOST_SEED}")
-    return int(text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.checks import FIELDS, Range, count
+from tvconv_jax.cli import MAX_SEED
 from tvconv_jax.data.transform import LIMITS
 from tvconv_jax.errors import UserError
-from tvconv_jax.recipes.arguments import MOST_SEED
-from tvconv_jax.tasks.run import check_choice
+from tvconv_jax.tasks.forward import PRECISIONS
+from tvconv_jax.tasks.run import SCALE_RULES, check_choice
+from tvconv_jax.training.nonfinite import POLICIES
 
 SHARE = Range(0, 1, above=True)  # of an image's side, of the identities: up to all of it
 POSITIVE = Range(0, above=True)
@@ -23,7 +25,7 @@ RULES: dict[str, Range] = {
     **{f"model.{name}": rule for name, rule in FIELDS.items()},
     **{f"data.augment.{name}": Range(0, limit) for name, limit in LIMITS.items()},
     "model.stages": count(64),
-    "seed": count(MOST_SEED, low=0),
+    "seed": count(MAX_SEED, low=0),
     "data.image_size": count(4096, low=8),
     "data.batch_size": BATCH,
     "data.per_domain": BATCH,
@@ -55,6 +57,12 @@ RULES: dict[str, Range] = {
     "eval.threshold": Range(0, 1),
     "eval.pictures": count(10_000, low=0),
 }
+# What words of a config may be, where every task has that key.
+WORDS = {
+    "optimizer.scale_rule": SCALE_RULES,
+    "train.nan": POLICIES,
+    "train.precision": PRECISIONS,
+}
 # Keys that the reader of a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
 
@@ -66,13 +74,18 @@ def check_values(config: ConfigDict) -> None:
         config: Of any task.
 
     Raises:
-        UserError: If a number lies outside of what makes sense, or ``data.source`` is not the one behind the colon.
+        UserError: If a number lies outside of what makes sense, a word is not one of the few that there are, or
+            ``data.source`` is not the one behind the colon.
     """
     for key, value in numbers(config):
         try:
             RULES.get(key, Range()).check(key, value)
         except ValueError as error:
             raise UserError(f"{str(error).removesuffix('.')}; set --config.{key}.") from None
+    for key, choices in WORDS.items():
+        part, name = key.split(".")
+        if name in config[part]:
+            check_choice(key, config[part][name], choices)
     milestones = list(config.get("optimizer", {}).get("milestones", ()))
     if milestones != sorted(milestones):
         raise UserError(f"optimizer.milestones {milestones} must ascend; set --config.optimizer.milestones.")

@@ -107,6 +107,8 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
             np.save(part, np.full(len(faces.labels), np.nan, np.float32))
     try:
         scores = np.load(path, mmap_mode="r+")
+        if scores.shape != (len(faces.labels),) or scores.dtype != np.float32:
+            raise ValueError("scores of other pictures")
     except (OSError, ValueError, EOFError):
         raise UserError(f"{path} is damaged; remove it, and all is scored again.") from None
     starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]

@@ -74,7 +74,7 @@ def find_place(
     if processes < 1 or not 0 <= process < processes:
         raise UserError(f"--process={process} must lie between 0 and --processes={processes} less one; change it.")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, as in 10.0.0.1:1234.")
     return Place(coordinator, processes, process)
 
@@ -83,7 +83,7 @@ def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int 
     text = environment.get(ENVIRONMENT[name])
     if flag is not None or not text:
         return flag
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UserError(f"{ENVIRONMENT[name]}={text} must be a whole number; correct or unset it.")
     return int(text)
 

@@ -1,6 +1,5 @@
 """What a run leaves behind while it goes: ``metrics.jsonl``, TensorBoard events, and a progress line."""
 
-import json
 import shlex
 import sys
 import time
@@ -12,8 +11,9 @@ import jax
 from rich.console import Console
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_text
+from tvconv_jax.files import as_json, write_text
 from tvconv_jax.machine import cores, processor
+from tvconv_jax.plain_files import parse_json
 from tvconv_jax.progress import minutes, reporter
 from tvconv_jax.training.events import Events
 from tvconv_jax.training.storage import writing
@@ -46,7 +46,7 @@ class MetricsLog:
             TrainingError: If the disk is full.
         """
         with self._writing():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(as_json({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
                 self._events.write(step, name, value)
@@ -91,11 +91,11 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:  # the last line of a run that was killed in the middle of it
+        except (ValueError, LookupError, TypeError):  # as the last line of a run that was killed in the middle of it
             continue
     write_text(path, "".join(line + "\n" for line in kept))
 

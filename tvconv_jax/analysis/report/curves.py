@@ -17,8 +17,15 @@ NAMES = {"score": "mean"}
 
 
 def read_metrics(lines: Sequence[str]) -> Metrics:
-    """The lines of the log."""
-    return [parse_json(line) for line in lines]
+    """The lines of the log, without numbers that were not finite, which are ``null`` there.
+
+    Raises:
+        ValueError: If a line is not a JSON object.
+    """
+    read = [parse_json(line) for line in lines]
+    if not all(isinstance(line, dict) for line in read):
+        raise ValueError("it has a line that is not an object")
+    return [{name: value for name, value in line.items() if value is not None} for line in read]
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:

@@ -143,7 +143,7 @@ def locate(name: str) -> Path:
 
 
 def _version(text: str) -> tuple:
-    return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
+    return tuple(int(part) if part.isdecimal() else -1 for part in text.split("."))
 
 
 def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str]) -> Path:

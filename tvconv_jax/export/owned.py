@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tvconv_jax.errors import UserError
+from tvconv_jax.files import write_text
 
 CHECK = "check.npz"
 RECORD = "written_by_tvconv_jax"  # the array of check.npz that holds the record
@@ -60,8 +61,10 @@ def check_owned(out: Path, names: Iterable[str]) -> None:
 
 def begin(folder: Path, out: Path) -> None:
     """Note what is about to be moved into ``out``, so that an export which is killed there can be repeated."""
-    files = {path.name: _digest(path.read_bytes()) for path in folder.iterdir()}
-    (out / JOURNAL).write_text(json.dumps({"files": files}))
+    files = {path.name: [_digest(path.read_bytes())] for path in folder.iterdir()}
+    for name, digests in _journal(out / JOURNAL).items():  # of one that was killed before this one, and left files too
+        files[name] = sorted({*files.get(name, ()), *digests})
+    write_text(out / JOURNAL, json.dumps({"files": files}))
 
 
 def end(out: Path) -> None:
@@ -72,9 +75,10 @@ def end(out: Path) -> None:
 def _recorded(out: Path) -> dict[str, set[str]]:
     """Digests by name: of the last export, and of one that was killed while it wrote."""
     recorded: dict[str, set[str]] = {}
-    for files in (_record(out / CHECK), _journal(out / JOURNAL)):
-        for name, digest in files.items():
-            recorded.setdefault(name, set()).add(digest)
+    for name, digest in _record(out / CHECK).items():
+        recorded.setdefault(name, set()).add(digest)
+    for name, digests in _journal(out / JOURNAL).items():
+        recorded.setdefault(name, set()).update(digests)
     return recorded
 
 
@@ -91,9 +95,10 @@ def _record(path: Path) -> dict[str, str]:
         return {}
 
 
-def _journal(path: Path) -> dict[str, str]:
+def _journal(path: Path) -> dict[str, list[str]]:
+    """Digests by name, of all exports that were killed one after the other."""
     try:
-        return dict(json.loads(path.read_text())["files"])
+        return {name: list(digests) for name, digests in json.loads(path.read_text())["files"].items()}
     except _DAMAGED:
         return {}
 

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_text
+from tvconv_jax.files import write_bytes
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.progress import minutes, reporter
 from tvconv_jax.training.events import Events
@@ -91,13 +91,14 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:  # the last line of a run that was killed in the middle of it
+        # The last line of a run that was killed in the middle of it, or what a disk or another program made of one.
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
-    write_text(path, "".join(line + "\n" for line in kept))
+    write_bytes(path, b"".join(line + b"\n" for line in kept))
 
 
 class ProgressLine:

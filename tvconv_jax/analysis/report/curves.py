@@ -17,8 +17,20 @@ NAMES = {"score": "mean"}
 
 
 def read_metrics(lines: Sequence[str]) -> Metrics:
-    """The lines of the log."""
-    return [parse_json(line) for line in lines]
+    """Parse the lines of the log.
+
+    Raises:
+        ValueError: If one of them is not an object of numbers with a step.
+    """
+    metrics = [parse_json(line) for line in lines]
+    for line in metrics:
+        if not isinstance(line, dict) or "step" not in line or not all(map(_is_number, line.values())):
+            raise ValueError("a line of it is not an object of numbers with a step")
+    return metrics
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:

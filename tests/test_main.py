@@ -150,7 +150,6 @@ def test_eval_mode_verifies_the_best_checkpoint(finished):
         ("def get_config(_=''): return 1 / 0", "(ZeroDivisionError: division by zero, at "),
         ("def get_config(_=''): raise KeyError", "unknown config key"),
         ("def get_config(_=''): return 5", "the config file gives 5; let its get_config return a ConfigDict."),
-        ("x = 1", "has no attribute get_config"),
     ],
 )
 def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words):

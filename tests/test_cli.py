@@ -3,6 +3,7 @@
 import argparse
 import ast
 import errno
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.errors import Stopped, UserError, as_line, ends_in_one_line
 from tvconv_jax.files import user_path
 from tvconv_jax.training import loop
+from tvconv_jax.workdir import read_config
 
 PACKAGE = Path(cli.__file__).parent
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
@@ -369,3 +371,22 @@ def test_every_flag_of_every_command_is_read():
             found += 1
             assert re.search(rf"\b{flag}\.value|\({flag}\b|, {flag}\)", text), (name, flag)
     assert found > 60
+
+
+OTHERS = [
+    {"model": "resnet50"},
+    {"model": {"name": ["x"]}},
+    {"task": ["face"]},
+    {"data": None},
+    {"start": 1},
+    {"eval": []},
+]
+
+
+@pytest.mark.parametrize("config", OTHERS)
+def test_a_config_json_of_another_program_is_one_line(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="not a config of this program.; choose another --workdir"):
+        command.check_workdir(ConfigDict({"task": "face"}), tmp_path)
+    with pytest.raises(UserError, match="holds no run"):
+        read_config(tmp_path)

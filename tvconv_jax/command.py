@@ -61,7 +61,10 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
 
 def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
     """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
-    old, new = flat(complete(run)), flat(json.loads(config.to_json()))
+    try:
+        old, new = flat(complete(run)), flat(json.loads(config.to_json()))
+    except ValueError as error:
+        return str(error)
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]

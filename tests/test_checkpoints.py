@@ -184,6 +184,15 @@ def test_a_path_that_the_system_does_not_take_is_refused_before_the_first_step(t
             check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/last", "checkpoints/best"])
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/a/disk/that/is/gone")])
+def test_what_is_in_the_way_of_checkpoints_is_told_before_the_first_step(tmp_path, name, make):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is not a folder, and checkpoints go there; move it away"):
+        check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)
+
+
 def check_workdir_of(workdir):
     """Nothing that others left makes a folder one with checkpoints."""
     for kind in steps.KINDS:

@@ -44,6 +44,11 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
         UserError: If it does, or nobody can say of which.
     """
     file, checkpoints = workdir / "config.json", steps.checkpoints_of(workdir)
+    for folder in (checkpoints, *(checkpoints / kind for kind in steps.KINDS)):
+        if os.path.lexists(folder) and not folder.is_dir():  # a file, or a link to a disk that is not there
+            raise UserError(
+                f"{folder} is not a folder, and checkpoints go there; move it away, or choose another --workdir."
+            )
     if not file.exists():
         if any(steps.found(checkpoints / kind) for kind in steps.KINDS):
             raise UserError(

@@ -84,7 +84,9 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
     if kind != "folder":
         return open_faces(path), []
     if not base.is_dir():
-        raise UserError(f"{path} does not exist; name a set of faces.")
+        raise UserError(
+            f"{path} {'is not a set of faces' if base.exists() else 'does not exist'}; name a set of faces."
+        )
     tests = beside(base)
     if (base / "train.rec").exists():
         return open_faces(base / "train.rec"), tests

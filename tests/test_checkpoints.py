@@ -167,6 +167,32 @@ def test_others_files_beside_checkpoints_never_end_a_run_and_stay(tmp_path):
     assert names(tmp_path / "checkpoints" / "damaged") == {"last-9-0"}
 
 
+def test_a_copy_of_a_checkpoint_under_the_name_of_another_step_is_not_that_steps(tmp_path):
+    save(tmp_path, 2, 4)
+    last = tmp_path / "checkpoints" / "last"
+    shutil.copytree(last / "2", last / "9")
+    assert "last (last/9: it is a copy of the checkpoint of step 2: skipped)" in read_checkpoint(tmp_path)[0]
+    step, _, said = restore(tmp_path, set_aside=True)
+    assert step == 4 and "damaged checkpoint (step 9: it is a copy of the checkpoint of step 2), moved to" in said[0]
+    assert names(last) == {"2", "4"}
+
+
+def test_a_path_that_the_system_does_not_take_is_refused_before_the_first_step(tmp_path):
+    (loop := tmp_path / "loop").symlink_to(loop)
+    for name, reason in (("n" * 256, "File name too long"), ("loop/run", "Too many levels of symbolic links")):
+        with pytest.raises(UserError, match=rf"^--workdir .* cannot be reached \({reason}\); choose another.$"):
+            check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/last", "checkpoints/best"])
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/a/disk/that/is/gone")])
+def test_what_is_in_the_way_of_checkpoints_is_told_before_the_first_step(tmp_path, name, make):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is not a folder, and checkpoints go there; move it away"):
+        check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)
+
+
 def check_workdir_of(workdir):
     """Nothing that others left makes a folder one with checkpoints."""
     for kind in steps.KINDS:

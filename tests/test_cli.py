@@ -3,6 +3,7 @@
 import argparse
 import ast
 import errno
+import json
 import os
 import re
 import signal
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 from tvconv_jax import cli, command, console, progress
 from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import cache_dir
-from tvconv_jax.errors import Stopped, UserError, ends_in_one_line
+from tvconv_jax.errors import Stopped, UserError, as_line, ends_in_one_line
+from tvconv_jax.files import user_path
 from tvconv_jax.training import loop
+from tvconv_jax.workdir import read_config
 
 PACKAGE = Path(cli.__file__).parent
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
@@ -157,6 +161,19 @@ def test_what_stops_a_command_is_one_line(error, line, code, capsys, monkeypatch
     assert end.value.code == code and said.startswith(line) and said.count("\n") == 1
 
 
+def test_a_failure_that_would_come_again_does_not_promise_that_the_command_goes_on():
+    for error in (OSError(errno.EACCES, "Permission denied", "/a"), MemoryError()):
+        assert as_line(error, "the same command goes on.")[0].endswith("goes on once that is mended.")
+
+
+def test_a_config_without_a_key_is_one_line():
+    with pytest.raises(SystemExit) as end, ends_in_one_line("nothing was written."):
+        ConfigDict({"task": "face"}).train.nan  # noqa: B018
+    assert end.value.code == 2
+    for fault in (KeyError("train"), AttributeError("train")):  # of ours
+        assert as_line(fault, "") is None
+
+
 def test_a_gpu_that_is_not_there_is_one_line(capsys, monkeypatch):
     def devices():  # as JAX, which skips CUDA where it sees no GPU
         raise AssertionError
@@ -238,6 +255,13 @@ def test_a_home_directory_that_is_not_known(monkeypatch, tmp_path):
         cache_dir()
     with pytest.raises(argparse.ArgumentTypeError, match="~/x: no home directory is known"):
         cli.path_argument("~/x")
+
+
+def test_an_empty_home_directory_is_none(monkeypatch):
+    monkeypatch.setenv("HOME", "")
+    for text in ("~", "~/x"):
+        with pytest.raises(UserError, match="no home directory is known"):  # Python would take /x
+            user_path(text)
 
 
 def test_the_home_directory_stands_for_a_tilde_everywhere(monkeypatch, tmp_path):
@@ -347,3 +371,22 @@ def test_every_flag_of_every_command_is_read():
             found += 1
             assert re.search(rf"\b{flag}\.value|\({flag}\b|, {flag}\)", text), (name, flag)
     assert found > 60
+
+
+OTHERS = [
+    {"model": "resnet50"},
+    {"model": {"name": ["x"]}},
+    {"task": ["face"]},
+    {"data": None},
+    {"start": 1},
+    {"eval": []},
+]
+
+
+@pytest.mark.parametrize("config", OTHERS)
+def test_a_config_json_of_another_program_is_one_line(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="not a config of this program.; choose another --workdir"):
+        command.check_workdir(ConfigDict({"task": "face"}), tmp_path)
+    with pytest.raises(UserError, match="holds no run"):
+        read_config(tmp_path)

@@ -63,6 +63,9 @@ def test_the_place_comes_from_flags_environment_or_cluster(flags, environment, e
         ((None, 1, 1), {}, "needs all three"),
         (("h", 2, 0), {}, "--coordinator=h must be HOST:PORT of process 0"),
         (("h:1", None, 0), {"TVCONV_JAX_PROCESSES": "two"}, "TVCONV_JAX_PROCESSES=two must be a whole number"),
+        ((None, None, None), {"TVCONV_JAX_PROCESSES": "²"}, "TVCONV_JAX_PROCESSES=² must be a whole number"),
+        (("h:²", 2, 0), {}, "--coordinator=h:² must be HOST:PORT of process 0"),
+        ((None, None, None), {**SLURM, "SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS=4(x2) must be a whole number"),
     ],
 )
 def test_a_place_that_cannot_be_is_one_line(flags, environment, words):

@@ -17,6 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tvconv_jax.analysis.report.__main__ import remake
+from tvconv_jax.command import config_of
 from tvconv_jax.errors import UserError
 from tvconv_jax.recipes import Argument, face_config, frontal_config, parse_arguments
 from tvconv_jax.tasks import face
@@ -137,6 +138,25 @@ def test_eval_mode_verifies_the_best_checkpoint(finished):
     result = run(*other, "--config.eval.channel_order=bgr", f"--workdir={workdir}", "--mode=eval")
     assert result.returncode == 0, result.stderr
     assert "reference" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nonsense", "(NameError: name 'nonsense' is not defined, at "),
+        ("def get_config(_=''): return int('x')", "(ValueError: invalid literal for int() with base 10: 'x'); correct"),
+        ("def get_config(_='')", "(SyntaxError: expected ':'"),
+        ("import nothing_there", "(ModuleNotFoundError: No module named 'nothing_there', at "),
+        ("def get_config(_=''): return 1 / 0", "(ZeroDivisionError: division by zero, at "),
+        ("def get_config(_=''): raise KeyError", "unknown config key"),
+        ("def get_config(_=''): return 5", "the config file gives 5; let its get_config return a ConfigDict."),
+    ],
+)
+def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words):
+    (file := tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        config_of([f"--config={file}"])
+    assert words in str(error.value) and "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize(

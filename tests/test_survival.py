@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_training import run
 
+from tvconv_jax.analysis.report.curves import read_metrics
 from tvconv_jax.command import check_workdir
 from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.recipes import face_config
@@ -289,3 +290,14 @@ def test_asked_to_stop_before_training_it_says_so_in_a_line(number, code):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code and error == "stopped; the same command goes on.\n"
+
+
+@pytest.mark.parametrize(
+    "line", [b"[1]", b"\xff\xfe", b'{"loss": 2}', b'{"step": "3"}', b"\0\0", b"null", b'{"step": 9']
+)
+def test_a_line_of_the_log_that_is_not_ours_ends_no_run_and_no_report(tmp_path, line):
+    (log := tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}\n' + line + b"\n")
+    MetricsLog(tmp_path, 4).close()
+    assert log.read_bytes() == b'{"step": 1, "loss": 2.0}\n'
+    with pytest.raises(ValueError):  # which a report says in a line
+        read_metrics([line.decode(errors="replace")])

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -27,6 +27,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with argu
 
 # Keys that say where a run goes on, how patiently and past what, not what it computes.
 WHERE = ("mesh.", "data.timeout", "train.nan")
+_IN_CONFIG_FILE = "whilst parsing config file"  # of ml_collections, before the traceback
 # What runs write into a workdir, after config.json.
 WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
 
@@ -43,6 +44,11 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
         UserError: If it does, or nobody can say of which.
     """
     file, checkpoints = workdir / "config.json", steps.checkpoints_of(workdir)
+    for folder in (checkpoints, *(checkpoints / kind for kind in steps.KINDS)):
+        if os.path.lexists(folder) and not folder.is_dir():  # a file, or a link to a disk that is not there
+            raise UserError(
+                f"{folder} is not a folder, and checkpoints go there; move it away, or choose another --workdir."
+            )
     if not file.exists():
         if any(steps.found(checkpoints / kind) for kind in steps.KINDS):
             raise UserError(
@@ -60,7 +66,10 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
 
 def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
     """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
-    old, new = flat(complete(run)), flat(json.loads(config.to_json()))
+    try:
+        old, new = flat(complete(run)), flat(json.loads(config.to_json()))
+    except ValueError as error:
+        return str(error)
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.scale_rule") == "none":  # then no other batch is compared with
         different = [key for key in different if key != "optimizer.base_batch"]
@@ -83,7 +92,14 @@ def config_of(arguments: Sequence[str]) -> ConfigDict:
     config_flags.DEFINE_config_file("config", sys_argv=argv, flag_values=own)
     with _mistakes_as_user_errors():
         own(argv)
-        return ConfigDict(own.config.to_dict())
+        return ConfigDict(_checked(own.config).to_dict())
+
+
+def _checked(config: Any) -> ConfigDict:
+    """What a config file gave; one that cannot be loaded says so only when it is looked at."""
+    if not hasattr(config, "keys"):
+        raise UserError(f"the config file gives {config!r}; let its get_config return a ConfigDict.")
+    return ConfigDict(config)
 
 
 def flat(tree: dict, prefix: str = "") -> dict:
@@ -150,7 +166,7 @@ def _parsed(arguments: Sequence[str]) -> Sequence[str]:
         raise UserError(f"argument {rest[1]!r} is no flag; flags start with --, see --help.")
     if not CONFIG.value:
         raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
-    dict(CONFIG.value)  # a file that cannot be loaded says so only when it is looked at
+    _checked(CONFIG.value)
     return rest
 
 
@@ -166,10 +182,34 @@ def _mistakes_as_user_errors() -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError) as error:  # what ml_collections raises for a key that is not there
-        text = str(error.args[0]).replace("\\n", " ").replace("\\", "").replace("'", "").replace(chr(34), "'")
+        text = (
+            str(next(iter(error.args), error))
+            .replace("\\n", " ")
+            .replace("\\", "")
+            .replace("'", "")
+            .replace(chr(34), "'")
+        )
         raise UserError(f"unknown config key: {text}") from None
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    except UserError:
+        raise
+    except Exception as error:  # a config file is a program, and may raise whatever Python raises
+        raise UserError(_of_config_file(error)) from None
+
+
+def _of_config_file(error: Exception) -> str:
+    """What a config file raised, in a line; ml_collections puts a traceback into the text of some errors."""
+    text = str(error).strip()
+    if _IN_CONFIG_FILE in text:
+        return f"the config file cannot be used ({text.splitlines()[-1]}); correct it."
+    if isinstance(error, flags.Error | OSError | TypeError | ValueError):
+        return text  # of a flag, or a file that cannot be opened
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    at = (
+        f"{error.filename}, line {error.lineno}"
+        if isinstance(error, SyntaxError)
+        else f"{at.filename}, line {at.lineno}"
+    )
+    return f"the config file cannot be used ({type(error).__name__}: {text}, at {at}); correct it."
 
 
 def _fail(error: Exception | str, code: int, *, hurry: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,12 +68,26 @@ def as_line(
         return f"stopped; {after}", getattr(error, "code", 130)
     if isinstance(error, OSError):
         told = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        return f"error: {told}; {after}", 1
+        return f"error: {told}; {_once_mended(after)}", 1
     if isinstance(error, MemoryError):
-        return f"error: there is not enough memory for this ({error or 'no more is known'}); {after}", 1
-    if (missing := _missing_backend(error)) is not None:
+        return f"error: there is not enough memory for this ({error or 'no more is known'}); {_once_mended(after)}", 1
+    if (missing := _missing_backend(error) or _missing_key(error)) is not None:
         return f"error: {missing}", 2
     return None
+
+
+def _once_mended(after: str) -> str:
+    """What holds after a failure that would come again: a command goes on once somebody has seen to it."""
+    return after.replace("the same command goes on", "the same command goes on once that is mended")
+
+
+def _missing_key(error: BaseException) -> str | None:
+    """The line of an error by which ml_collections says that a config has no such key."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, AttributeError | KeyError) or not frames or "ml_collections" not in frames[-1].filename:
+        return None
+    key = str(next(iter(error.args), error)).strip("'\"").splitlines()[0]
+    return f"the config has no key {key!r}; add it, as the files in configs/ have it."
 
 
 def _missing_backend(error: BaseException) -> str | None:

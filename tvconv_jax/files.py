@@ -31,6 +31,8 @@ def user_path(text: str | Path) -> Path:
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)):
         raise UserError(f"{text} is a URL ({scheme[0]}); give a path on this machine, such as where it is mounted.")
     try:
+        if str(text).split("/")[0] == "~" and os.environ.get("HOME") == "":  # Python would take the root of all files
+            raise RuntimeError
         return Path(text).expanduser()
     except RuntimeError:
         raise UserError(f"{text}: no home directory is known that ~ could stand for; give the whole path.") from None

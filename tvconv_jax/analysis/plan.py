@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.analysis.collectives import Collective, collectives
 from tvconv_jax.analysis.kinds import Kind, kind_of
-from tvconv_jax.cli import MAX_INTEGER
 from tvconv_jax.data.faces import FaceData
 from tvconv_jax.errors import UserError
 from tvconv_jax.layers import WeightGenerator
@@ -28,6 +27,7 @@ from tvconv_jax.training.state import state_shardings
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
+MOST_IDENTITIES = 10**9  # labels are numbers of 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     chosen = kind_of(kind)
     if config.task != "face":
         raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
-    if not 2 <= identities <= MAX_INTEGER:
-        raise UserError(f"--identities={identities} must be from 2 to {MAX_INTEGER}.")
+    if not 2 <= identities <= MOST_IDENTITIES:
+        raise UserError(f"--identities={identities} must be 2 at least, and at most {MOST_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
     data = FaceData(_NoPictures(config.data.batch_size), identities, {}, "", [])

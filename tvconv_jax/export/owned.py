@@ -60,7 +60,9 @@ def check_owned(out: Path, names: Iterable[str]) -> None:
 
 def begin(folder: Path, out: Path) -> None:
     """Note what is about to be moved into ``out``, so that an export which is killed there can be repeated."""
-    files = {path.name: _digest(path.read_bytes()) for path in folder.iterdir()}
+    files = {path.name: [_digest(path.read_bytes())] for path in folder.iterdir()}
+    for name, digests in _journal(out / JOURNAL).items():  # of one that was killed before this one, and left files too
+        files[name] = sorted({*files.get(name, ()), *digests})
     write_text(out / JOURNAL, json.dumps({"files": files}))
 
 
@@ -72,9 +74,10 @@ def end(out: Path) -> None:
 def _recorded(out: Path) -> dict[str, set[str]]:
     """Digests by name: of the last export, and of one that was killed while it wrote."""
     recorded: dict[str, set[str]] = {}
-    for files in (_record(out / CHECK), _journal(out / JOURNAL)):
-        for name, digest in files.items():
-            recorded.setdefault(name, set()).add(digest)
+    for name, digest in _record(out / CHECK).items():
+        recorded.setdefault(name, set()).add(digest)
+    for name, digests in _journal(out / JOURNAL).items():
+        recorded.setdefault(name, set()).update(digests)
     return recorded
 
 
@@ -90,9 +93,10 @@ def _record(path: Path) -> dict[str, str]:
         return {}
 
 
-def _journal(path: Path) -> dict[str, str]:
+def _journal(path: Path) -> dict[str, list[str]]:
+    """Digests by name, of all exports that were killed one after the other."""
     try:
-        return dict(parse_json(path.read_text())["files"])
+        return {name: list(digests) for name, digests in parse_json(path.read_text())["files"].items()}
     except _DAMAGED:
         return {}
 

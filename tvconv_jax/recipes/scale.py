@@ -47,9 +47,20 @@ TASKS = {
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's config, with the keys that it is too old to have."""
+    """Add the keys that a run's config is too old to have.
+
+    Raises:
+        ValueError: If it is another program's: ``config.json`` is a common name.
+    """
     from tvconv_jax.models.registry import MODELS, fields_of  # late: it loads Flax
 
+    sections = [config.get(name, {}) for name in ("model", *ADDED, "start", "eval")]
+    ours = all(isinstance(one, dict) for one in sections) and all(
+        isinstance(name, str)
+        for name in (config.get("task", ""), *(sections[0].get(n, "") for n in ("name", "operator")))
+    )
+    if not ours:
+        raise ValueError("it is not a config of this program")
     added = ADDED | TASKS.get(config.get("task"), {})
     whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in added.items()}}
     model = whole.get("model", {})

@@ -163,7 +163,7 @@ def model_of(config: ConfigDict) -> nn.Module:
             fields.pop(says_what_variables_start_from, None)
         if not fields.get("stages"):  # those that the operator goes to by itself
             fields.pop("stages", None)
-        model = create_model(fields.pop("name"), **fields)
+        model = create_model(fields.pop("name", ""), **fields)
         of = f"{config.data.image_size} {config.model.to_json()}"
         if of not in _TRACED:  # the runs of a sweep have few models
             _trace(model, config.data.image_size)

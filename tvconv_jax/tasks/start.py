@@ -122,6 +122,8 @@ def read_checkpoint(
     for step, folder in folders:
         found = steps.fault(folder) or _read(folder)
         if not isinstance(found, str):
+            found = steps.renamed(step, found["step"]) or found
+        if not isinstance(found, str):
             skipped = f" ({'; '.join(faults)}: skipped)" if faults else ""
             what = f"checkpoint of step {step} in {folder.parent}{skipped}"
             return what, {n: v for n, v in found.items() if n.startswith(("params/", "batch_stats/"))}

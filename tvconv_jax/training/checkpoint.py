@@ -219,7 +219,8 @@ def _restore(kind: StepFolder, step: int, path: Path, like: TrainState) -> tuple
         if (path / "state" / checksums.NAME).exists():
             raise  # what was written is what is read: the fault is elsewhere
         return f"it cannot be read, {type(error).__name__}"
-    return from_saved(state, like), data
+    restored = from_saved(state, like)
+    return steps.renamed(step, restored.step) or (restored, data)
 
 
 def _check(kind: StepFolder, step: int, like: TrainState) -> None:

@@ -74,7 +74,7 @@ def find_place(
     if processes < 1 or not 0 <= process < processes:
         raise UserError(f"--process={process} must lie between 0 and --processes={processes} less one; change it.")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not _is_number(port) or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, as in 10.0.0.1:1234.")
     return Place(coordinator, processes, process)
 
@@ -83,14 +83,23 @@ def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int 
     text = environment.get(ENVIRONMENT[name])
     if flag is not None or not text:
         return flag
-    if not text.isdecimal():
-        raise UserError(f"{ENVIRONMENT[name]}={text} must be a whole number; correct or unset it.")
+    return _whole(ENVIRONMENT[name], text)
+
+
+def _is_number(text: str) -> bool:
+    """Whether ``int`` takes a text; ``str.isdigit`` alone knows digits that it does not, and no end."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _whole(name: str, text: str) -> int:
+    if not _is_number(text):
+        raise UserError(f"{name}={text} must be a whole number; correct or unset it.")
     return int(text)
 
 
 def _cluster(environment: Mapping[str, str]) -> bool:
     """Whether SLURM's srun or a TPU pod of several hosts started this process."""
-    slurm = all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1
+    slurm = all(name in environment for name in SLURM) and _whole("SLURM_NTASKS", environment["SLURM_NTASKS"]) > 1
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
     return slurm or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 

@@ -11,7 +11,7 @@ import jax
 from rich.console import Console
 
 from tvconv_jax.errors import UserError
-from tvconv_jax.files import as_json, write_text
+from tvconv_jax.files import as_json, write_bytes
 from tvconv_jax.machine import cores, processor
 from tvconv_jax.plain_files import parse_json
 from tvconv_jax.progress import minutes, reporter
@@ -91,13 +91,14 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             if parse_json(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, LookupError, TypeError):  # as the last line of a run that was killed in the middle of it
+        # As the last line of a run that was killed in the middle of it, or what a disk or another program made of one.
+        except (ValueError, LookupError, TypeError):
             continue
-    write_text(path, "".join(line + "\n" for line in kept))
+    write_bytes(path, b"".join(line + b"\n" for line in kept))
 
 
 class ProgressLine:

@@ -43,8 +43,16 @@ def check_reachable(folder: Path, flag: str = "--workdir") -> None:
 
     Raises:
         UserError: If its path holds a backslash (taken for a slash), a part that ends in ``gs:`` (taken for a URL), or
-            bytes that are not UTF-8.
+            bytes that are not UTF-8; or if the system takes no such path, as one that is too long.
     """
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{flag} {folder} cannot be reached ({getattr(error, 'strerror', error)}); choose another."
+        ) from None
     path = os.fsencode(folder.absolute())
     faults = {
         "a backslash": b"\\" in path,
@@ -101,6 +109,11 @@ def lacks(folder: Path) -> str | None:
 def fault(folder: Path) -> str | None:
     """Say what a folder lacks of a checkpoint, or what was changed in it; ``None`` if it is whole."""
     return lacks(folder) or next(filter(None, (checksums.fault(folder / item) for item in ITEMS)), None)
+
+
+def renamed(step: int, saved: object) -> str | None:
+    """Say that the state in a checkpoint is of another step than its folder's name, as where one was copied."""
+    return None if int(saved) == step else f"it is a copy of the checkpoint of step {int(saved)}"
 
 
 def drop(folder: Path) -> None:

@@ -45,11 +45,15 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
 
 def _check_files(workdir: Path) -> None:
     """A ``UserError`` if a file that the report reads is damaged."""
-    for name, reads in (("results.json", parse_json), ("metrics.jsonl", lambda text: read_metrics(text.splitlines()))):
+    trained = "the command that trained the run"
+    for name, reads, way_out in (
+        ("results.json", parse_json, f"remove it, and {trained} writes it anew"),
+        ("metrics.jsonl", lambda text: read_metrics(text.splitlines()), f"{trained} drops the lines that are not its"),
+    ):
         try:
             reads((workdir / name).read_text())
         except (OSError, ValueError):
-            raise UserError(f"{workdir / name} is damaged or missing, and cannot be reported.") from None
+            raise UserError(f"{workdir / name} is damaged or missing, and cannot be reported; {way_out}.") from None
     try:
         evidence.load(workdir)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

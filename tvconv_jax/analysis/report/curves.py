@@ -17,15 +17,20 @@ NAMES = {"score": "mean"}
 
 
 def read_metrics(lines: Sequence[str]) -> Metrics:
-    """The lines of the log, without numbers that were not finite, which are ``null`` there.
+    """Parse the lines of the log, without numbers that were not finite, which are ``null`` there.
 
     Raises:
-        ValueError: If a line is not a JSON object.
+        ValueError: If one of them is not an object of numbers with a step.
     """
-    read = [parse_json(line) for line in lines]
-    if not all(isinstance(line, dict) for line in read):
-        raise ValueError("it has a line that is not an object")
-    return [{name: value for name, value in line.items() if value is not None} for line in read]
+    metrics = [parse_json(line) for line in lines]
+    for line in metrics:
+        if not isinstance(line, dict) or line.get("step") is None or not all(map(_is_number, line.values())):
+            raise ValueError("a line of it is not an object of numbers with a step")
+    return [{name: value for name, value in line.items() if value is not None} for line in metrics]
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:

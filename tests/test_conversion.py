@@ -172,7 +172,7 @@ def test_a_disk_that_fills_costs_nothing_that_was_written(tmp_path, monkeypatch,
     with monkeypatch.context() as context, pytest.raises(SystemExit, match="1"):
         context.setattr(RecordWriter, "write", full)
         convert(tmp_path / "faces", tmp_path / "a.rec")
-    assert "No space left on device; the same command goes on." in capsys.readouterr().err
+    assert "No space left on device; the same command goes on once that is mended." in capsys.readouterr().err
     assert 0 < len((tmp_path / "a.rec.part").read_bytes()) <= len(whole)
     convert(tmp_path / "faces", tmp_path / "a.rec")
     assert (tmp_path / "a.rec").read_bytes() == (tmp_path / "whole.rec").read_bytes()

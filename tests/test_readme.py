@@ -10,22 +10,23 @@ pytestmark = pytest.mark.usefixtures("barely_optimised")
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-README = PAGES[0].read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-EXCERPTS = re.findall(r"```py\n(.*?)```", README, re.DOTALL)  # which need a run, or a picture
+TEXTS = [page.read_text() for page in PAGES]
+EXAMPLES = [found for text in TEXTS for found in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+# These need a run, or an image.
+EXCERPTS = [found for text in TEXTS for found in re.findall(r"```py\n(.*?)```", text, re.DOTALL)]
 COMMAND = re.compile(r"(?:^|`)(?:launch/cpu_env.sh )?python -m (tvconv_jax[.\w]*)([^`\n]*)", re.MULTILINE)
 COMMANDS = list(dict.fromkeys(found for page in PAGES for found in COMMAND.findall(page.read_text())))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_every_example_runs(example):
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "example", "exec"), {})
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS, ids=range(len(EXCERPTS)))
 def test_every_excerpt_imports_what_exists(excerpt):
     """They run in the tests of what they show."""
-    compile(excerpt, "README.md", "exec")
+    compile(excerpt, "excerpt", "exec")
     exec("\n".join(re.findall(r"^(?:from|import) .*$", excerpt, re.M)), {})
 
 
@@ -50,9 +51,17 @@ def heading(line):
     return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
 
 
+def test_the_readme_is_two_screens():
+    lines = PAGES[0].read_text().splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_and_heading_it_links_to_exists(page):
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+    text = page.read_text()
+    named = dict(re.findall(r"^\[([a-z]\w*)\]: (\S+)$", text, re.M))
+    assert set(re.findall(r"\]\[([a-z]\w*)\]", text)) == named.keys()
+    for target in [*re.findall(r"\]\(([^)]+)\)", text), *named.values()]:
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")

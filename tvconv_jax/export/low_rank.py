@@ -1,7 +1,7 @@
 """Per-pixel kernels as a few depthwise convolutions, each times a gain at every pixel.
 
 The kernels of a channel are a matrix of pixels by taps, which after training is nearly of rank 1 or 2 (see the
-README): ``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, and every runtime has a fast depthwise convolution. Of
+docs): ``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, and every runtime has a fast depthwise convolution. Of
 two terms or more the first has gain one, ``W = kernel_1[tap] + sum_r gain_r[pixel] * kernel_r[tap]``: one map less to
 store and to multiply with. What is least is not the difference of the kernels but that of their answers, as far as
 second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbours are nearly equal in

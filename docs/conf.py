@@ -1,0 +1,84 @@
+"""Configuration of the documentation site; ``make docs`` builds it. Nothing is fetched from the network."""
+
+import os
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
+import tvconv_jax
+
+# Pages run as a reader would run them: on a CPU, with the Python that builds the site.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # Jupyter's debugger is not used
+
+project = "tvconv_jax"
+author = "The tvconv_jax authors"
+copyright = "The tvconv_jax authors, Apache-2.0"
+release = tvconv_jax.__version__
+html_title = "tvconv_jax"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "results.md", "speed.md", "paper.md", "plan.md"]
+templates_path = ["_templates"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4  # as code hosts give them
+myst_links_external_new_tab = False
+
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_execution_timeout = 120
+nb_merge_streams = True
+nb_ipywidgets_js = {}
+
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"special-members": "__call__"}
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+default_role = "code"
+toc_object_entries_show_parents = "hide"
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "home_page_in_toc": False,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "pygments_light_style": "default",
+    "pygments_dark_style": "github-dark",
+}
+html_math_renderer = "mathml"
+
+
+def hide_flax_fields(app, what, name, obj, options, signature, annotation):
+    """Leave out ``parent`` and ``name`` of a signature, which every linen module has."""
+    if what == "class" and signature and ", parent: " in signature:
+        signature = signature.partition(", parent: ")[0] + ")"
+    elif what == "class" and signature and signature.startswith("(parent: "):
+        signature = "()"
+    return signature, annotation
+
+
+def write_math(translator, node):
+    """Write a formula as MathML, which browsers draw themselves."""
+    block = isinstance(node, nodes.math_block)
+    translator.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", hide_flax_fields)
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))

@@ -9,10 +9,18 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 import tvconv_jax
 
-# Pages run as a reader would run them: on a CPU, with the Python that builds the site.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # Jupyter's debugger is not used
+# Pages run on a CPU, with the Python that builds the site, and with no setting or cache of the user's.
+BUILD = Path(__file__).parent / "_build"
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # programs compile in half the time, and few of them run for long
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "IPYTHONDIR": str(BUILD / "ipython"),
+    "TVCONV_JAX_CACHE": str(BUILD / "cache"),
+}
+KERNEL = BUILD / "ipython" / "profile_default" / "ipython_kernel_config.py"
+KERNEL.parent.mkdir(parents=True, exist_ok=True)
+KERNEL.write_text('c.IPKernelApp.log_level = "ERROR"\n')
 
 project = "tvconv_jax"
 author = "The tvconv_jax authors"
@@ -20,7 +28,10 @@ copyright = "The tvconv_jax authors, Apache-2.0"
 release = tvconv_jax.__version__
 html_title = "tvconv_jax"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    *("myst_nb", "sphinx_copybutton"),
+    *("sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"),
+]
 exclude_patterns = ["_build", "results.md", "speed.md", "paper.md", "plan.md"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence"]
@@ -52,7 +63,7 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
-    "home_page_in_toc": False,
+    "navbar_persistent": [],
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": False,

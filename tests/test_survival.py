@@ -273,7 +273,7 @@ def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path):
 
 UP = """
 import signal, time
-from tvconv_jax import command
+from tvconv_jax.tasks import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell made of it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Short sleeps: a signal that another thread is given ends no long one.

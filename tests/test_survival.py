@@ -166,7 +166,7 @@ def test_a_log_on_a_full_disk_is_one_line_too(tmp_path, full_disk):
 HOLD = """
 import sys, time
 from pathlib import Path
-from tvconv_jax.training.storage import locked
+from tvconv_jax.utils.storage import locked
 with locked(Path(sys.argv[1]), print):
     print("locked", flush=True)
     time.sleep(100)

@@ -11,7 +11,7 @@ Compare operators with ``:operator=depthwise``. Results stand in docs/results.md
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.configs import face_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -7,7 +7,7 @@ trains on the embedded synthetic faces at 48x48; arguments as in ``face_mb01.py`
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.configs import face_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

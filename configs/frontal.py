@@ -10,7 +10,7 @@ docs/results.md.
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.recipes import frontal_config
+from tvconv_jax.tasks.configs import frontal_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -10,22 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvconv_jax.convolution import conv
-from tvconv_jax.fused import pointwise
-from tvconv_jax.layers import TVConv
+from tests.stress.tortured import EMBEDDING_SIZE, Tiny
 from tvconv_jax.losses import am_softmax, am_softmax_logits
+from tvconv_jax.losses_sharded import sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
-from tvconv_jax.operators.dynamic import dynamic_conv
-from tvconv_jax.ops import depthwise_conv, tv_conv
-from tvconv_jax.recipes import face_config
-from tvconv_jax.sharded_softmax import sharded_am_softmax
+from tvconv_jax.nn.layers import TVConv
+from tvconv_jax.nn.operators.dynamic import dynamic_conv
+from tvconv_jax.ops.conv import conv
+from tvconv_jax.ops.fused import pointwise
+from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 from tvconv_jax.tasks import face
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import make_loss
 from tvconv_jax.tasks.face_head import init_class_weights, make_head
 from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.run import run
-from tvconv_jax.tasks.tortured import EMBEDDING_SIZE, Tiny
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated
 from tvconv_jax.training.optimizer import sgd

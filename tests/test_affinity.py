@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from tvconv_jax import TVConv, freeze
-from tvconv_jax.errors import UserError
 from tvconv_jax.models.registry import OPERATORS
-from tvconv_jax.recipes import face_config
-from tvconv_jax.recipes.scale import complete
 from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
+from tvconv_jax.tasks.configs import face_config
+from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

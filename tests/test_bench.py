@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import tvconv_jax
-from tvconv_jax import bench, bench_ours, bench_twin
+from tvconv_jax.bench import __main__ as bench
+from tvconv_jax.bench import ours as bench_ours
+from tvconv_jax.bench import torch_baseline as bench_twin
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 
@@ -117,8 +119,8 @@ def test_segmentation_command_trains_both_sides_alike(capsys, tmp_path):
 
 def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "tvconv_jax.bench_twin")
-    monkeypatch.delattr(tvconv_jax, "bench_twin")
+    monkeypatch.delitem(sys.modules, "tvconv_jax.bench.torch_baseline")
+    monkeypatch.delattr(tvconv_jax.bench, "torch_baseline")
     bench.main(["operator", "--batch=1", "--image-size=16", "--runs=1"])
     printed = capsys.readouterr().out
     assert "pip install 'tvconv_jax[torch]'" in printed

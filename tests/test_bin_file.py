@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvconv_jax.data.bin_file import BinFaces, read_bin, write_bin
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.formats.bin_file import BinFaces, read_bin, write_bin
+from tvconv_jax.utils.errors import UserError
 
 IMAGES, SAME = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three\n'", b"\0"], [True, False]
 

@@ -8,11 +8,11 @@ import pytest
 from flax.core import freeze as freeze_dict
 
 from tvconv_jax import DepthwiseConv, TVConv, freeze
-from tvconv_jax.boxes import is_boxed, unboxed
-from tvconv_jax.convert import from_torch, to_torch
-from tvconv_jax.layers import kaiming_normal
+from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.models.registry import OPERATORS
+from tvconv_jax.nn.boxes import is_boxed, unboxed
+from tvconv_jax.nn.layers import kaiming_normal
 
 NAMES = (None, None, None, "model")
 BOXED = nn.with_partitioning(kaiming_normal, NAMES)

@@ -7,17 +7,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from tvconv_jax.analysis import sweep
-from tvconv_jax.analysis.report.__main__ import remake
-from tvconv_jax.command import check_workdir
-from tvconv_jax.errors import TrainingError, UserError
-from tvconv_jax.recipes import face_config
-from tvconv_jax.tasks.start import read_checkpoint
+from tvconv_jax.experiments import sweep
+from tvconv_jax.report.__main__ import remake
+from tvconv_jax.tasks.command import check_workdir
+from tvconv_jax.tasks.configs import face_config
+from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.training import checksums, steps
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
+from tvconv_jax.utils.errors import TrainingError, UserError
 
 OPTIMIZER = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.0)
 

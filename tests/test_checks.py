@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvconv_jax.checks import FIELDS, Checked, kinds_of
-from tvconv_jax.convert import to_torch
-from tvconv_jax.layers import TVConv, WeightGenerator
+from tvconv_jax.convert.reference import to_torch
 from tvconv_jax.models.blocks import ConvNorm
 from tvconv_jax.models.registry import MODELS, OPERATORS, create_model
-from tvconv_jax.norm import BatchNorm
+from tvconv_jax.nn.checks import FIELDS, Checked, kinds_of
+from tvconv_jax.nn.layers import TVConv, WeightGenerator
+from tvconv_jax.nn.norm import BatchNorm
 
 # Every option of every layer, operator and model, with values that it must refuse.
 BAD = {int: (0.5, -1, 1 << 40, True, "3", None), float: (-1.0, math.nan, math.inf, "1", None), bool: ("no", 2, None)}

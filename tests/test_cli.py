@@ -15,15 +15,16 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from tvconv_jax import cli, command, console, progress
-from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import cache_dir
-from tvconv_jax.errors import Stopped, UserError, as_line, ends_in_one_line
-from tvconv_jax.files import user_path
+from tvconv_jax.data.tools.progress import track
+from tvconv_jax.tasks import command
+from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training import loop
-from tvconv_jax.workdir import read_config
+from tvconv_jax.utils import cli, console, progress
+from tvconv_jax.utils.errors import Stopped, UserError, as_line, ends_in_one_line
+from tvconv_jax.utils.files import user_path
 
-PACKAGE = Path(cli.__file__).parent
+PACKAGE = Path(cli.__file__).parents[1]
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 COMMANDS = {name: text for name, text in SOURCES.items() if 'if __name__ == "__main__"' in text}
 # One file, copied to a device without the package.
@@ -125,7 +126,9 @@ def test_sighup_that_is_ignored_stays_so():
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
     assert play(code, preexec_fn=ignore).stdout == "goes on\n"
     default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
-    code = "from tvconv_jax.errors import ends_in_one_line\nwith ends_in_one_line('nothing was written.'):\n " + code
+    code = (
+        "from tvconv_jax.utils.errors import ends_in_one_line\nwith ends_in_one_line('nothing was written.'):\n " + code
+    )
     done = play(code, preexec_fn=default)
     assert (done.returncode, done.stderr) == (75, "stopped; nothing was written.\n")
 
@@ -323,7 +326,8 @@ def calls(text, name):
 
 
 def test_flags_that_do_nothing_are_refused(capsys, monkeypatch):
-    from tvconv_jax import bench, main
+    from tvconv_jax import main
+    from tvconv_jax.bench import __main__ as bench
     from tvconv_jax.metrics import complexity
 
     for run, arguments in (
@@ -343,7 +347,7 @@ def test_flags_that_do_nothing_are_refused(capsys, monkeypatch):
 
 def test_one_function_knows_the_home_directory_and_one_type_parses_paths():
     for name, text in SOURCES.items():
-        allowed = name in ("files.py", "export/native.py")  # the other is copied to devices
+        allowed = name in ("utils/files.py", "export/native/native.py")  # the other is copied to devices
         assert allowed or not (calls(text, "expanduser") or "Path.home()" in text), name
         parsed = re.search(r"type=(pathlib\.)?Path\b|\bPath\((args|options|[A-Z]+\.value)", text)
         assert name == ALONE or not parsed, name
@@ -351,7 +355,7 @@ def test_one_function_knows_the_home_directory_and_one_type_parses_paths():
 
 def test_every_command_ends_in_one_line():
     for name, text in COMMANDS.items():
-        alone = name in (ALONE, "tasks/tortured.py", "tether.py")  # these are started by a command, not by people
+        alone = name in (ALONE, "utils/tether.py")  # these are started by a command, not by people
         assert alone or calls(text, "ends_in_one_line") or "command.run(main" in text, name
 
 

@@ -11,11 +11,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.bin_file import read_bin
-from tvconv_jax.data.record_faces import RecordFaces
-from tvconv_jax.data.recordio import RecordWriter
-from tvconv_jax.data.tfds_faces import TfdsFaces, locate
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.formats.bin_file import read_bin
+from tvconv_jax.data.formats.record_faces import RecordFaces
+from tvconv_jax.data.formats.recordio import RecordWriter
+from tvconv_jax.data.formats.tfds_faces import TfdsFaces, locate
+from tvconv_jax.utils.errors import UserError
 
 PICTURES = {
     "ann/1.jpg": b"\xff\xd8 one",

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvconv_jax import convolution, winograd
+from tvconv_jax.ops import conv as convolution
+from tvconv_jax.ops import winograd
 
 
 def draw(*shape):

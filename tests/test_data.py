@@ -12,17 +12,17 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.data.bin_file import write_bin
-from tvconv_jax.data.conversion import convert
 from tvconv_jax.data.decoder import decode, pixels
-from tvconv_jax.data.draw import PERSON, VERIFICATION, draw_people, draw_photos, render
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.data.inspection import inspect
-from tvconv_jax.data.kept import write_kept
+from tvconv_jax.data.formats.bin_file import write_bin
+from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.record_faces import write_faces
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.subset import write_kept
+from tvconv_jax.data.synthetic.faces import PERSON, VERIFICATION, draw_people, draw_photos, render
+from tvconv_jax.data.tools.conversion import convert
+from tvconv_jax.data.tools.inspection import inspect
+from tvconv_jax.utils.errors import UserError
 
 
 def embedded():
@@ -472,7 +472,7 @@ def test_tensorflow_is_never_imported():
 
 
 def test_the_readmes_picture_is_drawn_from_a_seed(tmp_path):
-    command = [sys.executable, "-m", "tvconv_jax.data.picture", f"--out={tmp_path / 'faces.png'}"]
+    command = [sys.executable, "-m", "tvconv_jax.data.synthetic.preview", f"--out={tmp_path / 'faces.png'}"]
     subprocess.run(command, check=True)
     drawn, committed = (
         np.asarray(Image.open(folder / "faces.png").convert("RGB"), int)

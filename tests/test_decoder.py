@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 import tvconv_jax
-from tvconv_jax.analysis.report.others import _outlines
 from tvconv_jax.data import decoder
-from tvconv_jax.data.bin_file import BinFaces, write_bin
 from tvconv_jax.data.decoder import ImageError, gray, opened, orientation, pixels, read_image, size
-from tvconv_jax.data.inspection import inspect
-from tvconv_jax.data.looks import look
+from tvconv_jax.data.formats.bin_file import BinFaces, write_bin
+from tvconv_jax.data.formats.record_faces import RecordFaces, write_faces
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.record_faces import RecordFaces, write_faces
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.tools.image_stats import look
+from tvconv_jax.data.tools.inspection import inspect
+from tvconv_jax.report.others import _outlines
+from tvconv_jax.utils.errors import UserError
 
 SMOOTH = np.add.outer(np.arange(0, 192, 8), np.arange(0, 48, 2))[..., None] + np.array([0, 10, 15])
 COLOR = Image.fromarray(SMOOTH.astype(np.uint8))

@@ -12,11 +12,11 @@ import torch
 from goldens import load, state_dict
 
 from tvconv_jax import create_model, freeze
-from tvconv_jax.convert import CONV, blocks_of, by_name, conv_norm, from_torch, inverted_residual, to_torch
-from tvconv_jax.errors import UserError
+from tvconv_jax.convert.reference import CONV, blocks_of, by_name, conv_norm, from_torch, inverted_residual, to_torch
+from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.pretrained import backbone_from_torchvision
-from tvconv_jax.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import train_together
 
-from tvconv_jax.data import embedded
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import cache_dir, one_writer
+from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training.distributed import Place, find_place
-from tvconv_jax.training.storage import locked
+from tvconv_jax.utils.errors import TrainingError, UserError
+from tvconv_jax.utils.storage import locked
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "launch" / "local_processes.sh"

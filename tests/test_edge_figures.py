@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from tvconv_jax.analysis import edge_figures, figures
+from tvconv_jax.experiments import edge_figures, figures
 
 
 def device_figures(file, *artifacts, precision="float32", side=96):

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 from test_edge import failure, metadata, write_check, write_onnx, write_torch
 
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export import native, torch_model
+from tvconv_jax.export.native import native
+from tvconv_jax.export.torch import model as torch_model
 
 PACKAGED = {
     "model.py": Path(torch_model.__file__),

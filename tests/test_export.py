@@ -15,8 +15,7 @@ import torch
 
 from tvconv_jax import create_model
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
-from tvconv_jax.export import artifacts, exporting, native, onnx_writer, owned, torch_model, torch_writer, trained
+from tvconv_jax.export import artifacts, exporting, owned, trained
 from tvconv_jax.export.__main__ import main
 from tvconv_jax.export.channel_blocks import in_blocks
 from tvconv_jax.export.fine_tuning import fine_tune
@@ -25,13 +24,18 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import Rank, likely_order, parse_rank, truncate
 from tvconv_jax.export.moments import second_moments
-from tvconv_jax.export.onnx_speed import runner
+from tvconv_jax.export.native import native
+from tvconv_jax.export.onnx import writer as onnx_writer
+from tvconv_jax.export.onnx.speed import runner
 from tvconv_jax.export.plain_layers import plain_distances
 from tvconv_jax.export.precision import rounded
-from tvconv_jax.files import is_left_over
-from tvconv_jax.recipes import face_config
+from tvconv_jax.export.torch import model as torch_model
+from tvconv_jax.export.torch import writer as torch_writer
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import is_left_over
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

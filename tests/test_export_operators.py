@@ -6,13 +6,15 @@ import pytest
 from test_operators import CASES, all_shapes, make, randomised
 
 from tvconv_jax import DepthwiseConv, create_model
-from tvconv_jax.errors import UserError
-from tvconv_jax.export import artifacts, fold, onnx_modules, onnx_writer
+from tvconv_jax.export import artifacts, fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
-from tvconv_jax.export.onnx_speed import runner
+from tvconv_jax.export.onnx import modules as onnx_modules
+from tvconv_jax.export.onnx import writer as onnx_writer
+from tvconv_jax.export.onnx.speed import runner
 from tvconv_jax.models import mobilenetv2
 from tvconv_jax.models.registry import OPERATORS
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

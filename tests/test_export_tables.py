@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from tvconv_jax.analysis import edge_table, export_table, random_models, reference_module
-from tvconv_jax.analysis.edge_table import Row
-from tvconv_jax.analysis.random_models import Subject
-from tvconv_jax.export import exporting, onnx_speed
-from tvconv_jax.recipes import face_config
+from tvconv_jax.bench import edge_table, export_table, random_models, reference_module
+from tvconv_jax.bench.edge_table import Row
+from tvconv_jax.bench.random_models import Subject
+from tvconv_jax.export import exporting
+from tvconv_jax.export.onnx import speed as onnx_speed
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 

@@ -9,16 +9,16 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tvconv_jax.analysis import envelope, figures, map_figures, sensitivity, variance_figure
-from tvconv_jax.analysis.picture_sets import open_sets
-from tvconv_jax.analysis.pixel_figure import measure_pixels
-from tvconv_jax.analysis.sweep import load_sweep
-from tvconv_jax.analysis.sweep_results import Outcome, over_seeds, read_sweeps
-from tvconv_jax.analysis.variance_figure import choose_layer, features_of, layers_of, measure_variance
-from tvconv_jax.errors import UserError
+from tvconv_jax.experiments import envelope, figures, map_figures, sensitivity, variance_figure
+from tvconv_jax.experiments.image_sets import open_sets
+from tvconv_jax.experiments.pixel_figure import measure_pixels
+from tvconv_jax.experiments.sweep import load_sweep
+from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
+from tvconv_jax.experiments.variance_figure import choose_layer, features_of, layers_of, measure_variance
 from tvconv_jax.export.trained import load
-from tvconv_jax.tasks.start import read_checkpoint
+from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.training.maps import map_files, read_maps
+from tvconv_jax.utils.errors import UserError
 
 
 def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(finished):
@@ -271,7 +271,7 @@ def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
 def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "holds no sweep.json" in error(capsys, "figure4", tmp_path)
     (tmp_path / "sweep.json").write_text('[{"setting": "tvconv"}]')
-    assert "is not what a sweep writes now; remove it, and python -m tvconv_jax.analysis.sweep" in error(
+    assert "is not what a sweep writes now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
         capsys, "figure6", tmp_path
     )
     (tmp_path / "sweep.json").write_text("[]")

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvconv_jax.analysis.report.curves import read_metrics
-from tvconv_jax.data.recordio import RecordFile, RecordWriter
+from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter
 from tvconv_jax.data.records import one_writer
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import is_left_over, replacing, user_path, write_bytes, write_json, write_text
+from tvconv_jax.report.curves import read_metrics
 from tvconv_jax.training.logging import MetricsLog
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import is_left_over, replacing, user_path, write_bytes, write_json, write_text
 
 SIZE = 200_000
 

@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 from test_inspection import drawn, jpeg
 from test_main import Watched, leaves
 
-from tvconv_jax.data import poses
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.kept import read_kept
-from tvconv_jax.errors import UserError
-from tvconv_jax.recipes import frontal_config
+from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks import frontal, purify
+from tvconv_jax.tasks.configs import frontal_config
 from tvconv_jax.tasks.frontal import random_crops
 from tvconv_jax.tasks.run import restore_best
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

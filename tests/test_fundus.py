@@ -8,11 +8,11 @@ from PIL import Image
 
 from tvconv_jax.data import fundus
 from tvconv_jax.data.decoder import ImageError
-from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM, draw_fundus
 from tvconv_jax.data.fundus import DOMAINS, PHASES, load_embedded, load_folder, pixels, to_maps
 from tvconv_jax.data.fundus_batches import cut, draw_crop, eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.fundus_masks import facts, read_mask
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP, RIM, draw_fundus
+from tvconv_jax.utils.errors import UserError
 
 # Pictures to train and to test on, by domain.
 COUNTS = {1: (3, 2), 2: (5, 2), 3: (2, 1), 4: (2, 3)}

@@ -7,11 +7,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.alignment import TEMPLATE, align, align_face, read_landmarks, similarity
-from tvconv_jax.data.bin_file import write_bin
 from tvconv_jax.data.decoder import pixels
-from tvconv_jax.data.looks import look
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.formats.bin_file import write_bin
+from tvconv_jax.data.tools.alignment import TEMPLATE, align, align_face, read_landmarks, similarity
+from tvconv_jax.data.tools.image_stats import look
+from tvconv_jax.utils.errors import UserError
 
 SKIN, DARK = (205, 150, 125), (40, 25, 25)
 

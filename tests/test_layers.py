@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from goldens import load, normal, state_dict
 
-from tvconv_jax import DepthwiseConv, TVConv, create_model, freeze, neighbours
-from tvconv_jax.convert import from_torch, to_torch
+from tvconv_jax import DepthwiseConv, TVConv, create_model, freeze
+from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.models.deeplabv3plus import DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import MobileNetV2
-from tvconv_jax.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.ops import unfold as neighbours
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

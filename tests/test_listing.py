@@ -8,18 +8,19 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.data import listing, poses
-from tvconv_jax.data.alignment import align
-from tvconv_jax.data.conversion import convert
+from tvconv_jax.data import listing
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.data.folder import training_files
-from tvconv_jax.data.inspection import inspect
-from tvconv_jax.data.kept import KeptFaces
+from tvconv_jax.data.formats.folder import training_files
+from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.listing import LeftOut, walk
-from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.subset import KeptFaces
+from tvconv_jax.data.tools import poses
+from tvconv_jax.data.tools.alignment import align
+from tvconv_jax.data.tools.conversion import convert
+from tvconv_jax.data.tools.inspection import inspect
+from tvconv_jax.utils.errors import UserError
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
 

@@ -9,23 +9,23 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.data.alignment import read_landmarks
-from tvconv_jax.data.bin_file import write_bin
-from tvconv_jax.data.conversion import convert
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.data.held_out import open_held_out
-from tvconv_jax.data.inspection import inspect
-from tvconv_jax.data.kept import read_kept
+from tvconv_jax.data.formats.bin_file import write_bin
+from tvconv_jax.data.formats.name_list import read_names
+from tvconv_jax.data.formats.pairs import check_folds, read_pairs, read_rows
+from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.listing import is_junk
-from tvconv_jax.data.name_list import read_names
-from tvconv_jax.data.pairs import check_folds, read_pairs, read_rows
-from tvconv_jax.data.record_faces import write_faces
 from tvconv_jax.data.records import RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_lines
-from tvconv_jax.recipes import face_config
+from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.tools.alignment import read_landmarks
+from tvconv_jax.data.tools.conversion import convert
+from tvconv_jax.data.tools.held_out import open_held_out
+from tvconv_jax.data.tools.inspection import inspect
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_lines
 
 
 def lay(folder, pictures):

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tvconv_jax.analysis.report.__main__ import remake
-from tvconv_jax.command import config_of
-from tvconv_jax.errors import UserError
-from tvconv_jax.recipes import Argument, face_config, frontal_config, parse_arguments
+from tvconv_jax.report.__main__ import remake
 from tvconv_jax.tasks import face
+from tvconv_jax.tasks.command import config_of
+from tvconv_jax.tasks.configs import Argument, face_config, frontal_config, parse_arguments
 from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.limits import check_values
+from tvconv_jax.tasks.workdir import load_model
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.workdir import load_model
+from tvconv_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))

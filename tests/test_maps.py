@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from tvconv_jax import create_model
-from tvconv_jax.errors import TrainingError
 from tvconv_jax.training import maps
 from tvconv_jax.training.maps import MapsLog, affinity_maps, map_files, read_maps
+from tvconv_jax.utils.errors import TrainingError
 
 
 def params_of(operator):

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from tvconv_jax.errors import UserError
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, make_mesh, norm_groups, norm_note
+from tvconv_jax.utils.errors import UserError
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ import pytest
 from goldens import load, normal, state_dict
 
 from tvconv_jax import DepthwiseConv, create_model, freeze, list_models
-from tvconv_jax.convert import from_torch, to_torch
+from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.metrics.complexity import PAPER_MMACS, count
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 

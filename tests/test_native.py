@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export import native, torch_model, torch_writer
 from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.native import native
 from tvconv_jax.export.precision import rounded
+from tvconv_jax.export.torch import model as torch_model
+from tvconv_jax.export.torch import writer as torch_writer
 
 TOLERANCE = 1e-5  # relative to the largest number: float32 sums in another order
 POINT = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1}

@@ -9,23 +9,23 @@ import pytest
 from PIL import Image
 
 from tvconv_jax.data import listing
-from tvconv_jax.data.alignment import read_landmarks
-from tvconv_jax.data.conversion import convert
 from tvconv_jax.data.decoder import ImageError, pixels
-from tvconv_jax.data.folder import training_files
+from tvconv_jax.data.formats.folder import training_files
+from tvconv_jax.data.formats.name_list import read_names
+from tvconv_jax.data.formats.pairs import pair_lists, read_pairs, read_rows
+from tvconv_jax.data.formats.record_faces import RecordFaces, pack
+from tvconv_jax.data.formats.recordio import MAGIC, framed
+from tvconv_jax.data.formats.tfds_faces import is_tfds, locate
 from tvconv_jax.data.fundus import PHASES, load_folder
-from tvconv_jax.data.held_out import beside, open_held_out
-from tvconv_jax.data.inspection import inspect
-from tvconv_jax.data.kept import read_kept
 from tvconv_jax.data.listing import LeftOut
-from tvconv_jax.data.name_list import read_names
-from tvconv_jax.data.pairs import pair_lists, read_pairs, read_rows
-from tvconv_jax.data.poses import load as load_poses
-from tvconv_jax.data.record_faces import RecordFaces, pack
-from tvconv_jax.data.recordio import MAGIC, framed
 from tvconv_jax.data.sets import kind_of, open_faces, packed_in
-from tvconv_jax.data.tfds_faces import is_tfds, locate
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.tools.alignment import read_landmarks
+from tvconv_jax.data.tools.conversion import convert
+from tvconv_jax.data.tools.held_out import beside, open_held_out
+from tvconv_jax.data.tools.inspection import inspect
+from tvconv_jax.data.tools.poses import load as load_poses
+from tvconv_jax.utils.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
 

@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from tvconv_jax.analysis import operator_table
-from tvconv_jax.analysis.operator_table import PAPERS
-from tvconv_jax.analysis.sweep_file import load_sweep
+from tvconv_jax.bench import operator_table
+from tvconv_jax.bench.operator_table import PAPERS
+from tvconv_jax.experiments.sweep_file import load_sweep
 from tvconv_jax.models.registry import list_operators
-from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 
 SWEEP = """
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 def get_sweep():
     names = ("involution", "depthwise", "ddf", "condconv", "sasa")
@@ -98,7 +98,7 @@ def test_every_operator_has_a_paper_in_the_table():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "there is no folder nowhere; run the sweep first: analysis.sweep configs/sweeps/figure6.py."),
+        (["nowhere"], "there is no folder nowhere; run the sweep first: experiments.sweep configs/sweeps/figure6.py."),
         (["tests"], "which is not of this sweep; choose another --out, or move it away."),
         (["tests", "--sweep=configs/sweeps/table9.py"], "there is no file configs/sweeps/table9.py; beside it are:"),
         (["tests", "--batch=0"], "0 must be at least 1"),

@@ -13,20 +13,20 @@ from naive_operators import sigmoid
 
 from tvconv_jax import DepthwiseConv, TVConv, freeze, tv_conv
 from tvconv_jax.models.blocks import Pointwise
-from tvconv_jax.operators.axial import Axial
-from tvconv_jax.operators.condconv import CondConv
-from tvconv_jax.operators.ddf import DDF
-from tvconv_jax.operators.dyconv_dw import DyConvDW
-from tvconv_jax.operators.dyconv_pw import DyConvPW
-from tvconv_jax.operators.dynamic import dynamic_conv, taps
-from tvconv_jax.operators.involution import Involution
-from tvconv_jax.operators.locally_connected import LocallyConnected
-from tvconv_jax.operators.sasa import SASA
-from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
-from tvconv_jax.operators.weightnet import WeightNet
-from tvconv_jax.ops import output_grid
+from tvconv_jax.nn.operators.axial import Axial
+from tvconv_jax.nn.operators.condconv import CondConv
+from tvconv_jax.nn.operators.ddf import DDF
+from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
+from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
+from tvconv_jax.nn.operators.dynamic import dynamic_conv, taps
+from tvconv_jax.nn.operators.involution import Involution
+from tvconv_jax.nn.operators.locally_connected import LocallyConnected
+from tvconv_jax.nn.operators.sasa import SASA
+from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
+from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.ops.tv_conv import output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

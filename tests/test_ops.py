@@ -10,8 +10,8 @@ import pytest
 from jax.test_util import check_grads
 
 from tvconv_jax import depthwise_conv, tv_conv
-from tvconv_jax.norm import BatchNorm
-from tvconv_jax.ops import output_grid
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.tv_conv import output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

@@ -7,13 +7,12 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax import command
-from tvconv_jax.analysis import drawing, sweep
-from tvconv_jax.data import picture
-from tvconv_jax.data.recordio import RecordWriter
+from tvconv_jax.data.formats.recordio import RecordWriter
+from tvconv_jax.data.synthetic import preview as picture
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
-from tvconv_jax.tasks import purify
+from tvconv_jax.experiments import drawing, sweep
+from tvconv_jax.tasks import command, purify
+from tvconv_jax.utils.errors import UserError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tvconv_jax import plain_files
-from tvconv_jax.plain_files import parse_json, read_arrays
+from tvconv_jax.utils import plain_files
+from tvconv_jax.utils.plain_files import parse_json, read_arrays
 
 
 class Evil:

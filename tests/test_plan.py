@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvconv_jax.analysis import plan_table, virtual_devices
-from tvconv_jax.analysis.collectives import Collective, collectives, shape_bytes
-from tvconv_jax.analysis.kinds import KINDS
-from tvconv_jax.analysis.plan import Plan, generator_macs, make_plan
-from tvconv_jax.analysis.plan_report import warning
-from tvconv_jax.errors import UserError
-from tvconv_jax.layers import DepthwiseConv, TVConv
-from tvconv_jax.recipes import face_config, odoc_config
+from tvconv_jax.bench import plan_table, virtual_devices
+from tvconv_jax.bench.collectives import Collective, collectives, shape_bytes
+from tvconv_jax.bench.device_specs import KINDS
+from tvconv_jax.bench.plan import Plan, generator_macs, make_plan
+from tvconv_jax.bench.plan_report import warning
+from tvconv_jax.nn.layers import DepthwiseConv, TVConv
+from tvconv_jax.tasks.configs import face_config, odoc_config
+from tvconv_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/face_mixer.py:smoke"  # soon compiled

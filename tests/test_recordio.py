@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvconv_jax.data.record_faces import RecordFaces, pack, unpack, write_faces
-from tvconv_jax.data.record_index import read_index, write_index
-from tvconv_jax.data.recordio import MAGIC, RecordFile, RecordWriter, framed
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.formats.record_faces import RecordFaces, pack, unpack, write_faces
+from tvconv_jax.data.formats.record_index import read_index, write_index
+from tvconv_jax.data.formats.recordio import MAGIC, RecordFile, RecordWriter, framed
+from tvconv_jax.utils.errors import UserError
 
 # Bytes in which the magic is frequent, at aligned places and others.
 payloads = st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"picture"]), max_size=12).map(b"".join)

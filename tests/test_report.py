@@ -11,23 +11,24 @@ from browser import contrast, look
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.analysis.report import __main__ as command
-from tvconv_jax.analysis.report import common, evidence
-from tvconv_jax.analysis.report.axes import Axis, linear_axis, log_axis, tick_text
-from tvconv_jax.analysis.report.common import figures
-from tvconv_jax.analysis.report.evidence import Evidence
-from tvconv_jax.analysis.report.face import worst
-from tvconv_jax.analysis.report.html import Html, table, tag
-from tvconv_jax.analysis.report.pictures import map_strip
-from tvconv_jax.analysis.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
-from tvconv_jax.analysis.report.run import shows_pictures, write_report
-from tvconv_jax.analysis.report.sweep import Cells, Entry, write_sweep_report
 from tvconv_jax.data.faces import FaceData
-from tvconv_jax.data.pairs import Pairs
+from tvconv_jax.data.formats.pairs import Pairs
 from tvconv_jax.metrics.roc import accepted_at, roc
 from tvconv_jax.metrics.verification import true_accept_rate
-from tvconv_jax.recipes import face_config
-from tvconv_jax.recipes.scale import complete
+from tvconv_jax.report import __main__ as command
+from tvconv_jax.report import common
+from tvconv_jax.report import report_data as evidence
+from tvconv_jax.report.axes import Axis, linear_axis, log_axis, tick_text
+from tvconv_jax.report.common import figures
+from tvconv_jax.report.face import worst
+from tvconv_jax.report.html import Html, table, tag
+from tvconv_jax.report.images import map_strip
+from tvconv_jax.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
+from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.run import shows_pictures, write_report
+from tvconv_jax.report.sweep import Cells, Entry, write_sweep_report
+from tvconv_jax.tasks.configs import face_config
+from tvconv_jax.tasks.configs.base import complete
 
 EVIL = "<script>alert('\"&')</script>"
 
@@ -212,7 +213,7 @@ def test_a_report_says_what_a_reader_asks(reports):
         "5.35 MB as float32",  # 1,336,344 times four bytes
         "optimizer.learning_rate",
         "0.10.2",
-        "python -m tvconv_jax.analysis.report",
+        "python -m tvconv_jax.report",
     ):
         assert words in page, words
     assert reports["drawn"].count("data:image/jpeg") == 24
@@ -263,10 +264,10 @@ def test_a_set_that_has_gone_or_changed_is_named_and_the_others_are_shown(tmp_pa
 
 def test_commands_are_those_that_there_are(tmp_path):
     """Table 2 trains many runs: it has no ``--workdir`` and no ``--mode``. A path may hold spaces."""
-    for given, own in (("main --workdir=a", True), ("analysis.table2 --out=a", False)):
+    for given, own in (("main --workdir=a", True), ("experiments.table2 --out=a", False)):
         text = common.rerun({"command": f"python -m tvconv_jax.{given}"}, tmp_path / "my run")
         assert (f"{given} --mode=eval" in text) == ("with another" in text) == own
-        assert html.escape(f"python -m tvconv_jax.analysis.report '{tmp_path}/my run'") in text
+        assert html.escape(f"python -m tvconv_jax.report '{tmp_path}/my run'") in text
 
 
 def test_an_older_run_asks_for_no_pictures():

@@ -17,21 +17,21 @@ from PIL import Image
 from test_edge import write_onnx, write_torch
 from test_edge_safety import write as write_zip
 
-from tvconv_jax.analysis.report.__main__ import remake
-from tvconv_jax.command import check_workdir
-from tvconv_jax.data.bin_file import read_bin
+from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.data.decoder import ImageError, pixels
-from tvconv_jax.data.held_out import open_held_out
-from tvconv_jax.data.record_faces import RecordFaces, pack
-from tvconv_jax.data.recordio import RecordWriter
+from tvconv_jax.data.formats.bin_file import read_bin
+from tvconv_jax.data.formats.record_faces import RecordFaces, pack
+from tvconv_jax.data.formats.recordio import RecordWriter
+from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
 from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.tfds_faces import TfdsFaces, write_tfds
+from tvconv_jax.data.tools.held_out import open_held_out
 from tvconv_jax.edge import benchmark
-from tvconv_jax.errors import UserError
-from tvconv_jax.tasks.start import read_checkpoint
-from tvconv_jax.torch_checkpoint import read_torch_checkpoint
-from tvconv_jax.workdir import read_config
+from tvconv_jax.report.__main__ import remake
+from tvconv_jax.tasks.command import check_workdir
+from tvconv_jax.tasks.finetune import read_checkpoint
+from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.utils.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "security.md"
 MARKER = "pwned"  # whatever is executed makes a folder of this name

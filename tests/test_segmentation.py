@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 from test_main import ROOT, Watched, leaves
 
-from tvconv_jax.analysis import table2
-from tvconv_jax.analysis.contours import Outlined, outlined
-from tvconv_jax.errors import Interrupted, TrainingError, UserError
-from tvconv_jax.recipes import odoc_config
+from tvconv_jax.experiments import table2
+from tvconv_jax.report.contours import Outlined, outlined
 from tvconv_jax.tasks import segmentation
-from tvconv_jax.tasks.measured import Predicted, measure, summary
+from tvconv_jax.tasks.configs import odoc_config
+from tvconv_jax.tasks.evaluation import Predicted, measure, summary
+from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 
 # What the trained model's disc has to be better than the same mask for every picture: 0.1 to 0.15, up to rounding.
 MARGIN = 0.05
@@ -237,7 +237,7 @@ def test_table_2_leaves_out_what_has_no_hd95(capsys):
 )
 def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path):
     config = [] if arguments[0].startswith("--config") else ["--config=configs/odoc.py"]
-    command = [sys.executable, "-m", "tvconv_jax.analysis.table2", f"--out={tmp_path / 'out'}", *config, *arguments]
+    command = [sys.executable, "-m", "tvconv_jax.experiments.table2", f"--out={tmp_path / 'out'}", *config, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tvconv_jax.signatures import SIGNATURES, describe, describe_file
+from tvconv_jax.utils.signatures import SIGNATURES, describe, describe_file
 
 
 def written(write):

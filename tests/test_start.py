@@ -13,14 +13,14 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from tvconv_jax import create_model
-from tvconv_jax.convert import to_torch
-from tvconv_jax.errors import UserError
-from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
-from tvconv_jax.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.convert.reference import to_torch
+from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

@@ -10,18 +10,18 @@ import optax
 import pytest
 
 from tvconv_jax import create_model
-from tvconv_jax.command import check_workdir
-from tvconv_jax.errors import UserError
-from tvconv_jax.fused import batch_norm
 from tvconv_jax.models.blocks import ConvNorm, call
-from tvconv_jax.norm import BatchNorm
-from tvconv_jax.recipes import face_config
-from tvconv_jax.recipes.scale import ADDED
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.fused import batch_norm
+from tvconv_jax.tasks.command import check_workdir
+from tvconv_jax.tasks.configs import face_config
+from tvconv_jax.tasks.configs.base import ADDED
 from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.run import rate_note, schedule_of
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
+from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimised")
 

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from test_training import run
 
-from tvconv_jax.analysis.report.curves import read_metrics
-from tvconv_jax.command import check_workdir
-from tvconv_jax.errors import TrainingError, UserError
-from tvconv_jax.recipes import face_config
+from tvconv_jax.report.curves import read_metrics
+from tvconv_jax.tasks.command import check_workdir
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
-from tvconv_jax.training.storage import locked
+from tvconv_jax.utils.errors import TrainingError, UserError
+from tvconv_jax.utils.storage import locked
 
 SIZE = 20_000  # numbers of a state, twice: 160 kB that do not compress much
 

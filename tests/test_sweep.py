@@ -13,17 +13,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from tvconv_jax.analysis import sweep, sweep_runs
-from tvconv_jax.analysis.sweep_file import Setting
-from tvconv_jax.analysis.sweep_runs import Run, check_overrides, shares_of_cores, train_all
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.errors import UserError
+from tvconv_jax.experiments import sweep, sweep_runs
+from tvconv_jax.experiments.sweep_file import Setting
+from tvconv_jax.experiments.sweep_runs import Run, check_overrides, shares_of_cores, train_all
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.utils.errors import UserError
 
 SWEEPS = sorted(str(path) for path in Path("configs/sweeps").glob("*.py"))
 REAL = ("table3", "figure10")
 TWO = """
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 def get_sweep():
     small = {"model.hidden_channels": 4, "optimizer.epochs": 0.1}
@@ -364,7 +364,7 @@ def test_what_stops_the_sweep_stops_its_runs(tmp_path, monkeypatch):
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tvconv_jax.analysis.sweep_runs.time.sleep", interrupt)
+    monkeypatch.setattr("tvconv_jax.experiments.sweep_runs.time.sleep", interrupt)
     run = Run(Setting("one", "a config"), 0, tmp_path)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -390,7 +390,7 @@ def test_a_run_of_its_own_process_and_its_place_in_an_array(tmp_path, capsys, mo
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     """SIGKILL to the sweep alone: its run ends with it, and the same command takes it to its end."""
-    command = [sys.executable, "-m", "tvconv_jax.analysis.sweep", "configs/sweeps/figure6.py:smoke,epochs=6"]
+    command = [sys.executable, "-m", "tvconv_jax.experiments.sweep", "configs/sweeps/figure6.py:smoke,epochs=6"]
     command += ["--settings=mlp_mixer", "--seeds=0", f"--out={tmp_path}/out"]
     workdir = tmp_path / "out" / "mlp_mixer" / "seed0"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

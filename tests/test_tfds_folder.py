@@ -8,9 +8,9 @@ import sys
 import pytest
 from PIL import Image
 
+from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
 from tvconv_jax.data.records import Record
-from tvconv_jax.data.tfds_faces import TfdsFaces, write_tfds
-from tvconv_jax.errors import UserError
+from tvconv_jax.utils.errors import UserError
 
 FEATURES = "tensorflow_datasets.core.features"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tvconv_jax.errors import UserError
-from tvconv_jax.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.utils.errors import UserError
 
 WEIGHTS = {"features.0.weight": torch.arange(6.0).reshape(2, 3), "features.0.bias": torch.tensor([1.0, -2.0])}
 EMA = {name: value + 1 for name, value in WEIGHTS.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tvconv_jax.tasks.torture import checkpoint_faults, pictures, verdict
+from tests.stress.torture import checkpoint_faults, pictures, verdict
 from tvconv_jax.training import checksums
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def test_the_short_form_of_the_torture_is_survived(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "tvconv_jax.tasks.torture",
+        "tests.stress.torture",
         "--rounds=3",
         "--processes=2",
         f"--out={tmp_path / 't'}",

@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from tvconv_jax.errors import Interrupted, TrainingError, UserError
-from tvconv_jax.files import write_json
-from tvconv_jax.progress import Reporter
-from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
 from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
@@ -28,6 +25,9 @@ from tvconv_jax.training.mesh import check_batch_size, make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
+from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.utils.files import write_json
+from tvconv_jax.utils.progress import Reporter
 
 
 def test_sgd_is_pytorchs_with_decay_on_everything():

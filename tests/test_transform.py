@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from tvconv_jax.data import embedded, pipeline
+from tvconv_jax.data import pipeline
+from tvconv_jax.data.augment import Strengths, draw, strengths_of, transform
 from tvconv_jax.data.records import cache_dir
-from tvconv_jax.data.transform import Strengths, draw, strengths_of, transform
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.synthetic import embedded
+from tvconv_jax.utils.errors import UserError
 
 ALL = Strengths(rotation=20.0, shear=10.0, scale=0.2, translation=0.1)
 CUT = 1  # of 255: Pillow cuts off what it interpolates, so a hair below 64 is 63

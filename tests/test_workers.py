@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from tvconv_jax.data import embedded, fundus_batches, watchdog, workers
+from tvconv_jax.data import fundus_batches, watchdog, workers
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.export import trained
-from tvconv_jax.recipes import face_config
+from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.run import run
-from tvconv_jax.tether import tethered
 from tvconv_jax.training import loop
+from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
+from tvconv_jax.utils.tether import tethered
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"batch_size": 8, "image_size": 24, "seed": 0}

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax import TVConv
-from tvconv_jax.data import embedded
 from tvconv_jax.data.pipeline import eval_batches, train_batches
 from tvconv_jax.data.records import cache_dir
-from tvconv_jax.errors import Interrupted
+from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.tasks.face_head import init_class_weights, make_head
 from tvconv_jax.tasks.run import normalise
 from tvconv_jax.training import distributed, loop
@@ -24,6 +23,7 @@ from tvconv_jax.training.mesh import local_rows, make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
+from tvconv_jax.utils.errors import Interrupted
 
 # 16 of 64 pictures a step; what a norm has too few numbers for would amplify rounding, so there are just two.
 BATCH, SIDE, CLASSES, STEPS = 16, 24, 8, 20

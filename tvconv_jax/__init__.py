@@ -1,14 +1,15 @@
 """TVConv in JAX: translation-variant convolution, its models, their training and their export."""
 
-from tvconv_jax import cli
+from tvconv_jax.utils import cli, moved
 
 cli.begin_if_command()  # before what takes seconds to import
+moved.install()
 
 # ruff: noqa: E402
-from tvconv_jax.freezing import Frozen, freeze
-from tvconv_jax.layers import DepthwiseConv, TVConv, WeightGenerator
 from tvconv_jax.models import create_model, list_models
-from tvconv_jax.ops import depthwise_conv, tv_conv
+from tvconv_jax.nn.freeze import Frozen, freeze
+from tvconv_jax.nn.layers import DepthwiseConv, TVConv, WeightGenerator
+from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 
 __all__ = [
     "DepthwiseConv",

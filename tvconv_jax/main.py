@@ -8,10 +8,10 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from tvconv_jax import command
-from tvconv_jax.analysis import virtual_devices
-from tvconv_jax.command import CONFIG
-from tvconv_jax.progress import reporter
+from tvconv_jax.bench import virtual_devices
+from tvconv_jax.tasks import command
+from tvconv_jax.tasks.command import CONFIG
+from tvconv_jax.utils.progress import reporter
 
 WORKDIR = command.define_path("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
@@ -21,7 +21,7 @@ MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "plan"], "Train (and go on where a run stopped), verify, or plan a training."
 )
 DEVICES = flags.DEFINE_integer("devices", 1, "Plan: how many devices.")
-KIND = flags.DEFINE_string("kind", "tpu-v5e", "Plan: what devices; see tvconv_jax/analysis/kinds.py.")
+KIND = flags.DEFINE_string("kind", "tpu-v5e", "Plan: what devices; see tvconv_jax/bench/device_specs.py.")
 IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: people in the training set.")
 # Flags that not every mode reads, by the modes that do; and what holds when a mode is stopped.
 READ_BY = {
@@ -66,10 +66,10 @@ def main(_: Sequence[str]) -> None:
 
 
 def _plan(config: ConfigDict) -> None:
-    from tvconv_jax.analysis.plan import make_plan
-    from tvconv_jax.analysis.plan_report import print_plan
-    from tvconv_jax.files import write_json
-    from tvconv_jax.outputs import announce_overwrite
+    from tvconv_jax.bench.plan import make_plan
+    from tvconv_jax.bench.plan_report import print_plan
+    from tvconv_jax.utils.files import write_json
+    from tvconv_jax.utils.outputs import announce_overwrite
 
     plan = make_plan(config, kind=KIND.value, identities=IDENTITIES.value)
     print_plan(plan)

@@ -1,13 +1,13 @@
 """The paper's Figure 10: how TVConv and the depthwise convolution take training faces with less layout.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/figure10.py --out=runs/figure10
+    python -m tvconv_jax.experiments.sweep configs/sweeps/figure10.py --out=runs/figure10
 
 Training pictures are turned, sheared, scaled or moved, farther from row to row; those that are verified stay as they
-are. What the strengths mean stands in :mod:`tvconv_jax.data.transform`. Twenty-six settings: group ``none`` is where
+are. What the strengths mean stands in :mod:`tvconv_jax.data.augment`. Twenty-six settings: group ``none`` is where
 the curves of all four transformations begin, and a label is the operator and the strength, as in ``tvconv 10``.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 OPERATORS = ("tvconv", "depthwise")

@@ -1,11 +1,11 @@
 """The paper's Figure 6: all operators in MobileNetV2 x0.1, and MLP-Mixer.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/figure6.py --out=runs/figure6
+    python -m tvconv_jax.experiments.sweep configs/sweeps/figure6.py --out=runs/figure6
 
-What the operators are stands in :mod:`tvconv_jax.operators`.
+What the operators are stands in :mod:`tvconv_jax.nn.operators`.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 from tvconv_jax.models.registry import list_operators
 
 # Its generator runs for every picture: with the default's 64 channels a step takes ten seconds on two cores.

@@ -1,12 +1,12 @@
 """Our question: is a generator of low rank better trained so, or trained in full and truncated when it is exported?
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/lowrank.py --out=runs/lowrank
-    python -m tvconv_jax.analysis.export_table runs/lowrank/tvconv/seed* --precisions=float32
+    python -m tvconv_jax.experiments.sweep configs/sweeps/lowrank.py --out=runs/lowrank
+    python -m tvconv_jax.bench.export_table runs/lowrank/tvconv/seed* --precisions=float32
 
 The first command trains both; the second truncates what was trained in full, and says what that costs.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 

@@ -1,12 +1,12 @@
 """The paper's Table 1: eight models, TVConv beside the depthwise convolution.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/table1.py --out=runs/table1
+    python -m tvconv_jax.experiments.sweep configs/sweeps/table1.py --out=runs/table1
 
 Sixteen settings; with ``:data=casia`` on faces of your own it is the paper's. Of the paper's accuracies we know what
 its abstract says, https://arxiv.org/abs/2203.10489: TVConv gains up to 4.21 points at the same cost.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 from tvconv_jax.metrics.complexity import PAPER_MMACS
 
 NAMES = {"mobilenetv2": ("MobileNetV2", "mb"), "shufflenetv2": ("ShuffleNetV2", "sf")}

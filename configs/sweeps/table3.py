@@ -1,6 +1,6 @@
 """The paper's Table 3: what the affinity maps start from; and, our question, what the generator sees beyond the border.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/table3.py --out=runs/table3
+    python -m tvconv_jax.experiments.sweep configs/sweeps/table3.py --out=runs/table3
 
 With constant maps, says the paper, TVConv starts as a depthwise convolution. With the reference's zeros beyond the
 border that holds only away from it, 5 pixels deep, which is nowhere on a 6x6 grid; with edge values it holds
@@ -8,7 +8,7 @@ everywhere. The last column says how far from one each model starts (:func:`tvco
 constant maps at 48x48 60 % with zeros (27 % in the first layer, 79 % in the last), 0 % with edge values.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 INITS = {"ones": "constant", "data": "mean and std of the data", "normal": "noise"}

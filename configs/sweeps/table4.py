@@ -1,11 +1,11 @@
 """The paper's Table 4: how large the weight-generating block of TVConv is, one dimension at a time.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/table4.py --out=runs/table4
+    python -m tvconv_jax.experiments.sweep configs/sweeps/table4.py --out=runs/table4
 
 The default is trained once, for its place in all three dimensions.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 DIMENSIONS = {"hidden_channels": (8, 32, 128), "hidden_layers": (1, 2, 4), "affinity_channels": (1, 2, 8)}

@@ -1,11 +1,11 @@
 """The paper's Table 5: which stages of MobileNetV2 get TVConv; the others keep the depthwise convolution.
 
-    python -m tvconv_jax.analysis.sweep configs/sweeps/table5.py --out=runs/table5
+    python -m tvconv_jax.experiments.sweep configs/sweeps/table5.py --out=runs/table5
 
 Stages are those of ``create_model``, 1 to 7, from the largest grid to the smallest.
 """
 
-from tvconv_jax.analysis.sweep import Setting, Sweep
+from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 STAGES = {"1": (1,), "1-2": (1, 2), "1-3": (1, 2, 3), "1-5": (1, 2, 3, 4, 5), "3-7": (3, 4, 5, 6, 7), "6-7": (6, 7)}

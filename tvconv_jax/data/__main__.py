@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvconv_jax.cli import (
+from tvconv_jax.utils.cli import (
     TFDS,
     Parser,
     image_size,
@@ -27,25 +27,25 @@ from tvconv_jax.cli import (
     source_argument,
     target_argument,
 )
-from tvconv_jax.errors import ends_in_one_line
+from tvconv_jax.utils.errors import ends_in_one_line
 
 GOES_ON = "the same command goes on."
 
 
 def _convert(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.conversion import convert  # late, as in every command: some are slow to import
+    from tvconv_jax.data.tools.conversion import convert  # late, as in every command: some are slow to import
 
     return convert(args.source, args.target)
 
 
 def _align(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.alignment import align
+    from tvconv_jax.data.tools.alignment import align
 
     return align(args.source, args.landmarks, args.target, side=args.size)
 
 
 def _inspect(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.inspection import inspect
+    from tvconv_jax.data.tools.inspection import inspect
 
     return inspect(
         args.path, tests=args.tests, side=args.size, sheet=args.sheet, seed=args.seed, every_name=args.every_name
@@ -59,7 +59,7 @@ def _purify(args: argparse.Namespace) -> str:
 
 
 def _speed(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.speed import speed
+    from tvconv_jax.data.tools.speed import speed
 
     return speed(args.sources, side=args.size, seconds=args.seconds)
 

@@ -34,7 +34,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from tvconv_jax.signatures import describe
+from tvconv_jax.utils.signatures import describe
 
 # What Pillow may open: decoders that work on the file's bytes alone. JPEG covers MPO, of several frames.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")

@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.data import embedded, folder, found
-from tvconv_jax.data.kept import KeptFaces
-from tvconv_jax.data.pairs import Pairs
+from tvconv_jax.data import autodetect as found
+from tvconv_jax.data.formats import folder
+from tvconv_jax.data.formats.pairs import Pairs
 from tvconv_jax.data.records import Source, cache_dir
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import user_path
+from tvconv_jax.data.subset import KeptFaces
+from tvconv_jax.data.synthetic import embedded
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import user_path
 
 
 class FaceData(NamedTuple):

@@ -15,15 +15,16 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
-from tvconv_jax.data import decoder, draw_fundus
+from tvconv_jax.data import decoder
 from tvconv_jax.data.decoder import READING, ImageError, read_image
-from tvconv_jax.data.draw_fundus import BACKGROUND, CUP
 from tvconv_jax.data.fundus_masks import MaskError, MaskFacts, check_part, facts, read_mask
 from tvconv_jax.data.listing import LeftOut, flat
-from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import NamedBuilder, Names, columns, digest, prepare
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_names, user_path
+from tvconv_jax.data.synthetic import fundus as draw_fundus
+from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP
+from tvconv_jax.data.tools.progress import track
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import check_names, user_path
 
 DOMAINS = (1, 2, 3, 4)
 PHASES = ("train", "test")

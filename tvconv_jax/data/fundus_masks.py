@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.decoder import ImageError, gray
-from tvconv_jax.data.draw_fundus import BACKGROUND, CUP, RIM
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP, RIM
+from tvconv_jax.utils.errors import UserError
 
 MEANINGS = {CUP: "0 (cup)", RIM: "128 (rim)", BACKGROUND: "255 (outside)"}
 RULE = "a mask holds 0 (cup), 128 (rim) and 255 (outside) only"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of images of faces, in any case
 # Files and folders that systems and programs leave in folders of data, in small letters; hidden ones beside these.

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from tvconv_jax.data.augment import NONE, Strengths, draw, transform
 from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.records import Record, Source, read
-from tvconv_jax.data.transform import NONE, Strengths, draw, transform
 from tvconv_jax.data.workers import iterate
-from tvconv_jax.errors import UserError
+from tvconv_jax.utils.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

@@ -15,11 +15,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tvconv_jax.console import silent_stdout
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_json, user_path, write_json
-from tvconv_jax.progress import reporter
-from tvconv_jax.training import storage
+from tvconv_jax.utils import storage
+from tvconv_jax.utils.console import silent_stdout
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json, user_path, write_json
+from tvconv_jax.utils.progress import reporter
 
 
 class Record(TypedDict):
@@ -197,7 +197,7 @@ def one_writer(path: Path) -> Iterator[None]:
     """Let the processes of this machine that want to write ``path`` do so one after the other.
 
     The lock file ``.NAME.lock`` beside it is removed by who holds it, so that a cache is not littered with them;
-    :func:`tvconv_jax.training.storage.lock` sees that those who wait go on with a new one.
+    :func:`tvconv_jax.utils.storage.lock` sees that those who wait go on with a new one.
     """
     name = path.with_name(f".{path.name}.lock")
     try:

@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.folder import training_files
+from tvconv_jax.data.formats.folder import training_files
+from tvconv_jax.data.formats.name_list import one_to_one, read_names
+from tvconv_jax.data.formats.pairs import is_list
+from tvconv_jax.data.formats.record_faces import RecordFaces
+from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
-from tvconv_jax.data.name_list import one_to_one, read_names
-from tvconv_jax.data.pairs import is_list
-from tvconv_jax.data.progress import track
-from tvconv_jax.data.record_faces import RecordFaces
 from tvconv_jax.data.records import Record, Source, read
-from tvconv_jax.data.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
-from tvconv_jax.errors import UserError
-from tvconv_jax.signatures import describe_file
+from tvconv_jax.data.tools.progress import track
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.signatures import describe_file
 
 CHUNK = 1024  # records read at once
 # A picture's file name says what its first bytes are.

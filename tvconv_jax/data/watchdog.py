@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from tvconv_jax.data.workers import WORKER_DIED, block_asking, lack_of
-from tvconv_jax.errors import TrainingError
+from tvconv_jax.utils.errors import TrainingError
 
 PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and once more after the workers were killed
 _OPEN: weakref.WeakSet = weakref.WeakSet()  # of this process

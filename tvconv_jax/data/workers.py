@@ -14,8 +14,8 @@ from typing import Any
 import grain
 from absl import flags
 
-from tvconv_jax.errors import UserError
-from tvconv_jax.training.storage import is_full
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.storage import is_full
 
 SHARED = Path("/dev/shm")  # where Linux keeps what processes share; a container gets 64 MB unless told otherwise
 PREFETCHED = 4  # batches that lie in shared memory for each worker once it is ahead: two here and two there

@@ -68,6 +68,8 @@ KNOWN_CODE = {
     ),
     "native.cpp": ("f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",),
 }
+# Where these files lie in a checkout, below export/.
+PACKAGED = {"model.py": "torch/model.py", "native.py": "native/native.py", "native.cpp": "native/native.cpp"}
 ARM_CORES = {"0xd03": "Cortex-A53", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76"}
 
 
@@ -230,7 +232,7 @@ def _code(file: Path, run_code: bool) -> bytes:
     source = existing(file).read_bytes()
     if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
         return source
-    packaged = Path(__file__).parent.parent / "export" / {"model.py": "torch_model.py"}.get(file.name, file.name)
+    packaged = Path(__file__).parents[1] / "export" / PACKAGED[file.name]
     if packaged.is_file() and packaged.read_bytes() == source:
         return source
     raise Mistake(

@@ -10,8 +10,8 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 import argparse
 from collections.abc import Sequence
 
-from tvconv_jax.cli import Parser, number, path_argument
-from tvconv_jax.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, number, path_argument
+from tvconv_jax.utils.errors import ends_in_one_line
 
 
 def _formats(text: str) -> list[str]:

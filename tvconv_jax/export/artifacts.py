@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tvconv_jax.edge.benchmark import TOLERANCES
-from tvconv_jax.errors import UserError
 from tvconv_jax.export import owned
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.precision import Precision
+from tvconv_jax.utils.errors import UserError
 
 FORMATS = ("onnx", "torch", "native")
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
@@ -109,7 +109,7 @@ def write(
         precision: In which weights are stored.
         images: Normalised pictures of the run, ``[n, 3, s, s]``.
         expected: What the JAX model answers, ``[n, d]`` or ``[n, classes, h, w]``.
-        lowering: Of :func:`tvconv_jax.export.onnx_writer.lowerings`, for ONNX; ``"auto"``: the fastest here.
+        lowering: Of :func:`tvconv_jax.export.onnx.writer.lowerings`, for ONNX; ``"auto"``: the fastest here.
 
     Returns:
         What was written.
@@ -175,7 +175,8 @@ def _publish(folder: Path, out: Path) -> None:
 def _onnx() -> tuple[Any, Any]:
     """The modules that write ONNX and that run it."""
     try:
-        from tvconv_jax.export import onnx_speed, onnx_writer
+        from tvconv_jax.export.onnx import speed as onnx_speed
+        from tvconv_jax.export.onnx import writer as onnx_writer
     except ModuleNotFoundError as error:
         raise missing(error) from None
     return onnx_writer, onnx_speed
@@ -200,7 +201,8 @@ def _write_torch(folder: Path, graph: Graph, metadata: dict, precision: Precisio
     try:
         import torch
 
-        from tvconv_jax.export import torch_model, torch_writer
+        from tvconv_jax.export.torch import model as torch_model
+        from tvconv_jax.export.torch import writer as torch_writer
     except ModuleNotFoundError as error:
         raise missing(error) from None
 
@@ -222,7 +224,8 @@ def _write_torch(folder: Path, graph: Graph, metadata: dict, precision: Precisio
 
 
 def _write_native(folder: Path, graph: Graph, metadata: dict, precision: Precision) -> list[tuple[str, str, Run]]:
-    from tvconv_jax.export import native, torch_writer
+    from tvconv_jax.export.native import native
+    from tvconv_jax.export.torch import writer as torch_writer
 
     weights = folder / "model.safetensors"
     weights.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))

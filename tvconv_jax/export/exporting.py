@@ -10,17 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvconv_jax.edge.benchmark import TOLERANCES
-from tvconv_jax.errors import UserError
 from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import (
-    AUTO,
-    Artifact,
-    check_folder,
-    check_formats,
-    check_lowering,
-    difference,
-    write,
-)
+from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -30,7 +21,8 @@ from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
 from tvconv_jax.tasks.run import normalise
-from tvconv_jax.version import versions
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.version import versions
 
 MAX_LOSS = 0.2  # points that --rank=auto may lose, unless it is told otherwise
 NORMALISATION = "(x / 255 - 0.5) / 0.5"

@@ -8,23 +8,23 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from tvconv_jax.boxes import unboxed
-from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph
-from tvconv_jax.freezing import freeze
-from tvconv_jax.layers import GENERATOR_NAMES
 from tvconv_jax.models.blocks import repeats
 from tvconv_jax.models.deeplabv3plus import LOW_STAGE, RATES, DeepLabV3Plus
 from tvconv_jax.models.mlp_mixer import MixerBlock, MlpMixer
 from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
 from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
-from tvconv_jax.norm import factor_and_offset
-from tvconv_jax.operators.condconv import CondConv
-from tvconv_jax.operators.ddf import DDF
-from tvconv_jax.operators.dyconv_dw import DyConvDW
-from tvconv_jax.operators.dyconv_pw import DyConvPW
-from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.operators.weightnet import WeightNet
+from tvconv_jax.nn.boxes import unboxed
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.nn.layers import GENERATOR_NAMES
+from tvconv_jax.nn.norm import factor_and_offset
+from tvconv_jax.nn.operators.condconv import CondConv
+from tvconv_jax.nn.operators.ddf import DDF
+from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
+from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
+from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.utils.errors import UserError
 
 EXPERTS = ("experts/kernel", "experts/bias")
 # Parameters, all in the last axis of which are output channels, whose product with a factor is the output's: there a

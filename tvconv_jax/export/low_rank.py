@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.errors import UserError
 from tvconv_jax.export.graph import Graph, Node
+from tvconv_jax.utils.errors import UserError
 
 RIDGE = 1e-6  # of the moments' mean diagonal; without it a direction that no picture has would be free
 ROUNDS = 8  # of alternating least squares, which has settled by then

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvconv_jax.data.progress import track
+from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.fine_tuning import unit
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run

@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data import fundus_batches
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.errors import UserError
 from tvconv_jax.metrics.verification import ten_fold
-from tvconv_jax.plain_files import parse_json
 from tvconv_jax.tasks.embedding import embed_all
+from tvconv_jax.tasks.evaluation import STRUCTURES
 from tvconv_jax.tasks.face import FaceJob
-from tvconv_jax.tasks.measured import STRUCTURES
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.segmentation import SegmentationJob
-from tvconv_jax.workdir import read_config
+from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.plain_files import parse_json
 
 # (uint8 images [n, s, s, 3]) -> embeddings [n, d]
 Embed = Callable[[jax.Array], jax.Array]

@@ -20,30 +20,30 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.boxes import unboxed
-from tvconv_jax.cli import Parser
-from tvconv_jax.errors import ends_in_one_line
-from tvconv_jax.freezing import freeze
-from tvconv_jax.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
 from tvconv_jax.models import create_model
 from tvconv_jax.models.blocks import Conv, EmbeddingHead, MaxPool, Pointwise
 from tvconv_jax.models.deeplabv3plus import ImagePool
 from tvconv_jax.models.mlp_mixer import Mlp
 from tvconv_jax.models.registry import list_operators
-from tvconv_jax.norm import BatchNorm
-from tvconv_jax.operators.axial import Axial, AxisAttention
-from tvconv_jax.operators.condconv import CondConv
-from tvconv_jax.operators.ddf import DDF
-from tvconv_jax.operators.dyconv_dw import DyConvDW, KernelAttention
-from tvconv_jax.operators.dyconv_pw import DyConvPW
-from tvconv_jax.operators.dynamic import MixedDepthwise, head_count
-from tvconv_jax.operators.involution import Involution
-from tvconv_jax.operators.locally_connected import LocallyConnected
-from tvconv_jax.operators.sasa import SASA
-from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
-from tvconv_jax.operators.weightnet import WeightNet
+from tvconv_jax.nn.boxes import unboxed
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.nn.layers import DepthwiseConv, GeneratorBlock, MapConv, TVConv, WeightGenerator
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.nn.operators.axial import Axial, AxisAttention
+from tvconv_jax.nn.operators.condconv import CondConv
+from tvconv_jax.nn.operators.ddf import DDF
+from tvconv_jax.nn.operators.dyconv_dw import DyConvDW, KernelAttention
+from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
+from tvconv_jax.nn.operators.dynamic import MixedDepthwise, head_count
+from tvconv_jax.nn.operators.involution import Involution
+from tvconv_jax.nn.operators.locally_connected import LocallyConnected
+from tvconv_jax.nn.operators.sasa import SASA
+from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
+from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.utils.cli import Parser
+from tvconv_jax.utils.errors import ends_in_one_line
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
 PAPER_MMACS = {

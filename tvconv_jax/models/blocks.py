@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import Checked
-from tvconv_jax.convolution import conv
-from tvconv_jax.fused import Activation, pointwise
-from tvconv_jax.layers import kaiming_normal
-from tvconv_jax.norm import BatchNorm
+from tvconv_jax.nn.checks import Checked
+from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.conv import conv
+from tvconv_jax.ops.fused import Activation, pointwise
 
 # Makes the spatial operator of a block: called as conv(strides=2, name="conv").
 ConvFactory = Callable[..., nn.Module]

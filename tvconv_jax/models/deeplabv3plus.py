@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import Checked, check_choice, check_images
-from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call, repeats
 from tvconv_jax.models.mobilenetv2 import STAGES, InvertedResidual
+from tvconv_jax.nn.checks import Checked, check_choice, check_images
+from tvconv_jax.nn.layers import DepthwiseConv
 
 # Rates of the three atrous convolutions, by output stride: how far the input is brought down.
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}

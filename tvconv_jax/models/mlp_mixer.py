@@ -3,10 +3,10 @@
 import flax.linen as nn
 import jax
 
-from tvconv_jax.boxes import unboxed
-from tvconv_jax.checks import Checked, check_images
 from tvconv_jax.models.blocks import EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import scaled
+from tvconv_jax.nn.boxes import unboxed
+from tvconv_jax.nn.checks import Checked, check_images
 
 # Of Mixer-S, which width 1 is: channels, hidden channels of the products along positions and along channels.
 CHANNELS, HIDDEN_POSITIONS, HIDDEN_CHANNELS = 512, 256, 2048

@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import Checked, check_images, check_stages
-from tvconv_jax.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
-from tvconv_jax.norm import BatchNorm
+from tvconv_jax.nn.checks import Checked, check_images, check_stages
+from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
+from tvconv_jax.nn.norm import BatchNorm
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
 STAGES = (

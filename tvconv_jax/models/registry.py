@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from tvconv_jax.checks import check_choice, check_field, check_stages, kinds_of
-from tvconv_jax.layers import DepthwiseConv, TVConv
 from tvconv_jax.models import deeplabv3plus, mlp_mixer, mobilenetv2, shufflenetv2
-from tvconv_jax.operators.axial import Axial
-from tvconv_jax.operators.condconv import CondConv
-from tvconv_jax.operators.ddf import DDF
-from tvconv_jax.operators.dyconv_dw import DyConvDW
-from tvconv_jax.operators.dyconv_pw import DyConvPW
-from tvconv_jax.operators.involution import Involution
-from tvconv_jax.operators.locally_connected import LocallyConnected
-from tvconv_jax.operators.sasa import SASA
-from tvconv_jax.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.operators.tvconv_lowrank import TVConvLowrank
-from tvconv_jax.operators.weightnet import WeightNet
+from tvconv_jax.nn.checks import check_choice, check_field, check_stages, kinds_of
+from tvconv_jax.nn.layers import DepthwiseConv, TVConv
+from tvconv_jax.nn.operators.axial import Axial
+from tvconv_jax.nn.operators.condconv import CondConv
+from tvconv_jax.nn.operators.ddf import DDF
+from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
+from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
+from tvconv_jax.nn.operators.involution import Involution
+from tvconv_jax.nn.operators.locally_connected import LocallyConnected
+from tvconv_jax.nn.operators.sasa import SASA
+from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
+from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
+from tvconv_jax.nn.operators.weightnet import WeightNet
 
 
 class Model(NamedTuple):
@@ -145,7 +145,7 @@ def create_model(
         name: ``"mobilenetv2"``, ``"shufflenetv2"``, ``"mlp_mixer"`` or ``"deeplabv3plus"``.
         width: Multiplier of the channels, one of ``list_models()[name].widths``.
         operator: Spatial operator, one of ``list_operators(name)``: ``"tvconv"``, ``"depthwise"`` and those of
-            :mod:`tvconv_jax.operators`; for DeepLabV3+ also ``"baseline"``, its atrous convolutions. MLP-Mixer takes
+            :mod:`tvconv_jax.nn.operators`; for DeepLabV3+ also ``"baseline"``, its atrous convolutions. MLP-Mixer takes
             none, only ``"baseline"``. ``None``: ``"tvconv"`` where there is one.
         stages: Stages that get ``operator`` (MobileNetV2 1-7, ShuffleNetV2 2-4); the others keep the depthwise
             convolution. ``None``: all, but the last three for ``"sasa"`` and ``"axial"``. In DeepLabV3+ it goes into

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.checks import Checked, check_choice, check_images, check_stages
-from tvconv_jax.layers import DepthwiseConv
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
-from tvconv_jax.norm import BatchNorm
+from tvconv_jax.nn.checks import Checked, check_choice, check_images, check_stages
+from tvconv_jax.nn.layers import DepthwiseConv
+from tvconv_jax.nn.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
 CHANNELS = {

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from tvconv_jax.errors import UserError
+from tvconv_jax.utils.errors import UserError
 
 TASKS = ("face", "frontal", "segmentation")
 

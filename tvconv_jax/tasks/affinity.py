@@ -18,9 +18,9 @@ from PIL import Image
 
 from tvconv_jax.data.pipeline import pixels
 from tvconv_jax.data.records import Source, read
-from tvconv_jax.errors import UserError
 from tvconv_jax.tasks.run import check_choice
 from tvconv_jax.training.distributed import to_host
+from tvconv_jax.utils.errors import UserError
 
 INITS = ("ones", "data", "normal")
 WITH_MAPS = ("tvconv", "tvconv_linear", "tvconv_lowrank")  # operators that learn affinity maps

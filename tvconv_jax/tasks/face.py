@@ -13,22 +13,21 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.analysis.report import evidence
-from tvconv_jax.analysis.report.evidence import Evidence
-from tvconv_jax.analysis.report.run import shows_pictures, write_report
+from tvconv_jax.data.augment import strengths_of
 from tvconv_jax.data.faces import FaceData, load_faces
-from tvconv_jax.data.pairs import check_folds
+from tvconv_jax.data.formats.pairs import check_folds
 from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
-from tvconv_jax.data.transform import strengths_of
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import write_json
-from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.report import report_data as evidence
+from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.embedding import embed_all, make_embed
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
+from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
@@ -45,14 +44,15 @@ from tvconv_jax.tasks.run import (
     run,
     schedule_of,
 )
-from tvconv_jax.tasks.start import describe_frozen, freeze_matching, start_from
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import check_metric_names, command_line, device_description
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
-from tvconv_jax.version import versions
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import write_json
+from tvconv_jax.utils.version import versions
 
 
 class Compared(NamedTuple):
@@ -82,7 +82,7 @@ class FaceJob:
     """A face run put together from its config: data, model, step, evaluation.
 
     Args:
-        config: As :func:`tvconv_jax.recipes.face_config` makes it.
+        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it.
         data: What to train on; ``None``: what the config names.
 
     Raises:

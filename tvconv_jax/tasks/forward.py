@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tvconv_jax.norm import BatchNorm
+from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.run import check_choice
 from tvconv_jax.training.mesh import norm_groups
 

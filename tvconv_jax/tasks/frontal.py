@@ -9,14 +9,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tvconv_jax.analysis.report import evidence
-from tvconv_jax.analysis.report.run import write_report
-from tvconv_jax.data import folder, poses
+from tvconv_jax.data.formats import folder
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import Source
+from tvconv_jax.data.tools import poses
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.files import write_json
-from tvconv_jax.freezing import freeze
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.report import report_data as evidence
+from tvconv_jax.report.run import write_report
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
@@ -38,7 +38,8 @@ from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_ro
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
-from tvconv_jax.version import versions
+from tvconv_jax.utils.files import write_json
+from tvconv_jax.utils.version import versions
 
 
 class Accuracy(NamedTuple):
@@ -97,7 +98,7 @@ class FrontalJob:
     """A frontal run put together from its config.
 
     Args:
-        config: As :func:`tvconv_jax.recipes.frontal_config` makes it.
+        config: As :func:`tvconv_jax.tasks.configs.frontal_config` makes it.
         data: What to train and test on; ``None`` for a job that only scores.
 
     Raises:

@@ -5,13 +5,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.checks import FIELDS, Range, count
-from tvconv_jax.cli import MAX_SEED
-from tvconv_jax.data.transform import LIMITS
-from tvconv_jax.errors import UserError
+from tvconv_jax.data.augment import LIMITS
+from tvconv_jax.nn.checks import FIELDS, Range, count
 from tvconv_jax.tasks.forward import PRECISIONS
 from tvconv_jax.tasks.run import SCALE_RULES, check_choice
 from tvconv_jax.training.nonfinite import POLICIES
+from tvconv_jax.utils.cli import MAX_SEED
+from tvconv_jax.utils.errors import UserError
 
 SHARE = Range(0, 1, above=True)  # of an image's side, of the identities: up to all of it
 POSITIVE = Range(0, above=True)

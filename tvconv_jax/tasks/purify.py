@@ -11,18 +11,18 @@ import jax
 import numpy as np
 
 from tvconv_jax.data.decoder import ImageError, pixels
-from tvconv_jax.data.kept import short_name, write_kept
-from tvconv_jax.data.progress import track
 from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
-from tvconv_jax.data.sheet import COLUMNS, write_sheet
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import check_fit_a_line, read_json, replacing, write_json, write_text
-from tvconv_jax.outputs import check_unclaimed
+from tvconv_jax.data.subset import short_name, write_kept
+from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
+from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
+from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training.state import TrainState
-from tvconv_jax.workdir import read_config
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import check_fit_a_line, read_json, replacing, write_json, write_text
+from tvconv_jax.utils.outputs import check_unclaimed
 
 CHUNK = 2000  # pictures between two writes of the scores
 # What is written, besides scores.json, which comes first.

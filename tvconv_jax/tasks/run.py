@@ -12,10 +12,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import read_json, write_text
 from tvconv_jax.models import create_model
-from tvconv_jax.recipes.scale import ONE_BLOCK
+from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
@@ -25,7 +23,9 @@ from tvconv_jax.training.mesh import make_mesh, norm_note
 from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
 from tvconv_jax.training.state import TrainState
-from tvconv_jax.training.storage import locked, writing
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json, write_text
+from tvconv_jax.utils.storage import locked, writing
 
 
 class Job(Protocol):

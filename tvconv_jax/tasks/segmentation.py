@@ -10,19 +10,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tvconv_jax.analysis.report import evidence
-from tvconv_jax.analysis.report.run import shows_pictures, write_report
+from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import user_path
-from tvconv_jax.freezing import freeze
 from tvconv_jax.metrics import segmentation as metrics
-from tvconv_jax.pretrained import backbone_from_torchvision
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.report import report_data as evidence
+from tvconv_jax.report.run import shows_pictures, write_report
+from tvconv_jax.tasks.evaluation import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.measured import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.run import (
     check_choice,
     check_trained,
@@ -35,13 +34,14 @@ from tvconv_jax.tasks.run import (
     run,
     schedule_of,
 )
-from tvconv_jax.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import user_path
 
 # Which state is measured in the end, and what that means for the figure.
 SELECTIONS = {
@@ -67,7 +67,7 @@ class SegmentationJob:
     """A segmentation run put together from its config.
 
     Args:
-        config: As :func:`tvconv_jax.recipes.odoc_config` makes it.
+        config: As :func:`tvconv_jax.tasks.configs.odoc_config` makes it.
 
     Raises:
         UserError: If something in the config or the data does not fit.

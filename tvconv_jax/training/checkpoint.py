@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training import checksums, steps
 from tvconv_jax.training.state import TrainState, from_saved, saved_like, to_saved
 from tvconv_jax.training.step_folder import StepFolder
-from tvconv_jax.training.storage import full, is_full
+from tvconv_jax.utils.errors import TrainingError, UserError
+from tvconv_jax.utils.storage import full, is_full
 
 KEPT = 2  # of ``last``
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tvconv_jax.plain_files import parse_json
+from tvconv_jax.utils.plain_files import parse_json
 
 NAME = "checksums.json"
 _MARKER = "commit_success.txt"  # Orbax adds it, empty, to what is complete

@@ -13,9 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from tvconv_jax.console import silent_stdout
-from tvconv_jax.errors import TrainingError, UserError
 from tvconv_jax.training.mesh import put_batch, replicated
+from tvconv_jax.utils.console import silent_stdout
+from tvconv_jax.utils.errors import TrainingError, UserError
 
 # What a launcher may set in the place of the flags.
 ENVIRONMENT = {

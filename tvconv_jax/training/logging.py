@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from tvconv_jax.errors import UserError
-from tvconv_jax.files import as_json, write_bytes
-from tvconv_jax.machine import cores, processor
-from tvconv_jax.plain_files import parse_json
-from tvconv_jax.progress import minutes, reporter
 from tvconv_jax.training.events import Events
-from tvconv_jax.training.storage import writing
+from tvconv_jax.utils.environment import cores, processor
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import as_json, write_bytes
+from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.progress import minutes, reporter
+from tvconv_jax.utils.storage import writing
 
 # What the loop and the losses write themselves; a set of data may not be called so.
 METRICS = ("step", "loss", "accuracy", "score", "skipped", "images_per_second")

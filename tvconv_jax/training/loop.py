@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from tvconv_jax.errors import Interrupted, UserError
-from tvconv_jax.progress import reporter
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import StopTogether, gather_rows
@@ -21,6 +19,8 @@ from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped, check_finite
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import TrainStep
+from tvconv_jax.utils.errors import Interrupted, UserError
+from tvconv_jax.utils.progress import reporter
 
 
 class Plan(NamedTuple):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from tvconv_jax.files import write_bytes
-from tvconv_jax.plain_files import read_arrays
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.storage import writing
+from tvconv_jax.utils.files import write_bytes
+from tvconv_jax.utils.plain_files import read_arrays
+from tvconv_jax.utils.storage import writing
 
 FOLDER = "maps"
 _FILE = re.compile(r"step_(\d{8,})\.npz")

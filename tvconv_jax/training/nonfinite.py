@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvconv_jax.errors import TrainingError
 from tvconv_jax.training.state import TrainState
+from tvconv_jax.utils.errors import TrainingError
 
 POLICIES = ("stop", "skip")
 # One bad picture spoils one batch of an epoch. So many batches in a row: it is the state that is at fault.

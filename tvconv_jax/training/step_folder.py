@@ -11,9 +11,9 @@ import jax
 import orbax.checkpoint as ocp
 import tensorstore  # what Orbax stores arrays with
 
-from tvconv_jax.errors import TrainingError
 from tvconv_jax.training import checksums, steps
 from tvconv_jax.training.steps import LiteralPath
+from tvconv_jax.utils.errors import TrainingError
 
 
 class StepFolder:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from etils import epath
 
-from tvconv_jax.errors import UserError
 from tvconv_jax.training import checksums
+from tvconv_jax.utils.errors import UserError
 
 KINDS = ("last", "best")
 ITEMS = ("state", "data")

@@ -1,7 +1,0 @@
-"""The HTML report of a run or a sweep: one file that loads nothing and runs no script.
-
-    python -m tvconv_jax.analysis.report WORKDIR
-
-A run's report is made of ``config.json``, ``results.json``, ``metrics.jsonl`` and ``report.npz`` (scores of pairs,
-learning rates, affinity maps). Whose pictures may be shown says :func:`tvconv_jax.analysis.report.run.shows_pictures`.
-"""

@@ -1,0 +1,236 @@
+"""What few terms and few bits cost: size, speed and accuracy of exported models, over runs that differ by seed.
+
+    python -m tvconv_jax.bench.export_table runs/a runs/b runs/c
+    python -m tvconv_jax.bench.export_table runs/a --ranks=exact,2 --precisions=float32,int8 --fine-tune=200
+
+The first rank and precision are what the others are compared with, run by run. Accuracy is of single embeddings, on the
+verification sets of each run; size is of the PyTorch artifact; speed is onnxruntime's, which makes float32 of all.
+"""
+
+import argparse
+import importlib
+import statistics
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tvconv_jax.data.records import cache_dir
+from tvconv_jax.edge import benchmark
+from tvconv_jax.export import trained
+from tvconv_jax.export.artifacts import missing
+from tvconv_jax.export.fine_tuning import check_steps, fine_tune
+from tvconv_jax.export.fold import fold
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
+from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
+from tvconv_jax.export.plain_layers import judged
+from tvconv_jax.export.precision import PRECISIONS, rounded
+from tvconv_jax.export.torch.writer import to_safetensors
+from tvconv_jax.report.sweep import spread
+from tvconv_jax.tasks import command
+from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.utils.cli import Parser, output_file, path_argument
+from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.files import write_json
+from tvconv_jax.utils.outputs import announce_overwrite
+
+
+class Variant(NamedTuple):
+    """One run's model in one rank and precision.
+
+    Attributes:
+        workdir: Of the run.
+        rank: ``"exact"``, or as :func:`tvconv_jax.export.low_rank.parse_rank` takes it.
+        precision: In which weights are stored.
+        accuracy: Mean over the run's sets, 0 to 1.
+        size: Bytes of the PyTorch artifact.
+        energy: Least share, of all layers, that truncation keeps of the energy of their answers.
+    """
+
+    workdir: str
+    rank: str
+    precision: str
+    accuracy: float
+    size: int
+    energy: float
+
+
+@in_full_float32
+def of_run(
+    workdir: Path, ranks: Sequence[str], precisions: Sequence[str], *, fine_tune_steps: int
+) -> tuple[list[Variant], dict[str, Graph]]:
+    """Every rank and precision of the last checkpoint of a workdir.
+
+    Returns:
+        The variants, and the float32 graph of each rank.
+
+    Raises:
+        UserError: If the workdir holds no run with verification sets, or one without per-pixel kernels.
+    """
+    run = trained.load(workdir)
+    if run.verify is None:
+        raise UserError(f"{workdir} has no verification sets, so nothing says what few terms cost.")
+    exact = fold(run.model, run.variables, run.images.shape[1])
+    if all(node.kind != "per_pixel" for node in exact.nodes):
+        raise UserError(f"{workdir} holds a model without per-pixel kernels; ranks are theirs.")
+    variants, graphs = [], {}
+    truncated = [parse_rank(rank) for rank in ranks if rank != "exact"]
+    for rank in truncated:
+        check_rank(exact, rank)
+    moments, order = [], {}
+    if truncated:
+        moments, order = judged(exact, run.batches, plain=any(rank.plain_layers for rank in truncated))
+    for rank in ranks:
+        graphs[rank], energy = _of_rank(run, exact, rank, moments, list(order), fine_tune_steps)
+        function = jax.jit(make_run(graphs[rank]))  # one program for all precisions
+        for precision in precisions:
+            graph = rounded(graphs[rank], precision)
+            arrays = arrays_of(graph)
+            accuracy = run.verify(lambda images, f=function, a=arrays: f(a, normalise(jnp.asarray(images)))).mean
+            size = len(to_safetensors(graph, {}, precision=precision))
+            variants.append(Variant(str(workdir), rank, precision, accuracy, size, energy))
+            print(f"{workdir}: rank {rank}, {precision}: {accuracy:.2%}, {size / 1e6:.2f} MB", flush=True)
+    return variants, graphs
+
+
+def _of_rank(
+    run: trained.Trained, exact: Graph, rank: str, moments: Sequence[np.ndarray], order: Sequence[int], steps: int
+) -> tuple[Graph, float]:
+    if rank == "exact":
+        return exact, 1.0
+    graph, kept = truncate(exact, parse_rank(rank), moments, order)
+    if steps:
+        target, arrays = make_run(exact), arrays_of(exact)
+        with closing(run.batches()) as batches:
+            graph = fine_tune(graph, lambda x: target(arrays, x), batches, steps=steps)
+    return graph, float(min(share.mean() for share in kept))
+
+
+def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
+    """Images per second of each rank in onnxruntime, by batch, in turns; each in its faster lowering."""
+    from tvconv_jax.export.onnx import speed as onnx_speed
+    from tvconv_jax.export.onnx import writer as onnx_writer
+
+    models = {}
+    for rank, graph in graphs.items():
+        for lowering in onnx_writer.lowerings(graph):
+            models[rank, lowering] = onnx_writer.to_onnx(graph, "{}", lowering=lowering, output="embeddings")
+    side = next(iter(graphs.values())).shapes[0][0]
+    rates = onnx_speed.rates(models, (3, side, side))
+    best: dict[str, dict[int, float]] = {}
+    for (rank, _), found in rates.items():
+        if rank not in best or max(found.values()) > max(best[rank].values()):
+            best[rank] = found
+    return best
+
+
+def show(variants: Sequence[Variant], rates: dict[str, dict[int, float]]) -> Table:
+    """One row for each rank and precision: means over runs, and the loss of each run against its first variant."""
+    kinds = list(dict.fromkeys((v.rank, v.precision) for v in variants))
+    by_kind = {kind: [v for v in variants if (v.rank, v.precision) == kind] for kind in kinds}
+    first = by_kind[kinds[0]]
+    table = Table(title=f"{len(first)} runs; mean ± standard deviation over them")
+    batches = list(next(iter(rates.values())))
+    for column in ("rank", "weights", "energy", "MB", "smaller", "accuracy %", "points lost"):
+        table.add_column(column, justify="right")
+    for batch in batches:
+        table.add_column(f"img/s, batch {batch}", justify="right")
+    for (rank, precision), found in by_kind.items():
+        lost = [100 * (base.accuracy - v.accuracy) for base, v in zip(first, found, strict=True)]
+        speed = [f"{rates[rank][batch]:.0f}" for batch in batches]
+        table.add_row(
+            rank,
+            precision,
+            f"{statistics.mean(v.energy for v in found):.3f}",
+            f"{found[0].size / 1e6:.2f}",
+            f"{first[0].size / found[0].size:.1f}x",
+            spread([100 * v.accuracy for v in found]),
+            spread(lost),
+            *speed,
+        )
+    return table
+
+
+def _check_runs(workdirs: Sequence[Path]) -> None:
+    """Raises a ``UserError`` unless the workdirs hold runs of one model on one kind of data, each of them once."""
+    if len(set(workdirs)) < len(workdirs):
+        raise UserError("a workdir is named twice; every run counts once.")
+    first = read_config(workdirs[0])
+    for workdir in workdirs[1:]:
+        if other := command.differences(read_config(workdir).to_dict(), first, apart_from=("seed", "train.", "eval.")):
+            raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
+
+
+def _ranks(text: str) -> list[str]:
+    for part in text.split(","):
+        try:
+            part == "exact" or parse_rank(part)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or exact") from None
+    return list(dict.fromkeys(text.split(",")))
+
+
+def _precisions(text: str) -> list[str]:
+    for part in text.split(","):
+        if part not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{part!r} is unknown; there are: {', '.join(PRECISIONS)}")
+    return list(dict.fromkeys(text.split(",")))
+
+
+def _import_exporter() -> None:
+    """Before anything is measured; without it nothing says how fast."""
+    try:
+        importlib.import_module("tvconv_jax.export.onnx.speed")
+        importlib.import_module("tvconv_jax.export.onnx.writer")
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = Parser(
+        prog="python -m tvconv_jax.bench.export_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("workdirs", nargs="+", type=path_argument, metavar="WORKDIR", help="runs of one model that differ by seed")
+    add("--ranks", type=_ranks, default=["exact", "1", "2", "3"], help="default: exact,1,2,3")
+    add("--precisions", type=_precisions, default=list(PRECISIONS), help="default: float32,float16,int8")
+    add(
+        "--fine-tune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="batches to learn from after truncation; default 0",
+    )
+    add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
+    args = parser.parse_args(argv)
+    command.keep_compiled_programs(cache_dir())
+    workdirs = [workdir.absolute() for workdir in args.workdirs]
+    with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
+        _import_exporter()
+        check_steps(args.fine_tune, args.ranks)
+        _check_runs(workdirs)
+        variants: list[Variant] = []
+        for workdir in workdirs:
+            found, graphs = of_run(workdir, args.ranks, args.precisions, fine_tune_steps=args.fine_tune)
+            variants += found
+        rates = speeds(graphs)  # of the last run; speed does not depend on values
+        console = Console()
+        (console if console.is_terminal else Console(width=120)).print(show(variants, rates))
+        if args.json:
+            results = {"variants": [v._asdict() for v in variants], "images_per_second": rates}
+            write_json(announce_overwrite(args.json), results)
+
+
+if __name__ == "__main__":
+    main()

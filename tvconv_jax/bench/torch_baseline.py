@@ -1,0 +1,282 @@
+"""The plain PyTorch twin that the benchmark compares with: nothing fused by hand, eager or by ``torch.compile``.
+
+TVConv is written as its paper describes it (unfold, multiply, sum), the depthwise convolution is ``nn.Conv2d``
+with groups. Layouts are PyTorch's, NCHW. Names are those of the reference's state dict, so
+:func:`tvconv_jax.convert.reference.from_torch` takes a twin's weights.
+
+Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tests import this module.
+"""
+
+import ctypes
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tvconv_jax.bench.ours import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from tvconv_jax.models.blocks import repeats
+from tvconv_jax.models.mobilenetv2 import STAGES, scaled
+
+# A block's spatial operator: called as spatial(channels, strides, output side).
+Spatial = Callable[[int, int, int], nn.Module]
+
+
+# "compiled" takes what the twin computes through torch.compile; prepare() sets it.
+MODE = "eager"
+
+
+def prepare(backend: str, threads: int, mode: str = "eager") -> str:
+    """Puts the twin on the same kind of device as JAX, with as many threads.
+
+    Args:
+        backend: ``jax.default_backend()``.
+        threads: Cores to use on a CPU.
+        mode: ``"eager"`` or ``"compiled"``.
+
+    Returns:
+        PyTorch's version and where it runs.
+
+    Raises:
+        RuntimeError: If PyTorch has no such device here.
+    """
+    torch.set_num_threads(threads)
+    if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
+        raise RuntimeError(f"PyTorch {torch.__version__} has no {backend} here")
+    torch.set_default_device("cpu" if backend == "cpu" else "cuda")
+    global MODE
+    MODE = mode
+    return f"PyTorch {torch.__version__} ({mode}, {torch.get_default_device().type}, {threads} threads)"
+
+
+def maybe_compiled(function: Callable) -> Callable:
+    """``function`` in the mode that :func:`prepare` set."""
+    return torch.compile(function) if MODE == "compiled" else function
+
+
+def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Callable[[], torch.Tensor]:
+    """The same in a precision, ``"bfloat16"`` being PyTorch's automatic mixed one, and in the mode that was set."""
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return function()
+
+    return maybe_compiled(loss)
+
+
+def wait(result: Any = None) -> Any:
+    """Until all that was launched is done."""
+    if torch.get_default_device().type != "cpu":
+        torch.cuda.synchronize()
+    return result
+
+
+def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
+    """``x [n, c, h, w]``, ``weights [c, k*k, ho, wo]`` -> ``[n, c, ho, wo]``."""
+    channels, taps, height, width = weights.shape
+    kernel_size = math.isqrt(taps)
+    patches = F.unfold(x, kernel_size, padding=kernel_size // 2, stride=strides)
+    return (weights * patches.view(-1, channels, taps, height, width)).sum(2)
+
+
+def depthwise_conv(x: torch.Tensor, kernel: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
+    """``x [n, c, h, w]``, ``kernel [c, 1, k, k]`` -> ``[n, c, ho, wo]``."""
+    return F.conv2d(x, kernel, stride=strides, padding=kernel.shape[-1] // 2, groups=x.shape[1])
+
+
+class TVConv(nn.Module):
+    """Translation-variant convolution with its weight-generating block."""
+
+    def __init__(
+        self, channels: int, strides: int, side: int, *, maps: int = 4, hidden: int = 64, layers: int = 3
+    ) -> None:
+        super().__init__()
+        self.channels, self.strides = channels, strides
+        self.posi_map = nn.Parameter(torch.ones(1, maps, side, side))
+        blocks = [
+            nn.Sequential(
+                nn.Conv2d(maps if i == 0 else hidden, hidden, 3, padding=1, bias=False),
+                nn.LayerNorm([hidden, side, side]),
+                nn.ReLU(),
+            )
+            for i in range(layers + 1)
+        ]
+        self.weight_layers = nn.Sequential(*blocks, nn.Conv2d(hidden, 9 * channels, 3, padding=1, bias=False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.weight_layers(self.posi_map)[0].unflatten(0, (self.channels, 9))
+        return tv_conv(x, weights, strides=self.strides)
+
+
+def depthwise(channels: int, strides: int, side: int) -> nn.Module:
+    """The depthwise convolution of a block; ``side`` follows from the input."""
+    return nn.Conv2d(channels, channels, 3, strides, 1, groups=channels, bias=False)
+
+
+def norm_relu(conv: nn.Module, channels: int) -> nn.Sequential:
+    """A convolution, its norm and ReLU6."""
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6())
+
+
+class InvertedResidual(nn.Module):
+    """Expand, spatial operator, project; added to its input where shapes agree."""
+
+    def __init__(self, inputs: int, features: int, expansion: int, strides: int, side: int, spatial: Spatial) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.residual = strides == 1 and inputs == features
+        expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False), hidden)] if expansion != 1 else []
+        self.conv = nn.Sequential(
+            *expand,
+            norm_relu(spatial(hidden, strides, side), hidden),
+            nn.Conv2d(hidden, features, 1, bias=False),
+            nn.BatchNorm2d(features),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class EmbeddingHead(nn.Module):
+    """Batch norm, average over the grid, linear layer, batch norm."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.layer1 = nn.BatchNorm2d(channels)
+        self.layer2 = nn.Sequential(nn.Linear(channels, features), nn.BatchNorm1d(features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer2(self.layer1(x).mean((2, 3)))
+
+
+class MobileNetV2(nn.Module):
+    """Images ``[n, 3, side, side]`` -> embeddings ``[n, embedding_size]``, the paper's MobileNetV2 for faces."""
+
+    def __init__(self, width: float, depth: float, spatial: Spatial, side: int, *, embedding_size: int) -> None:
+        super().__init__()
+        channels, last = scaled(32, width), scaled(512, max(1.0, width))
+        features = [norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False), channels)]
+        for expansion, outputs, blocks, first_strides in STAGES:
+            for i in range(repeats(blocks, depth)):
+                strides = first_strides if i == 0 else 1
+                side = (side - 1) // strides + 1
+                outputs_scaled = scaled(outputs, width)
+                block = InvertedResidual(channels, outputs_scaled, expansion, strides, side, spatial)
+                features, channels = [*features, block], outputs_scaled
+        features.append(norm_relu(nn.Conv2d(channels, last, 1, bias=False), last))
+        self.features = nn.Sequential(*features)
+        self.output_layer = EmbeddingHead(last, embedding_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output_layer(self.features(x))
+
+
+def am_softmax(embeddings: torch.Tensor, class_weights: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean additive margin softmax loss, margin 0.35, scale 32; ``[n, d]``, ``[d, classes]``, ``[n]``."""
+    cosines = (F.normalize(embeddings) @ F.normalize(class_weights, dim=0)).clamp(-1, 1)
+    return F.cross_entropy(32 * (cosines - 0.35 * F.one_hot(labels, class_weights.shape[1])), labels)
+
+
+class Trainer:
+    """A model, its class weights and SGD; ``step`` trains on its batch and returns the loss.
+
+    Args:
+        operator: ``"tvconv"`` or ``"depthwise"``.
+        class_weights: ``[embedding_size, classes]``.
+        batch: ``image`` uint8 ``[n, side, side, 3]`` and ``label`` ``[n]``. The images are normalised and laid out
+            once, before any clock runs.
+        width: MobileNetV2's.
+        depth: MobileNetV2's.
+        precision: See :func:`loss_function`.
+    """
+
+    def __init__(
+        self,
+        operator: str,
+        class_weights: np.ndarray,
+        batch: dict[str, np.ndarray],
+        *,
+        width: float,
+        depth: float,
+        precision: str = "float32",
+    ) -> None:
+        torch.manual_seed(0)
+        pixels = torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().contiguous()
+        self.images = (pixels / 255 - 0.5) / 0.5
+        self.labels = torch.tensor(batch["label"], dtype=torch.int64)
+        spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
+        side = self.images.shape[2]
+        self.model = MobileNetV2(width, depth, spatial, side, embedding_size=len(class_weights))
+        self.class_weights = nn.Parameter(torch.tensor(class_weights))
+        self.optimizer = torch.optim.SGD(
+            [*self.model.parameters(), self.class_weights], LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+        self.loss = loss_function(self._loss, precision)
+
+    def _loss(self) -> torch.Tensor:
+        return am_softmax(self.model(self.images), self.class_weights, self.labels)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The network's state dict as numpy copies."""
+        return {name: value.cpu().numpy().copy() for name, value in self.model.state_dict().items()}
+
+    def step(self) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def peak_memory(call: Callable[[], torch.Tensor]) -> tuple[float, int | None]:
+    """The number that ``call`` returns, and the bytes that it needed at most beyond those in use before.
+
+    On a CPU that is resident memory, which only Linux with glibc tells (elsewhere ``None``).
+    """
+    if torch.get_default_device().type != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return float(call()), torch.cuda.max_memory_allocated() - before
+    try:
+        # What is free goes back to the system, and writing 5 makes the peak start over, see proc(5).
+        ctypes.CDLL(None).malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+    except (OSError, AttributeError):
+        return float(call()), None
+    return float(call()), _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def operator_calls(
+    operator: str, arrays: Sequence[np.ndarray], strides: int, *, precision: str = "float32"
+) -> dict[str, Callable[[], Any]]:
+    """The same calls as :func:`tvconv_jax.bench.ours.operator_calls` makes; results are in PyTorch's layouts."""
+    x, weights, cotangent = (torch.tensor(a, dtype=getattr(torch, precision)) for a in arrays)
+    x, cotangent = (a.permute(0, 3, 1, 2).contiguous().requires_grad_() for a in (x, cotangent))
+    if operator == "tvconv":
+        function, weights = tv_conv, weights.permute(3, 2, 0, 1).contiguous()
+    else:
+        function, weights = depthwise_conv, weights.T.reshape(-1, 1, 3, 3).contiguous()
+    weights.requires_grad_()
+    if MODE == "compiled":
+        torch.compiler.reset()  # else the eighth shape of a function is the last that it compiles
+    function = maybe_compiled(function)
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return function(x, weights, strides=strides)
+
+    def both() -> tuple[torch.Tensor, ...]:
+        y = function(x, weights, strides=strides)
+        return y.detach(), *torch.autograd.grad(y, (x, weights), cotangent)
+
+    return {"forward": forward, "forward+backward": both}

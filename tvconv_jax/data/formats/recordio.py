@@ -1,0 +1,267 @@
+"""RecordIO, the ``.rec``/``.idx`` files of MXNet, read and written without MXNet.
+
+A record is one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian;
+flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record wherever the magic
+stands at a multiple of four in it and leaves it out; a reader puts it back. An index names each record by a key:
+lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import sync
+from tvconv_jax.utils.signatures import describe
+from tvconv_jax.utils.storage import lock
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_LENGTH = 2**29 - 1
+
+
+class RecordFile:
+    """Records of one ``.rec`` by byte offset; memory-mapped, and opened anew by a process that unpickles it.
+
+    Args:
+        path: The ``.rec`` file.
+
+    Raises:
+        UserError: If there is no such file, or it is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
+            raise UserError(f"{path} is not a file; name a .rec file.")
+        try:
+            with open(self.path, "rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); name a .rec file.") from None
+        except ValueError:  # nothing to map
+            raise UserError(f"{path} is empty; it must hold at least one record.") from None
+
+    def __reduce__(self) -> tuple:
+        return RecordFile, (self.path,)
+
+    def __len__(self) -> int:
+        """Bytes in the file."""
+        return len(self._bytes)
+
+    def read(self, offset: int) -> bytes:
+        """The record that starts at ``offset``.
+
+        Raises:
+            UserError: If none starts there, or the file ends inside it; names file and offset.
+        """
+        return MAGIC.join(self._bytes[start:stop] for start, stop in self._parts(offset))
+
+    def scan(self) -> np.ndarray:
+        """Offsets of all records, ``int64``, by walking over the file.
+
+        Raises:
+            UserError: If something else than a record stands in between.
+        """
+        offsets, offset = [], 0
+        while offset < len(self):
+            offsets.append(offset)
+            for _, stop in self._parts(offset):
+                offset = stop + -stop % 4
+        return np.array(offsets, np.int64)
+
+    def gaps(self, offsets: np.ndarray) -> bool:
+        """Whether there are bytes between the records at these offsets, before or behind them.
+
+        Raises:
+            UserError: As :meth:`read`.
+        """
+        starts, inside = np.sort(offsets), (offsets >= 0) & (offsets + 8 <= len(self))
+        if not inside.all():
+            raise self._error(int(offsets[~inside][0]), f"the file ends at byte {len(self)}")
+        frames = np.frombuffer(self._bytes, np.uint8)[starts[:, None] + np.arange(8)].view("<u4")
+        whole = (frames[:, 1] >> 29 == WHOLE) & (frames[:, 0] == np.frombuffer(MAGIC, "<u4"))
+        ends = starts + 8 + (frames[:, 1] & MAX_LENGTH).astype(np.int64)
+        for row in np.flatnonzero(~whole):
+            *_, (_, ends[row]) = self._parts(int(starts[row]))
+        ends += -ends % 4
+        return bool(starts[0] > 0 or (starts[1:] != ends[:-1]).any() or ends[-1] < len(self))
+
+    def heads(self, offsets: np.ndarray, size: int) -> np.ndarray:
+        """The first ``size`` bytes of many records at once, ``uint8 [n, size]``; zeros where one is shorter.
+
+        Raises:
+            UserError: As :meth:`read`.
+        """
+        view = np.frombuffer(self._bytes, np.uint8)
+        inside = offsets + 8 + size <= len(self)
+        frames = view[np.where(inside, offsets, 0)[:, None] + np.arange(8)].view("<u4")
+        long = (frames[:, 1] >> 29 == WHOLE) & (frames[:, 1] & MAX_LENGTH >= size)
+        plain = inside & long & (frames[:, 0] == np.frombuffer(MAGIC, "<u4"))
+        heads = np.zeros((len(offsets), size), np.uint8)
+        heads[plain] = view[offsets[plain][:, None] + np.arange(8, 8 + size)]
+        for row in np.flatnonzero(~plain):  # cut into parts, short, or damaged
+            head = self.read(int(offsets[row]))[:size]
+            heads[row, : len(head)] = np.frombuffer(head, np.uint8)
+        return heads
+
+    def sizes(self, offsets: np.ndarray) -> np.ndarray:
+        """Bytes of each record, ``int64 [n]``; -1 of one that is cut into parts."""
+        frames = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4")
+        return np.where(frames[:, 1] >> 29 == WHOLE, (frames[:, 1] & MAX_LENGTH).astype(np.int64), -1)
+
+    def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
+        """Where the bytes of each part of a record start and stop."""
+        expected = (WHOLE, FIRST)
+        while True:
+            if not 0 <= offset <= len(self) - 8:
+                raise self._error(offset, f"the file ends at byte {len(self)}; it is truncated or its index is not its")
+            magic, word = self._bytes[offset : offset + 4], struct.unpack_from("<I", self._bytes, offset + 4)[0]
+            flag, start = word >> 29, offset + 8
+            stop = start + (word & MAX_LENGTH)
+            if magic != MAGIC:
+                what = None if self._bytes[:4] == MAGIC else describe(self._bytes[:512])
+                raise self._error(
+                    offset, f"the file is {what}" if what else f"there is {magic.hex()}, not the magic {MAGIC.hex()}"
+                )
+            if flag not in expected:
+                raise self._error(offset, f"its part flag is {flag}, where one of {expected} belongs")
+            if stop > len(self):
+                raise self._error(offset, f"it ends at byte {stop}, but the file at {len(self)}; it is truncated")
+            yield start, stop
+            if flag in (WHOLE, LAST):
+                return
+            offset, expected = stop + -stop % 4, (MIDDLE, LAST)
+
+    def _error(self, offset: int, reason: str) -> UserError:
+        return UserError(f"{self.path}: no record can be read at byte {offset}: {reason}. Get the file anew.")
+
+
+class RecordWriter:
+    """Writes a ``.rec`` and its ``.idx``; both get their names only when all is written.
+
+    Args:
+        path: The ``.rec`` to write.
+        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped; what
+            is written stays in ``path.part`` then, whatever stops this one.
+        check: Told the places of those records before anything is written; what it raises leaves all as it is.
+
+    Attributes:
+        taken: The payloads' places that were taken over, as offsets in ``path.part``.
+
+    Raises:
+        UserError: If it or its index exists already.
+    """
+
+    def __init__(self, path: Path, *, resume: int = 0, check: Callable[[list[int]], None] = lambda taken: None) -> None:
+        self.path, self._resume = Path(path), resume
+        index, part = index_path(self.path), _part(self.path)
+        # A writer that was killed between its two last steps left its index beside the part.
+        for there in (self.path, *(() if part.exists() else (index,))):
+            if there.exists():
+                raise UserError(f"{there} exists and is not written over; choose another name or remove it.")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._begin()
+        try:
+            self.taken, end = _whole_records(part, resume) if resume else ([], 0)
+            check(self.taken)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._records = open(part, "r+b")  # noqa: SIM115
+        self._records.truncate(end)
+        self._records.seek(end)
+        self._index = open(_part(index), "w")  # noqa: SIM115
+        self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
+
+    def _begin(self) -> IO:
+        part = _part(self.path)
+        try:
+            file, _ = lock(part, wait=False, mode="ab")
+        except BlockingIOError:
+            raise UserError(
+                f"{part} is being written by another process; wait for it, or choose another name."
+            ) from None
+        if self.path.exists():  # another one has written it since it was looked for
+            part.unlink()
+            file.close()
+            raise UserError(f"{self.path} exists and is not written over; choose another name or remove it.")
+        return file
+
+    def write(self, key: int, payload: bytes) -> None:
+        """Appends a record under ``key``.
+
+        Raises:
+            ValueError: If it is longer than the format can say.
+        """
+        if len(payload) > MAX_LENGTH:
+            raise ValueError(f"record {key} has {len(payload)} bytes; RecordIO holds up to {MAX_LENGTH}.")
+        self._index.write(f"{key}\t{self._records.tell()}\n")
+        self._records.write(framed(payload))
+
+    def rewrite_first(self, payload: bytes) -> None:
+        """Puts a payload of the same length, without the magic in it, in the place of the first record's."""
+        self._records.seek(0)
+        self._records.write(framed(payload))
+        self._records.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:  # until all has its name
+            for file, path in ((self._index, index_path(self.path)), (self._records, self.path)):
+                file.close()
+                if kind is None:
+                    sync(_part(path))
+                    _part(path).rename(path)
+                elif not self._resume:
+                    _part(path).unlink()
+
+
+def _whole_records(path: Path, count: int) -> tuple[list[int], int]:
+    """Offsets of the first whole records of a file that ends anywhere, and where the last of them ends."""
+    offsets, end = [], 0
+    try:
+        file = RecordFile(path)
+        while len(offsets) < count and end < len(file):
+            start = end
+            for _, stop in file._parts(start):
+                end = stop + -stop % 4
+            if end > len(file):  # without its padding
+                return offsets, start
+            offsets.append(start)
+    except UserError:
+        end = start if offsets else 0
+    return offsets, end
+
+
+def framed(payload: bytes) -> bytes:
+    """A record as it stands in a file: cut at every aligned magic, each part with its header, padded to 4."""
+    cuts, at = [], payload.find(MAGIC)
+    while at >= 0:
+        if at % 4 == 0:
+            cuts.append(at)
+        at = payload.find(MAGIC, at + (4 if at % 4 == 0 else 1))
+    starts, stops = [0, *(cut + 4 for cut in cuts)], [*cuts, len(payload)]
+    flags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]
+    parts = (
+        MAGIC + struct.pack("<I", flag << 29 | stop - start) + payload[start:stop]
+        for flag, start, stop in zip(flags, starts, stops, strict=True)
+    )
+    return b"".join(parts) + bytes(-stops[-1] % 4)
+
+
+def index_path(records: Path) -> Path:
+    """The ``.idx`` that belongs to a ``.rec``."""
+    return records.with_suffix(".idx")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")

@@ -1,0 +1,189 @@
+"""Faces aligned by five landmarks, as the field aligns them: a similarity transform to a fixed template."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tvconv_jax.data.decoder import ImageError, as_seen, read_image
+from tvconv_jax.data.listing import JUNK, is_junk
+from tvconv_jax.data.tools.progress import track
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import posix, read_lines, write_bytes
+
+# Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
+# 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+TEMPLATE_SIDE = 112
+FARTHEST, NEAREST = 1e6, 1e-3  # pixels: landmarks out of every picture, and all at one place
+QUALITY = 95
+ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # what becomes of a picture
+
+
+class Landmarks(NamedTuple):
+    """Five points of one picture.
+
+    Attributes:
+        file: Its path within the source folder.
+        points: ``float64 [5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
+    """
+
+    file: str
+    points: np.ndarray
+
+
+def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The similarity transform (rotation, one scale, shift; no mirroring) that brings points nearest to a target.
+
+    Args:
+        points: ``[n, 2]``.
+        target: ``[n, 2]``.
+
+    Returns:
+        ``float64 [2, 3]``: ``target ~ m[:, :2] @ point + m[:, 2]``, least squares.
+
+    Raises:
+        ValueError: If all points are one.
+
+    Source: the closed form for the plane, with points as complex numbers: ``scale * e^(i angle)`` is the
+    regression coefficient of the centred target on the centred points; equal to Umeyama (1991) without mirroring.
+    """
+    z, w = (array[:, 0] + 1j * array[:, 1] for array in (np.asarray(points, float), np.asarray(target, float)))
+    centred = z - z.mean()
+    spread = np.vdot(centred, centred).real
+    if not spread > 0:
+        raise ValueError("all points are the same")
+    a = np.vdot(centred, w - w.mean()) / spread
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def align_face(image: np.ndarray, points: np.ndarray, side: int = TEMPLATE_SIDE) -> np.ndarray:
+    """One aligned face.
+
+    Args:
+        image: ``uint8 [h, w, 3]``.
+        points: ``[5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
+        side: Of the result; other sides than 112 scale the template.
+
+    Returns:
+        ``uint8 [side, side, 3]``, bicubic; black where the picture has no pixels.
+    """
+    # Landmarks count from the middle of the first pixel, Pillow from its corner.
+    points, target = np.asarray(points, float) + 0.5, TEMPLATE * side / TEMPLATE_SIDE + 0.5
+    picture, scale = Image.fromarray(image), np.hypot(*similarity(points, target)[:, 0])
+    steps = max(1, int(1 / scale))  # a warp samples single pixels, so a picture that shrinks is averaged down before
+    if steps > 1:
+        picture = picture.reduce(steps)
+    matrix = similarity(points / steps, target)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    return np.asarray(
+        picture.transform((side, side), Image.Transform.AFFINE, inverse.ravel(), Image.Resampling.BICUBIC)
+    )
+
+
+def read_landmarks(path: Path) -> list[Landmarks]:
+    """Reads a list of landmarks: ``file x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`` a line, by tabs, blanks or commas.
+
+    Raises:
+        UserError: If the file is missing or a line is of another kind.
+    """
+    lines = read_lines(path, "name a list of landmarks")
+    return [_landmarks(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _landmarks(path: Path, number: int, line: str) -> Landmarks:
+    for mark in ("\t", ",", None):
+        file, *numbers = line.strip().split(mark)
+        if len(numbers) == 10:
+            break
+    try:
+        points = np.array(numbers, float).reshape(5, 2)
+    except ValueError:
+        points = np.full((5, 2), np.nan)
+    file = posix(file)
+    parts = Path(file).parts
+    if not np.abs(points).max() <= FARTHEST or np.ptp(points, axis=0).max() < NEAREST:
+        raise UserError(f"{path}:{number}: {line!r} must be 'file x1 y1 ... x5 y5', five points; correct it.")
+    if ".." in parts or Path(file).is_absolute():
+        raise UserError(f"{path}:{number}: {file!r} must lie within the source folder; correct it.")
+    return Landmarks(file, points)
+
+
+def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_SIDE) -> str:
+    """Aligns the pictures of a folder, those that a list has landmarks for.
+
+    Args:
+        source: The folder. Pictures are taken as they are seen, turned as their EXIF data says.
+        landmarks: The list; see :func:`read_landmarks`.
+        target: The folder to write, JPEGs of quality 95 under the same names; pictures that are there are left.
+        side: Of the aligned faces, 112 or 96 by custom.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        UserError: If none of the listed pictures is there, two of them would become one, or the target is the source;
+            and as :func:`read_landmarks`.
+    """
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target} is the folder of the pictures themselves; name another one to write.")
+    found = read_landmarks(landmarks)
+    listed = [entry for entry in found if not any(map(is_junk, Path(entry.file).parts))]
+    there = [entry for entry in listed if os.path.isfile(source / entry.file)]
+    if not there:
+        raise UserError(f"none of the {len(listed)} pictures of {landmarks} is in {source}; name their common folder.")
+    _check_targets(landmarks, there)
+    outcomes = list(_align_all(source, track(there, total=len(there), text="Aligning"), target, side))
+    said = [f"{outcomes.count(ALIGNED)} faces aligned to {side}x{side}"]
+    if FOUND in outcomes:
+        said.append(f"{outcomes.count(FOUND)} were in {target} already")
+    if len(listed) > len(there):
+        said.append(f"{len(listed) - len(there)} of {landmarks} are not in {source}")
+    if junk := len(found) - len(listed):
+        said.append(f"{junk} of {landmarks} are {JUNK}: left out")
+    bad = [entry.file for entry, outcome in zip(there, outcomes, strict=True) if outcome == BROKEN]
+    if bad:
+        said.append(f"{len(bad)} cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}")
+    return "; ".join(said)
+
+
+def _target(entry: Landmarks) -> Path:
+    return Path(entry.file).with_suffix(".jpg")
+
+
+def _check_targets(landmarks: Path, entries: Sequence[Landmarks]) -> None:
+    taken: dict[Path, str] = {}
+    for entry in entries:
+        path = _target(entry)
+        if path in taken:
+            raise UserError(
+                f"{landmarks} lists {taken[path]} and {entry.file}, which would both become {path}; leave one of them "
+                f"out, or rename it."
+            )
+        taken[path] = entry.file
+
+
+def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: int) -> Iterator[str]:
+    """What became of each picture."""
+    for entry in entries:
+        path = target / _target(entry)
+        if path.exists():
+            yield FOUND
+            continue
+        try:
+            face = align_face(as_seen(read_image(source / entry.file)), entry.points, side)
+        except ImageError:
+            yield BROKEN
+            continue
+        file = io.BytesIO()
+        Image.fromarray(face).save(file, "JPEG", quality=QUALITY)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, file.getvalue(), durable=False)
+        yield ALIGNED

@@ -1,0 +1,205 @@
+"""Face data from one format into another, byte for byte: pictures are never decoded or written anew."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvconv_jax.data.decoder import ImageError, size
+from tvconv_jax.data.formats.bin_file import BinFaces, write_bin
+from tvconv_jax.data.formats.name_list import one_to_one
+from tvconv_jax.data.formats.pairs import LFW_LIST, read_pairs, set_of
+from tvconv_jax.data.formats.record_faces import walk, write_faces
+from tvconv_jax.data.formats.record_index import write_index
+from tvconv_jax.data.formats.recordio import RecordFile
+from tvconv_jax.data.formats.tfds_faces import PREFIX, write_tfds
+from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
+from tvconv_jax.data.records import Record
+from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
+from tvconv_jax.data.tools.progress import track
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import check_fit_a_line, user_path, write_bytes, write_text
+
+LONGEST = 255  # bytes of a file's name, on most file systems
+
+
+def convert(source: str | Path, target: str | Path) -> str:
+    """Converts training pictures between folders, ``.rec`` and TFDS, verification sets between pair lists and ``.bin``.
+
+    From a ``.rec`` that has lost its ``.idx``, that too.
+
+    Args:
+        source: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME``, ``<set>_pair.txt`` with ``<set>/`` beside it,
+            LFW's ``pairs.txt`` with ``lfw/``, or ``*.bin``.
+        target: What to write, named alike. A conversion that was killed goes on when it is given again: loose pictures
+            that are there are left, a ``.rec`` is taken up where it stopped, the others are begun anew. Nothing but
+            loose pictures gets its name before it is whole.
+
+    Returns:
+        What was done, in a line, and a line for each note on the source.
+
+    Raises:
+        UserError: If the kinds do not fit each other, the source is damaged or the target is there.
+    """
+    faces = {"folder": _to_folder, "rec": _to_records, "tfds": _to_tfds}
+    others = {("rec", "idx"): _index, ("pairs", "bin"): _pairs_to_bin, ("bin", "pairs"): _bin_to_pairs}
+    kinds = kind_of(source), kind_of(target)
+    if kinds in others:
+        return others[kinds](Path(source), Path(target))
+    if not (kinds[0] in faces and kinds[1] in faces and kinds[0] != kinds[1]):
+        ways = "; ".join(f"{a} to {b}" for a, b in others)
+        raise UserError(
+            f"{source} ({kinds[0]}) cannot become {target} ({kinds[1]}); there are: {', '.join(faces)} "
+            f"into each other; {ways}."
+        )
+    opened = open_faces(source)
+    said = faces[kinds[1]](opened, user_path(str(target).removeprefix(PREFIX)))
+    return "\n".join([said, *(f"  {note}" for note in opened.notes)])
+
+
+def _to_folder(faces: FaceSet, target: Path) -> str:
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file and is not written over; name a folder.")
+    _check_names(faces, target, as_files=True)
+    for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
+        image = faces.source[index]["image"]
+        _write(target / faces.file(index, image), image)
+    return _said(faces)
+
+
+def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
+    """Raises a ``UserError``, before anything is written, if a name would not be read back from the target.
+
+    Args:
+        faces: The pictures; names that are made up from their keys always are.
+        target: What is written.
+        as_files: Whether names become files and folders, and not lines of a list.
+    """
+    names = [faces.file(index, b"") for index in range(len(faces.labels))]
+    folders = [name.split("/")[0] for name in names]
+    twice = next((name for name, count in Counter(names).items() if count > 1), "")
+    if twice:
+        raise UserError(f"{target} cannot hold two pictures with the name {ascii(twice)}; rename one.")
+    if not one_to_one(folders, faces.labels.tolist()):
+        raise UserError(f"{target} cannot hold this set: two of its identities would get one folder; rename one.")
+    if not as_files:
+        check_fit_a_line(names, f"the list of names beside {target}")
+    for name in names if as_files else ():
+        if any(len(os.fsencode(part)) > LONGEST for part in name.split("/")):
+            raise UserError(f"the name {ascii(name)} has parts of more than {LONGEST} bytes, too long for a file.")
+        if any(map(is_junk, name.split("/"))) or Path(name).suffix.lower() not in SUFFIXES:
+            raise UserError(
+                f"the picture {ascii(name)} would not be read back from the folder {target}: {JUNK} are left out, and "
+                f"files that are not {', '.join(SUFFIXES)}; rename it."
+            )
+
+
+def _to_records(faces: FaceSet, target: Path) -> str:
+    order = _together(faces)
+    _check_names(faces, target, as_files=False)
+    names = target.with_suffix(".lst")  # which key was which file, as MXNet's im2rec says it
+    _write(names, "".join(_listed(faces, order)).encode())
+    size = _size(faces.source[int(order[0])]["image"])
+    # Trainers of the field look for a property file beside a train.rec.
+    write_faces(target, _Ordered(faces, order), size=size if target.name == "train.rec" else None, resume=True)
+    return f"{_said(faces)}; the files' names are in {names}"
+
+
+class _Ordered(Sequence):
+    """The pictures of a set in another order, labelled as the set says."""
+
+    def __init__(self, faces: FaceSet, order: np.ndarray) -> None:
+        self._faces, self._order = faces, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Record:
+        index = int(self._order[index])
+        return self._faces.source[index] | {"label": int(self._faces.labels[index])}
+
+
+def _to_tfds(faces: FaceSet, target: Path) -> str:
+    order = _together(faces)
+    _check_names(faces, target, as_files=False)
+
+    def records() -> Iterator[Record]:
+        for index in map(int, order):
+            image = faces.source[index]["image"]
+            yield Record(image=image, label=int(faces.labels[index]), name=faces.file(index, image))
+
+    folder = write_tfds(target, records(), list(faces.identities))
+    return f"{_said(faces)} in {folder}"
+
+
+def _together(faces: FaceSet) -> np.ndarray:
+    """Pictures in the order of their identities, and of the source within these."""
+    return np.argsort(faces.labels, kind="stable")
+
+
+def _said(faces: FaceSet) -> str:
+    return f"{len(faces.labels)} pictures of {len(faces.identities)} identities"
+
+
+def _listed(faces: FaceSet, order: np.ndarray) -> Iterator[str]:
+    for key, index in enumerate(map(int, order), start=1):
+        image = b"" if faces.files else faces.source[index]["image"]
+        yield f"{key}\t{faces.labels[index]}\t{faces.file(index, image)}\n"
+
+
+def _size(image: bytes) -> tuple[int, int] | None:
+    """Height and width, from the picture's header."""
+    try:
+        return size(image)
+    except ImageError:
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    if path.exists():
+        if path.read_bytes() == content:
+            return
+        raise UserError(f"{path} exists with other content and is not written over; choose another name or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content, durable=False)
+
+
+def _index(source: Path, target: Path) -> str:
+    if target.exists():
+        raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
+    keys, offsets = walk(RecordFile(source))
+    write_index(target, keys, offsets)
+    return f"{len(keys)} records"
+
+
+def _pairs_to_bin(source: Path, target: Path) -> str:
+    (_, root), (pairs, names) = set_of(source), read_pairs(source)
+    images = [
+        (root / names[index]).read_bytes() for pair in zip(pairs.left, pairs.right, strict=True) for index in pair
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bin(target, images, pairs.same.tolist())
+    return f"{len(pairs.same)} pairs"
+
+
+def _bin_to_pairs(source: Path, target: Path) -> str:
+    faces = BinFaces(source)
+    if target.name.lower() == LFW_LIST:
+        raise UserError(f"{target} would be in LFW's own layout, which is only read; write lfw_pair.txt.")
+    if target.exists():
+        raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
+    _, root = set_of(target)
+    names: dict[bytes, str] = {}  # a picture of several pairs is one file
+    for index in track(range(len(faces)), total=len(faces), text=f"Writing {root.name}"):
+        image = faces[index]["image"]
+        name = names.setdefault(image, f"{len(names):06d}{suffix(image)}")
+        _write(root / name, image)
+    write_text(target, "".join(_pair_lines(faces, names)))
+    return f"{len(faces.pairs.same)} pairs of {len(names)} pictures"
+
+
+def _pair_lines(faces: BinFaces, names: dict[bytes, str]) -> Iterator[str]:
+    for left, right, same in zip(faces.pairs.left, faces.pairs.right, faces.pairs.same, strict=True):
+        yield f"{names[faces[left]['image']]} {names[faces[right]['image']]} {1 if same else -1}\n"

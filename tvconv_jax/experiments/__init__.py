@@ -1,0 +1,1 @@
+"""Sweeps over configs, and the tables and figures of the paper."""

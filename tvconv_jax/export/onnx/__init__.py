@@ -1,0 +1,1 @@
+"""The exported graph as an ONNX file."""

@@ -1,0 +1,221 @@
+"""A graph as an ONNX file: opset 17, IR 8, any batch, stock operations only."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tvconv_jax.export.channel_blocks import in_blocks
+from tvconv_jax.export.graph import Graph, Node
+from tvconv_jax.export.onnx import modules as onnx_modules
+from tvconv_jax.export.onnx.builder import LOW_RANK_LOWERINGS, LOWERINGS, NO_LOWERING, Builder
+from tvconv_jax.export.precision import Precision, in_bits
+
+OPSET, IR_VERSION = 17, 8
+BLOCKS = "-blocks"  # ends the name of a lowering that fills up channels, see :mod:`tvconv_jax.export.channel_blocks`
+
+
+def lowerings(graph: Graph) -> tuple[str, ...]:
+    """The ways to write this graph."""
+    names = _of_kernels(graph)
+    return names if in_blocks(graph).shapes == graph.shapes else names + tuple(name + BLOCKS for name in names)
+
+
+def _of_kernels(graph: Graph) -> tuple[str, ...]:
+    for node in graph.nodes:
+        if node.kind == "per_pixel" or type(node.fields.get("module")) in onnx_modules.WINDOWS:
+            return LOWERINGS
+    return LOW_RANK_LOWERINGS if any(node.kind == "low_rank" for node in graph.nodes) else (NO_LOWERING,)
+
+
+def to_onnx(graph: Graph, metadata: str, *, lowering: str, precision: Precision = "float32", output: str) -> bytes:
+    """Writes the graph as an ONNX model.
+
+    Args:
+        graph: What to write, as :func:`tvconv_jax.export.precision.rounded` left it.
+        metadata: JSON, kept under the key ``tvconv_jax``.
+        lowering: One of :func:`lowerings`.
+        precision: In which weights are stored; a runtime makes them float32 once, when it loads them.
+        output: Name of the output.
+
+    Returns:
+        The bytes of the file.
+    """
+    if lowering.endswith(BLOCKS):
+        graph, lowering = in_blocks(graph), lowering.removesuffix(BLOCKS)
+    writer = Writer(lowering, precision)
+    names = {0: "images"}
+    for number, node in enumerate(graph.nodes, start=1):
+        names[number] = writer.node(node, [names[i] for i in node.inputs], [graph.shapes[i] for i in node.inputs])
+    writer.op("Identity", [names[len(graph.nodes)]], name=output)
+    (height, width, colours), shape = graph.shapes[0], graph.shapes[-1]
+    last = ["batch", shape[2]] if graph.nodes[-1].kind == "linear" else ["batch", shape[2], *shape[:2]]
+    proto = helper.make_graph(
+        writer.nodes,
+        "tvconv_jax",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", colours, height, width])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, last)],
+        writer.initializers,
+    )
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tvconv_jax"
+    )
+    helper.set_model_props(model, {"tvconv_jax": metadata})
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+class Writer(Builder):
+    """Writes the nodes of a graph one by one."""
+
+    def __init__(self, lowering: str, precision: Precision) -> None:
+        """With the lowering of per-pixel kernels and the precision of weights."""
+        super().__init__(lowering)
+        self._precision = precision
+
+    def weight(self, node: Node, name: str, layout: Callable[[np.ndarray], np.ndarray]) -> str:
+        """Keeps an array of a node in its precision and returns the name of its float32 values.
+
+        ``layout`` brings the array, and the scale that stands beside it, into the layout wanted here.
+        """
+        array = layout(node.arrays[name])
+        if self._precision == "float32":
+            return self.constant(array)
+        scale = layout(node.scales[name]) if name in node.scales else None
+        few = self.op("Cast", [self.constant(in_bits(array, scale, self._precision))], to=TensorProto.FLOAT)
+        return few if scale is None else self.op("Mul", [few, self.constant(scale)])
+
+    def node(self, node: Node, inputs: list[str], shapes: list[tuple[int, int, int]]) -> str:
+        """Writes one node of the graph."""
+        return getattr(self, f"_{node.kind}")(node, inputs, shapes[0])
+
+    def _activated(self, x: str, activation: str) -> str:
+        if activation == "relu6":
+            return self.op("Clip", [x, self.constant(np.float32(0)), self.constant(np.float32(6))])
+        return self.op("Relu", [x]) if activation == "relu" else x
+
+    def _conv(self, node: Node, inputs: list[str], _: tuple) -> str:
+        side, fields = len(node.arrays["kernel"]), node.fields
+        kernel = self.weight(node, "kernel", lambda a: a.transpose(3, 2, 0, 1))
+        per_channel = node.arrays["bias"].ndim == 1
+        y = self.op(
+            "Conv",
+            [*inputs, kernel, *([self.constant(node.arrays["bias"])] if per_channel else [])],
+            kernel_shape=[side] * 2,
+            strides=[fields["strides"]] * 2,
+            pads=[fields["padding"]] * 4,
+            dilations=[fields["dilation"]] * 2,
+            group=fields["groups"],
+        )
+        return self._activated(y, fields["activation"]) if per_channel else self._finished(y, node)
+
+    def _finished(self, x: str, node: Node) -> str:
+        """With the node's bias and activation."""
+        bias = node.arrays["bias"]
+        bias = bias.reshape(1, 1, -1) if bias.ndim == 1 else bias
+        y = self.op("Add", [x, self.constant(bias.transpose(2, 0, 1)[None])])
+        return self._activated(y, node.fields["activation"])
+
+    def _low_rank(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        (rank, side, _, channels), total = node.arrays["kernels"].shape, ""
+        plain = rank - len(node.arrays["gains"])
+
+        def term(r: int, *bias: str) -> str:
+            kernel = self.weight(node, "kernels", lambda a: a[r].transpose(2, 0, 1)[:, None])
+            return self.grouped(inputs[0], kernel, side, channels, node.fields["strides"], *bias)
+
+        for r in range(len(node.arrays["gains"])):
+            gain = self.weight(node, "gains", lambda a, r=r: a[r].transpose(2, 0, 1)[None])
+            gained = self.op("Mul", [term(plain + r), gain])
+            total = self.op("Add", [total, gained]) if total else gained
+        if node.arrays["bias"].ndim > 1:
+            return self._finished(self.op("Add", [term(0), total]) if plain else total, node)
+        return self._summed(node, total, term if plain else None)
+
+    def _summed(self, node: Node, gained: str, first: Callable[..., str] | None) -> str:
+        """The gained terms with the first one, which has no gain, if there is one; the bias, and the activation."""
+        convs, activation = self._lowering == "convs", node.fields["activation"]
+        if first is None and not convs:
+            return self._finished(gained, node)
+        bias = self.constant(node.arrays["bias"])
+        if first is None:
+            return self._activated(self._copied(gained, node, bias), activation)
+        total = self.op("Add", [first(0, bias), self._copied(gained, node) if convs else gained])
+        # A sum is computed within a convolution, and so is a Relu behind it, but no Clip.
+        return self._activated(self._copied(total, node) if convs and activation == "relu6" else total, activation)
+
+    def _copied(self, x: str, node: Node, *bias: str) -> str:
+        """By a 1x1 depthwise convolution with kernels of 1; with a bias or without."""
+        channels = node.arrays["kernels"].shape[3]
+        return self.grouped(x, self.constant(np.ones((channels, 1, 1, 1), np.float32)), 1, channels, 1, *bias)
+
+    def _per_pixel(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        lower = self._unfolded if self._lowering == "unfold" else self._sliced
+        return self._finished(lower(node, inputs[0], shape), node)
+
+    def _sliced(self, node: Node, x: str, shape: tuple) -> str:
+        side, total = math.isqrt(node.arrays["weights"].shape[2]), ""
+        for t, seen in enumerate(self.seen(x, shape, side, node.fields["strides"])):
+            # A scale has one tap for all.
+            at_tap = self.weight(node, "weights", lambda a, t=t: a[:, :, t % a.shape[2]].transpose(2, 0, 1)[None])
+            term = self.op("Mul", [seen, at_tap])
+            total = self.op("Add", [total, term]) if total else term
+        return total
+
+    def _unfolded(self, node: Node, x: str, shape: tuple) -> str:
+        height, width, taps, channels = node.arrays["weights"].shape
+        neighbours = self.neighbours(x, channels, math.isqrt(taps), node.fields["strides"])
+        neighbours = self.reshaped(neighbours, channels, taps, height * width)
+        weights = self.weight(node, "weights", lambda a: a.transpose(3, 2, 0, 1).reshape(1, channels, a.shape[2], -1))
+        total = self.op("ReduceSum", [self.op("Mul", [neighbours, weights]), self.integers(2)], keepdims=0)
+        return self.reshaped(total, channels, height, width)
+
+    def _affine(self, node: Node, inputs: list[str], _: tuple) -> str:
+        factor = node.arrays["factor"]
+        scaled = inputs[0] if np.all(factor == 1) else self.op("Mul", [*inputs, self.constant(factor[:, None, None])])
+        return self._finished(scaled, node)
+
+    def _module(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        return onnx_modules.write(self, node.fields["module"], node.arrays, inputs[0], shape)
+
+    def _linear(self, node: Node, inputs: list[str], _: tuple) -> str:
+        kernel = self.weight(node, "kernel", lambda a: a)
+        return self.op("Gemm", [*inputs, kernel, self.constant(node.arrays["bias"])])
+
+    def _add(self, _: Node, inputs: list[str], shape: tuple) -> str:
+        return self.op("Add", inputs)
+
+    def _concat(self, _: Node, inputs: list[str], shape: tuple) -> str:
+        return self.op("Concat", inputs, axis=1)
+
+    def _channels(self, node: Node, inputs: list[str], _: tuple) -> str:
+        bounds = (node.fields["begin"], node.fields["end"], 1)  # along the channels
+        return self.op("Slice", [*inputs, *map(self.integers, bounds)])
+
+    def _shuffle(self, _: Node, inputs: list[str], shape: tuple) -> str:
+        height, width, channels = shape
+        halves = self.reshaped(inputs[0], 2, channels // 2, height * width)
+        return self.reshaped(self.op("Transpose", [halves], perm=[0, 2, 1, 3]), channels, height, width)
+
+    def _max_pool(self, _: Node, inputs: list[str], shape: tuple) -> str:
+        return self.op("MaxPool", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+
+    def _mean(self, node: Node, inputs: list[str], _: tuple) -> str:
+        y = self.op("GlobalAveragePool", inputs)
+        return y if node.fields["keep_grid"] else self.op("Flatten", [y])
+
+    def _resize(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        scales = [1, 1, *(scale(side, to) for side, to in zip(shape, node.fields["grid"], strict=False))]
+        fields = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.op("Resize", [*inputs, "", self.constant(np.array(scales, np.float32))], **fields)
+
+
+def scale(side: int, to: int) -> np.float32:
+    """The least float32 that makes ``to`` pixels of ``side``: a runtime rounds their product down.
+
+    Constant sizes would say it too, but of one batch alone.
+    """
+    near = np.float32(to / side)
+    return near if float(near) * side >= to else np.nextafter(near, np.float32(np.inf))

@@ -1,0 +1,1 @@
+"""The exported graph as a PyTorch model."""

@@ -1,0 +1,86 @@
+"""A graph as PyTorch artifacts: ``model.safetensors``, the plain module ``model.py``, a ``torch.export`` program."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvconv_jax.export.graph import Graph, Node
+from tvconv_jax.export.precision import Precision, in_bits
+
+# PyTorch's layouts of a node's arrays, images being [n, c, h, w].
+LAYOUTS = {
+    "kernel": lambda a: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T,
+    "weights": lambda a: a.transpose(2, 3, 0, 1),  # [k * k, c, ho, wo]
+    "kernels": lambda a: a.transpose(0, 3, 1, 2).reshape(-1, 1, *a.shape[1:3]),  # four axes can be channels last
+    "gains": lambda a: a.transpose(0, 3, 1, 2),
+    "bias": lambda a: a if a.ndim == 1 else a.transpose(2, 0, 1),
+}
+
+
+def to_safetensors(graph: Graph, metadata: dict[str, Any], *, precision: Precision = "float32") -> bytes:
+    """Writes the weights, and in the metadata the nodes that they belong to.
+
+    Args:
+        graph: What to write, as :func:`tvconv_jax.export.precision.rounded` left it.
+        metadata: Kept as JSON under the key ``tvconv_jax``; ``nodes`` is added.
+        precision: In which weights are stored.
+
+    Returns:
+        The bytes of the file.
+
+    Source: the format, https://huggingface.co/docs/safetensors.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for number, node in enumerate(graph.nodes, start=1):
+        for name in node.arrays:
+            arrays |= {f"{number}.{part}": a for part, a in _stored(node, name, precision).items()}
+    nodes = [
+        {"kind": node.kind, "inputs": node.inputs, "fields": node.fields, "arrays": list(node.arrays)}
+        for node in graph.nodes
+    ]
+    header: dict[str, Any] = {"__metadata__": {"tvconv_jax": json.dumps({**metadata, "nodes": nodes})}}
+    offset = 0
+    for name, array in arrays.items():
+        kind = {"float32": "F32", "float16": "F16", "int8": "I8"}[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values())
+
+
+def _stored(node: Node, name: str, precision: Precision) -> dict[str, np.ndarray]:
+    array = np.ascontiguousarray(LAYOUTS[name](node.arrays[name]))
+    if name == "bias" or precision == "float32":
+        return {name: array}
+    if name not in node.scales:
+        return {name: in_bits(array, None, precision)}
+    scale = np.ascontiguousarray(LAYOUTS[name](node.scales[name]))
+    return {name: in_bits(array, scale, precision), f"{name}.scale": scale}
+
+
+def write_module(folder: Path) -> None:
+    """Writes ``model.py``, which loads the safetensors file and needs nothing but torch."""
+    (folder / "model.py").write_text(Path(__file__).with_name("model.py").read_text())
+
+
+def write_program(weights: Path, path: Path, side: int, metadata: dict[str, Any]) -> None:
+    """Writes a ``torch.export`` program of any batch.
+
+    Args:
+        weights: The safetensors file.
+        path: The ``.pt2`` file to write.
+        side: Height and width of the pictures.
+        metadata: Kept as JSON, the extra file ``tvconv_jax.json``.
+    """
+    import torch
+
+    from tvconv_jax.export.torch import model as torch_model
+
+    model = torch_model.load(weights)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path, extra_files={"tvconv_jax.json": json.dumps(metadata)})

@@ -1,0 +1,1 @@
+"""Linen layers: TVConv, DepthwiseConv, WeightGenerator, norms, and freeze."""

@@ -1,0 +1,78 @@
+"""Batch normalisation with PyTorch's statistics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvconv_jax.nn.checks import Checked
+from tvconv_jax.ops.fused import Activation, activate, affine, batch_norm
+
+EPSILON = 1e-5  # of every batch norm of the models
+
+
+class BatchNorm(Checked):
+    """Batch normalisation over all axes but the last, keeping statistics as PyTorch does.
+
+    The batch is normalised with the biased variance, while the *unbiased* one enters the running average;
+    ``flax.linen.BatchNorm`` keeps the biased one.
+
+    Attributes:
+        momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
+        epsilon: Added to the variance.
+        activation: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
+
+    Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = EPSILON
+    activation: Activation = "identity"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
+        """``[n, ..., c]``; ``groups`` equal runs of the ``n`` have statistics of their own while training.
+
+        Raises:
+            ValueError: If there is one value per channel to take statistics of while training.
+        """
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation, groups)
+        if not self.is_initializing():
+            unbiased = batch_var * _bessel(x.size // features // groups, x.shape)
+            for running, of_batch in ((mean, batch_mean), (var, unbiased)):
+                of_batch = of_batch.astype(running.value.dtype)
+                running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
+        return y
+
+
+def _bessel(count: Any, shape: tuple[int, ...]) -> Any:
+    """What brings the biased variance of so many values, of a symbolic number too, to the unbiased one.
+
+    Raises:
+        ValueError: For a single value: normalised, it would be the bias whatever it is. PyTorch refuses it too.
+    """
+    if not isinstance(count, int):
+        count = jnp.asarray(count).astype(jnp.float32)
+        return count / jnp.maximum(count - 1, 1)
+    if count == 1:
+        raise ValueError(
+            f"x of {shape} has one value per channel in a group, which says nothing: train on more images."
+        )
+    return count / max(count - 1, 1)
+
+
+def factor_and_offset(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a trained norm does to each channel, ``x * factor + offset``, from its parameters and its statistics."""
+    factor = arrays["scale"] / np.sqrt(arrays["var"] + EPSILON)
+    return factor, arrays["bias"] - arrays["mean"] * factor

@@ -1,0 +1,103 @@
+"""Axial attention: every pixel attends to its column, then to its row.
+
+Wang, Zhu, Green, Adam, Yuille and Chen, "Axial-DeepLab: Stand-Alone Axial-Attention for Panoptic Segmentation",
+ECCV 2020, section 3.2, Eq. 4, https://arxiv.org/abs/2003.07853 (position-sensitive; the idea is Ho et al. 2019's,
+https://arxiv.org/abs/1912.12180). Source of the authors: github.com/csrhddlam/axial-deeplab.
+
+    y[o] = sum_p softmax_p(q[o] . k[p] + q[o] . rq[p - o] + k[p] . rk[p - o]) (v[p] + rv[p - o])
+
+``p`` runs over the whole axis, so the embeddings ``r``, which the heads share, belong to the grid. Queries and keys
+have half the channels of values. With strides, the output is averaged, as there. Batch norms, as the authors have
+them, stand behind the projection, on each term of the logits (by head) and on both terms of the output (by channel).
+Zero queries and zero ``rk`` give the mean over the axis.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvconv_jax.nn.boxes import unboxed
+from tvconv_jax.nn.checks import Checked, check_grid, check_images
+from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.nn.operators.dynamic import average_pool, head_count
+from tvconv_jax.ops.fused import wide
+
+
+class AxisAttention(Checked):
+    """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``.
+
+    Attributes:
+        axis: 1 (each column) or 2 (each row).
+        heads: Most heads.
+        kernel_init: What the projection starts from.
+    """
+
+    axis: int
+    heads: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        length, channels = x.shape[self.axis], x.shape[3]
+        heads = head_count(channels, self.heads)
+        size = channels // heads
+        half = max(1, size // 2)
+        projection = nn.Dense(
+            heads * (2 * half + size), use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="project"
+        )
+        projected = BatchNorm(name="norm_project")(projection(x), train=train)
+        lines = jnp.swapaxes(projected, 2, self.axis)  # [n, other axis, this axis, channels]
+        parts = wide(lines.reshape(*lines.shape[:3], heads, -1))
+        query, key, value = jnp.split(parts, (half, 2 * half), axis=-1)
+        rq, rk = (self._relative(name, length, half, parts.dtype) for name in ("rq", "rk"))
+        rv = self._relative("rv", length, size, parts.dtype)
+
+        logits = [
+            jnp.einsum("nbomd,nbpmd->nbopm", query, key),
+            jnp.einsum("nbomd,opd->nbopm", query, rq),
+            jnp.einsum("nbpmd,opd->nbopm", key, rk),
+        ]
+        logits = BatchNorm(name="norm_logits")(jnp.concatenate(logits, -1), train=train)
+        shares = nn.softmax(sum(jnp.split(logits, 3, -1)), axis=3)
+
+        terms = [jnp.einsum("nbopm,nbpmd->nbomd", shares, value), jnp.einsum("nbopm,opd->nbomd", shares, rv)]
+        joined = jnp.concatenate([term.reshape(lines.shape[:3] + (channels,)) for term in terms], -1)
+        y = sum(jnp.split(BatchNorm(name="norm_out")(joined, train=train), 2, -1))
+        return jnp.swapaxes(y, 2, self.axis).astype(x.dtype)
+
+    def _relative(self, name: str, length: int, size: int, dtype: jnp.dtype) -> jax.Array:
+        """Embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
+        if self.has_variable("params", name):
+            check_grid(self, ((unboxed(self.get_variable("params", name)).shape[0] + 1) // 2,), (length,))
+        table = self.param(name, nn.initializers.normal(size**-0.5), (2 * length - 1, size), jnp.float32)
+        position = np.arange(length)
+        return table[position[None] - position[:, None] + length - 1].astype(dtype)
+
+
+class Axial(Checked):
+    """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+
+    Attributes:
+        kernel_size: Taken for the blocks' sake: an axis is attended to as a whole.
+        strides: Side of the squares of pixels that are averaged in the end.
+        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
+        kernel_init: What the projections start from.
+    """
+
+    has_norm: ClassVar[bool] = True
+
+    kernel_size: int = 3
+    strides: int = 1
+    heads: int = 8
+    kernel_init: nn.initializers.Initializer = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = check_images("x", x)
+        x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
+        x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
+        return average_pool(x, self.strides)

@@ -1,0 +1,72 @@
+"""Stand-alone self-attention: every pixel attends to the window around it.
+
+Ramachandran, Parmar, Vaswani, Bello, Levskaya and Shlens, "Stand-Alone Self-Attention in Vision Models",
+NeurIPS 2019, section 3, Eq. 2 and 3, https://arxiv.org/abs/1906.05909. Source of the authors:
+github.com/google-research/google-research, standalone_self_attention_in_vision_models.
+
+    y[i, j] = sum_{a, b in the window} softmax_ab(q[i, j] . k[a, b] + q[i, j] . r[a - i, b - j]) v[a, b]
+
+``r`` joins an embedding of the row's offset and one of the column's. The channels are split among the heads, each
+with its own query, key and value matrix on its own share. Logits are not scaled, as in the paper; queries start small
+instead, or attention starts so sharp that it hardly trains. With strides, the output is averaged, as there. Pixels
+outside the image get no attention (with zero padding they would, by a logit of zero), so zero queries give the mean of
+the values in the window.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tvconv_jax.nn.checks import Checked, check_images
+from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.operators.dynamic import average_pool, head_count, stacked, taps
+from tvconv_jax.ops.fused import wide
+
+
+class SASA(Checked):
+    """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+
+    Attributes:
+        kernel_size: Odd side of the window; the paper prefers 7 in a ResNet, this is what it replaces here.
+        strides: Side of the squares of pixels that are averaged in the end.
+        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
+        kernel_init: What the key and value matrices start from.
+    """
+
+    kernel_size: int = 3
+    strides: int = 1
+    heads: int = 8
+    kernel_init: nn.initializers.Initializer = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = check_images("x", x)
+        n, height, width, channels = x.shape
+        heads = head_count(channels, self.heads)
+        size = channels // heads
+        split = x.reshape(n, height, width, heads, size)
+
+        def project(name: str, init: nn.initializers.Initializer = self.kernel_init) -> jax.Array:
+            matrix = self.param(name, stacked(init), (heads, size, size), jnp.float32)
+            return jnp.einsum("nhwmd,mde->nhwme", split, matrix.astype(x.dtype))
+
+        query = wide(project("query", nn.initializers.normal(1 / size)))
+        keys, values = (taps(project(name), self.kernel_size) for name in ("key", "value"))
+        offsets = self._offsets(heads, size).astype(query.dtype)
+        logits = [jnp.sum(query * (wide(k) + r[None, None, None]), -1) for k, r in zip(keys, offsets, strict=True)]
+        inside = jnp.stack(taps(jnp.ones((1, height, width, 1), bool), self.kernel_size), axis=-1)
+        shares = nn.softmax(jnp.where(inside, jnp.stack(logits, axis=-1), -jnp.inf))
+        terms = (shares[..., t, None] * wide(value) for t, value in enumerate(values))
+        y = functools.reduce(jnp.add, terms).reshape(x.shape).astype(x.dtype)
+        return average_pool(y, self.strides)
+
+    def _offsets(self, heads: int, size: int) -> jax.Array:
+        """Relative position embeddings ``[k*k, heads, size]``: the first half of ``size`` the row's."""
+        k, init = self.kernel_size, nn.initializers.normal(size**-0.5)
+        rows = self.param("rows", init, (k, heads, size // 2), jnp.float32)
+        columns = self.param("columns", init, (k, heads, size - size // 2), jnp.float32)
+        rows = jnp.broadcast_to(rows[:, None], (k, k, *rows.shape[1:]))
+        columns = jnp.broadcast_to(columns[None], (k, k, *columns.shape[1:]))
+        return jnp.concatenate([rows, columns], axis=-1).reshape(k * k, heads, size)

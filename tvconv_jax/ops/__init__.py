@@ -1,0 +1,5 @@
+"""The operators as pure functions with gradients of their own; nothing here knows a layer."""
+
+from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
+
+__all__ = ["depthwise_conv", "tv_conv"]

@@ -1,0 +1,85 @@
+"""A 3x3 convolution over all channels in 4/9 of the products: Winograd's F(2x2, 3x3).
+
+Two by two outputs are one tile. Of the 4x4 inputs that they see, and of the kernel, sums are taken, one product over
+the channels for each of the 16 places of a tile, and sums of those. In float32 answers keep six digits.
+
+Source: Lavin and Gray, CVPR 2016, https://arxiv.org/abs/1509.09308, section 4.1, for the three transforms.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.sharding import varying_as
+
+# Fewer channels than this, and the sums cost more than the products they save.
+LEAST_CHANNELS = 64
+
+# Sums of a kernel's three rows, and then of its columns.
+KERNEL_SUMS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+def fits(grid: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Whether tiles cover a grid ``(h, w)`` and a kernel ``[k, k, c, d]`` is worth it."""
+    return kernel[:2] == (3, 3) and min(kernel[2:]) >= LEAST_CHANNELS and not any(side % 2 for side in grid)
+
+
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``[n, h, w, c]``, ``[3, 3, c, d]`` -> ``[n, h, w, d]``, zeros around; one image at a time: they fit the cache."""
+    sums = jnp.asarray(KERNEL_SUMS, wide(kernel).dtype)
+    factors = jnp.einsum("ai,bj,ijcd->abcd", sums, sums, wide(kernel)).reshape(16, *kernel.shape[2:])
+    return lax.map(lambda image: _outputs(_by_place(_inputs(image), factors), image.shape[:2]), x).astype(x.dtype)
+
+
+def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """The gradient ``[3, 3, c, d]`` of the kernel of :func:`conv`, in float32 or better."""
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        image, pulled = pair
+        products = lax.dot_general(_inputs(image), _pulled(pulled), (((1,), (1,)), ((0,), (0,))))
+        return total + products, None
+
+    zeros = varying_as(jnp.zeros((16, x.shape[3], cotangent.shape[3]), wide(x).dtype), x)
+    total, _ = lax.scan(add, zeros, (x, cotangent))
+    sums = jnp.asarray(KERNEL_SUMS, total.dtype)
+    return jnp.einsum("ai,bj,abcd->ijcd", sums, sums, total.reshape(4, 4, *total.shape[1:]))
+
+
+def _by_place(tiles: jax.Array, factors: jax.Array) -> jax.Array:
+    """``[16, tiles, c]``, ``[16, c, d]`` -> ``[16, tiles, d]``."""
+    return lax.dot_general(tiles, factors, (((2,), (1,)), ((0,), (0,))))
+
+
+def _inputs(image: jax.Array) -> jax.Array:
+    """``[h, w, c]`` -> ``[16, h/2 * w/2, c]``: the sums of every tile's inputs."""
+    height, width, channels = image.shape
+    padded = jnp.pad(wide(image), ((1, 1), (1, 1), (0, 0)))
+
+    def sums(array: jax.Array, axis: int, side: int) -> list[jax.Array]:
+        a, b, c, d = (lax.slice_in_dim(array, i, i + side - 1, stride=2, axis=axis) for i in range(4))
+        return [a - c, b + c, c - b, b - d]
+
+    places = [place for row in sums(padded, 0, height) for place in sums(row, 1, width)]
+    return jnp.stack([place.reshape(-1, channels) for place in places])
+
+
+def _outputs(products: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+    """``[16, h/2 * w/2, d]`` -> ``[h, w, d]``."""
+    height, width = grid
+    a, b, c, d = products.reshape(4, 4, height // 2, width // 2, -1)
+    rows = [(p + q + r, q - r - s) for p, q, r, s in (a + b + c, b - c - d)]
+    return jnp.stack([jnp.stack(row, axis=2) for row in rows], axis=1).reshape(height, width, -1)
+
+
+def _pulled(cotangent: jax.Array) -> jax.Array:
+    """``[h, w, d]`` -> ``[16, h/2 * w/2, d]``, the transpose of :func:`_outputs`."""
+    height, width, features = cotangent.shape
+    tiles = wide(cotangent).reshape(height // 2, 2, width // 2, 2, features)
+
+    def sums(p: jax.Array, q: jax.Array) -> list[jax.Array]:
+        return [p, p + q, p - q, -q]
+
+    rows = sums(tiles[:, 0], tiles[:, 1])
+    return jnp.stack([place.reshape(-1, features) for row in rows for place in sums(row[:, :, 0], row[:, :, 1])])

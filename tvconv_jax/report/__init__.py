@@ -1,0 +1,7 @@
+"""The HTML report of a run or a sweep: one file that loads nothing and runs no script.
+
+    python -m tvconv_jax.report WORKDIR
+
+A run's report is made of ``config.json``, ``results.json``, ``metrics.jsonl`` and ``report.npz`` (scores of pairs,
+learning rates, affinity maps). Whose pictures may be shown says :func:`tvconv_jax.report.run.shows_pictures`.
+"""

@@ -1,0 +1,8 @@
+"""Configs of the jobs, one file each; ``configs/`` holds what a user names on the command line."""
+
+from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
+from tvconv_jax.tasks.configs.face import face_config
+from tvconv_jax.tasks.configs.frontal import frontal_config
+from tvconv_jax.tasks.configs.odoc import odoc_config
+
+__all__ = ["Argument", "face_config", "frontal_config", "odoc_config", "parse_arguments"]

@@ -1,0 +1,64 @@
+"""The strict ``:key=value,...`` arguments behind a config's file name."""
+
+import dataclasses
+from typing import Any
+
+from tvconv_jax.utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One ``:`` argument of a config.
+
+    Attributes:
+        kind: ``int``, ``float``, ``str`` or ``bool``; a ``bool`` is set by its bare name.
+        default: Its value where it is not given.
+        choices: What a ``str`` may be; empty: anything.
+    """
+
+    kind: type
+    default: Any
+    choices: tuple[str, ...] = ()
+
+
+def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:
+    """Reads ``key=value,key=value,flag`` strictly.
+
+    Args:
+        text: What stands behind the colon, or ``None``.
+        arguments: What may stand there.
+
+    Returns:
+        A value for every argument.
+
+    Raises:
+        UserError: For an unknown key, a value of another type or choice, or a key given twice; lists what exists.
+    """
+    values, seen = {name: argument.default for name, argument in arguments.items()}, set()
+    for part in filter(None, (text or "").split(",")):
+        name, given, value = part.partition("=")
+        if name not in arguments:
+            raise UserError(f"config argument {name!r} is unknown; there are: {', '.join(arguments)}.")
+        if name in seen:
+            raise UserError(f"config argument {name!r} is given twice; give it once.")
+        seen.add(name)
+        values[name] = _value(name, value if given else None, arguments[name])
+    return values
+
+
+def _value(name: str, text: str | None, argument: Argument) -> Any:
+    if argument.kind is bool:
+        if text is None:
+            return True
+        if text not in ("true", "false"):
+            raise UserError(f"config argument {name}={text} must be true or false, or just {name}.")
+        return text == "true"
+    if not text:
+        raise UserError(f"config argument {name!r} needs a value, as in {name}={argument.default}.")
+    try:
+        value = argument.kind(text)
+    except ValueError:
+        raise UserError(f"config argument {name}={text} must be of type {argument.kind.__name__}.") from None
+    if argument.choices and value not in argument.choices:
+        raise UserError(f"config argument {name}={text} is unknown; there are: {', '.join(argument.choices)}.")
+    return value

@@ -1,0 +1,1 @@
+"""Errors, files, command line and progress; imported by all packages, importing none of them."""

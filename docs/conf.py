@@ -32,7 +32,7 @@ extensions = [
     *("myst_nb", "sphinx_copybutton"),
     *("sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"),
 ]
-exclude_patterns = ["_build", "results.md", "speed.md", "paper.md", "plan.md"]
+exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # as code hosts give them

@@ -22,7 +22,7 @@ SCRIPT = """
 addEventListener("load", () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, root = page.documentElement;
-    const colours = one => { const s = getComputedStyle(one); return [s.color, s.backgroundColor] };
+    const colors = one => { const s = getComputedStyle(one); return [s.color, s.backgroundColor] };
     const all = selector => [...page.querySelectorAll(selector)];
     const skip = page.querySelector("a.skip"), first = page.querySelector("a, button, input, summary, [tabindex]");
     skip.focus();
@@ -36,7 +36,7 @@ addEventListener("load", () => {
       wide: root.scrollWidth - root.clientWidth,
       scripts: page.scripts.length,
       loaded: frame.contentWindow.performance.getEntriesByType("resource").map(one => one.name),
-      body: colours(page.body), soft: colours(page.querySelector("dt, caption"))[0], link: colours(first)[0],
+      body: colors(page.body), soft: colors(page.querySelector("dt, caption"))[0], link: colors(first)[0],
       landmarks: ["header", "nav", "main", "footer"].map(name => all("body > " + name).length),
       headings: all("h1, h2, h3, h4").map(one => Number(one.tagName[1])),
       skip: [first === skip, box.left >= 0, getComputedStyle(skip).outlineStyle, all("#main").length],
@@ -80,12 +80,12 @@ def browser() -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two CSS colours ``rgb(r, g, b)``, 1 to 21 (WCAG 2.1)."""
+    """Of two CSS colors ``rgb(r, g, b)``, 1 to 21 (WCAG 2.1)."""
     light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
-def _luminance(colour: str) -> float:
-    channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+def _luminance(color: str) -> float:
+    channels = [int(value) / 255 for value in re.findall(r"\d+", color)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

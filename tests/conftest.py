@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Before jax is imported, which reads it once.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests wait for compilation, hardly ever for what is compiled: less optimisation saves a quarter of their time. XLA's
+# Tests wait for compilation, hardly ever for what is compiled: less optimization saves a quarter of their time. XLA's
 # older way to write loops, each program in one piece, saves a third more where much is compiled and little computed;
 # jaxlib 0.11 has that way no longer, and ends the process, silently under pytest, at a flag that it does not know.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -79,7 +79,7 @@ def finished(cache_folder: None, tmp_path_factory: pytest.TempPathFactory, worke
 
 
 @pytest.fixture(scope="module")
-def barely_optimised() -> Iterator[None]:
+def barely_optimized() -> Iterator[None]:
     """For files that compile much and compute little: programs compile in half the time and run several times slower.
 
     Only in this process; commands that tests run are compiled as always.

@@ -32,7 +32,7 @@ from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 CLASSES, BATCH, SIDE, SIZE = 21, 32, 12, 16  # 21 classes are no multiple of 2 or 4 devices
 
@@ -119,7 +119,7 @@ def head_inputs(mesh, classes):
     embeddings, weights = (random.standard_normal(s, dtype=np.float32) for s in ((16, 32), (32, classes)))
     labels = random.integers(0, classes, 16, dtype=np.int32)
     labels[3] = classes  # no class
-    embeddings[5] = weights[:, labels[5]] * 3  # recognised in spite of the margin
+    embeddings[5] = weights[:, labels[5]] * 3  # recognized in spite of the margin
     padded = np.pad(weights, ((0, 0), (0, -classes % mesh.shape["model"])))
     return embeddings, weights, padded, labels
 
@@ -129,13 +129,13 @@ def test_the_sharded_head_is_the_whole_one(shape, classes):
     mesh = mesh_of(*shape)
     embeddings, weights, padded, labels = head_inputs(mesh, classes)
     head = jax.jit(functools.partial(sharded_am_softmax, mesh=mesh, classes=classes))
-    losses, recognised = head(embeddings, padded, labels)
+    losses, recognized = head(embeddings, padded, labels)
     # The sums over classes run in another order, no more.
     np.testing.assert_allclose(losses, am_softmax(embeddings, weights, labels), rtol=1e-6, atol=1e-6)
     assert np.isnan(losses).tolist() == (np.arange(16) == 3).tolist()
     expected = np.argmax(am_softmax_logits(embeddings, weights, labels), axis=1) == labels
-    np.testing.assert_array_equal(recognised, expected)
-    assert recognised[5]
+    np.testing.assert_array_equal(recognized, expected)
+    assert recognized[5]
 
     labels[3] = 0
     gradients = lambda f: jax.jit(jax.grad(lambda e, w: jnp.mean(f(e, w, labels)), argnums=(0, 1)))  # noqa: E731

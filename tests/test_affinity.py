@@ -16,7 +16,7 @@ from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 def png(value):
@@ -36,9 +36,9 @@ def grids(size, **fields):
 def test_statistics_are_mean_and_deviation_at_every_pixel():
     pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
     mean, std = statistics([png(picture) for picture in pictures], 4)
-    grey = pictures.mean(-1) / 255
-    np.testing.assert_allclose(mean, grey.mean(0), rtol=1e-6)  # float32
-    np.testing.assert_allclose(std, grey.std(0), rtol=1e-5)  # a difference of squares, in float64, then float32
+    gray = pictures.mean(-1) / 255
+    np.testing.assert_allclose(mean, gray.mean(0), rtol=1e-6)  # float32
+    np.testing.assert_allclose(std, gray.std(0), rtol=1e-5)  # a difference of squares, in float64, then float32
 
 
 def test_maps_of_the_data_are_brought_to_the_grid_and_to_mean_0_and_variance_1():

@@ -12,7 +12,7 @@ from tvconv_jax.bench import __main__ as bench
 from tvconv_jax.bench import ours as bench_ours
 from tvconv_jax.bench import torch_baseline as bench_twin
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 @pytest.mark.parametrize("operator", ["tvconv", "depthwise"])

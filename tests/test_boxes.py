@@ -30,7 +30,7 @@ def small(operator, **fields):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_every_operator_takes_initialisers_that_box(operator):
+def test_every_operator_takes_initializers_that_box(operator):
     plain, boxed = small(operator), small(operator, kernel_init=BOXED)
     init = {"plain": plain.init, "boxed": boxed.init, "logical": small(operator, kernel_init=LOGICAL).init}
     variables = {name: jax.eval_shape(f, jax.random.key(0), X) for name, f in init.items()}

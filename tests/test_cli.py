@@ -21,7 +21,8 @@ from tvconv_jax.tasks import command
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training import loop
 from tvconv_jax.utils import cli, console, progress
-from tvconv_jax.utils.errors import Stopped, UserError, as_line, ends_in_one_line
+from tvconv_jax.utils.cli import ends_in_one_line
+from tvconv_jax.utils.errors import Stopped, UserError, as_line
 from tvconv_jax.utils.files import user_path
 
 PACKAGE = Path(cli.__file__).parents[1]
@@ -38,7 +39,7 @@ import types
 package = types.ModuleType("tvconv_jax")
 package.__path__ = [folder]
 sys.modules["tvconv_jax"] = package
-from tvconv_jax import cli
+from tvconv_jax.utils import cli
 cli.begin_if_command()
 """
 
@@ -126,9 +127,7 @@ def test_sighup_that_is_ignored_stays_so():
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
     assert play(code, preexec_fn=ignore).stdout == "goes on\n"
     default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
-    code = (
-        "from tvconv_jax.utils.errors import ends_in_one_line\nwith ends_in_one_line('nothing was written.'):\n " + code
-    )
+    code = "from tvconv_jax.utils.cli import ends_in_one_line\nwith ends_in_one_line('nothing was written.'):\n " + code
     done = play(code, preexec_fn=default)
     assert (done.returncode, done.stderr) == (75, "stopped; nothing was written.\n")
 

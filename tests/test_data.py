@@ -314,15 +314,15 @@ def test_jpegs_decode_to_the_bits_that_pillow_gives():
         pixels(jpeg(1)[:-40])
 
 
-def test_sixteen_bits_of_grey_become_eight_and_numbers_without_a_white_are_refused(faces):
-    grey = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24) * 113  # up to 64,975 of 65,535
-    kinds = grey.astype("<u2"), grey.astype(">u2")
+def test_sixteen_bits_of_gray_become_eight_and_numbers_without_a_white_are_refused(faces):
+    gray = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24) * 113  # up to 64,975 of 65,535
+    kinds = gray.astype("<u2"), gray.astype(">u2")
     for kind in kinds:
         file = io.BytesIO()
         Image.fromarray(kind).save(file, "TIFF")
-        np.testing.assert_array_equal(pixels(file.getvalue()), np.stack([np.round(grey / 257)] * 3, axis=-1))
-    Image.fromarray(grey).save(faces / "train" / "p1" / "0.png")
-    Image.fromarray(grey.astype(np.float32)).save(faces / "train" / "p1" / "1.jpg", "TIFF")
+        np.testing.assert_array_equal(pixels(file.getvalue()), np.stack([np.round(gray / 257)] * 3, axis=-1))
+    Image.fromarray(gray).save(faces / "train" / "p1" / "0.png")
+    Image.fromarray(gray.astype(np.float32)).save(faces / "train" / "p1" / "1.jpg", "TIFF")
     data = folder(faces)
     assert len(data.train) == 9 and "p1/1.jpg: its pixels, of the mode F, do not say what is white" in data.notes[0]
     names = [data.train.name(index) for index in range(9)]

@@ -18,7 +18,7 @@ from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 @pytest.mark.parametrize("operator", ["baseline", "tvconv"])

@@ -21,7 +21,7 @@ from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import cache_dir, one_writer
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.training.distributed import Place, find_place
+from tvconv_jax.training.distributed import ProcessInfo, find_process
 from tvconv_jax.utils.errors import TrainingError, UserError
 from tvconv_jax.utils.storage import locked
 
@@ -40,19 +40,19 @@ SLURM = {
     ("flags", "environment", "expected"),
     [
         ((None, None, None), {}, None),
-        (("h:1", 2, 1), {}, Place("h:1", 2, 1)),
-        ((None, None, 1), {"TVCONV_JAX_COORDINATOR": "h:1", "TVCONV_JAX_PROCESSES": "2"}, Place("h:1", 2, 1)),
-        (("auto", None, None), {}, Place("auto")),
-        ((None, None, None), SLURM, Place("auto")),
+        (("h:1", 2, 1), {}, ProcessInfo("h:1", 2, 1)),
+        ((None, None, 1), {"TVCONV_JAX_COORDINATOR": "h:1", "TVCONV_JAX_PROCESSES": "2"}, ProcessInfo("h:1", 2, 1)),
+        (("auto", None, None), {}, ProcessInfo("auto")),
+        ((None, None, None), SLURM, ProcessInfo("auto")),
         ((None, 1, None), SLURM, None),  # tasks of a sweep, each a run of its own
         ((None, None, None), SLURM | {"SLURM_NTASKS": "1"}, None),
         ((None, None, None), {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, None),  # a batch script, not under srun
-        ((None, None, None), {"TPU_WORKER_HOSTNAMES": "a,b"}, Place("auto")),
+        ((None, None, None), {"TPU_WORKER_HOSTNAMES": "a,b"}, ProcessInfo("auto")),
         ((None, None, None), {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
     ],
 )
 def test_the_place_comes_from_flags_environment_or_cluster(flags, environment, expected):
-    assert find_place(*flags, environment) == expected
+    assert find_process(*flags, environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_the_place_comes_from_flags_environment_or_cluster(flags, environment, e
 )
 def test_a_place_that_cannot_be_is_one_line(flags, environment, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        find_place(*flags, environment)
+        find_process(*flags, environment)
 
 
 def test_a_process_that_nobody_meets_ends_with_one_line():
-    code = "from tvconv_jax.training.distributed import Place, connect; connect(Place('127.0.0.1:9', 2, 1), timeout=1)"
+    code = "from tvconv_jax.training.distributed import *; connect(ProcessInfo('127.0.0.1:9', 2, 1), timeout=1)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "error: process 1 of 2 at 127.0.0.1:9: not all processes met within 1 s" in done.stderr

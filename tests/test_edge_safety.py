@@ -202,6 +202,6 @@ def test_a_model_that_names_other_files_is_refused(tmp_path, location, capsys):
 
 def test_images_that_unpack_to_more_than_memory_are_refused(tmp_path, monkeypatch, capsys):
     path = write_onnx(tmp_path)
-    monkeypatch.setattr(benchmark, "MOST_BYTES", 1000)
+    monkeypatch.setattr(benchmark, "MAX_BYTES", 1000)
     code, line = failure(capsys, path, "--check-only")
     assert code == 2 and "check.npz is truncated" in line

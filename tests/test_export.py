@@ -37,7 +37,7 @@ from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 TOLERANCE = 1e-4  # relative; float32 through 60 layers of random weights, in another order
 SMALL = {"depth": 0.5, "hidden_channels": 4, "hidden_layers": 0}  # what is left has every kind of block
@@ -266,10 +266,10 @@ def test_full_rank_is_exact_and_less_is_the_best_approximation():
         lost = np.square(field(lower) - weights).sum((0, 1, 2)) / np.square(weights).sum((0, 1, 2))
         np.testing.assert_allclose(1 - kept, lost, atol=1e-5)
         matrix = weights[..., 0].reshape(20, 9)
-        centred = (
+        centered = (
             matrix - matrix.mean(0) if rank > 1 else matrix
         )  # the best flat through points goes through their mean
-        values = np.square(np.linalg.svd(centred, compute_uv=False))[rank - (rank > 1) :]
+        values = np.square(np.linalg.svd(centered, compute_uv=False))[rank - (rank > 1) :]
         np.testing.assert_allclose(lost[0], values.sum() / np.square(matrix).sum(), rtol=1e-4)
 
 

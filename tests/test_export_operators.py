@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_operators import CASES, all_shapes, make, randomised
+from test_operators import CASES, all_shapes, make, randomized
 
 from tvconv_jax import DepthwiseConv, create_model
 from tvconv_jax.export import artifacts, fold
@@ -16,9 +16,9 @@ from tvconv_jax.models import mobilenetv2
 from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
-TOLERANCE = 1e-4  # of normalised embeddings: what an artifact is refused for
+TOLERANCE = 1e-4  # of normalized embeddings: what an artifact is refused for
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 0, "use_bias": True}
 # Stage 1 has no expansion; the second block of stage 2 has a shortcut.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2))
@@ -60,7 +60,7 @@ LAYERS = [(name, strides) for name in DYNAMIC for strides in (1, 2) if (name, st
 def test_one_layer_in_every_lowering(name, strides):
     """On an odd grid, with everything that an operator can have."""
     module, x = make(name, strides), drawn((3, 5, 4, 8))
-    variables = randomised(all_shapes(module, x))
+    variables = randomized(all_shapes(module, x))
     expected = np.asarray(jax.jit(module.apply)(variables, x))
     folding = fold.Folding(module, {collection: {"layer": tree} for collection, tree in variables.items()}, 0)
     folding.graph.shapes[0] = x.shape[1:]
@@ -114,7 +114,7 @@ def test_mlp_mixer():
 
 def test_other_formats_say_what_they_hold():
     graph, module = Graph(8), make("involution")
-    variables = randomised(all_shapes(module, drawn((1, 8, 8, 3))))
+    variables = randomized(all_shapes(module, drawn((1, 8, 8, 3))))
     folding = fold.Folding(None, {collection: {"layer": tree} for collection, tree in variables.items()}, 8)
     folding.module(0, module, "layer")
     artifacts.check_formats(folding.graph, ["onnx"])

@@ -20,7 +20,7 @@ from tvconv_jax.tasks.frontal import random_crops
 from tvconv_jax.tasks.run import restore_best
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 def profile(seed):

@@ -20,15 +20,15 @@ COUNTS = {1: (3, 2), 2: (5, 2), 3: (2, 1), 4: (2, 3)}
 
 @pytest.fixture
 def dofe(tmp_path):
-    """A folder in the DoFE layout; pictures of domain d are grey, 10 d + their number."""
+    """A folder in the DoFE layout; pictures of domain d are gray, 10 d + their number."""
     root = tmp_path / "fundus"
     for domain, counts in COUNTS.items():
         for phase, count in zip(PHASES, counts, strict=True):
             for i in range(count):
                 mask = np.full((20, 20), BACKGROUND, np.uint8)
                 mask[4:16, 4:16], mask[8:12, 8:12] = RIM, CUP
-                grey = np.full((20, 20, 3), 10 * domain + i, np.uint8)
-                for kind, array in (("image", grey), ("mask", mask)):
+                gray = np.full((20, 20, 3), 10 * domain + i, np.uint8)
+                for kind, array in (("image", gray), ("mask", mask)):
                     path = root / f"Domain{domain}" / phase / "ROIs" / kind / f"g{i:04d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(array).save(path)
@@ -173,7 +173,7 @@ def test_the_drawn_set_is_the_same_every_time_and_differs_between_clinics(tmp_pa
     np.testing.assert_array_equal(image, again)
     means = [np.mean([pixels(data.train[d][i])[0].mean((0, 1)) for i in range(6)], axis=0) for d in DOMAINS]
     distances = [np.linalg.norm(a - b) for i, a in enumerate(means) for b in means[:i]]
-    assert min(distances) > 10  # grey levels
+    assert min(distances) > 10  # gray levels
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -56,7 +56,7 @@ def warnings(report):
 def test_a_clean_set(faces, capsys):
     report = inspect(capsys, faces)
     assert "6 with 5 to 5 pictures, median 5; 0 with fewer than two" in report
-    assert "30, of which 0 cannot be read" in report and "112x112: 30" in report and "30, grey 0" in report
+    assert "30, of which 0 cannot be read" in report and "112x112: 30" in report and "30, gray 0" in report
     assert "has them in 100.0%" in report and not warnings(report)
 
 
@@ -157,9 +157,9 @@ def test_numbers_and_names_are_looked_at_first(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_grey_is_grey():
-    grey = np.asarray(Image.fromarray(drawn(0)).convert("L").convert("RGB"))
-    assert look(jpeg(grey)).grey and not look(jpeg(grey)).swapped and not look(jpeg(drawn(0))).grey
+def test_gray_is_gray():
+    gray = np.asarray(Image.fromarray(drawn(0)).convert("L").convert("RGB"))
+    assert look(jpeg(gray)).gray and not look(jpeg(gray)).swapped and not look(jpeg(drawn(0))).gray
 
 
 def test_similarity_by_hand():

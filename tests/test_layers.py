@@ -14,9 +14,9 @@ from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.models.deeplabv3plus import DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import MobileNetV2
 from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.ops import unfold as neighbours
+from tvconv_jax.ops import unfold as unfold
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
 
@@ -116,14 +116,14 @@ def test_edge_padding_starts_as_a_depthwise_convolution_and_zeros_only_inside():
             assert jnp.abs(weights[0, 0] - weights[8, 8]).max() > 1e-2
 
 
-def test_neighbours_by_gather_are_the_slices_and_so_are_their_gradients():
+def test_neighbors_by_gather_are_the_slices_and_so_are_their_gradients():
     padded = jax.random.normal(jax.random.key(0), (6, 5, 3))
     weights = jax.random.normal(jax.random.key(1), (12, 27))
-    sliced = functools.partial(neighbours._sliced, grid=(4, 3))
-    assert jnp.array_equal(sliced(padded), neighbours._gathered(padded, grid=(4, 3)))
+    sliced = functools.partial(unfold._sliced, grid=(4, 3))
+    assert jnp.array_equal(sliced(padded), unfold._gathered(padded, grid=(4, 3)))
     by_autodiff, own = (
         jax.grad(lambda x, of=of: jnp.sum(of(x) * weights))(padded)
-        for of in (sliced, lambda x: neighbours.neighbours(x, (4, 3)))
+        for of in (sliced, lambda x: unfold.unfold(x, (4, 3)))
     )
     assert jnp.abs(by_autodiff - own).max() < 1e-5
 

@@ -11,7 +11,7 @@ import torch
 
 from tvconv_jax.losses import am_softmax, am_softmax_logits
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 def batch(seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:

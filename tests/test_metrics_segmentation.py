@@ -30,7 +30,7 @@ def test_by_hand():
     assert dice(pred, pred) == 1 and hd95(pred, pred) == asd(pred, pred) == 0
 
 
-def test_an_outline_is_what_has_a_neighbour_outside_and_diagonals_do_not_count():
+def test_an_outline_is_what_has_a_neighbor_outside_and_diagonals_do_not_count():
     ring, full = mask("####", "#..#", "#..#", "####"), np.ones((4, 4), bool)
     assert hd95(ring, full) == 0 and asd(full, ring) == 0  # the picture's border counts as outside
 

@@ -15,7 +15,7 @@ from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.metrics.complexity import PAPER_MMACS, count
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 GOLDENS = ["mobilenetv2_w0.1_tvconv", "mobilenetv2_w0.5_depthwise", "shufflenetv2_w0.5_tvconv"]
 

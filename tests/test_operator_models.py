@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from naive_operators import dense
-from test_operators import CASES, SMALL, inputs, randomised
+from test_operators import CASES, SMALL, inputs, randomized
 
 from tvconv_jax import create_model, list_models
 from tvconv_jax.metrics.complexity import count
@@ -110,7 +110,7 @@ def test_mixer_equals_its_equations():
     statistics = jax.tree_util.tree_map_with_path(
         lambda path, leaf: np.full(leaf.shape, path[-1].key == "var", np.float32), variables["batch_stats"]
     )
-    variables = {"params": randomised(variables["params"], 0.1), "batch_stats": statistics}
+    variables = {"params": randomized(variables["params"], 0.1), "batch_stats": statistics}
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     x = np.asarray(images, np.float64)
     patches = [x[:, i : i + 2, j : j + 2].reshape(2, 12) for i in (0, 2) for j in (0, 2, 4)]

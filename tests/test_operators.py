@@ -28,7 +28,7 @@ from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.nn.operators.weightnet import WeightNet
 from tvconv_jax.ops.tv_conv import output_grid
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 1}
 # Fields that make 8 channels enough: two experts, two heads, two groups, four hidden channels.
@@ -60,8 +60,8 @@ def make(name, strides=1, **fields):
     return layer(**{**({"strides": strides} if name != "dyconv_pw" else {}), **own, **fields})
 
 
-def randomised(tree, scale=0.5):
-    """A random number for every leaf, 1 more for the scales, so that none is like its neighbour; variances above 1."""
+def randomized(tree, scale=0.5):
+    """A random number for every leaf, 1 more for the scales, so that none is like its neighbor; variances above 1."""
     random = np.random.default_rng(3)
 
     def draw(path, leaf):
@@ -89,7 +89,7 @@ def tree_of(variables):
 def run(name, strides):
     """The operator with random variables: them, its output and gradients, and how often it was traced."""
     module, x, traces = make(name, strides), inputs(), []
-    variables = randomised(all_shapes(module))
+    variables = randomized(all_shapes(module))
 
     @jax.jit
     def step(variables, x):
@@ -118,7 +118,7 @@ def test_equals_naive_loops(name, strides):
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("name", ["involution", "axial"])
 def test_norms_take_the_batchs_statistics_while_training(name, strides):
-    module, variables = make(name, strides), randomised(all_shapes(make(name, strides)), scale=0.2)
+    module, variables = make(name, strides), randomized(all_shapes(make(name, strides)), scale=0.2)
     train = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
     y, updates = train(variables, inputs())
     params = tree_of({"params": variables["params"]})
@@ -173,7 +173,7 @@ def test_dynamic_convolution_and_its_gradients_are_autodiffs(shapes, strides):
 def test_a_grid_of_one_pixel_has_gradients_too():
     """There, kernels per pixel look like kernels per image."""
     module, x = make("involution"), inputs((2, 1, 1, 8))
-    params = randomised(shapes(module, x))
+    params = randomized(shapes(module, x))
     grads = jax.jit(jax.grad(lambda params: jnp.sum(apply(module, params, x) ** 2)))(params)
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
     taps = np.abs(grads["span"]["bias"].reshape(9, 2)).sum(1)
@@ -207,12 +207,12 @@ def equal_experts(params):
 
 def test_equal_experts_are_one_depthwise_convolution():
     module = make("dyconv_dw", use_bias=False)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["experts"] = equal_experts(params["experts"])
     plain = depthwise(params["experts"]["kernel"][0])
     np.testing.assert_allclose(apply(module, params), plain, atol=1e-5)
     module = make("condconv", use_bias=False)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["experts"] = equal_experts(params["experts"])
     routes = sigmoid(np.asarray(inputs().mean((1, 2)) @ params["routing"]["kernel"]) + params["routing"]["bias"][None])
     plain = depthwise(params["experts"]["kernel"][0])
@@ -221,10 +221,10 @@ def test_equal_experts_are_one_depthwise_convolution():
 
 def test_one_expert_is_the_plain_convolution():
     module = make("dyconv_dw", experts=1, use_bias=False)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     np.testing.assert_allclose(apply(module, params), depthwise(params["experts"]["kernel"]), atol=1e-5)
     module = make("condconv", experts=1, use_bias=False)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["routing"]["bias"] = jnp.full((1,), 50.0)  # its sigmoid is 1
     np.testing.assert_allclose(apply(module, params), depthwise(params["experts"]["kernel"]), atol=1e-5)
 
@@ -232,7 +232,7 @@ def test_one_expert_is_the_plain_convolution():
 @pytest.mark.parametrize("experts", [1, 3])
 def test_equal_or_single_pointwise_experts_are_the_plain_1x1_convolution(experts):
     module = make("dyconv_pw", experts=experts)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["kernel"] = equal_experts({"kernel": params["kernel"]})["kernel"]
     plain = apply(Pointwise(5), {"kernel": params["kernel"][0]})
     np.testing.assert_allclose(apply(module, params), plain, atol=1e-5)
@@ -240,7 +240,7 @@ def test_equal_or_single_pointwise_experts_are_the_plain_1x1_convolution(experts
 
 def test_constant_activations_make_weightnet_depthwise():
     module = make("weightnet", inputs=1, use_bias=False)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["activate"]["kernel"] = jnp.zeros((16, 8))
     kernel = params["kernel"].reshape(9, 8) * jax.nn.sigmoid(params["activate"]["bias"])[None]
     np.testing.assert_allclose(apply(module, params), depthwise(kernel), atol=1e-5)
@@ -249,7 +249,7 @@ def test_constant_activations_make_weightnet_depthwise():
 @pytest.mark.parametrize("strides", [1, 2])
 def test_constant_kernels_make_involution_depthwise(strides):
     module = make("involution", strides)
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["span"]["kernel"] = jnp.zeros((4, 18))
     kernel = jnp.repeat(params["span"]["bias"].reshape(9, 2), 4, axis=1)
     np.testing.assert_allclose(apply(module, params), depthwise(kernel, strides=strides), atol=1e-5)
@@ -257,7 +257,7 @@ def test_constant_kernels_make_involution_depthwise(strides):
 
 def test_constant_filters_make_ddf_depthwise():
     module = make("ddf")
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["pixels"]["kernel"], params["channels"]["kernel"] = jnp.zeros((8, 9)), jnp.zeros((4, 72))
     pixel, channel = np.asarray(params["pixels"]["bias"]), np.asarray(params["channels"]["bias"]).reshape(9, 8)
     norm = lambda taps: (taps - taps.mean(0)) / taps.std(0, ddof=1)  # noqa: E731
@@ -274,17 +274,17 @@ def test_equal_taps_have_a_finite_gradient_in_ddf():
 
 def test_zero_queries_give_the_mean_of_the_window():
     module = make("sasa")
-    params = randomised(shapes(module))
+    params = randomized(shapes(module))
     params["query"] = jnp.zeros((2, 4, 4))
     values = jnp.einsum("nhwmd,mde->nhwme", inputs().reshape(2, 5, 4, 2, 4), params["value"]).reshape(SHAPE)
     ones = jnp.ones((9, 8))
-    mean = depthwise(ones, values) / depthwise(ones, jnp.ones(SHAPE))  # neighbours that there are
+    mean = depthwise(ones, values) / depthwise(ones, jnp.ones(SHAPE))  # neighbors that there are
     np.testing.assert_allclose(apply(module, params), mean, atol=1e-5)
 
 
 def test_zero_queries_give_the_mean_of_column_and_row():
     module, expected = make("axial"), inputs()
-    params, first = randomised(shapes(module)), started(module)
+    params, first = randomized(shapes(module)), started(module)
     for axis, name in ((1, "along_h"), (2, "along_w")):
         kernel = jnp.asarray(params[name]["project"]["kernel"]).reshape(8, 2, 8)  # a head's 2 queries, 2 keys, 4 values
         params[name] |= {norm: first[name][norm] for norm in ("norm_project", "norm_logits", "norm_out")}
@@ -301,7 +301,7 @@ def test_locally_connected_is_tv_conv_and_starts_as_depthwise(strides):
     params = started(module)
     plain = depthwise(params["weights"][0, 0], strides=strides)
     np.testing.assert_allclose(apply(module, params), plain, atol=1e-6)
-    params = randomised(params)
+    params = randomized(params)
     expected = tv_conv(inputs(), params["weights"], strides=strides)
     np.testing.assert_allclose(apply(module, params), expected, atol=1e-6)  # jitted and not
 
@@ -311,14 +311,14 @@ def test_linear_tvconv_starts_as_depthwise_and_its_rank_is_its_maps():
     params = started(module)
     kernel = params["weights_linear"].sum(0)  # maps of 1
     np.testing.assert_allclose(apply(module, params), depthwise(kernel), atol=1e-6)
-    weights = freeze(module, {"params": randomised(params)})["frozen"]["weights"]
+    weights = freeze(module, {"params": randomized(params)})["frozen"]["weights"]
     assert np.linalg.matrix_rank(weights.reshape(20, -1), tol=1e-4) == 2
 
 
 @pytest.mark.parametrize("strides", [1, 2])
 def test_lowrank_of_rank_nine_can_be_any_tvconv(strides):
     tvconv = TVConv(strides=strides, **SMALL)
-    weights = freeze(tvconv, {"params": randomised(shapes(tvconv))})["frozen"]["weights"]
+    weights = freeze(tvconv, {"params": randomized(shapes(tvconv))})["frozen"]["weights"]
     one_hot = jnp.broadcast_to(jnp.eye(9)[:, :, None], (9, 9, 8)).reshape(9, 3, 3, 1, 8)  # kernel r is tap r alone
     variables = {"params": {"kernel": one_hot}, "frozen": {"gains": weights}}
     y = TVConvLowrank(strides=strides, rank=9).apply(variables, inputs())
@@ -336,7 +336,7 @@ def test_dynamic_tvconv_with_constant_maps_is_tvconv():
     module, tvconv = make("tvconv_dynamic", 2, use_bias=False), TVConv(strides=2, **SMALL)
     params = started(module)
     assert not params["maps"]["kernel"].any()  # so it starts as TVConv
-    generator = randomised(params["kernels_generator"])
+    generator = randomized(params["kernels_generator"])
     for constants in ([1.0, 1.0], [0.3, -2.0]):
         params = {"maps": {**params["maps"], "bias": jnp.array(constants)}, "kernels_generator": generator}
         affinity = jnp.broadcast_to(jnp.array(constants)[None, None], (3, 2, 2))

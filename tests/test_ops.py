@@ -13,7 +13,7 @@ from tvconv_jax import depthwise_conv, tv_conv
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.ops.tv_conv import output_grid
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 GRIDS = [(7, 6), (1, 5)]
 
@@ -44,9 +44,9 @@ def value_and_gradients(x, weights, strides, implementation):
 def test_every_pixel_has_its_own_kernel():
     x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     weights = jnp.zeros((2, 2, 9, 1))
-    weights = weights.at[0, 0, 4, 0].set(10.0)  # centre: 10 * 1
-    weights = weights.at[0, 1, 3, 0].set(10.0)  # left neighbour: 10 * 1
-    weights = weights.at[1, 0, 1, 0].set(10.0)  # upper neighbour: 10 * 1
+    weights = weights.at[0, 0, 4, 0].set(10.0)  # center: 10 * 1
+    weights = weights.at[0, 1, 3, 0].set(10.0)  # left neighbor: 10 * 1
+    weights = weights.at[1, 0, 1, 0].set(10.0)  # upper neighbor: 10 * 1
     weights = weights.at[1, 1, 0, 0].set(10.0).at[1, 1, 8, 0].set(7.0)  # upper left: 10 * 1; lower right: padding
     np.testing.assert_array_equal(tv_conv(x, weights)[0, :, :, 0], [[10.0, 10.0], [10.0, 10.0]])
 

@@ -90,7 +90,7 @@ def test_bytes_of_shapes():
 
 
 def test_generators_are_counted_as_their_products():
-    # 24 x 24 positions of 3 channels: 4 maps to 8, 8 to 8, 8 to 9 taps of 3 channels, each over 3 x 3 neighbours.
+    # 24 x 24 positions of 3 channels: 4 maps to 8, 8 to 8, 8 to 9 taps of 3 channels, each over 3 x 3 neighbors.
     assert generator_macs(TVConv(hidden_channels=8, hidden_layers=1), 24) == 24 * 24 * 9 * (4 * 8 + 8 * 8 + 8 * 27)
     assert generator_macs(DepthwiseConv(), 24) == 0
 
@@ -131,7 +131,7 @@ def test_the_slowest_bounds_images_per_second():
 
 
 def test_a_plan_that_does_not_fit_says_what_to_do():
-    assert "80 GB; most of it are parameters and optimiser: cut the head" in warning(example(parameter_bytes=10**11))
+    assert "80 GB; most of it are parameters and optimizer: cut the head" in warning(example(parameter_bytes=10**11))
     assert "a smaller data.batch_size" in warning(example(activation_bytes=10**11))
     assert not example(activation_bytes=10**11).fits
 

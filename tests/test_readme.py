@@ -8,7 +8,7 @@ import pytest
 
 from tvconv_jax import list_models
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 ROOT = Path(__file__).parent.parent
 SITE = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]

@@ -24,7 +24,7 @@ from tvconv_jax.report.face import worst
 from tvconv_jax.report.html import Html, table, tag
 from tvconv_jax.report.images import map_strip
 from tvconv_jax.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
-from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.report_data import ReportData
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.report.sweep import Cells, Entry, write_sweep_report
 from tvconv_jax.tasks.configs import face_config
@@ -61,7 +61,7 @@ def faces_run(workdir, source="folder", **changes):
     same = {name: np.arange(40) % 2 == 0 for name in names}
     cosines = {name: np.clip(random.normal(0.2 + 0.4 * same[name], 0.2), -1, 1) for name in names}
     affinity = {"block_1/conv": random.normal(1, 0.1, (12, 12, 4)), "block_2/conv": random.normal(1, 0.1, (3, 3, 8))}
-    found = Evidence(np.array([[0, 0.1], [50, 0.01]]), affinity, cosines, same)
+    found = ReportData(np.array([[0, 0.1], [50, 0.01]]), affinity, cosines, same)
     verification = {n: {"accuracy": 0.8, "std": 0.1, "threshold": 0.4, "tar": 0.25} for n in names}
     results = {
         "step": 60,
@@ -173,7 +173,7 @@ def test_whatever_is_no_markup_is_escaped():
         assert "<script" not in made and "&lt;script&gt;" in made
 
 
-def test_maps_are_grey_over_all_of_a_layer():
+def test_maps_are_gray_over_all_of_a_layer():
     maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 3.0), np.full((2, 2), 2.0)], axis=-1)
     pixels = np.asarray(map_strip(maps, side=4, columns=2))
     assert pixels.shape == (11, 11, 2)  # two by two maps of four pixels, three between them
@@ -307,7 +307,7 @@ def test_a_browser_finds_nothing_wrong(reports, dark):
             assert one["wide"] <= 0, f"{page} scrolls sideways by {one['wide']} pixels at {width}"
             text, back = one["body"]
             assert (contrast(back, "rgb(0, 0, 0)") < 2) == dark
-            assert min(contrast(colour, back) for colour in (text, one["soft"], one["link"])) >= 4.5  # WCAG AA
+            assert min(contrast(color, back) for color in (text, one["soft"], one["link"])) >= 4.5  # WCAG AA
             assert one["landmarks"] == [1, 1, 1, 1] and one["targets"] == 0 and one["tables"] == 0
             assert one["skip"] == [True, True, "solid", 1]  # first, seen when focused, with a frame, leads somewhere
             levels = one["headings"]

@@ -22,7 +22,7 @@ from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 MODEL = create_model("mobilenetv2", width=0.1, stages=(1,), affinity_channels=1, hidden_channels=4, hidden_layers=0)
 OTHER = create_model("mobilenetv2", width=0.1, operator="depthwise")

@@ -1,4 +1,4 @@
-"""Precision, accumulation, rematerialisation, batch norm in groups, and how the rate follows the batch; one device."""
+"""Precision, accumulation, rematerialization, batch norm in groups, and how the rate follows the batch; one device."""
 
 import json
 
@@ -23,7 +23,7 @@ from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("barely_optimised")
+pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 ONE = make_mesh(devices=jax.devices()[:1])
 
@@ -70,7 +70,7 @@ def gradient_of(name, fields, dtype="float32"):
 
 
 @pytest.mark.parametrize(("name", "fields"), MODELS)
-def test_models_multiply_in_bfloat16_and_normalise_in_float32(name, fields):
+def test_models_multiply_in_bfloat16_and_normalize_in_float32(name, fields):
     traced = gradient_of(name, fields, "bfloat16")
     assert {aval.dtype for aval in traced.out_avals} == {jnp.dtype("float32")}  # of the gradients
     found = {(e.primitive.name, str(e.invars[0].aval.dtype)) for e in equations(traced.jaxpr) if e.invars}

@@ -166,7 +166,7 @@ def test_a_log_on_a_full_disk_is_one_line_too(tmp_path, full_disk):
 HOLD = """
 import sys, time
 from pathlib import Path
-from tvconv_jax.training.storage import locked
+from tvconv_jax.utils.storage import locked
 with locked(Path(sys.argv[1]), print):
     print("locked", flush=True)
     time.sleep(100)
@@ -273,7 +273,7 @@ def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path):
 
 UP = """
 import signal, time
-from tvconv_jax import command
+from tvconv_jax.tasks import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell made of it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Short sleeps: a signal that another thread is given ends no long one.

@@ -1,4 +1,4 @@
-"""Optimiser, checkpoints and the loop, on a model of two numbers."""
+"""Optimizer, checkpoints and the loop, on a model of two numbers."""
 
 import json
 import os

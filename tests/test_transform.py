@@ -39,7 +39,7 @@ def test_a_quarter_turn_a_move_a_shear_and_a_scale_by_hand(image):
     expected[:7, 2:] = image[1:, :6]  # two to the right, one up; black where nothing was
     np.testing.assert_array_equal(moved, expected)
     leaning = transform(image, Strengths(shear=45.0), np.array([0, 1.0, 0, 0, 0]))
-    # The row half a pixel below the centre moves by half a pixel: the mean of two neighbours.
+    # The row half a pixel below the center moves by half a pixel: the mean of two neighbors.
     np.testing.assert_allclose(leaning[4, 1:], (image[4, 1:].astype(float) + image[4, :-1]) / 2, atol=CUT)
     half = transform(image, Strengths(scale=0.5), np.array([0, 0, -1.0, 0, 0]))
     blocks = image.reshape(4, 2, 4, 2, 3).mean((1, 3))

@@ -15,7 +15,7 @@ from tvconv_jax.data.pipeline import eval_batches, train_batches
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.tasks.face_head import init_class_weights, make_head
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.training import distributed, loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
@@ -55,14 +55,14 @@ def train(workdir, *, total, stop_at=0, model=1):
     head = make_head(mesh, classes=CLASSES, margin=0.35, scale=8.0)
 
     def loss(params, batch_stats, batch, _):
-        variables, images = {"params": params["model"], "batch_stats": batch_stats}, normalise(batch["image"])
+        variables, images = {"params": params["model"], "batch_stats": batch_stats}, normalize(batch["image"])
         embeddings, updates = layers.apply(variables, images, train=True, mutable=["batch_stats"])
         return jnp.mean(head(embeddings, params["class_weights"], batch["label"])[0]), (updates["batch_stats"], {})
 
     @jax.jit
     def embed(state, images):
         variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
-        return layers.apply(variables, normalise(images), train=False).sum(1)
+        return layers.apply(variables, normalize(images), train=False).sum(1)
 
     def evaluate(state):
         if int(state.step) == stop_at and jax.process_index() == jax.process_count() - 1:
@@ -88,7 +88,7 @@ def train(workdir, *, total, stop_at=0, model=1):
 
 
 if __name__ == "__main__":
-    with distributed.connected(distributed.find_place(None, None, None, os.environ)):
+    with distributed.connected(distributed.find_process(None, None, None, os.environ)):
         total, stop_at, model = map(int, sys.argv[2:])
         said = train(Path(sys.argv[1]), total=total, stop_at=stop_at, model=model)
     print(f"process of {jax.process_count()}: {said}")

@@ -38,7 +38,7 @@ def sharded_am_softmax(
         scale: The inverse temperature.
 
     Returns:
-        ``(losses, recognised)``: ``[n]`` float32, not averaged, and ``[n]`` bool, whether the largest logit (the first
+        ``(losses, recognized)``: ``[n]`` float32, not averaged, and ``[n]`` bool, whether the largest logit (the first
         of them) is the target's, margin included. Both are cut along ``data``.
 
     Raises:

@@ -52,12 +52,12 @@ def main(_: Sequence[str]) -> None:
     if MODE.value != "plan" or WORKDIR.value:
         # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
         how = [f"eval.{key}" for key in config.eval if key != "select"] if MODE.value == "eval" else []
-        command.check_workdir(config, workdir, apart_from=how)
+        command.check_workdir(config, workdir, ignore=how)
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
         _plan(config)
         return
-    place = distributed.find_place(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
+    place = distributed.find_process(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
     with distributed.connected(place), reporter.doing("still at work"):
         if MODE.value == "eval":
             task.evaluate(config, workdir)

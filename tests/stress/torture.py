@@ -26,8 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.training import checksums, steps
-from tvconv_jax.utils.cli import Parser, integer, output_folder
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, integer, output_folder
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.tether import tethered
 

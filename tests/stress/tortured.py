@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.FATAL)
     command.keep_compiled_programs(cache_dir())
     try:
-        with distributed.connected(distributed.find_place(None, None, None, os.environ)):
+        with distributed.connected(distributed.find_process(None, None, None, os.environ)):
             job = Tortured(steps=options.steps, model_axis=options.model_axis, trace=options.trace, pause=options.pause)
             run(job, options.workdir)
     except Interrupted as error:

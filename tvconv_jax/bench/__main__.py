@@ -32,9 +32,9 @@ from tvconv_jax.edge import benchmark
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 from tvconv_jax.nn.checks import FIELDS
 from tvconv_jax.tasks.forward import PRECISIONS
-from tvconv_jax.utils.cli import Parser, image_size, integer, number, output_file
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, number, output_file
 from tvconv_jax.utils.environment import cores, processor
-from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 from tvconv_jax.utils.tether import tethered
@@ -158,7 +158,7 @@ def _first_losses(ours: bench_ours.Trainer, result: dict[str, Any]) -> tuple[Cal
 
 
 def _first_losses_of_twin(twin: ModuleType, theirs: Any, result: dict[str, Any]) -> tuple[Call, Wait]:
-    first = float(theirs.step())  # compiles, if the twin is compiled, and makes what the optimiser keeps
+    first = float(theirs.step())  # compiles, if the twin is compiled, and makes what the optimizer keeps
     second, result["twin_memory_bytes"] = twin.peak_memory(theirs.step)
     result["twin_losses"] = [first, second]
     return theirs.step, twin.wait

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tvconv_jax.utils.errors import UserError
 
 
-class Kind(NamedTuple):
+class DeviceSpec(NamedTuple):
     """A kind of device.
 
     Attributes:
@@ -35,37 +35,37 @@ GB = 1e9
 CLOUD = "https://docs.cloud.google.com/tpu/docs"
 
 # TPUs multiply float32 as bfloat16 by default (jax.lax.Precision.DEFAULT), NVIDIA's as TF32. Links: half of what is
-# stated for both ways. Beyond a pod: its data centre network shared by its chips. Beyond a DGX: a 400 Gb/s (H100) or
+# stated for both ways. Beyond a pod: its data center network shared by its chips. Beyond a DGX: a 400 Gb/s (H100) or
 # 200 Gb/s (A100) adapter a GPU. Peaks of NVIDIA are those without sparsity, half of what is printed large.
 KINDS = {
-    "tpu-v5e": Kind(
+    "tpu-v5e": DeviceSpec(
         "TPU v5e chip", 197e12, 197e12, 16 * GB, 819 * GB, 256, 200 * GB, 6.4e12 / 8 / 256, f"{CLOUD}/v5e"
     ),
     # No figure of the network beyond its 8,960 chips is stated: as for v5e.
-    "tpu-v5p": Kind(
+    "tpu-v5p": DeviceSpec(
         "TPU v5p chip", 459e12, 459e12, 95 * GB, 2765 * GB, 8960, 600 * GB, 6.4e12 / 8 / 256, f"{CLOUD}/v5p"
     ),
-    "tpu-v6e": Kind(
+    "tpu-v6e": DeviceSpec(
         "TPU v6e chip", 918e12, 918e12, 32 * GB, 1638 * GB, 256, 400 * GB, 25.6e12 / 8 / 256, f"{CLOUD}/v6e"
     ),
-    "h100": Kind(
+    "h100": DeviceSpec(
         "NVIDIA H100 SXM, 80 GB", 989e12, 494e12, 80 * GB, 3350 * GB, 8, 450 * GB, 50 * GB,
         "https://www.nvidia.com/en-us/data-center/h100/, https://docs.nvidia.com/dgx/dgxh100-user-guide/",
     ),
-    "a100": Kind(
+    "a100": DeviceSpec(
         "NVIDIA A100 SXM, 80 GB", 312e12, 156e12, 80 * GB, 2039 * GB, 8, 300 * GB, 25 * GB,
         "https://www.nvidia.com/en-us/data-center/a100/, https://docs.nvidia.com/dgx/dgxa100-user-guide/",
     ),
     # 96 cores, 2.4 GHz, 32 float32 operations a cycle (two 256-bit fused multiply-adds), twice as many in bfloat16
     # (AVX512_BF16); 12 channels of DDR5-4800; memory as one buys it, 12 x 32 GB; a 200 Gb/s adapter a socket.
-    "cpu": Kind(
+    "cpu": DeviceSpec(
         "AMD EPYC 9654, a socket", 14.7e12, 7.4e12, 384 * GB, 460.8 * GB, 1, 25 * GB, 25 * GB,
         "https://www.amd.com/en/products/processors/server/epyc/4th-generation-9004-and-8004-series/amd-epyc-9654.html",
     ),
 }  # fmt: skip
 
 
-def kind_of(name: str) -> Kind:
+def device_spec(name: str) -> DeviceSpec:
     """The kind with a name.
 
     Raises:

@@ -23,8 +23,8 @@ from tvconv_jax.edge import benchmark
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.low_rank import Rank
 from tvconv_jax.models import mobilenetv2, shufflenetv2
-from tvconv_jax.utils.cli import Parser, image_size, number, output_file
-from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, number, output_file
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 

@@ -35,10 +35,10 @@ from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.tasks.workdir import read_config
-from tvconv_jax.utils.cli import Parser, output_file, path_argument
-from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 
@@ -94,7 +94,7 @@ def of_run(
         for precision in precisions:
             graph = rounded(graphs[rank], precision)
             arrays = arrays_of(graph)
-            accuracy = run.verify(lambda images, f=function, a=arrays: f(a, normalise(jnp.asarray(images)))).mean
+            accuracy = run.verify(lambda images, f=function, a=arrays: f(a, normalize(jnp.asarray(images)))).mean
             size = len(to_safetensors(graph, {}, precision=precision))
             variants.append(Variant(str(workdir), rank, precision, accuracy, size, energy))
             print(f"{workdir}: rank {rank}, {precision}: {accuracy:.2%}, {size / 1e6:.2f} MB", flush=True)
@@ -165,7 +165,7 @@ def _check_runs(workdirs: Sequence[Path]) -> None:
         raise UserError("a workdir is named twice; every run counts once.")
     first = read_config(workdirs[0])
     for workdir in workdirs[1:]:
-        if other := command.differences(read_config(workdir).to_dict(), first, apart_from=("seed", "train.", "eval.")):
+        if other := command.differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
             raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
 
 

@@ -31,8 +31,8 @@ from tvconv_jax.export.exporting import export
 from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command
-from tvconv_jax.utils.cli import Parser, number, output_file, output_folder, path_argument
-from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, number, output_file, output_folder, path_argument
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 

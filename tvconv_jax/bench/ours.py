@@ -26,7 +26,7 @@ from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 
 OPERATORS = {"tvconv": tv_conv, "depthwise": depthwise_conv}
-# The paper's optimiser but for its rate, which speed does not depend on: on noise for images the gradients of an
+# The paper's optimizer but for its rate, which speed does not depend on: on noise for images the gradients of an
 # untrained model are so steep that at 0.1 the rounding of one step becomes another loss at the next, and the first
 # losses of both sides could not be compared.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-7, 0.9, 5e-4

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from tvconv_jax.bench.collectives import Collective, collectives
-from tvconv_jax.bench.device_specs import Kind, kind_of
+from tvconv_jax.bench.device_specs import DeviceSpec, device_spec
 from tvconv_jax.data.faces import FaceData
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.nn.layers import WeightGenerator
@@ -27,7 +27,7 @@ from tvconv_jax.utils.errors import UserError
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
-MOST_IDENTITIES = 10**9  # labels are numbers of 32 bits
+MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
         identities: Columns of the head.
         parameters: Numbers that training changes: of the model, of the head, in all, once.
         parameter_bytes: Of them on a device.
-        optimizer_bytes: What the optimiser keeps.
+        optimizer_bytes: What the optimizer keeps.
         batch_bytes: Pictures and labels, running statistics and the rest that goes in.
         activation_bytes: Temporaries of the program: activations, gradients, what collectives need.
         flops: As XLA counts them in the program.
@@ -52,7 +52,7 @@ class Plan:
         traffic: What collectives there are.
     """
 
-    kind: Kind
+    kind: DeviceSpec
     mesh: dict[str, int]
     batch_size: int
     identities: int
@@ -136,11 +136,11 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
-    chosen = kind_of(kind)
+    chosen = device_spec(kind)
     if config.task != "face":
         raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
-    if not 2 <= identities <= MOST_IDENTITIES:
-        raise UserError(f"--identities={identities} must be 2 at least, and at most {MOST_IDENTITIES}.")
+    if not 2 <= identities <= MAX_IDENTITIES:
+        raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
     data = FaceData(_NoPictures(config.data.batch_size), identities, {}, "", [])
@@ -165,7 +165,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
         activation_bytes=memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        # XLA counts a loop's body once, and the parts of train.accumulate are a loop; the optimiser is outside it.
+        # XLA counts a loop's body once, and the parts of train.accumulate are a loop; the optimizer is outside it.
         flops=parts * float(cost["flops"]),
         counted_flops=counted,
         generator_flops=generator,

@@ -34,7 +34,7 @@ def print_plan(plan: Plan) -> None:
 
 def warning(plan: Plan) -> str:
     """What to do about a step that does not fit."""
-    what, way = "parameters and optimiser", "cut the head over more devices (mesh.model)"
+    what, way = "parameters and optimizer", "cut the head over more devices (mesh.model)"
     if plan.activation_bytes > plan.parameter_bytes + plan.optimizer_bytes:
         what = "activations and other temporaries"
         way = "take more devices, train.accumulate, model.remat, or a smaller data.batch_size"
@@ -51,7 +51,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{sum(plan.parameters.values()):,} ({parameters})"),
         ("parameters, bytes a device", size(plan.parameter_bytes)),
-        ("optimiser", size(plan.optimizer_bytes)),
+        ("optimizer", size(plan.optimizer_bytes)),
         ("batch and running statistics", size(plan.batch_bytes)),
         ("activations and other temporaries", size(plan.activation_bytes)),
         ("memory a device", f"{size(plan.memory)} of {size(plan.kind.memory)}"),

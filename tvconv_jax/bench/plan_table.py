@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.bench.plan_report import size
-from tvconv_jax.utils.cli import Parser, output_file, output_folder
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder
 from tvconv_jax.utils.files import read_json, write_text
 from tvconv_jax.utils.outputs import announce_overwrite
 from tvconv_jax.utils.tether import tethered
@@ -26,7 +25,7 @@ DEVICES = (1, 8, 64, 256)
 CUT = 100_000  # identities from which the head is cut over all devices
 
 # Beside model, identities, devices: what a device holds, and what a step takes.
-HELD = ("data x model", "pictures", "parameters", "parameters + optimiser", "activations, temporaries", "all", "fits")
+HELD = ("data x model", "pictures", "parameters", "parameters + optimizer", "activations, temporaries", "all", "fits")
 TAKEN = (
     "GFLOPs", "of it kernels", "read + written", "sent", "compute, ms", "memory, ms", "links, ms", "images/s expected",
     "at best",
@@ -137,7 +136,7 @@ NOTES = """\
   takes the bytes as they are; *at best* lets the step write and read only once what it holds, as perfect fusion would.
 - Both let compute, memory and links hide behind the slowest of them, at peak rates. Latency is left out: a step has
   over a hundred small all-reduces, two for each batch norm, and on many devices a real step waits for these.
-- Peak FLOP/s are those of matrix units. Per-pixel kernels, batch norms and the optimiser run on vector units, and the
+- Peak FLOP/s are those of matrix units. Per-pixel kernels, batch norms and the optimizer run on vector units, and the
   head's product takes several passes in float32.
 - *Of it kernels*: TVConv's generators run once a step on every device, however few pictures it has. 512 pictures on 256
   devices are two each: then most products make kernels, on every device the same ones, and 256 devices are 1.2 to 1.6

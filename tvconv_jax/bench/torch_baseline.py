@@ -187,7 +187,7 @@ class Trainer:
     Args:
         operator: ``"tvconv"`` or ``"depthwise"``.
         class_weights: ``[embedding_size, classes]``.
-        batch: ``image`` uint8 ``[n, side, side, 3]`` and ``label`` ``[n]``. The images are normalised and laid out
+        batch: ``image`` uint8 ``[n, side, side, 3]`` and ``label`` ``[n]``. The images are normalized and laid out
             once, before any clock runs.
         width: MobileNetV2's.
         depth: MobileNetV2's.

@@ -12,7 +12,7 @@ from tvconv_jax.models.shufflenetv2 import ShuffleNetV2
 from tvconv_jax.nn.layers import DepthwiseConv, TVConv
 
 # What may be set of a layer or model that has a counterpart; every other field must be as it is by default, where the
-# reference has nothing else. An initialiser or remat changes no weight, and both implementations are equal.
+# reference has nothing else. An initializer or remat changes no weight, and both implementations are equal.
 COUNTERPARTS: dict[type[nn.Module], tuple[str, ...]] = {
     TVConv: (
         *("kernel_size", "strides", "affinity_channels", "hidden_channels", "hidden_layers", "use_bias"),

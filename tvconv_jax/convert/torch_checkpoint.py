@@ -111,7 +111,7 @@ def _state_dict(value: Any) -> dict[str, Any]:
 
 
 def _states(value: dict[Any, Any], keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every dictionary of names and tensors, the innermost ones, with the keys that lead there; not of optimisers."""
+    """Every dictionary of names and tensors, the innermost ones, with the keys that lead there; not of optimizers."""
     names = [key for key in value if isinstance(key, str)]
     found = False
     for key in names if len(keys) < _DEEPEST else ():

@@ -2,7 +2,7 @@
 
 A file is a pickle of nested values and the raw numbers of tensors: a zip of both since PyTorch 1.6, one behind the
 other before. The unpickler here is Python's own, written in Python. It finds names by ``find_class`` alone, which knows
-tensors and gives an empty stand-in for all else: Lightning keeps arguments, callbacks and optimisers beside the
+tensors and gives an empty stand-in for all else: Lightning keeps arguments, callbacks and optimizers beside the
 weights, in classes of its own. Source of both layouts: PyTorch ``torch/serialization.py``.
 """
 

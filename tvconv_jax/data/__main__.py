@@ -17,6 +17,7 @@ from pathlib import Path
 from tvconv_jax.utils.cli import (
     TFDS,
     Parser,
+    ends_in_one_line,
     image_size,
     number,
     output_file,
@@ -27,7 +28,6 @@ from tvconv_jax.utils.cli import (
     source_argument,
     target_argument,
 )
-from tvconv_jax.utils.errors import ends_in_one_line
 
 GOES_ON = "the same command goes on."
 

@@ -1,6 +1,6 @@
 """Training pictures with less layout: turned, sheared, scaled and moved at random (the paper's Figure 10).
 
-Every picture gets one affine transformation about its centre, drawn anew every epoch: of each strength s that is set,
+Every picture gets one affine transformation about its center, drawn anew every epoch: of each strength s that is set,
 a number uniform in -s to s. Sampling is bilinear; what comes from beyond the edge is black. So does
 ``torchvision.transforms.RandomAffine``, of the library that the reference's pipeline is built from; the reference has
 no code for the figure, so that this is what the paper did is our reading.
@@ -69,8 +69,8 @@ def transform(image: np.ndarray, strengths: Strengths, drawn: np.ndarray) -> np.
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     forward = (1 + strengths.scale * drawn[2]) * rotation @ np.array([[1.0, np.tan(lean)], [0.0, 1.0]])
     back = np.linalg.inv(forward)  # Pillow asks for every output pixel where it comes from
-    centre = np.full(2, side / 2)
-    offset = centre - back @ (centre + side * strengths.translation * drawn[3:])
+    center = np.full(2, side / 2)
+    offset = center - back @ (center + side * strengths.translation * drawn[3:])
     coefficients = (*back[0], offset[0], *back[1], offset[1])
     picture = Image.fromarray(image)
     return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))

@@ -233,9 +233,9 @@ def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: Left
         BROKEN: "mend the links",
         OTHER.format(", ".join(suffixes)): "convert them",
     }
-    for reason, way_out in ways_out.items():
+    for reason, hint in ways_out.items():
         if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in OTHER_IMAGES]:
             raise UserError(
                 f"{printable(str(identity))} would be lost as an identity: what it holds are {reason} ({len(found)}, "
-                f"such as {_shown(found[0], identity)}); {way_out}, or move the folder elsewhere."
+                f"such as {_shown(found[0], identity)}); {hint}, or move the folder elsewhere."
             )

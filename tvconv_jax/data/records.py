@@ -102,7 +102,7 @@ class ImageSource:
 
 
 def columns(example: bytes) -> Any:
-    """A serialised ``tf.train.Example`` by column, straight from its message: a tenth of the time TFDS takes."""
+    """A serialized ``tf.train.Example`` by column, straight from its message: a tenth of the time TFDS takes."""
     return tf_example_pb2.Example.FromString(example).features.feature
 
 

@@ -47,7 +47,7 @@ import numpy as np
 
 # Seconds of rest before a stretch, because another runtime's threads keep spinning for a while after their work.
 ROUNDS, REST, MEMORY_BATCH = 5, 0.02, 8
-MOST_BYTES = 2**30  # of check.npz
+MAX_BYTES = 2**30  # of check.npz
 # Largest difference allowed: of embeddings brought to length one; of logits, relative to the largest.
 TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
@@ -487,7 +487,7 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
     """
     try:
         with np.load(existing(file)) as arrays:
-            if sum(entry.file_size for entry in arrays.zip.infolist()) > MOST_BYTES:
+            if sum(entry.file_size for entry in arrays.zip.infolist()) > MAX_BYTES:
                 raise ValueError("it unpacks to more than memory may hold")
             images, answers = arrays["images"], arrays[model.output] if model.output in arrays.files else None
     except Mistake:

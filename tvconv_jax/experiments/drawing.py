@@ -1,4 +1,4 @@
-"""How every figure looks: series told apart in grey, letters that are read at half size, PNG and PDF."""
+"""How every figure looks: series told apart in gray, letters that are read at half size, PNG and PDF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tvconv_jax.utils.files import replacing
 from tvconv_jax.utils.outputs import announce_overwrite
 
-# Told apart in grey and at half size: by marker and dashes, and by lightness.
+# Told apart in gray and at half size: by marker and dashes, and by lightness.
 STYLES = (
     {"color": "#000000", "marker": "o", "linestyle": "-"},
     {"color": "#c2571a", "marker": "s", "linestyle": "--"},

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
-from tvconv_jax.utils.cli import Parser, image_size, integer, output_folder, path_argument
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, output_folder, path_argument
 
 # Figure: what it is drawn from, how many of them, and what it shows.
 SOURCES = {

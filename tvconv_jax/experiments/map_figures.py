@@ -81,7 +81,7 @@ def _of_checkpoint(workdir: Path) -> tuple[str, Maps]:
 
 
 def draw_layers(maps: Maps, when: str) -> Figure:
-    """The top: a tile of all its maps for every layer, each map in its own greys.
+    """The top: a tile of all its maps for every layer, each map in its own grays.
 
     Args:
         maps: ``[h, w, affinity_channels]`` by layer.
@@ -103,7 +103,7 @@ def draw_layers(maps: Maps, when: str) -> Figure:
 
 
 def draw_evolution(steps: Mapping[int, Maps]) -> Figure:
-    """The bottom: one map of some layers over the steps; in a row, equal greys are equal values.
+    """The bottom: one map of some layers over the steps; in a row, equal grays are equal values.
 
     Args:
         steps: Maps by step, ascending, at least two.
@@ -126,7 +126,7 @@ def draw_evolution(steps: Mapping[int, Maps]) -> Figure:
         axes.set_title(f"step\n{step}", fontsize=TEXT)
     figure.supxlabel(
         "one map a layer: deviation from its mean, over its root mean square\n"
-        "mid-grey: no deviation; in a row, equal greys are equal values",
+        "mid-gray: no deviation; in a row, equal grays are equal values",
         fontsize=TEXT,
     )
     return figure

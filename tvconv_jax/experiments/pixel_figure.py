@@ -1,6 +1,6 @@
 """The paper's Figure 11: the mean of the pictures of a set at every pixel, and their standard deviation.
 
-A set with one layout has a mean that looks like its pictures; where layouts differ, the mean is grey everywhere.
+A set with one layout has a mean that looks like its pictures; where layouts differ, the mean is gray everywhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class Pixels(NamedTuple):
     Attributes:
         name: Of the set.
         mean: ``[s, s, 3]``, 0 to 255, over pictures.
-        std: ``[s, s]``, 0 to 127.5: standard deviation over pictures of each colour channel, the root of the mean of
+        std: ``[s, s]``, 0 to 127.5: standard deviation over pictures of each color channel, the root of the mean of
             the three variances.
         pictures: How many.
     """

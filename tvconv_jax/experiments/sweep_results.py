@@ -53,12 +53,12 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     return outcomes
 
 
-def read_lines(file: Path, way_out: str) -> dict[tuple[str, int], dict[str, Any]]:
+def read_lines(file: Path, hint: str) -> dict[tuple[str, int], dict[str, Any]]:
     """``results.json`` and config of runs whose folders may be gone, by setting and seed.
 
     Args:
         file: A ``sweep.json``, under any name.
-        way_out: What to do if it is none.
+        hint: What to do if it is none.
 
     Raises:
         UserError: If it is none.
@@ -70,7 +70,7 @@ def read_lines(file: Path, way_out: str) -> dict[tuple[str, int], dict[str, Any]
             check_result(line, file)
         return lines
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{file} is no sweep.json, or damaged; {way_out}.") from None
+        raise UserError(f"{file} is no sweep.json, or damaged; {hint}.") from None
 
 
 def check_result(result: dict[str, Any], file: Path) -> None:

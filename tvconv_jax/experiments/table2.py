@@ -119,13 +119,13 @@ def _ended(out: Path, fold: Fold) -> bool:
 
 
 def _read(workdir: Path) -> dict[str, Any]:
-    file, way_out = workdir / "results.json", "remove it, and the fold is measured again"
-    results = read_json(file, way_out)
+    file, hint = workdir / "results.json", "remove it, and the fold is measured again"
+    results = read_json(file, hint)
     keys = ("cup", "disc", "constant_mask_dice", "selection", "data", "backbone", "definitions", "step")
     try:
         return {key: results[key] for key in keys}
     except (KeyError, TypeError):
-        raise UserError(f"{file} holds no results of disc and cup; {way_out}.") from None
+        raise UserError(f"{file} holds no results of disc and cup; {hint}.") from None
 
 
 def _integers(name: str, values: Sequence[str]) -> list[int]:

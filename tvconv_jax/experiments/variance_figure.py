@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from tvconv_jax.experiments.drawing import AXIS, GRID, TEXT, new_figure, save
 from tvconv_jax.experiments.image_sets import PictureSet, open_sets
 from tvconv_jax.export.trained import load
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.utils.errors import UserError
 
 PIXELS = "pixels"  # the layer before the first one
@@ -104,7 +104,7 @@ def features_of(model: nn.Module, variables: Any, layer: str) -> Callable[[np.nd
 
     @jax.jit
     def features(images: jax.Array) -> jax.Array:
-        images = normalise(images)
+        images = normalize(images)
         if layer == PIXELS:
             return images
         wanted = lambda module, method: module.path == (layer,) and method == "__call__"  # noqa: E731
@@ -151,9 +151,9 @@ def draw(found: Sequence[Variance], layer: str) -> Figure:
     bars, *maps = figure.subplots(1, 1 + len(found), width_ratios=[1 + 0.35 * len(found)] + [1] * len(found))
     places = np.arange(len(found))
     kinds = (("intra-image", -0.2, "white", "//"), ("cross-image", 0.2, "#333333", ""))
-    for (label, shift, colour, hatch), key in zip(kinds, ("intra", "cross"), strict=True):
+    for (label, shift, color, hatch), key in zip(kinds, ("intra", "cross"), strict=True):
         values = [getattr(one, key) for one in found]
-        drawn = bars.bar(places + shift, values, 0.4, label=label, color=colour, edgecolor="black", hatch=hatch)
+        drawn = bars.bar(places + shift, values, 0.4, label=label, color=color, edgecolor="black", hatch=hatch)
         bars.bar_label(drawn, fmt="%.2f", fontsize=TEXT, padding=2)
     bars.set_xticks(places, [one.name for one in found])
     bars.set_ylabel("share of variance", fontsize=AXIS)

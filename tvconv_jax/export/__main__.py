@@ -10,8 +10,7 @@ kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go
 import argparse
 from collections.abc import Sequence
 
-from tvconv_jax.utils.cli import Parser, number, path_argument
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, number, path_argument
 
 
 def _formats(text: str) -> list[str]:

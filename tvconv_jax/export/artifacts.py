@@ -107,7 +107,7 @@ def write(
         metadata: Kept in every artifact.
         formats: Of ``FORMATS``.
         precision: In which weights are stored.
-        images: Normalised pictures of the run, ``[n, 3, s, s]``.
+        images: Normalized pictures of the run, ``[n, 3, s, s]``.
         expected: What the JAX model answers, ``[n, d]`` or ``[n, classes, h, w]``.
         lowering: Of :func:`tvconv_jax.export.onnx.writer.lowerings`, for ONNX; ``"auto"``: the fastest here.
 

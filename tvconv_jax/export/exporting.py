@@ -20,12 +20,12 @@ from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
 from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.version import versions
 
 MAX_LOSS = 0.2  # points that --rank=auto may lose, unless it is told otherwise
-NORMALISATION = "(x / 255 - 0.5) / 0.5"
+NORMALIZATION = "(x / 255 - 0.5) / 0.5"
 
 
 class Exported(NamedTuple):
@@ -85,7 +85,7 @@ def export(
     if lowering != AUTO:
         like = Rank(1) if rank == "auto" else rank != "exact" and parse_rank(rank)
         check_lowering(truncate(exact, like)[0] if like else exact, formats, lowering)
-    images = normalise(jnp.asarray(run.images))
+    images = normalize(jnp.asarray(run.images))
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
     _check_fold(run, truth, np.asarray(_function(exact)(run.images)))
     lines = []
@@ -117,7 +117,7 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
 def _function(graph: Graph) -> Embed:
     """``uint8 [n, s, s, 3]`` to the graph's answers."""
     run, arrays = jax.jit(make_run(graph)), arrays_of(graph)
-    return lambda images: run(arrays, normalise(jnp.asarray(images)))
+    return lambda images: run(arrays, normalize(jnp.asarray(images)))
 
 
 def _check_fold(run: Trained, truth: np.ndarray, found: np.ndarray) -> None:
@@ -221,7 +221,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
             "shape": [None, 3, side, side],
             "layout": "NCHW",
             "colour": "RGB",
-            "normalisation": NORMALISATION,
+            "normalisation": NORMALIZATION,
         },
         "output": {"name": run.output, "shape": shape},
         "accuracy": {"mean": accuracy.mean, **accuracy.sets} if accuracy else None,
@@ -236,7 +236,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
 def _report(
     run: Trained, found: Sequence[Artifact], accuracy: Accuracy | None, truth: np.ndarray, expected: np.ndarray
 ) -> list[str]:
-    what = {"embeddings": "normalised embeddings", "logits": "logits, relative"}[run.output]
+    what = {"embeddings": "normalized embeddings", "logits": "logits, relative"}[run.output]
     lines = [f"{'file':<18}{'MB':>8}  largest difference from JAX on {len(run.images)} pictures ({what})"]
     lines += [f"{one.file:<18}{one.size / 1e6:>8.2f}  {one.difference:.1e}  {one.note}" for one in found]
     lines.append(f"from the exact float32 model: {difference(run.output, expected, truth):.1e}")

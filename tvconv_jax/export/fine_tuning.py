@@ -10,7 +10,7 @@ import optax
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run, with_arrays
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.utils.errors import UserError
 
 
@@ -34,7 +34,7 @@ def fine_tune(
 
     Args:
         graph: The truncated graph; all of its arrays are trained.
-        exact: Normalised images ``[n, s, s, 3]`` to answers.
+        exact: Normalized images ``[n, s, s, 3]`` to answers.
         batches: ``uint8 [n, s, s, 3]``.
         steps: Batches to learn from.
         learning_rate: At the beginning.
@@ -52,7 +52,7 @@ def fine_tune(
 
     @jax.jit
     def step(arrays: list, state: optax.OptState, images: jax.Array) -> tuple[list, optax.OptState]:
-        grads = jax.grad(loss)(arrays, normalise(images))
+        grads = jax.grad(loss)(arrays, normalize(images))
         updates, state = optimizer.update(grads, state, arrays)
         return optax.apply_updates(arrays, updates), state
 

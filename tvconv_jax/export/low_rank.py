@@ -4,7 +4,7 @@ The kernels of a channel are a matrix of pixels by taps, which after training is
 docs): ``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, and every runtime has a fast depthwise convolution. Of
 two terms or more the first has gain one, ``W = kernel_1[tap] + sum_r gain_r[pixel] * kernel_r[tap]``: one map less to
 store and to multiply with. What is least is not the difference of the kernels but that of their answers, as far as
-second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbours are nearly equal in
+second moments of what the taps see can tell (:mod:`tvconv_jax.export.moments`): neighbors are nearly equal in
 pictures, so a tap too much beside one too little does no harm, and a tap beyond the border has no say.
 
 Without any gain a layer is a depthwise convolution, ``W = kernel[tap]``, which runtimes have at its fastest. Where a

@@ -8,7 +8,7 @@ import numpy as np
 
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.interpreter import arrays_of, run_all
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 
 PICTURES, AT_ONCE = 512, 16
 
@@ -28,7 +28,7 @@ def second_moments(graph: Graph, batches: Iterator[np.ndarray], *, pictures: int
 
     @jax.jit
     def sums(arrays: list, images: jax.Array) -> list[jax.Array]:
-        values = run_all(graph, arrays, normalise(images))
+        values = run_all(graph, arrays, normalize(images))
         return [_products(values[node.inputs[0]], node) for node in layers]
 
     arrays, totals, seen = arrays_of(graph), [np.float32(0)] * len(layers), 0

@@ -17,7 +17,7 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import likely_order, plain_kernel
 from tvconv_jax.export.moments import parts, second_moments
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 
 PICTURES = 128
 
@@ -56,7 +56,7 @@ def plain_distances(
         the least on: the order in which they may become so.
     """
     run, arrays = jax.jit(make_run(graph)), arrays_of(graph)
-    images = [normalise(jnp.asarray(part)) for part in parts(batches, pictures)]
+    images = [normalize(jnp.asarray(part)) for part in parts(batches, pictures)]
     expected = [unit(run(arrays, part)) for part in images]
     places = [place for place, node in enumerate(graph.nodes) if node.kind == "per_pixel"]
 

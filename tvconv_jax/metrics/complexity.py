@@ -1,10 +1,10 @@
 """Multiply-accumulates and parameters of a model, counted as the paper counts them.
 
-Products of convolutions and linear layers one each; a normalised element 2; an element through a ReLU 1; an *input*
+Products of convolutions and linear layers one each; a normalized element 2; an element through a ReLU 1; an *input*
 element of a pooling 1; a linear bias 1. A translation-variant convolution costs what the depthwise one does,
 ``k * k * c * ho * wo``: its weights are computed once, before it runs. What an operator computes from the input it
 computes for every image, and it is counted for every image: averages, linear layers, the mixing of experts, a
-generator. The paper has no rule for an element through a softmax: it is 2, like a normalised one; sigmoid and GELU 1.
+generator. The paper has no rule for an element through a softmax: it is 2, like a normalized one; sigmoid and GELU 1.
 
 ``python -m tvconv_jax.metrics.complexity`` prints the paper's Table 1 beside what is counted here, and all operators.
 """
@@ -42,8 +42,7 @@ from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
 from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
 from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.nn.operators.weightnet import WeightNet
-from tvconv_jax.utils.cli import Parser
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
 PAPER_MMACS = {

@@ -115,7 +115,7 @@ def scores(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pool
 
 
 def clean(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask (diagonal neighbours belong together), its holes filled.
+    """The largest connected part of a mask (diagonal neighbors belong together), its holes filled.
 
     Args:
         mask: Boolean ``[h, w]``.
@@ -132,7 +132,7 @@ def clean(mask: np.ndarray) -> np.ndarray:
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask with a side neighbour outside; the picture's border counts as outside."""
+    """Pixels of a mask with a side neighbor outside; the picture's border counts as outside."""
     return mask & ~ndimage.binary_erosion(mask)
 
 

@@ -55,7 +55,7 @@ def ten_fold(
     did; squared distances; of 20,001 thresholds in [-3, 3], the mean of all that are best. Embeddings not of
     unit length are brought to it first.
 
-    ``"standard"`` takes the cosine as it is. Candidates are the midpoints between neighbouring scores of the
+    ``"standard"`` takes the cosine as it is. Candidates are the midpoints between neighboring scores of the
     nine folds and one beyond each end; of several that are best, the middle one is taken (the lower of two).
     Average each embedding with its mirror image's before, as is usual.
 
@@ -172,7 +172,7 @@ def _standard_folds(
 
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
-    """Midpoints between neighbouring distinct scores, and one beyond each end; ascending."""
+    """Midpoints between neighboring distinct scores, and one beyond each end; ascending."""
     distinct = np.unique(scores)
     return np.concatenate([distinct[:1] - 1, (distinct[:-1] + distinct[1:]) / 2, distinct[-1:] + 1])
 

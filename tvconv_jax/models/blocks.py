@@ -32,7 +32,7 @@ def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Ar
 
 
 def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
-    """``operator(x)``; one that normalises over the batch (``has_norm``) is told whether it trains."""
+    """``operator(x)``; one that normalizes over the batch (``has_norm``) is told whether it trains."""
     return operator(x, train=train) if getattr(operator, "has_norm", False) else operator(x)
 
 

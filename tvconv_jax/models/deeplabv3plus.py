@@ -141,5 +141,5 @@ def _bias_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.
 
 
 def _resize(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Bilinear, pixel centres at halves, ``[n, h, w, c]`` -> ``[n, *grid, c]``."""
+    """Bilinear, pixel centers at halves, ``[n, h, w, c]`` -> ``[n, *grid, c]``."""
     return jax.image.resize(x, (x.shape[0], *grid, x.shape[3]), "bilinear", antialias=False)

@@ -50,7 +50,7 @@ class MixerBlock(Checked):
 
 
 class MlpMixer(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
 
     The model belongs to one input size: it has a weight for every pair of positions.
 
@@ -75,12 +75,12 @@ class MlpMixer(Checked):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
-        n, height, width, colours = images.shape
+        n, height, width, colors = images.shape
         p = self.patch_size
         if height % p or width % p:
             raise ValueError(f"images are {height}x{width}; patch_size={p} must divide both sides: resize them.")
         grid = (height // p, width // p)
-        x = images.reshape(n, grid[0], p, grid[1], p, colours).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
+        x = images.reshape(n, grid[0], p, grid[1], p, colors).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
         self._check_positions(x.shape[1])
         x = nn.Dense(scaled(CHANNELS, self.width), dtype=x.dtype, name="stem")(x)
         hidden = (scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width))
@@ -96,5 +96,5 @@ class MlpMixer(Checked):
             if built != positions:
                 raise ValueError(
                     f"the model was built for {built} patches, but these images give {positions}; its weights belong "
-                    "to positions: resize the images or initialise anew."
+                    "to positions: resize the images or initialize anew."
                 )

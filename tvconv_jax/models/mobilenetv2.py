@@ -65,7 +65,7 @@ class InvertedResidual(Checked):
 
 
 class MobileNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
 
     The first convolution keeps the grid (strides 1), because faces of 96x96 are small.
 

@@ -80,7 +80,7 @@ class Unit(Checked):
 
 
 class ShuffleNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalised.
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
 
     Attributes:
         width: 0.5, 1.0 or 1.5.

@@ -107,7 +107,7 @@ class Checked(nn.Module):
     """A module whose fields are checked when it is built, by whoever builds it.
 
     The type of a field tells how: a ``Literal`` lists its choices, a ``bool`` is one, and a number is in its range of
-    :data:`FIELDS`. Others, such as initialisers, are left alone.
+    :data:`FIELDS`. Others, such as initializers, are left alone.
     """
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ def check_field(name: str, value: Any, kind: Any) -> None:
             raise ValueError(f"{name}={value!r} must be one integer, the same for height and width.")
         FIELDS[name].check(name, value)
         if name == "kernel_size" and value % 2 == 0:
-            raise ValueError(f"kernel_size={value} must be odd, so that every pixel has a centre tap.")
+            raise ValueError(f"kernel_size={value} must be odd, so that every pixel has a center tap.")
 
 
 def _choices(kind: Any) -> tuple:
@@ -206,7 +206,7 @@ def check_grid(module: nn.Module, built: tuple[int, ...], grid: tuple[int, ...])
         sides = ("x".join(map(str, shape)) for shape in (built[: len(grid)], grid))
         raise ValueError(
             f"{module.name or type(module).__name__} was built for the grid {next(sides)}, but this input gives "
-            f"{next(sides)}; its parameters belong to positions: resize the input or initialise anew."
+            f"{next(sides)}; its parameters belong to positions: resize the input or initialize anew."
         )
 
 

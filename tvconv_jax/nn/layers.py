@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked, check_frozen, check_grid, check_images
 from tvconv_jax.ops.tv_conv import Implementation, depthwise_conv, output_grid, tv_conv
-from tvconv_jax.ops.unfold import neighbours
+from tvconv_jax.ops.unfold import unfold
 
 # What every convolution of the reference starts from: normal, variance 2 / fan_out (He et al. 2015).
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -49,7 +49,7 @@ class GeneratorBlock(Checked):
 
 
 class MapConv(Checked):
-    """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.ops.unfold.neighbours`.
+    """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.ops.unfold.neighbors`.
 
     A CPU runs this and above all its gradient faster than ``lax.conv``: with a batch of one, the nine copies
     of the map are small and everything else is two matrix products.
@@ -77,7 +77,7 @@ class MapConv(Checked):
 
         kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
         padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
-        seen = neighbours(padded, (height, width))
+        seen = unfold(padded, (height, width))
         return (seen @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation with PyTorch's statistics."""
+"""Batch normalization with PyTorch's statistics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ EPSILON = 1e-5  # of every batch norm of the models
 
 
 class BatchNorm(Checked):
-    """Batch normalisation over all axes but the last, keeping statistics as PyTorch does.
+    """Batch normalization over all axes but the last, keeping statistics as PyTorch does.
 
-    The batch is normalised with the biased variance, while the *unbiased* one enters the running average;
+    The batch is normalized with the biased variance, while the *unbiased* one enters the running average;
     ``flax.linen.BatchNorm`` keeps the biased one.
 
     Attributes:
@@ -60,7 +60,7 @@ def _bessel(count: Any, shape: tuple[int, ...]) -> Any:
     """What brings the biased variance of so many values, of a symbolic number too, to the unbiased one.
 
     Raises:
-        ValueError: For a single value: normalised, it would be the bias whatever it is. PyTorch refuses it too.
+        ValueError: For a single value: normalized, it would be the bias whatever it is. PyTorch refuses it too.
     """
     if not isinstance(count, int):
         count = jnp.asarray(count).astype(jnp.float32)

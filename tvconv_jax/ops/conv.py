@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.ops import winograd
-from tvconv_jax.ops.fused import wide
-from tvconv_jax.ops.sharding import like_primals, map_over_devices, sum_over_devices, varying_as
+from tvconv_jax.ops.fused import upcast
+from tvconv_jax.ops.sharding import map_over_devices, match_vma, pcast_like, sum_over_devices
 
-# Bytes of gathered neighbours that one product of conv's weight gradient reads: they stay in a CPU's last cache.
+# Bytes of gathered neighbors that one product of conv's weight gradient reads: they stay in a CPU's last cache.
 CHUNK = 8 * 2**20
 
 
@@ -70,7 +70,7 @@ def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[ja
         cpu=on_cpu,
         default=functools.partial(_library_kernel_gradient, kernel_size=len(kernel), dilation=dilation),
     )
-    return like_primals((grad_x, grad_kernel.astype(kernel.dtype)), residuals)
+    return match_vma((grad_x, grad_kernel.astype(kernel.dtype)), residuals)
 
 
 _keeping_grid.defvjp(_forward, _backward)
@@ -88,10 +88,10 @@ def _library(x: jax.Array, kernel: jax.Array, *, strides: int = 1, dilation: int
 
 
 def _library_kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, dilation: int) -> jax.Array:
-    kernel = varying_as(jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), x.dtype), x)
+    kernel = pcast_like(jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), x.dtype), x)
     margin = dilation * (kernel_size // 2)
     _, pull = jax.vjp(lambda kernel: _library(x, kernel, dilation=dilation, margin=margin), kernel)
-    return wide(pull(cotangent)[0])
+    return upcast(pull(cotangent)[0])
 
 
 def _overlaps(grid: tuple[int, int], kernel_size: int, dilation: int) -> Iterator[tuple]:
@@ -109,18 +109,18 @@ def _taps(x: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array:
 
     Here and below a CPU multiplies in float32: XLA has no product of bfloat16 into float32 for it.
     """
-    y = jnp.zeros((*x.shape[:3], kernel.shape[3]), wide(x).dtype)
+    y = jnp.zeros((*x.shape[:3], kernel.shape[3]), upcast(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], len(kernel), dilation):
-        product = jnp.matmul(wide(x[:, inputs[0], inputs[1]]), wide(kernel[tap]))
+        product = jnp.matmul(upcast(x[:, inputs[0], inputs[1]]), upcast(kernel[tap]))
         y = y.at[:, outputs[0], outputs[1]].add(product)
     return y.astype(x.dtype)
 
 
 def _kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, dilation: int) -> jax.Array:
-    gradient = jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), wide(x).dtype)
+    gradient = jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), upcast(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], kernel_size, dilation):
         seen, pulled = x[:, inputs[0], inputs[1]], cotangent[:, outputs[0], outputs[1]]
-        product = lax.dot_general(wide(seen), wide(pulled), _OVER_PIXELS)
+        product = lax.dot_general(upcast(seen), upcast(pulled), _OVER_PIXELS)
         gradient = gradient.at[tap].set(product)
     return gradient
 
@@ -139,11 +139,11 @@ def _kernel_gradient_in_chunks(x: jax.Array, cotangent: jax.Array, *, kernel_siz
     def add(index: jax.Array, total: jax.Array) -> jax.Array:
         start = (index // (height // rows), index % (height // rows) * rows, 0, 0)
         seen = lax.dynamic_slice(padded, start, (1, rows + 2 * margin, width + 2 * margin, channels))
-        neighbours = [seen[:, i : i + rows, j : j + width] for i in range(kernel_size) for j in range(kernel_size)]
+        neighbors = [seen[:, i : i + rows, j : j + width] for i in range(kernel_size) for j in range(kernel_size)]
         pulled = lax.dynamic_slice(cotangent, start, (1, rows, width, cotangent.shape[3]))
-        gathered = jnp.concatenate(neighbours, axis=-1)
-        return total + lax.dot_general(wide(gathered), wide(pulled), _OVER_PIXELS)
+        gathered = jnp.concatenate(neighbors, axis=-1)
+        return total + lax.dot_general(upcast(gathered), upcast(pulled), _OVER_PIXELS)
 
-    zeros = varying_as(jnp.zeros((taps * channels, cotangent.shape[3]), wide(x).dtype), x)
+    zeros = pcast_like(jnp.zeros((taps * channels, cotangent.shape[3]), upcast(x).dtype), x)
     total = lax.fori_loop(0, n * height // rows, add, zeros)
     return total.reshape(kernel_size, kernel_size, channels, -1)

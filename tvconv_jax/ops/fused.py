@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.sharding import like_primals
+from tvconv_jax.ops.sharding import match_vma
 
 Activation = Literal["identity", "relu", "relu6"]
 
@@ -26,7 +26,7 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
     return x if bounds is None else jnp.clip(x, *bounds)
 
 
-def wide(x: jax.Array) -> jax.Array:
+def upcast(x: jax.Array) -> jax.Array:
     """In the dtype that sums are kept in: float32, or float64 for float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
@@ -38,7 +38,7 @@ def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def affine(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
     """``x * factor + offset`` per channel, in float32 or better; ``[..., c]``, ``[c]``, ``[c]`` (see above)."""
-    return wide(x) * per_channel(factor, x) + per_channel(offset, x)
+    return upcast(x) * per_channel(factor, x) + per_channel(offset, x)
 
 
 @jax.custom_vjp
@@ -53,11 +53,11 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 
 def _wide_product(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
     """``lax.dot_general`` whose sums, and result, are float32 or better."""
-    product = functools.partial(lax.dot_general, dimension_numbers=dimensions, preferred_element_type=wide(a).dtype)
+    product = functools.partial(lax.dot_general, dimension_numbers=dimensions, preferred_element_type=upcast(a).dtype)
     if a.dtype != jnp.bfloat16:
         return product(a, b)
     # XLA has no product of bfloat16 into float32 for a CPU.
-    return lax.platform_dependent(a, b, cpu=lambda a, b: product(wide(a), wide(b)), default=product)
+    return lax.platform_dependent(a, b, cpu=lambda a, b: product(upcast(a), upcast(b)), default=product)
 
 
 def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -67,7 +67,7 @@ def _pointwise_backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Arr
     batch = tuple(range(x.ndim - 1))
     grad_kernel = _wide_product(narrow, broad, ((batch, batch), ((), ())))
     grad_kernel = grad_kernel if narrow is x else grad_kernel.T
-    return like_primals((cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)), residuals)
+    return match_vma((cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)), residuals)
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -77,7 +77,7 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation, groups: int = 1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises over all axes but the last with the batch's own statistics, then applies the activation.
+    """Normalizes over all axes but the last with the batch's own statistics, then applies the activation.
 
     Args:
         x: ``[..., c]``.
@@ -113,10 +113,10 @@ def _batch_norm_forward(
 ) -> tuple[tuple, tuple]:
     shape = x.shape
     x, axes = _in_groups(x, groups)
-    mean = jnp.mean(wide(x), axes)
+    mean = jnp.mean(upcast(x), axes)
     # x - mean would be written out and read again. One reduction of both sums reads x once, but XLA makes no vector
     # instructions of it on a CPU: three times as slow there as two.
-    var = jnp.maximum(jnp.mean(jnp.square(wide(x)), axes) - jnp.square(mean), 0)
+    var = jnp.maximum(jnp.mean(jnp.square(upcast(x)), axes) - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
     residuals = (x, scale, bias, mean, inverse)
     scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in (scale, bias))
@@ -131,22 +131,22 @@ def _batch_norm_backward(
     x, *params, mean, inverse = residuals
     scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in params)
     shape = cotangents[0].shape
-    grad, axes = _in_groups(wide(cotangents[0]), groups)
+    grad, axes = _in_groups(upcast(cotangents[0]), groups)
     if RANGES[activation] is not None:
         low, high = RANGES[activation]
         z = affine(x, scale * inverse, bias - mean * scale * inverse)
         passes = z > low if high is None else (z > low) & (z < high)
         grad = jnp.where(passes, grad, 0)
     grad_bias = jnp.sum(grad, axes)
-    grad_scale = (jnp.sum(grad * wide(x), axes) - mean * grad_bias) * inverse
-    # grad_x = scale * inverse * (grad - mean(grad) - normalised * mean(grad * normalised)), as one affine map of
-    # grad and x, so that the normalised input is never stored.
+    grad_scale = (jnp.sum(grad * upcast(x), axes) - mean * grad_bias) * inverse
+    # grad_x = scale * inverse * (grad - mean(grad) - normalized * mean(grad * normalized)), as one affine map of
+    # grad and x, so that the normalized input is never stored.
     count = x.size // mean.size
     slope = -scale * jnp.square(inverse) * grad_scale / count
     offset = -scale * inverse * grad_bias / count - slope * mean
     grad_x = grad * per_channel(scale * inverse, x) + affine(x, slope, offset)
     of_params = (_over_groups(g).astype(p.dtype) for g, p in zip((grad_scale, grad_bias), params, strict=True))
-    return like_primals((grad_x.astype(x.dtype).reshape(shape), *of_params), (x, *params))
+    return match_vma((grad_x.astype(x.dtype).reshape(shape), *of_params), (x, *params))
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

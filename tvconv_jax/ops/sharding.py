@@ -29,7 +29,7 @@ def map_over_devices(images: Callable[..., jax.Array], x: jax.Array, *shared: ja
     return jax.shard_map(images, in_specs=(batch, *whole), out_specs=batch, check_vma=False)(x, *shared)
 
 
-def like_primals(gradients: tuple, primals: tuple) -> tuple:
+def match_vma(gradients: tuple, primals: tuple) -> tuple:
     """Gradients that custom backward passes return, with what ``jax.shard_map`` wants of them.
 
     Of what all devices have alike, weights in general, each has the gradient of its own pictures: they are summed, as
@@ -43,7 +43,7 @@ def like_primals(gradients: tuple, primals: tuple) -> tuple:
     return jax.tree.map(like, gradients, primals)
 
 
-def varying_as(values: jax.Array, x: jax.Array) -> jax.Array:
+def pcast_like(values: jax.Array, x: jax.Array) -> jax.Array:
     """What a loop over ``x`` adds to: inside a ``shard_map`` it must vary as ``x`` does before the first turn."""
     axes = _varying(x) - _varying(values)
     return lax.pcast(values, tuple(sorted(axes)), to="varying") if axes else values

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.nn.checks import check_input, check_integers, check_taps
-from tvconv_jax.ops.fused import wide
-from tvconv_jax.ops.sharding import like_primals, sum_over_devices
+from tvconv_jax.ops.fused import upcast
+from tvconv_jax.ops.sharding import match_vma, sum_over_devices
 
 Implementation = Literal["shifted", "patches"]
 
@@ -158,7 +158,7 @@ def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tup
     """Forward pass; ``weights`` is ``[ho, wo, t, c]`` or, the same everywhere, ``[1, 1, t, c]``."""
     kernel_size = math.isqrt(weights.shape[2])
     shifts = _shifts(padded, kernel_size, strides, grid)
-    terms = (wide(a) * wide(weights[None, :, :, t]) for t, a in enumerate(shifts))
+    terms = (upcast(a) * upcast(weights[None, :, :, t]) for t, a in enumerate(shifts))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
@@ -181,7 +181,7 @@ def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: ja
     grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
     if same_everywhere:
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
-    return like_primals((grad_x, grad_taps.astype(weights.dtype)), residuals)
+    return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
@@ -216,7 +216,7 @@ def input_gradient(
             return tensor
         return jnp.pad(tensor, ((0, 0), *around, *[(0, 0)] * (tensor.ndim - 3)))
 
-    gradient = pad(wide(cotangent))
+    gradient = pad(upcast(cotangent))
     factors = [jnp.moveaxis(pad(factor), 3, 0) for factor in factors]
 
     def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
@@ -231,7 +231,7 @@ def input_gradient(
         for tap in (divmod(t, kernel_size) for t in range(kernel_size**2)):
             if any((at + margin - t) % strides for at, t in zip(phase, tap, strict=True)):
                 continue
-            weights = (wide(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
+            weights = (upcast(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
             total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
         return total
 
@@ -261,11 +261,11 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
 
     def add_image(n: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         image = lax.dynamic_slice_in_dim(padded, n, 1)
-        gradient = wide(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
+        gradient = upcast(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
         shifts = _shifts(image, kernel_size, strides, grid)
-        return tuple(total + wide(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
+        return tuple(total + upcast(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
 
-    zeros = tuple(jnp.zeros_like(wide(cotangent[0])) for _ in range(kernel_size**2))
+    zeros = tuple(jnp.zeros_like(upcast(cotangent[0])) for _ in range(kernel_size**2))
     images = padded.shape[0]
     unroll = 4 if isinstance(images, int) else 1  # a loop over a batch of symbolic size cannot be unrolled
     return jnp.stack(lax.fori_loop(0, images, add_image, zeros, unroll=unroll), axis=2)
@@ -273,8 +273,8 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
 
 def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
     shifts = _shifts(padded, kernel_size, strides, cotangent.shape[1:3])
-    gradient = wide(cotangent)
-    return jnp.stack([jnp.sum(wide(a) * gradient, axis=0) for a in shifts], axis=2)
+    gradient = upcast(cotangent)
+    return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in shifts], axis=2)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:
@@ -285,4 +285,4 @@ def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -
         x, square, (strides, strides), [(margin, margin)] * 2, dimension_numbers=layout
     )
     patches = patches.reshape(n, *weights.shape[:2], channels, kernel_size**2)
-    return jnp.einsum("nijct,ijtc->nijc", wide(patches), wide(weights)).astype(x.dtype)
+    return jnp.einsum("nijct,ijtc->nijc", upcast(patches), upcast(weights)).astype(x.dtype)

@@ -11,7 +11,7 @@ Grid = tuple[int, int]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def neighbours(padded: jax.Array, grid: Grid) -> jax.Array:
+def unfold(padded: jax.Array, grid: Grid) -> jax.Array:
     """``[h + 2, w + 2, c]`` -> ``[h * w, 9 * c]``, taps row by row and channels within.
 
     On a CPU one gather, as fast as nine slices and a tenth of the programs to compile: XLA makes one of every slice.
@@ -25,7 +25,7 @@ def neighbours(padded: jax.Array, grid: Grid) -> jax.Array:
 
 
 def _forward(padded: jax.Array, grid: Grid) -> tuple[jax.Array, None]:
-    return neighbours(padded, grid), None
+    return unfold(padded, grid), None
 
 
 def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
@@ -36,7 +36,7 @@ def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
     return (functools.reduce(jnp.add, parts),)
 
 
-neighbours.defvjp(_forward, _backward)
+unfold.defvjp(_forward, _backward)
 
 
 def _gathered(padded: jax.Array, *, grid: Grid) -> jax.Array:

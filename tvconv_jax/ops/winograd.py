@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tvconv_jax.ops.fused import wide
-from tvconv_jax.ops.sharding import varying_as
+from tvconv_jax.ops.fused import upcast
+from tvconv_jax.ops.sharding import pcast_like
 
 # Fewer channels than this, and the sums cost more than the products they save.
-LEAST_CHANNELS = 64
+MIN_CHANNELS = 64
 
 # Sums of a kernel's three rows, and then of its columns.
 KERNEL_SUMS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -23,13 +23,13 @@ KERNEL_SUMS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
 
 def fits(grid: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
     """Whether tiles cover a grid ``(h, w)`` and a kernel ``[k, k, c, d]`` is worth it."""
-    return kernel[:2] == (3, 3) and min(kernel[2:]) >= LEAST_CHANNELS and not any(side % 2 for side in grid)
+    return kernel[:2] == (3, 3) and min(kernel[2:]) >= MIN_CHANNELS and not any(side % 2 for side in grid)
 
 
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """``[n, h, w, c]``, ``[3, 3, c, d]`` -> ``[n, h, w, d]``, zeros around; one image at a time: they fit the cache."""
-    sums = jnp.asarray(KERNEL_SUMS, wide(kernel).dtype)
-    factors = jnp.einsum("ai,bj,ijcd->abcd", sums, sums, wide(kernel)).reshape(16, *kernel.shape[2:])
+    sums = jnp.asarray(KERNEL_SUMS, upcast(kernel).dtype)
+    factors = jnp.einsum("ai,bj,ijcd->abcd", sums, sums, upcast(kernel)).reshape(16, *kernel.shape[2:])
     return lax.map(lambda image: _outputs(_by_place(_inputs(image), factors), image.shape[:2]), x).astype(x.dtype)
 
 
@@ -41,7 +41,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         products = lax.dot_general(_inputs(image), _pulled(pulled), (((1,), (1,)), ((0,), (0,))))
         return total + products, None
 
-    zeros = varying_as(jnp.zeros((16, x.shape[3], cotangent.shape[3]), wide(x).dtype), x)
+    zeros = pcast_like(jnp.zeros((16, x.shape[3], cotangent.shape[3]), upcast(x).dtype), x)
     total, _ = lax.scan(add, zeros, (x, cotangent))
     sums = jnp.asarray(KERNEL_SUMS, total.dtype)
     return jnp.einsum("ai,bj,abcd->ijcd", sums, sums, total.reshape(4, 4, *total.shape[1:]))
@@ -55,7 +55,7 @@ def _by_place(tiles: jax.Array, factors: jax.Array) -> jax.Array:
 def _inputs(image: jax.Array) -> jax.Array:
     """``[h, w, c]`` -> ``[16, h/2 * w/2, c]``: the sums of every tile's inputs."""
     height, width, channels = image.shape
-    padded = jnp.pad(wide(image), ((1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(upcast(image), ((1, 1), (1, 1), (0, 0)))
 
     def sums(array: jax.Array, axis: int, side: int) -> list[jax.Array]:
         a, b, c, d = (lax.slice_in_dim(array, i, i + side - 1, stride=2, axis=axis) for i in range(4))
@@ -76,7 +76,7 @@ def _outputs(products: jax.Array, grid: tuple[int, ...]) -> jax.Array:
 def _pulled(cotangent: jax.Array) -> jax.Array:
     """``[h, w, d]`` -> ``[16, h/2 * w/2, d]``, the transpose of :func:`_outputs`."""
     height, width, features = cotangent.shape
-    tiles = wide(cotangent).reshape(height // 2, 2, width // 2, 2, features)
+    tiles = upcast(cotangent).reshape(height // 2, 2, width // 2, 2, features)
 
     def sums(p: jax.Array, q: jax.Array) -> list[jax.Array]:
         return [p, p + q, p - q, -q]

@@ -12,8 +12,8 @@ from tvconv_jax.report.run import NAME
 from tvconv_jax.tasks import load_task
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training.steps import check_reachable
-from tvconv_jax.utils.cli import Parser, path_argument
-from tvconv_jax.utils.errors import UserError, ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, path_argument
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.plain_files import parse_json
 
 
@@ -46,14 +46,14 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
 def _check_files(workdir: Path) -> None:
     """A ``UserError`` if a file that the report reads is damaged."""
     trained = "the command that trained the run"
-    for name, reads, way_out in (
+    for name, reads, hint in (
         ("results.json", parse_json, f"remove it, and {trained} writes it anew"),
         ("metrics.jsonl", lambda text: read_metrics(text.splitlines()), f"{trained} drops the lines that are not its"),
     ):
         try:
             reads((workdir / name).read_text())
         except (OSError, ValueError):
-            raise UserError(f"{workdir / name} is damaged or missing, and cannot be reported; {way_out}.") from None
+            raise UserError(f"{workdir / name} is damaged or missing, and cannot be reported; {hint}.") from None
     try:
         evidence.load(workdir)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -79,7 +79,7 @@ def affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Section
     began = "They start at 1 everywhere: what is to be seen here was learnt" if start == "ones" else f"Start: {start}"
     text = (
         "Every layer learns a few maps of its own grid; from their values at a pixel and around it come the kernels of "
-        f"that pixel. {began}. Greys are of one layer, over "
+        f"that pixel. {began}. Grays are of one layer, over "
         "all its maps; layers come from the largest grid to the smallest."
     )
     return [Section("affinity", "Affinity maps", joined([paragraphs(text), tag("div", *tiles, class_="tiles")]))]
@@ -101,7 +101,7 @@ def cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
     saved = steps.found(workdir / "checkpoints" / "last")
     if saved:
         size = sum(file.stat().st_size for file in saved[max(saved)].rglob("*") if file.is_file())
-        rows.append(["checkpoint on disk", f"{size / 1e6:.1f} MB", "with the optimiser's state"])
+        rows.append(["checkpoint on disk", f"{size / 1e6:.1f} MB", "with the optimizer's state"])
     note = "What was trained holds generators of kernels; a frozen model holds the kernels of all pixels instead."
     return joined([table("What it costs", ["what", "how much", "note"], rows, words=(0, 2)), paragraphs(note)])
 

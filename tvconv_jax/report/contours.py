@@ -11,7 +11,7 @@ from scipy import ndimage
 from tvconv_jax.utils.files import replacing
 
 SIDE, GAP, LINE = 224, 6, 20
-# Told apart in grey too: the truth is light, the prediction dark.
+# Told apart in gray too: the truth is light, the prediction dark.
 TRUE, PRED = {"cup": (255, 255, 255), "disc": (255, 255, 255)}, {"cup": (0, 130, 0), "disc": (0, 30, 230)}
 
 
@@ -32,7 +32,7 @@ class Outlined(NamedTuple):
 
 
 def draw_contours(path: Path, rows: Mapping[str, Sequence[Outlined]]) -> None:
-    """Writes a PNG: a titled row of pictures for every entry, true outlines in white, predicted ones in colour.
+    """Writes a PNG: a titled row of pictures for every entry, true outlines in white, predicted ones in color.
 
     Args:
         path: The file.
@@ -58,9 +58,9 @@ def outlined(one: Outlined) -> Image.Image:
     """The picture at the sheet's size with its outlines."""
     size = (SIDE, SIDE)
     pixels = np.array(Image.fromarray(one.image).resize(size, Image.Resampling.BICUBIC))
-    for maps, colours, width in ((one.true, TRUE, 3), (one.pred, PRED, 2)):
+    for maps, colors, width in ((one.true, TRUE, 3), (one.pred, PRED, 2)):
         for i, structure in enumerate(("cup", "disc")):
             mask = np.asarray(Image.fromarray(maps[..., i]).resize(size, Image.Resampling.NEAREST))
             line = mask & ~ndimage.binary_erosion(mask, iterations=width)
-            pixels[line] = colours[structure]
+            pixels[line] = colors[structure]
     return Image.fromarray(pixels)

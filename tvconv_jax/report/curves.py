@@ -6,7 +6,7 @@ import numpy as np
 
 from tvconv_jax.report.axes import Axis, log_axis
 from tvconv_jax.report.html import Html, tag
-from tvconv_jax.report.plots import MOST_POINTS, Labels, Series, corners, line_chart
+from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, corners, line_chart
 from tvconv_jax.utils.plain_files import parse_json
 
 Metrics = list[dict[str, float]]
@@ -34,12 +34,12 @@ def _is_number(value: object) -> bool:
 
 
 def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:
-    """Loss, share recognised, evaluations, learning rate and speed over steps, as far as the log has them.
+    """Loss, share recognized, evaluations, learning rate and speed over steps, as far as the log has them.
 
     Args:
         metrics: The log.
         learning_rates: ``[p, 2]``, steps and rates.
-        margin: Whether pictures count as recognised in spite of the loss's margin.
+        margin: Whether pictures count as recognized in spite of the loss's margin.
     """
     last = max([line["step"] for line in metrics] or [1])
     steps = Axis(0, last)
@@ -47,7 +47,7 @@ def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> lis
     against = "Counted with the loss's margin against them: few are until late. " if margin else ""
     for key, title, unit, note in (
         ("loss", "Loss", "loss", ""),
-        ("accuracy", "Training pictures recognised", "share of the batch", against),
+        ("accuracy", "Training pictures recognized", "share of the batch", against),
     ):
         line = _series(metrics, key, unit)
         if line.x:
@@ -75,4 +75,4 @@ def _series(metrics: Metrics, key: str, label: str) -> Series:
 
 
 def _note(line: Sequence) -> str:
-    return f"{len(line.x):,} values, drawn as {MOST_POINTS} means." if len(line.x) > MOST_POINTS else ""
+    return f"{len(line.x):,} values, drawn as {MAX_POINTS} means." if len(line.x) > MAX_POINTS else ""

@@ -15,8 +15,8 @@ from tvconv_jax.report.axes import Axis
 from tvconv_jax.report.html import Html, details, joined, table, tag
 from tvconv_jax.report.images import image, strip
 from tvconv_jax.report.page import Figure, Section, paragraphs
-from tvconv_jax.report.plots import MOST_POINTS, Labels, Series, line_chart
-from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
+from tvconv_jax.report.report_data import ReportData
 
 WORST, SIDE = 6, 84  # pairs of a kind, and pixels of a picture
 
@@ -33,7 +33,7 @@ MEANINGS = {
 
 
 def describe(
-    results: Mapping[str, Any], evidence: Evidence, data: FaceData | None, *, pictures: bool
+    results: Mapping[str, Any], evidence: ReportData, data: FaceData | None, *, pictures: bool
 ) -> tuple[str, list[Figure], list[Section]]:
     """The sentence, the figures and the sections of a face run.
 
@@ -78,7 +78,7 @@ def worst(cosines: np.ndarray, same: np.ndarray, number: int = WORST) -> tuple[l
     return order[same[order]][:number].tolist(), order[::-1][~same[order[::-1]]][:number].tolist()
 
 
-def _table(results: Mapping[str, Any], curves: Mapping[str, Roc], evidence: Evidence) -> Html:
+def _table(results: Mapping[str, Any], curves: Mapping[str, Roc], evidence: ReportData) -> Html:
     rows = []
     for name, result in results["verification"].items():
         curve, same = curves[name], evidence.same[name]
@@ -92,9 +92,9 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, Roc], evidence: Evid
     return table(caption, ["set", "pairs", "accuracy", "threshold", "AUC", "EER", *rates], rows)
 
 
-def _roc_chart(curves: Mapping[str, Roc], evidence: Evidence) -> Html:
+def _roc_chart(curves: Mapping[str, Roc], evidence: ReportData) -> Html:
     least = min(1 / np.sum(~same) for same in evidence.same.values())
-    rates, lines = np.geomspace(least, 1.0, MOST_POINTS), []  # zero has no place on a logarithmic axis
+    rates, lines = np.geomspace(least, 1.0, MAX_POINTS), []  # zero has no place on a logarithmic axis
     for name, curve in curves.items():
         lines.append(Series(name, rates.tolist(), accepted_at(curve, rates).tolist()))
     labels = Labels(
@@ -110,18 +110,18 @@ def _meanings() -> Html:
     return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in MEANINGS.items()), class_="plain")
 
 
-def _of_set(name: str, results: Mapping[str, Any], evidence: Evidence, data: FaceData, *, pictures: bool) -> Html:
+def _of_set(name: str, results: Mapping[str, Any], evidence: ReportData, data: FaceData, *, pictures: bool) -> Html:
     if name not in data.verification or not np.array_equal(data.verification[name][1].same, evidence.same[name]):
         return tag("p", f"{name}: the pairs that were measured were not at hand when the report was made.")
     return _pictures(name, results, evidence, data) if pictures else _names(name, evidence, data)
 
 
-def _kinds(name: str, evidence: Evidence) -> list[tuple[str, list[int]]]:
+def _kinds(name: str, evidence: ReportData) -> list[tuple[str, list[int]]]:
     alike, unlike = worst(evidence.cosines[name], evidence.same[name])
     return [("the same person, least alike", alike), ("different people, most alike", unlike)]
 
 
-def _pictures(name: str, results: Mapping[str, Any], evidence: Evidence, data: FaceData) -> Html:
+def _pictures(name: str, results: Mapping[str, Any], evidence: ReportData, data: FaceData) -> Html:
     source, pairs = data.verification[name]
     result = results["verification"][name]
     about = f", threshold {result['threshold']:.3f}" if results["protocol"] == "standard" else ""
@@ -152,7 +152,7 @@ def _rule() -> Html:
     )
 
 
-def _names(name: str, evidence: Evidence, data: FaceData) -> Html:
+def _names(name: str, evidence: ReportData, data: FaceData) -> Html:
     source, pairs = data.verification[name]
     rows: list[Sequence[Any]] = []
     for text, chosen in _kinds(name, evidence):

@@ -39,7 +39,7 @@ def strip(pictures: Sequence[Image.Image], side: int) -> Image.Image:
 
 
 def map_strip(maps: np.ndarray, *, side: int = 72, columns: int = 4) -> Image.Image:
-    """Maps in grey beside each other: black is the least value of all of them, white the largest.
+    """Maps in gray beside each other: black is the least value of all of them, white the largest.
 
     Args:
         maps: ``[h, w, a]``.
@@ -47,14 +47,14 @@ def map_strip(maps: np.ndarray, *, side: int = 72, columns: int = 4) -> Image.Im
         columns: Maps in a row.
     """
     low, high = float(maps.min()), float(maps.max())
-    grey = np.round(255 * (maps - low) / (high - low or 1.0)).astype(np.uint8)
+    gray = np.round(255 * (maps - low) / (high - low or 1.0)).astype(np.uint8)
     times = max(1, -(-side // maps.shape[0]))
-    grey = grey.repeat(times, axis=0).repeat(times, axis=1)
-    height, width, count = grey.shape
+    gray = gray.repeat(times, axis=0).repeat(times, axis=1)
+    height, width, count = gray.shape
     rows, columns = -(-count // columns), min(columns, count)
-    canvas = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 2), np.uint8)  # grey and opacity
+    canvas = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 2), np.uint8)  # gray and opacity
     for number in range(count):
         y, x = number // columns * (height + GAP), number % columns * (width + GAP)
-        canvas[y : y + height, x : x + width, 0] = grey[..., number]
+        canvas[y : y + height, x : x + width, 0] = gray[..., number]
         canvas[y : y + height, x : x + width, 1] = 255
     return Image.fromarray(canvas, "LA")

@@ -1,4 +1,4 @@
-"""Drawings as inline SVG, in the page's own colours, so that they are right in light and dark and in print."""
+"""Drawings as inline SVG, in the page's own colors, so that they are right in light and dark and in print."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from tvconv_jax.report.axes import Axis, linear_axis, tick_text
 from tvconv_jax.report.html import Html, joined, tag
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 58, 14, 10, 44
-STYLES, MOST_POINTS, MARKED = 6, 200, 12  # kinds of lines; points of a line; as many are marked
+STYLES, MAX_POINTS, MARKED = 6, 200, 12  # kinds of lines; points of a line; as many are marked
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -79,9 +79,9 @@ def scatter(points: Sequence[Point], labels: Labels) -> Html:
 
 def thinned(line: Series) -> Series:
     """Of a long line, means over equal stretches."""
-    if len(line.x) <= MOST_POINTS:
+    if len(line.x) <= MAX_POINTS:
         return line
-    parts = [np.array_split(np.asarray(values, float), MOST_POINTS) for values in (line.x, line.y)]
+    parts = [np.array_split(np.asarray(values, float), MAX_POINTS) for values in (line.x, line.y)]
     return Series(line.label, *([float(np.mean(part)) for part in values] for values in parts))
 
 

@@ -14,10 +14,10 @@ from tvconv_jax.utils.files import write_bytes
 from tvconv_jax.utils.plain_files import read_arrays
 
 NAME = "report.npz"
-MOST_STEPS = 100  # drawn as stairs of 199 points
+MAX_STEPS = 100  # drawn as stairs of 199 points
 
 
-class Evidence(NamedTuple):
+class ReportData(NamedTuple):
     """Arrays behind a report.
 
     Attributes:
@@ -35,11 +35,11 @@ class Evidence(NamedTuple):
 
 def learning_rates(schedule: Callable[[int], Any], steps: int) -> np.ndarray:
     """A schedule at steps spread over a run, the first and the last among them, ``[p, 2]``."""
-    at = np.unique(np.linspace(0, max(steps - 1, 0), MOST_STEPS).astype(np.int32))
+    at = np.unique(np.linspace(0, max(steps - 1, 0), MAX_STEPS).astype(np.int32))
     return np.stack([at, np.asarray(jax.vmap(schedule)(at.astype(np.float32)))], axis=-1).astype(np.float64)
 
 
-def save(workdir: Path, evidence: Evidence) -> None:
+def save(workdir: Path, evidence: ReportData) -> None:
     """Writes the file whole or not at all."""
     arrays = {"learning_rates": evidence.learning_rates}
     for group in ("affinity", "cosines", "same"):
@@ -49,7 +49,7 @@ def save(workdir: Path, evidence: Evidence) -> None:
     write_bytes(workdir / NAME, content.getvalue())
 
 
-def load(workdir: Path) -> Evidence | None:
+def load(workdir: Path) -> ReportData | None:
     """What :func:`save` wrote; ``None`` if there is none, as in a run of an older version."""
     if not (workdir / NAME).exists():
         return None
@@ -58,10 +58,10 @@ def load(workdir: Path) -> Evidence | None:
         group: {name.partition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")}
         for group in ("affinity", "cosines", "same")
     }
-    return Evidence(file["learning_rates"], **groups)
+    return ReportData(file["learning_rates"], **groups)
 
 
-def of_run(schedule: Callable[[int], Any], steps: int, params: Mapping[str, Any]) -> Evidence:
+def of_run(schedule: Callable[[int], Any], steps: int, params: Mapping[str, Any]) -> ReportData:
     """What every run has: learning rates, and affinity maps where its operator has them."""
     maps = {name: to_host(value) for name, value in affinity_maps(params).items()}
-    return Evidence(learning_rates(schedule, steps), maps, {}, {})
+    return ReportData(learning_rates(schedule, steps), maps, {}, {})

@@ -10,7 +10,7 @@ from tvconv_jax.data.faces import FaceData
 from tvconv_jax.report import common, curves, face, others
 from tvconv_jax.report.html import joined
 from tvconv_jax.report.page import Figure, Section, page
-from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.report_data import ReportData
 from tvconv_jax.utils.files import write_text
 
 NAME = "report.html"
@@ -39,7 +39,7 @@ def shows_pictures(config: ConfigDict) -> bool:
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, evidence: Evidence, *, pictures: bool = False, data: FaceData | None = None
+    workdir: Path, config: ConfigDict, evidence: ReportData, *, pictures: bool = False, data: FaceData | None = None
 ) -> None:
     """Writes ``report.html`` from the files of a run that ended.
 

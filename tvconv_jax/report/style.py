@@ -1,4 +1,4 @@
-"""How reports look: light and dark, on a phone, in print. Lines differ in dashes too, for those who see no colour."""
+"""How reports look: light and dark, on a phone, in print. Lines differ in dashes too, for those who see no color."""
 
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --soft: #57606a; --rule: #d0d7de; --panel: #f6f8fa;

@@ -60,14 +60,14 @@ class AffinityStart:
 
 
 def statistics(source: Source, image_size: int) -> np.ndarray:
-    """Mean and standard deviation of the pictures at every pixel, grey, 0 to 1: ``float32 [2, s, s]``."""
+    """Mean and standard deviation of the pictures at every pixel, gray, 0 to 1: ``float32 [2, s, s]``."""
     total, squares = np.zeros((2, image_size, image_size))
     indices = np.unique(np.linspace(0, len(source) - 1, MOST).astype(int))
     for part in np.array_split(indices, -(-len(indices) // 200)):
         for record in read(source, [int(index) for index in part]):
-            grey = pixels(record, image_size).mean(-1) / 255
-            total += grey
-            squares += np.square(grey)
+            gray = pixels(record, image_size).mean(-1) / 255
+            total += gray
+            squares += np.square(gray)
     mean = total / len(indices)
     return np.stack([mean, np.sqrt(np.maximum(squares / len(indices) - np.square(mean), 0))]).astype(np.float32)
 

@@ -32,13 +32,13 @@ _IN_CONFIG_FILE = "whilst parsing config file"  # of ml_collections, before the 
 WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
 
 
-def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str] = ()) -> None:
+def check_workdir(config: ConfigDict, workdir: Path, *, ignore: Sequence[str] = ()) -> None:
     """Checks that the folder holds no run of another config.
 
     Args:
         config: Of the run.
         workdir: Its folder.
-        apart_from: Beginnings of keys that may differ.
+        ignore: Beginnings of keys that may differ.
 
     Raises:
         UserError: If it does, or nobody can say of which.
@@ -58,13 +58,13 @@ def check_workdir(config: ConfigDict, workdir: Path, *, apart_from: Sequence[str
         check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
         return
     run = read_json(file, "choose another --workdir, or remove that folder")
-    if different := differences(run, config, apart_from=apart_from):
+    if different := differences(run, config, ignore=ignore):
         raise UserError(
             f"{workdir} holds a run of another config ({different}); choose another --workdir, or remove that folder."
         )
 
 
-def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()) -> str:
+def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) -> str:
     """In what a run's ``config.json`` differs from a config, in words; empty if they compute the same."""
     try:
         old, new = flat(complete(run)), flat(json.loads(config.to_json()))
@@ -77,7 +77,7 @@ def differences(run: dict, config: ConfigDict, *, apart_from: Sequence[str] = ()
     if "per_replica" in norms and all(norm.isdecimal() for norm in norms - {"per_replica"}):
         # As many groups as there were devices: whether it is the same number stands in the checkpoint.
         different = [key for key in different if key != "train.batch_norm"]
-    different = [key for key in different if not key.startswith((*WHERE, *apart_from))]
+    different = [key for key in different if not key.startswith((*WHERE, *ignore))]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
     return f"{len(different)} keys differ: {shown}" if different else ""
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.records import Source
-from tvconv_jax.tasks.run import normalise
+from tvconv_jax.tasks.run import normalize
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import eval_batch_size, local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
@@ -30,7 +30,7 @@ def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") ->
 
     @jax.jit
     def embed(variables: Any, images: jax.Array) -> jax.Array:
-        images = normalise(images if channel_order == "rgb" else images[..., ::-1])
+        images = normalize(images if channel_order == "rgb" else images[..., ::-1])
         embeddings = model.apply(variables, images, train=False)
         return embeddings + model.apply(variables, images[:, :, ::-1], train=False) if mirror else embeddings
 

@@ -22,7 +22,7 @@ from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.report import report_data as evidence
-from tvconv_jax.report.report_data import Evidence
+from tvconv_jax.report.report_data import ReportData
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.embedding import embed_all, make_embed
@@ -31,12 +31,12 @@ from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_fr
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
-    Ended,
+    TrainResult,
     check_choice,
     check_trained,
     mesh_of,
     model_of,
-    normalise,
+    normalize,
     optimizer_of,
     plan_of,
     restore_best,
@@ -68,12 +68,12 @@ class Compared(NamedTuple):
 
 
 def make_loss(forward: Forward, head: Head) -> LossFunction:
-    """Mean loss of the head over a batch of ``image`` and ``label``; also the share of them recognised."""
+    """Mean loss of the head over a batch of ``image`` and ``label``; also the share of them recognized."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, _: jax.Array) -> tuple:
-        embeddings, batch_stats = forward(params["model"], batch_stats, normalise(batch["image"]))
-        losses, recognised = head(embeddings, params["class_weights"], batch["label"])
-        return jnp.mean(losses), (batch_stats, {"accuracy": jnp.mean(recognised, dtype=jnp.float32)})
+        embeddings, batch_stats = forward(params["model"], batch_stats, normalize(batch["image"]))
+        losses, recognized = head(embeddings, params["class_weights"], batch["label"])
+        return jnp.mean(losses), (batch_stats, {"accuracy": jnp.mean(recognized, dtype=jnp.float32)})
 
     return loss
 
@@ -124,7 +124,7 @@ class FaceJob:
         model_key, _ = jax.random.split(jax.random.key(self.config.seed))
         return fresh_variables(self.model, model_key, self.config.data.image_size)
 
-    def begin(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
+    def init_fn(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
         """The fresh state with what ``config`` puts into it, and a word about it."""
         start = self.config.start
         state = state.replace(params=self._affinity.put(state.params))
@@ -156,7 +156,7 @@ class FaceJob:
             results[name] = Compared(result, cosine_scores(left, right))
         return results
 
-    def evidence(self, state: TrainState, compared: Mapping[str, Compared]) -> Evidence:
+    def evidence(self, state: TrainState, compared: Mapping[str, Compared]) -> ReportData:
         """What the report shows of a state besides its results."""
         schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         found = evidence.of_run(schedule, self.plan().total, state.params)
@@ -220,7 +220,7 @@ class FaceJob:
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
     job = FaceJob(config)
-    ended = run(job, workdir, begin=job.begin)
+    ended = run(job, workdir, init_fn=job.init_fn)
     _report(job, ended, workdir)
 
 
@@ -247,7 +247,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
     write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
 
 
-def _report(job: FaceJob, ended: Ended, workdir: Path) -> None:
+def _report(job: FaceJob, ended: TrainResult, workdir: Path) -> None:
     config, state, compared = job.config, ended.state, job.compare(ended.state)
     start = job.start()
     if not is_first():

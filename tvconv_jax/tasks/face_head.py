@@ -12,7 +12,7 @@ from tvconv_jax.losses_sharded import sharded_am_softmax
 from tvconv_jax.training.mesh import over_model
 from tvconv_jax.training.state import pad_columns
 
-# (embeddings [n, d], class_weights [d, columns], labels [n]) -> (losses [n], recognised bool [n])
+# (embeddings [n, d], class_weights [d, columns], labels [n]) -> (losses [n], recognized bool [n])
 Head = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 

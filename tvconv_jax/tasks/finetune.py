@@ -24,13 +24,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> optax.GradientTransformation:
-    """The optimiser without the parameters that match: no update, no weight decay, no momentum is kept for them.
+    """The optimizer without the parameters that match: no update, no weight decay, no momentum is kept for them.
 
     Running statistics are no parameters: they go on following the pictures.
 
     Args:
         optimizer: Of all parameters.
-        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: the optimiser
+        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: the optimizer
             as it is.
 
     Raises:
@@ -63,7 +63,7 @@ def start_from(source: str, state: TrainState, model: nn.Module, say: Callable[[
     """A fresh state with the weights of another run.
 
     Class weights are taken over where the number of identities is the same, and stay fresh where it is not. The
-    optimiser and the data begin anew.
+    optimizer and the data begin anew.
 
     Args:
         source: A workdir, of which the best checkpoint is taken, or else the last; or a file of the reference,
@@ -187,7 +187,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _dicts(tree: Any) -> Any:
-    """Lists and tuples, of which optimisers make their states, as dictionaries by number."""
+    """Lists and tuples, of which optimizers make their states, as dictionaries by number."""
     if isinstance(tree, list | tuple):
         tree = dict(enumerate(tree))
     return {key: _dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree

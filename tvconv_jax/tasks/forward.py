@@ -30,7 +30,7 @@ def make_forward(
         precision: ``"bfloat16"`` computes in it: images, activations and a copy of the parameters. Parameters
             themselves, statistics, weight generators, what comes out and the loss are float32 either way.
         batch_norm: ``"global"``, statistics of the whole batch however many devices share it, or ``"per_replica"``:
-            every device normalises with those of its own pictures, as DistributedDataParallel did in the paper, and the
+            every device normalizes with those of its own pictures, as DistributedDataParallel did in the paper, and the
             running averages take the mean over devices; or a number of groups, as of so many devices, on any mesh.
 
     Raises:

@@ -58,7 +58,7 @@ class _Draw(NamedTuple):
     bounds: tuple[float, ...]
 
 
-# Functions of jax.random as jaxprs name them. Initialisers that divide by the fan draw uniform numbers themselves
+# Functions of jax.random as jaxprs name them. Initializers that divide by the fan draw uniform numbers themselves
 # since JAX 0.12, before that normal ones.
 _SAMPLERS = {"_normal": jax.random.normal, "_uniform": jax.random.uniform}
 

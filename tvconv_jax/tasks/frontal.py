@@ -23,7 +23,7 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalise,
+    normalize,
     optimizer_of,
     plan_of,
     restore_best,
@@ -43,7 +43,7 @@ from tvconv_jax.utils.version import versions
 
 
 class Accuracy(NamedTuple):
-    """Shares of pictures recognised, of people who were not in training.
+    """Shares of pictures recognized, of people who were not in training.
 
     Attributes:
         all: Of all pictures.
@@ -81,10 +81,10 @@ def random_crops(key: jax.Array, images: jax.Array, least: float) -> jax.Array:
 
 
 def make_loss(forward: Forward, *, crop: float) -> LossFunction:
-    """Mean binary cross entropy over a batch of ``image`` and ``label``; also the share of them recognised."""
+    """Mean binary cross entropy over a batch of ``image`` and ``label``; also the share of them recognized."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
-        images = random_crops(key, normalise(batch["image"]), crop)
+        images = random_crops(key, normalize(batch["image"]), crop)
         embeddings, batch_stats = forward(params["model"], batch_stats, images)
         logits = embeddings @ params["kernel"] + params["bias"]
         losses = optax.sigmoid_binary_cross_entropy(logits, batch["label"].astype(jnp.float32))
@@ -150,7 +150,7 @@ class FrontalJob:
         return 1 / (1 + np.exp(-np.concatenate(parts, dtype=np.float32)))
 
     def _both_ways(self, variables: Any, head: tuple, images: jax.Array) -> jax.Array:
-        images = normalise(images)
+        images = normalize(images)
         embeddings = [self.model.apply(variables, view, train=False) for view in (images, images[:, :, ::-1])]
         return (embeddings[0] + embeddings[1]) / 2 @ head[0] + head[1]
 
@@ -161,7 +161,7 @@ class FrontalJob:
         right = (self.probabilities(state, test, 0, len(test)) > 0.5) == (labels == 1)
         return Accuracy(*(float(np.mean(right[chosen])) for chosen in (labels >= 0, labels == 1, labels == 0)))
 
-    def evidence(self, state: TrainState) -> evidence.Evidence:
+    def evidence(self, state: TrainState) -> evidence.ReportData:
         """What the report shows of a state besides its results."""
         schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         return evidence.of_run(schedule, self.plan().total, state.params)

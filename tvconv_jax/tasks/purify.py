@@ -98,9 +98,9 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
     names = (faces.source.name(index) for index in range(len(faces.labels)))
     weights = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
     of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": digest(*weights)}
-    path, what, way_out = out / "scores.npy", out / "scores.json", "choose another --out or remove it"
-    if what.exists() and read_json(what, way_out) != of:
-        raise UserError(f"{out} holds the scores of another set or classifier; {way_out}.")
+    path, what, hint = out / "scores.npy", out / "scores.json", "choose another --out or remove it"
+    if what.exists() and read_json(what, hint) != of:
+        raise UserError(f"{out} holds the scores of another set or classifier; {hint}.")
     write_json(what, of)
     if not path.exists():
         with replacing(path) as part:

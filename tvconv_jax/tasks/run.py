@@ -50,7 +50,7 @@ class Job(Protocol):
     def plan(self) -> loop.Plan: ...
 
 
-class Ended(NamedTuple):
+class TrainResult(NamedTuple):
     """A run that took its last step; its speed is ``None`` where nobody knows it."""
 
     state: TrainState
@@ -58,22 +58,22 @@ class Ended(NamedTuple):
     images_per_second: float | None
 
 
-MOST_STEPS = 1 << 31  # a state counts its steps in 32 bits
+MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
 TRACED = "\n-----"  # what JAX appends to an error of a traced function begins so
 TIMED = 5  # steps that tell a speed
 
 _TRACED: set[str] = set()  # image sizes and models that fit each other
 
-Begin = Callable[[TrainState, Callable[[str], None]], TrainState]
+InitFn = Callable[[TrainState, Callable[[str], None]], TrainState]
 
 
-def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> Ended:
+def run(job: Job, workdir: Path, *, init_fn: InitFn = lambda state, _: state) -> TrainResult:
     """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step.
 
     Args:
         job: The job.
         workdir: Of the run.
-        begin: What becomes of the fresh state where there is no checkpoint, given it and a way to print a line.
+        init_fn: What becomes of the fresh state where there is no checkpoint, given it and a way to print a line.
     """
     first = is_first()
     with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
@@ -84,17 +84,17 @@ def run(job: Job, workdir: Path, *, begin: Begin = lambda state, _: state) -> En
             with Checkpoints(workdir, line.print) as checkpoints:
                 task = job.task()
                 with closing(task.batches):
-                    state, progress = _train(job, task, workdir, checkpoints, line, begin)
-    return Ended(state, progress.best, measured_speed(line, workdir / "results.json"))
+                    state, progress = _train(job, task, workdir, checkpoints, line, init_fn)
+    return TrainResult(state, progress.best, measured_speed(line, workdir / "results.json"))
 
 
 def _train(
-    job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine, begin: Begin
+    job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine, init_fn: InitFn
 ) -> tuple[TrainState, loop.Progress]:
     first, fresh = is_first(), job.init_state()
     state, progress = loop.resume(fresh, task, checkpoints)
     if state is fresh:
-        state = begin(state, line.print)
+        state = init_fn(state, line.print)
     if first:
         with writing(workdir, "config.json"):
             write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
@@ -236,10 +236,10 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
             f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are no step; take at least "
             f"{1 / steps_per_epoch:.2g}."
         )
-    if total >= MOST_STEPS:
+    if total >= MAX_STEPS:
         raise UserError(
             f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are {total:,} steps, and a "
-            f"run counts to {MOST_STEPS - 1:,}; take fewer."
+            f"run counts to {MAX_STEPS - 1:,}; take fewer."
         )
     return loop.Plan(
         total=total,
@@ -249,7 +249,7 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     )
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalize(images: jax.Array) -> jax.Array:
     """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
     return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
 

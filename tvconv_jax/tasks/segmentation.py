@@ -27,7 +27,7 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalise,
+    normalize,
     plan_of,
     restore_best,
     restore_last,
@@ -55,7 +55,7 @@ def make_loss(forward: Forward) -> LossFunction:
     """Mean binary cross entropy over the pixels of both maps; a batch holds ``image`` and ``mask``."""
 
     def loss(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> tuple:
-        logits, batch_stats = forward(params, batch_stats, normalise(batch["image"]), dropout=key)
+        logits, batch_stats = forward(params, batch_stats, normalize(batch["image"]), dropout=key)
         true = jnp.stack([batch["mask"] == fundus.CUP, batch["mask"] != fundus.BACKGROUND], axis=-1)
         losses = optax.sigmoid_binary_cross_entropy(logits, true.astype(jnp.float32))
         return jnp.mean(losses), (batch_stats, {})
@@ -171,7 +171,7 @@ class SegmentationJob:
         """When the loop logs, saves and evaluates."""
         return plan_of(self.config, self.steps_per_epoch)
 
-    def evidence(self, state: TrainState) -> evidence.Evidence:
+    def evidence(self, state: TrainState) -> evidence.ReportData:
         """What the report shows of a state besides its results."""
         schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         return evidence.of_run(schedule, self.plan().total, state.params)
@@ -214,7 +214,7 @@ class SegmentationJob:
 
     def _forward(self, variables: Any, images: jax.Array, grid: tuple[int, int]) -> jax.Array:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # told to operators that loop over the batch
-            logits = self.model.apply(variables, normalise(images), train=False)
+            logits = self.model.apply(variables, normalize(images), train=False)
         if logits.shape[1:3] != grid:
             logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
         return jax.nn.sigmoid(logits)

@@ -28,7 +28,7 @@ AUTO = "auto"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
     """Where this process stands among all.
 
     Attributes:
@@ -42,9 +42,9 @@ class Place(NamedTuple):
     process: int = 0
 
 
-def find_place(
+def find_process(
     coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
-) -> Place | None:
+) -> ProcessInfo | None:
     """Where this process stands, by flags, by the environment, or by the cluster it runs on.
 
     Args:
@@ -65,7 +65,7 @@ def find_place(
     if processes == 1 and process in (None, 0):
         return None
     if coordinator == AUTO or (coordinator is processes is process is None and _cluster(environment)):
-        return Place(AUTO)
+        return ProcessInfo(AUTO)
     if coordinator is processes is process is None:
         return None
     if coordinator is None or processes is None or process is None:
@@ -76,7 +76,7 @@ def find_place(
     host, _, port = coordinator.rpartition(":")
     if not host or not _is_number(port) or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, as in 10.0.0.1:1234.")
-    return Place(coordinator, processes, process)
+    return ProcessInfo(coordinator, processes, process)
 
 
 def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int | None:
@@ -104,18 +104,18 @@ def _cluster(environment: Mapping[str, str]) -> bool:
     return slurm or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 
 
-def connect(place: Place | None, *, timeout: int = 300) -> None:
+def connect(place: ProcessInfo | None, *, timeout: int = 300) -> None:
     """Makes this process one of many; call it before anything touches a device. ``None`` does nothing.
 
     Args:
-        place: As :func:`find_place` found it.
+        place: As :func:`find_process` found it.
         timeout: Seconds in which all processes must have come; without them the process ends, with one line and
             exit code 2.
     """
     if place is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX would take SIGTERM for a service of its own; the loop listens to it, and agrees with StopTogether.
+    # JAX would take SIGTERM for a service of its own; the loop listens to it, and agrees with PreemptionSync.
     jax.config.update("jax_enable_preemption_service", False)
     # JAX aborts with a stack when time is over; a line says more.
     alone = threading.Timer(timeout, _nobody_came, [place, timeout])
@@ -140,7 +140,7 @@ def connect(place: Place | None, *, timeout: int = 300) -> None:
 
 
 @contextmanager
-def connected(place: Place | None) -> Iterator[None]:
+def connected(place: ProcessInfo | None) -> Iterator[None]:
     """:func:`connect`, then one process prints; that another one was lost meanwhile is a ``TrainingError``."""
     connect(place)
     try:
@@ -155,7 +155,7 @@ def connected(place: Place | None) -> Iterator[None]:
         ) from None
 
 
-def _nobody_came(place: Place, timeout: int) -> None:
+def _nobody_came(place: ProcessInfo, timeout: int) -> None:
     where = f"process {place.process} of {place.processes} at {place.coordinator}"
     where = "the cluster" if place.coordinator == AUTO else where
     print(
@@ -179,7 +179,7 @@ def to_host(array: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-class StopTogether:
+class PreemptionSync:
     """Whether any process was asked to stop, known to all of them after the same step.
 
     A request travels as a tiny maximum over the devices, dispatched behind one step and read behind the next: nobody

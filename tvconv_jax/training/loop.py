@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.distributed import StopTogether, gather_rows
+from tvconv_jax.training.distributed import PreemptionSync, gather_rows
 from tvconv_jax.training.logging import MetricsLog, ProgressLine
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped, check_finite
@@ -60,7 +60,7 @@ class Task(NamedTuple):
     norm_groups: int = 1
 
 
-class _Taken(NamedTuple):
+class PendingStep(NamedTuple):
     """A step that was dispatched and not yet looked at."""
 
     step: int
@@ -117,7 +117,7 @@ def fit(
     log: MetricsLog,
     line: ProgressLine,
 ) -> tuple[TrainState, Progress]:
-    """Trains until ``plan.total`` steps are taken.
+    """Trains until ``plan.total`` steps are pending.
 
     Args:
         state: Where to begin, as :func:`resume` gave it; donated.
@@ -137,23 +137,23 @@ def fit(
             before stays.
         Interrupted: If asked to stop by Ctrl-C, SIGTERM or SIGHUP, once the state is saved.
     """
-    taken = None
+    pending = None
     with _stop_requests() as asked:
-        stop = StopTogether(mesh, lambda: asked.code if asked.is_set() else 0)
+        stop = PreemptionSync(mesh, lambda: asked.code if asked.is_set() else 0)
         for step in range(int(state.step) + 1, plan.total + 1):
             batch = next(task.batches)
             state, metrics = task.train_step(state, put_batch(batch, mesh))
-            if taken:
+            if pending:
                 # while the device is busy with the step after it
-                progress = _look(taken, task, plan, progress, log, line)
-            taken = _Taken(step, metrics, batch["index"])
+                progress = _process_metrics(pending, task, plan, progress, log, line)
+            pending = PendingStep(step, metrics, batch["index"])
             stop.exchange()
             last = step == plan.total
             evaluate = last or step % plan.eval_every == 0
             if not (evaluate or step % plan.checkpoint_every == 0 or stop()):
                 continue
-            progress = _look(taken, task, plan, progress, log, line)  # nothing that is not finite is saved
-            taken = None
+            progress = _process_metrics(pending, task, plan, progress, log, line)  # nothing that is not finite is saved
+            pending = None
             check_finite(state)
             if evaluate:
                 progress = _evaluate(state, task, progress, checkpoints, log, line)
@@ -175,24 +175,26 @@ def _position(task: Task, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _look(taken: _Taken, task: Task, plan: Plan, progress: Progress, log: MetricsLog, line: ProgressLine) -> Progress:
+def _process_metrics(
+    pending: PendingStep, task: Task, plan: Plan, progress: Progress, log: MetricsLog, line: ProgressLine
+) -> Progress:
     """Waits for a step's numbers and passes them on; stops the run if its loss is not finite, or counts it."""
-    metrics = {name: float(value) for name, value in taken.metrics.items()}
+    metrics = {name: float(value) for name, value in pending.metrics.items()}
     skipping, skipped = "skipped" in metrics, progress.skipped
     if skipping:
         if metrics.pop("skipped"):
-            names = [task.name_of(int(i)) for i in gather_rows(taken.index)]
-            skipped = nonfinite.count(skipped, taken.step, names)
-            log.write(taken.step, skipped=skipped.total)  # its loss is no number that JSON knows
-            line.print(f"step {taken.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
+            names = [task.name_of(int(i)) for i in gather_rows(pending.index)]
+            skipped = nonfinite.count(skipped, pending.step, names)
+            log.write(pending.step, skipped=skipped.total)  # its loss is no number that JSON knows
+            line.print(f"step {pending.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
             return progress._replace(skipped=skipped)
         skipped = skipped._replace(in_a_row=0)
         metrics["skipped"] = skipped.total
     if not np.isfinite(metrics["loss"]):
-        raise nonfinite.stop(taken.step, metrics["loss"], [task.name_of(int(i)) for i in gather_rows(taken.index)])
-    line.update(taken.step, metrics["loss"])
-    if taken.step % plan.log_every == 0 or taken.step == plan.total:
-        log.write(taken.step, **metrics, images_per_second=round(line.images_per_second, 1))
+        raise nonfinite.stop(pending.step, metrics["loss"], [task.name_of(int(i)) for i in gather_rows(pending.index)])
+    line.update(pending.step, metrics["loss"])
+    if pending.step % plan.log_every == 0 or pending.step == plan.total:
+        log.write(pending.step, **metrics, images_per_second=round(line.images_per_second, 1))
     return progress._replace(skipped=skipped)
 
 

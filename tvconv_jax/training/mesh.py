@@ -125,7 +125,7 @@ def check_batch_size(
         batch_norm: ``train.batch_norm``, as :func:`norm_groups` takes it.
 
     Raises:
-        UserError: If parts or groups are not equal, or a group is a single image: its normalised embedding would be
+        UserError: If parts or groups are not equal, or a group is a single image: its normalized embedding would be
             the bias whatever the image.
     """
     if parts < 1:

@@ -36,7 +36,7 @@ class Skipped(NamedTuple):
 def skip_not_finite(step: Step) -> Step:
     """A step that changes nothing but the count of steps where its result is not finite.
 
-    A loss, gradient or statistic that is not finite leaves the parameters, the statistics and the optimiser's state,
+    A loss, gradient or statistic that is not finite leaves the parameters, the statistics and the optimizer's state,
     its schedule included, as they were.
 
     Args:

@@ -1,4 +1,4 @@
-"""The reference's optimiser: SGD with momentum, weight decay on every parameter, a rate that falls in steps."""
+"""The reference's optimizer: SGD with momentum, weight decay on every parameter, a rate that falls in steps."""
 
 import math
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
         step: Steps taken, ``int32 []``.
         params: Parameters of model and head.
         batch_stats: Running statistics of the model.
-        opt_state: State of the optimiser.
+        opt_state: State of the optimizer.
         key_data: Bits of the random key from which each step derives its own.
         columns: Parameters ``[d, columns]``, by name, that are cut along ``model``, and how many columns each truly
             has. Zeros behind them make a multiple of the devices; checkpoints are without.
@@ -73,7 +73,7 @@ def pad_columns(weights: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """Where every array of a state lies; what the optimiser keeps of a parameter lies where the parameter does."""
+    """Where every array of a state lies; what the optimizer keeps of a parameter lies where the parameter does."""
     return _map_columns(state, lambda *_: over_model(mesh), lambda _: replicated(mesh))
 
 

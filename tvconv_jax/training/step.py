@@ -1,4 +1,4 @@
-"""One training step: gradient, optimiser, statistics, compiled for a mesh."""
+"""One training step: gradient, optimizer, statistics, compiled for a mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +37,8 @@ def make_train_step(
         optimizer: Of ``params``.
         mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
         accumulate: Parts that the batch is computed in, one after the other, with the memory of one; their mean
-            gradient is what the optimiser gets. It is the whole batch's but for batch statistics: every part is
-            normalised with its own, and the running averages take one after the other, as they do in PyTorch.
+            gradient is what the optimizer gets. It is the whole batch's but for batch statistics: every part is
+            normalized with its own, and the running averages take one after the other, as they do in PyTorch.
         nan: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
 
     Returns:

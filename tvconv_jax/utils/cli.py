@@ -5,7 +5,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from tvconv_jax.utils import console
 from tvconv_jax.utils.errors import Stopped, UserError, as_line, print_error
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.progress import reporter
 
 TFDS = "tfds:"  # before the name of a TFDS set, where a path may stand as well
 MAX_INTEGER = 2**31 - 1  # of counts
@@ -51,6 +53,28 @@ def listen_if_begun() -> None:
     """Call :func:`listen` in a process that :func:`begin` was called in."""
     if signal.getsignal(signal.SIGTERM) is _stop_early:
         listen()
+
+
+@contextmanager
+def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
+    """Surround what a command does: what stops it is one line, and a code; see :func:`as_line`.
+
+    Where nobody watches, a line on stderr every half minute says that it is at work.
+
+    Args:
+        after: What holds then, as in ``"nothing was written."``.
+        mistakes: The exceptions that speak to the user.
+    """
+    try:
+        listen_if_begun()
+        with reporter.doing("still at work", sys.stderr):
+            yield
+    except (Exception, KeyboardInterrupt) as error:
+        found = as_line(error, after, mistakes)
+        if found is None:
+            raise
+        print_error(found[0])
+        sys.exit(found[1])
 
 
 def _handle(handler: Callable) -> None:

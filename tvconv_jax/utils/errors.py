@@ -3,8 +3,6 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 # How messages of JAX begin, where it has no devices of the kind that is asked for.
 _NO_BACKEND = ("Unable to initialize backend", "Unknown backend", "Backend '")
@@ -101,10 +99,10 @@ def _missing_backend(error: BaseException) -> str | None:
         return None
     asked = {name: os.environ[name] for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)}
     given = " ".join(f"{name}={value}" for name, value in asked.items()) or "JAX"
-    way_out = f"unset {' and '.join(asked)}" if asked else "set JAX_PLATFORMS=cpu"
+    hint = f"unset {' and '.join(asked)}" if asked else "set JAX_PLATFORMS=cpu"
     reason = text.partition(" (set JAX_PLATFORMS")[0].partition("\n")[0].rstrip(".")
     reason = f" ({reason})" if reason else ""
-    return f"{given} finds no such devices on this machine{reason}; {way_out}, or install JAX for these devices."
+    return f"{given} finds no such devices on this machine{reason}; {hint}, or install JAX for these devices."
 
 
 def _has_no_devices() -> bool:
@@ -113,31 +111,6 @@ def _has_no_devices() -> bool:
         return "jax" in sys.modules and not sys.modules["jax"].devices()
     except (AssertionError, RuntimeError):
         return True
-
-
-@contextmanager
-def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
-    """Surround what a command does: what stops it is one line, and a code; see :func:`as_line`.
-
-    Where nobody watches, a line on stderr every half minute says that it is at work.
-
-    Args:
-        after: What holds then, as in ``"nothing was written."``.
-        mistakes: The exceptions that speak to the user.
-    """
-    from tvconv_jax.utils.cli import listen_if_begun  # late: it needs what stands above
-    from tvconv_jax.utils.progress import reporter
-
-    try:
-        listen_if_begun()
-        with reporter.doing("still at work", sys.stderr):
-            yield
-    except (Exception, KeyboardInterrupt) as error:
-        found = as_line(error, after, mistakes)
-        if found is None:
-            raise
-        print_error(found[0])
-        sys.exit(found[1])
 
 
 def print_error(text: str) -> None:

@@ -136,12 +136,12 @@ def as_json(value: Any, **options: Any) -> str:
     return json.dumps(finite(value), allow_nan=False, **options)
 
 
-def read_json(path: Path, way_out: str) -> dict[str, Any]:
+def read_json(path: Path, hint: str) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Args:
         path: The file.
-        way_out: What to do if it is damaged.
+        hint: What to do if it is damaged.
 
     Raises:
         UserError: If it is, or cannot be read.
@@ -151,7 +151,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("no object")
     except (OSError, ValueError):
-        raise UserError(f"{path} is damaged or cannot be read; {way_out}.") from None
+        raise UserError(f"{path} is damaged or cannot be read; {hint}.") from None
     return value
 
 
@@ -165,14 +165,14 @@ _MARKS = {
 }
 
 
-def read_lines(path: Path, way_out: str = "give a text file in UTF-8") -> list[str]:
+def read_lines(path: Path, hint: str = "give a text file in UTF-8") -> list[str]:
     """Read the lines of a user's text file, in UTF-8 or whatever its byte-order mark says.
 
     Lines end at line feeds, carriage returns or both, and nowhere else: other separators may stand in a name.
 
     Args:
         path: The file.
-        way_out: What to do if it is not one.
+        hint: What to do if it is not one.
 
     Raises:
         UserError: If it is not text, or cannot be read.
@@ -180,14 +180,14 @@ def read_lines(path: Path, way_out: str = "give a text file in UTF-8") -> list[s
     try:
         data = Path(path).read_bytes()
         if what := describe_instead_of_text(data):
-            raise UserError(f"{path} is {what}, not lines of text; {way_out}.")
+            raise UserError(f"{path} is {what}, not lines of text; {hint}.")
         text = data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); {hint}.") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} cannot be read ({error}); {way_out}.") from None
+        raise UserError(f"{path} cannot be read ({error}); {hint}.") from None
     if "\0" in text:
-        raise UserError(f"{path} cannot be read (it holds zero bytes, as no text does); {way_out}.")
+        raise UserError(f"{path} cannot be read (it holds zero bytes, as no text does); {hint}.")
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
 
 

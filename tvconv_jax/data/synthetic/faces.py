@@ -2,7 +2,7 @@
 
 A person is a vector of numbers (``PERSON``: eye spacing, jaw, brows, shades, ...), a photograph another one
 (``PHOTO``: light, expression, small rotation and shift, blur, occlusion, background). Both tables below are the
-whole difficulty of the set. Coordinates: the face is centred at (0, 0), x to the right, y down, eyes near y = -0.2,
+whole difficulty of the set. Coordinates: the face is centered at (0, 0), x to the right, y down, eyes near y = -0.2,
 chin near y = 0.85; the picture spans [-1, 1].
 """
 
@@ -50,7 +50,7 @@ PHOTO = {
     "light_x": 0.30,  # change of brightness from one side to the other
     "light_y": 0.22,
     "gain": 0.16,
-    "tint": 0.07,  # change of each colour
+    "tint": 0.07,  # change of each color
     "smile": 0.10,
     "open_mouth": 0.35,
     "brow_raise": 0.035,
@@ -80,14 +80,14 @@ def draw_photos(random: np.random.Generator, count: int, exaggerate: dict[str, f
     """``count`` circumstances of a photograph, each nuisance times its factor in ``exaggerate``."""
     scale = {name: spread * (exaggerate or {}).get(name, 1.0) for name, spread in PHOTO.items()}
     normal = {name: scale[name] * random.standard_normal(count) for name in PHOTO if not name.endswith("_share")}
-    colours = {
+    colors = {
         f"{name}_{c}": s * random.standard_normal(count)
         for c in range(3)
         for name, s in (("tint_of", scale["tint"]), ("background", 0.22), ("stripes", 0.10), ("cover", 0.25))
     }
     return {
         **normal,
-        **colours,
+        **colors,
         "shift_y": scale["shift"] * random.standard_normal(count),
         "stripe_angle": random.uniform(0, np.pi, count),
         "stripe_step": random.uniform(3, 14, count),
@@ -137,10 +137,10 @@ class _Canvas:
         wave = np.sin(q["stripe_step"] * along + q["stripe_phase"])
         self.picture = np.stack([0.5 + q[f"background_{c}"] + q[f"stripes_{c}"] * wave for c in range(3)], -1)
 
-    def paint(self, distance: np.ndarray, colour: np.ndarray | list, opacity: float | np.ndarray = 1.0) -> None:
+    def paint(self, distance: np.ndarray, color: np.ndarray | list, opacity: float | np.ndarray = 1.0) -> None:
         """Covers what lies within a signed distance of 0 (negative inside), with an edge one pixel soft."""
         mask = np.clip(0.5 - distance / self.softness, 0, 1) * opacity
-        self.picture += mask[..., None] * (_colour(colour) - self.picture)
+        self.picture += mask[..., None] * (_color(color) - self.picture)
 
     def ellipse(self, x: np.ndarray, y: np.ndarray, rx: np.ndarray, ry: np.ndarray, power: float = 2.0) -> np.ndarray:
         """Approximate signed distance to ``|(X - x) / rx|^power + |(Y - y) / ry|^power = 1``."""
@@ -148,8 +148,8 @@ class _Canvas:
         return ((u**power + v**power) ** (1.0 / power) - 1) * np.minimum(rx, ry)
 
 
-def _colour(colour: np.ndarray | list) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(*colour), -1) if isinstance(colour, list) else colour
+def _color(color: np.ndarray | list) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(*color), -1) if isinstance(color, list) else color
 
 
 def _paint_head(canvas: _Canvas, p: Values, q: Values) -> None:

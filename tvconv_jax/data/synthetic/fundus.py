@@ -1,6 +1,6 @@
 """Synthetic fundus crops round the optic disc, drawn by this code alone, as four clinics would take them.
 
-Every eye has a disc, a cup in it and vessels that leave through it; every clinic (``DOMAINS``) has its colours,
+Every eye has a disc, a cup in it and vessels that leave through it; every clinic (``DOMAINS``) has its colors,
 contrasts, framing and focus. Both tables below are the whole difficulty of the set. Coordinates: the picture spans
 [-1, 1], x to the right, y down.
 """
@@ -8,7 +8,7 @@ contrasts, framing and focus. Both tables below are the whole difficulty of the 
 import numpy as np
 from scipy import ndimage
 
-# Grey values of a mask, as the DoFE layout has them.
+# Gray values of a mask, as the DoFE layout has them.
 CUP, RIM, BACKGROUND = 0, 128, 255
 
 # name: (mean, standard deviation between eyes)
@@ -22,8 +22,8 @@ EYE = {
     "pigment": (0.0, 1.0),
 }
 
-# One row a clinic: retina and disc colours, how much brighter the cup is, how dark vessels are, how far the disc
-# strays from the centre, its size, blur in 1/100 of the side, noise, unevenness of the light.
+# One row a clinic: retina and disc colors, how much brighter the cup is, how dark vessels are, how far the disc
+# strays from the center, its size, blur in 1/100 of the side, noise, unevenness of the light.
 DOMAINS = {
     1: {"retina": (0.62, 0.28, 0.12), "disc": (0.88, 0.62, 0.34), "cup": 0.30, "vessel": 0.45,
         "stray": 0.14, "zoom": 1.00, "blur": 0.5, "noise": 0.02, "light": 0.15},
@@ -89,9 +89,9 @@ def _ellipse(
     return np.hypot(x * np.sqrt(shape), y / np.sqrt(shape)) - radius * (1 + ripple * waves)
 
 
-def _cover(picture: np.ndarray, distance: np.ndarray, colour: np.ndarray, softness: float) -> None:
+def _cover(picture: np.ndarray, distance: np.ndarray, color: np.ndarray, softness: float) -> None:
     share = 1 / (1 + np.exp(np.clip(distance / softness * 4, -30, 30)))
-    picture += share[..., None] * (colour - picture)
+    picture += share[..., None] * (color - picture)
 
 
 def _clouds(random: np.random.Generator, side: int) -> np.ndarray:

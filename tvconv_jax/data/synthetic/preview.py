@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_people, draw_photos, render
-from tvconv_jax.utils.cli import Parser, output_file
-from tvconv_jax.utils.errors import ends_in_one_line
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import replacing
 from tvconv_jax.utils.outputs import announce_overwrite
 

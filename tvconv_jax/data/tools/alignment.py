@@ -52,14 +52,14 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
         ValueError: If all points are one.
 
     Source: the closed form for the plane, with points as complex numbers: ``scale * e^(i angle)`` is the
-    regression coefficient of the centred target on the centred points; equal to Umeyama (1991) without mirroring.
+    regression coefficient of the centered target on the centered points; equal to Umeyama (1991) without mirroring.
     """
     z, w = (array[:, 0] + 1j * array[:, 1] for array in (np.asarray(points, float), np.asarray(target, float)))
-    centred = z - z.mean()
-    spread = np.vdot(centred, centred).real
+    centered = z - z.mean()
+    spread = np.vdot(centered, centered).real
     if not spread > 0:
         raise ValueError("all points are the same")
-    a = np.vdot(centred, w - w.mean()) / spread
+    a = np.vdot(centered, w - w.mean()) / spread
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 

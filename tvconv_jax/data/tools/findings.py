@@ -55,7 +55,7 @@ def findings(source: Source, faces: FaceSet | None, looks: Sequence[Look], side:
     if faces:  # in a test set a picture stands in many pairs
         yield from _duplicates(faces, looks)
     swapped = sorted((index for index in read if looks[index].swapped), key=lambda index: looks[index].warmth)
-    if len(swapped) > sum(not looks[index].grey for index in read) / 2:
+    if len(swapped) > sum(not looks[index].gray for index in read) / 2:
         yield Finding("most faces are bluer than skin: red and blue seem to be swapped (BGR)", (), swapped)
     else:
         text = "faces bluer than skin (are red and blue swapped, BGR?), bluest first"

@@ -1,4 +1,4 @@
-"""What one encoded face tells without a model: size, colour, channels swapped or not, aligned or not."""
+"""What one encoded face tells without a model: size, color, channels swapped or not, aligned or not."""
 
 import hashlib
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from tvconv_jax.data.tools.alignment import TEMPLATE, TEMPLATE_SIDE
 # Points of the 112x112 template at which skin is brighter than the eyes: cheeks and the ridge of the nose.
 SKIN = np.array([[36.0, 72.0], [76.0, 72.0], [56.0, 66.0]])
 GRID = 28  # light is compared on a coarse picture, where a point is a patch of 4x4 pixels of the template
-GREY = 2.0  # mean difference of the channels, of 255, below which a picture is grey
+GRAY = 2.0  # mean difference of the channels, of 255, below which a picture is gray
 BLUE = -0.1  # (red - blue) / mean of the middle of the face; see :attr:`Look.warmth`
 
 
@@ -23,7 +23,7 @@ class Look(NamedTuple):
         digest: Of its bytes; equal for equal files.
         error: Why it cannot be decoded; the rest is without meaning then.
         size: Height and width.
-        grey: Whether it has no colour.
+        gray: Whether it has no color.
         warmth: ``(red - blue) / mean`` of the middle of the face. Skin is red; of the 17,755 photographs of LFW and
             CALFW the median is 0.5, and 0.06 % are below -0.1, where a face with red and blue swapped would be.
         eyes: How much darker the places are at which the template has the eyes, than cheeks and nose, in standard
@@ -35,7 +35,7 @@ class Look(NamedTuple):
     digest: bytes
     error: str = ""
     size: tuple[int, int] = (0, 0)
-    grey: bool = False
+    gray: bool = False
     warmth: float = 0.0
     eyes: float = 0.0
     turned: bool = False
@@ -43,7 +43,7 @@ class Look(NamedTuple):
     @property
     def swapped(self) -> bool:
         """Whether red and blue seem to be swapped."""
-        return not self.error and not self.grey and self.warmth < BLUE
+        return not self.error and not self.gray and self.warmth < BLUE
 
 
 def digest(image: bytes) -> bytes:
@@ -63,7 +63,7 @@ def look(image: bytes) -> Look:
     return Look(
         digest(image),
         size=(height, width),
-        grey=bool(np.abs(small[..., 0] - small[..., 2]).mean() < GREY),
+        gray=bool(np.abs(small[..., 0] - small[..., 2]).mean() < GRAY),
         warmth=float((middle[0] - middle[2]) / max(middle.mean(), 1.0)),
         eyes=_eyes(small.mean(-1)),
         turned=orientation(image) != 1,
@@ -84,7 +84,7 @@ def _eyes(light: np.ndarray) -> float:
 
 
 def thumbnail(image: bytes, side: int) -> Image.Image:
-    """A small picture; a grey field where the bytes are none."""
+    """A small picture; a gray field where the bytes are none."""
     try:
         return Image.fromarray(pixels(image)).resize((side, side), Image.Resampling.BILINEAR)
     except ImageError:

@@ -140,8 +140,8 @@ def _facts(faces: FaceSet | None, looks: list[Look]) -> Iterator[str]:
     sizes = Counter(f"{width}x{height}" for height, width in (entry.size for entry in read))
     more = f", {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
     yield "  sizes       " + ", ".join(f"{size}: {count:,}" for size, count in sizes.most_common(3)) + more
-    grey = sum(entry.grey for entry in read)
-    yield f"  colour      {len(read) - grey:,}, grey {grey:,}"
+    gray = sum(entry.gray for entry in read)
+    yield f"  color      {len(read) - gray:,}, gray {gray:,}"
     placed = np.mean([entry.eyes > 0 for entry in read]) if read else 0
     yield f"  eyes        are where the 112x112 template has them in {placed:.1%}"
     yield from (f"  note: {note}" for note in (faces.notes if faces else ()))

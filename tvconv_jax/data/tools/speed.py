@@ -16,7 +16,7 @@ from tvconv_jax.utils.environment import cores
 
 BATCH = 256
 HELD = 2048  # pictures that the decoders go through, over and over
-ROUNDS = 3  # of which the best counts: neighbours only ever slow a round down
+ROUNDS = 3  # of which the best counts: neighbors only ever slow a round down
 
 
 def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:

@@ -20,7 +20,7 @@ def sasa(b: Builder, module: SASA, params: Params, x: str, shape: Shape) -> str:
         return b.grouped(x, b.constant(kernel), 1, heads, 1)
 
     def seen(name: str) -> str:
-        return b.reshaped(b.neighbours(project(name), channels, side), heads, size, window, pixels)
+        return b.reshaped(b.unfold(project(name), channels, side), heads, size, window, pixels)
 
     rows, columns = np.repeat(params["rows"], side, 0), np.tile(params["columns"], (side, 1, 1))
     offsets = np.concatenate([rows, columns], -1).transpose(1, 2, 0)[None, ..., None]

@@ -11,7 +11,7 @@ from tvconv_jax.ops.tv_conv import output_grid
 
 # How a kernel of its own at every pixel or for every image is written in stock operations:
 #   slices  pad; k*k times slice, multiply, add
-#   unfold  one grouped convolution that copies the k*k neighbours into channels; multiply; sum over groups of channels
+#   unfold  one grouped convolution that copies the k*k neighbors into channels; multiply; sum over groups of channels
 LOWERINGS = ("slices", "unfold")
 # How kernels of low rank are written:
 #   sums    depthwise convolutions; multiply; add
@@ -62,7 +62,7 @@ class Builder:
         fields = {"kernel_shape": [side] * 2, "strides": [strides] * 2, "pads": [side // 2] * 4, "group": groups}
         return self.op("Conv", [x, kernel, *bias], **fields)
 
-    def neighbours(self, x: str, channels: int, side: int, strides: int = 1) -> str:
+    def unfold(self, x: str, channels: int, side: int, strides: int = 1) -> str:
         """What every tap of a window sees, ``[n, c * k * k, ho, wo]``, zeros outside; one grouped convolution."""
         taps = side**2
         copies = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, side, side), (channels, 1, 1, 1))
@@ -97,7 +97,7 @@ class Builder:
         split = (groups or channels, channels // (groups or channels))
         pixels = grid[0] * grid[1]
         if self._lowering == "unfold":
-            terms = self.reshaped(self.neighbours(x, channels, side, strides), *split, taps, pixels)
+            terms = self.reshaped(self.unfold(x, channels, side, strides), *split, taps, pixels)
             for factor in factors:
                 terms = self.op("Mul", [terms, factor])
             total = self.op("ReduceSum", [terms, self.integers(3)], keepdims=0)

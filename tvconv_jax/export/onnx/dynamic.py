@@ -90,10 +90,10 @@ def involution(b: Builder, module: Involution, params: Params, x: str, shape: Sh
 
 
 def _filter_norm(b: Builder, filters: str, axis: int, taps: int) -> str:
-    centred = b.op("Sub", [filters, b.op("ReduceMean", [filters], axes=[axis])])
-    squares = b.op("ReduceSum", [b.op("Mul", [centred, centred]), b.integers(axis)])
+    centered = b.op("Sub", [filters, b.op("ReduceMean", [filters], axes=[axis])])
+    squares = b.op("ReduceSum", [b.op("Mul", [centered, centered]), b.integers(axis)])
     variance = b.op("Div", [squares, b.constant(np.float32(taps - 1))])
-    return b.op("Div", [centred, b.op("Sqrt", [b.op("Add", [variance, b.constant(np.float32(1e-10))])])])
+    return b.op("Div", [centered, b.op("Sqrt", [b.op("Add", [variance, b.constant(np.float32(1e-10))])])])
 
 
 def ddf(b: Builder, module: DDF, params: Params, x: str, shape: Shape) -> str:

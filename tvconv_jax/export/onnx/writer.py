@@ -50,12 +50,12 @@ def to_onnx(graph: Graph, metadata: str, *, lowering: str, precision: Precision 
     for number, node in enumerate(graph.nodes, start=1):
         names[number] = writer.node(node, [names[i] for i in node.inputs], [graph.shapes[i] for i in node.inputs])
     writer.op("Identity", [names[len(graph.nodes)]], name=output)
-    (height, width, colours), shape = graph.shapes[0], graph.shapes[-1]
+    (height, width, colors), shape = graph.shapes[0], graph.shapes[-1]
     last = ["batch", shape[2]] if graph.nodes[-1].kind == "linear" else ["batch", shape[2], *shape[:2]]
     proto = helper.make_graph(
         writer.nodes,
         "tvconv_jax",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", colours, height, width])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", colors, height, width])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, last)],
         writer.initializers,
     )
@@ -166,10 +166,10 @@ class Writer(Builder):
 
     def _unfolded(self, node: Node, x: str, shape: tuple) -> str:
         height, width, taps, channels = node.arrays["weights"].shape
-        neighbours = self.neighbours(x, channels, math.isqrt(taps), node.fields["strides"])
-        neighbours = self.reshaped(neighbours, channels, taps, height * width)
+        neighbors = self.unfold(x, channels, math.isqrt(taps), node.fields["strides"])
+        neighbors = self.reshaped(neighbors, channels, taps, height * width)
         weights = self.weight(node, "weights", lambda a: a.transpose(3, 2, 0, 1).reshape(1, channels, a.shape[2], -1))
-        total = self.op("ReduceSum", [self.op("Mul", [neighbours, weights]), self.integers(2)], keepdims=0)
+        total = self.op("ReduceSum", [self.op("Mul", [neighbors, weights]), self.integers(2)], keepdims=0)
         return self.reshaped(total, channels, height, width)
 
     def _affine(self, node: Node, inputs: list[str], _: tuple) -> str:

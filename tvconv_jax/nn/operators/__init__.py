@@ -7,5 +7,5 @@ self-attention         ``sasa`` (local), ``axial`` (along h, then w)
 static, per pixel      ``locally_connected`` (Eq. 2), ``tvconv_linear`` (Eq. 3), ``tvconv_lowrank`` (ours)
 =====================  ===================================================================================
 
-Those that normalise over the batch, as their papers do, say so with ``has_norm`` and take ``train``; the others do not.
+Those that normalize over the batch, as their papers do, say so with ``has_norm`` and take ``train``; the others do not.
 """

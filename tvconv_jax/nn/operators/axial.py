@@ -24,7 +24,7 @@ from tvconv_jax.nn.checks import Checked, check_grid, check_images
 from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.nn.operators.dynamic import average_pool, head_count
-from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.fused import upcast
 
 
 class AxisAttention(Checked):
@@ -51,7 +51,7 @@ class AxisAttention(Checked):
         )
         projected = BatchNorm(name="norm_project")(projection(x), train=train)
         lines = jnp.swapaxes(projected, 2, self.axis)  # [n, other axis, this axis, channels]
-        parts = wide(lines.reshape(*lines.shape[:3], heads, -1))
+        parts = upcast(lines.reshape(*lines.shape[:3], heads, -1))
         query, key, value = jnp.split(parts, (half, 2 * half), axis=-1)
         rq, rk = (self._relative(name, length, half, parts.dtype) for name in ("rq", "rk"))
         rv = self._relative("rv", length, size, parts.dtype)

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2104.14107. Source of the authors: github.com/theFoxofSky/
     S = norm(F_S x)[n, i, j, t],   D = norm(F_2 relu(F_1 pool(x)))[n, t, c] * scale[t, c]
     y[n, i, j, c] = sum_t S[n, i, j, t] D[n, t, c] x[n, i + t // k, j + t % k, c]
 
-``norm`` (filter normalisation) takes off the mean over the ``k*k`` taps of one filter and divides by their
+``norm`` (filter normalization) takes off the mean over the ``k*k`` taps of one filter and divides by their
 standard deviation (of a sample, ``k*k - 1``). It is no batch norm, so it stays; pixels' filters are multiplied by
 ``sqrt(2) / k``, channels' by learned scales that start from N(0, 2 / k^2), as in the authors' source. Its 1e-10 is
 added to the variance here, so that a filter of equal taps has a finite gradient. Pixels' and channels' filters
@@ -23,14 +23,14 @@ import jax.numpy as jnp
 from tvconv_jax.nn.checks import Checked, check_images
 from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.operators.dynamic import PixelDense, dense_init, dynamic_conv, pooled
-from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.fused import upcast
 
 
 def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
     """Mean zero and standard deviation one over the taps, along ``axis``."""
-    centred = filters - jnp.mean(filters, axis, keepdims=True)
-    variance = jnp.sum(jnp.square(centred), axis, keepdims=True) / max(filters.shape[axis] - 1, 1)
-    return centred * jax.lax.rsqrt(variance + 1e-10)
+    centered = filters - jnp.mean(filters, axis, keepdims=True)
+    variance = jnp.sum(jnp.square(centered), axis, keepdims=True) / max(filters.shape[axis] - 1, 1)
+    return centered * jax.lax.rsqrt(variance + 1e-10)
 
 
 class DDF(Checked):
@@ -59,7 +59,7 @@ class DDF(Checked):
         gain = math.sqrt(2) / self.kernel_size
         seen = x[:, :: self.strides, :: self.strides]
         starts = {"kernel_init": dense_init, "bias_init": nn.initializers.normal(gain)}
-        pixels = gain * filter_norm(wide(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(seen)), -1)
+        pixels = gain * filter_norm(upcast(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(seen)), -1)
         context = pooled(x)
         hidden = max(1, int(channels * self.squeeze))
         hidden = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=context.dtype, name="squeeze")(context))

@@ -12,8 +12,8 @@ from jax import lax
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.ops.fused import pointwise, wide
-from tvconv_jax.ops.sharding import like_primals
+from tvconv_jax.ops.fused import pointwise, upcast
+from tvconv_jax.ops.sharding import match_vma
 from tvconv_jax.ops.tv_conv import input_gradient, output_grid
 
 Initializer = nn.initializers.Initializer
@@ -65,7 +65,7 @@ def _dynamic_conv(x: jax.Array, factors: tuple[jax.Array, ...], strides: int) ->
 
 def _product(seen: jax.Array, factors: Sequence[jax.Array], t: int) -> jax.Array:
     """What tap ``t`` sees, times the factors' entries for it, in float32 or better."""
-    return functools.reduce(jnp.multiply, (wide(factor[:, :, :, t]) for factor in factors), wide(seen))
+    return functools.reduce(jnp.multiply, (upcast(factor[:, :, :, t]) for factor in factors), upcast(seen))
 
 
 def _forward(x: jax.Array, factors: tuple[jax.Array, ...], strides: int) -> tuple[jax.Array, tuple]:
@@ -81,7 +81,7 @@ def _backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax
     by_image = functools.partial(_image_by_image, functools.partial(gradients, total=_total_on_cpu))
     default = functools.partial(gradients, total=_total)
     grad_factors = lax.platform_dependent(x, factors, cotangent, cpu=by_image, default=default)
-    return like_primals((grad_x, grad_factors), residuals)
+    return match_vma((grad_x, grad_factors), residuals)
 
 
 _dynamic_conv.defvjp(_forward, _backward)
@@ -103,7 +103,7 @@ def _factor_gradients(
         others = factors[:i] + factors[i + 1 :]
         shape = factor.shape[:3] + factor.shape[4:]
         shared = tuple(axis for axis, size in enumerate(shape) if size != cotangent.shape[axis])
-        terms = [total(_product(a, others, t) * wide(cotangent), shared) for t, a in enumerate(seen)]
+        terms = [total(_product(a, others, t) * upcast(cotangent), shared) for t, a in enumerate(seen)]
         gradients.append(jnp.stack(terms, axis=3).astype(factor.dtype))
     return tuple(gradients)
 
@@ -125,7 +125,7 @@ PixelDense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__:
 
 def pooled(x: jax.Array) -> jax.Array:
     """Average over the grid, ``[n, h, w, c]`` -> ``[n, c]`` in float32 or better."""
-    return jnp.mean(wide(x), axis=(1, 2))
+    return jnp.mean(upcast(x), axis=(1, 2))
 
 
 def average_pool(x: jax.Array, strides: int) -> jax.Array:
@@ -134,7 +134,7 @@ def average_pool(x: jax.Array, strides: int) -> jax.Array:
         return x
     ends = [(0, -side % strides) for side in x.shape[1:3]]
     window = (strides, strides)
-    return nn.avg_pool(wide(x), window, strides=window, padding=ends, count_include_pad=False).astype(x.dtype)
+    return nn.avg_pool(upcast(x), window, strides=window, padding=ends, count_include_pad=False).astype(x.dtype)
 
 
 def stacked(init: Initializer) -> Initializer:

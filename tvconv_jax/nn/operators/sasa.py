@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from tvconv_jax.nn.checks import Checked, check_images
 from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.operators.dynamic import average_pool, head_count, stacked, taps
-from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.fused import upcast
 
 
 class SASA(Checked):
@@ -52,13 +52,13 @@ class SASA(Checked):
             matrix = self.param(name, stacked(init), (heads, size, size), jnp.float32)
             return jnp.einsum("nhwmd,mde->nhwme", split, matrix.astype(x.dtype))
 
-        query = wide(project("query", nn.initializers.normal(1 / size)))
+        query = upcast(project("query", nn.initializers.normal(1 / size)))
         keys, values = (taps(project(name), self.kernel_size) for name in ("key", "value"))
         offsets = self._offsets(heads, size).astype(query.dtype)
-        logits = [jnp.sum(query * (wide(k) + r[None, None, None]), -1) for k, r in zip(keys, offsets, strict=True)]
+        logits = [jnp.sum(query * (upcast(k) + r[None, None, None]), -1) for k, r in zip(keys, offsets, strict=True)]
         inside = jnp.stack(taps(jnp.ones((1, height, width, 1), bool), self.kernel_size), axis=-1)
         shares = nn.softmax(jnp.where(inside, jnp.stack(logits, axis=-1), -jnp.inf))
-        terms = (shares[..., t, None] * wide(value) for t, value in enumerate(values))
+        terms = (shares[..., t, None] * upcast(value) for t, value in enumerate(values))
         y = functools.reduce(jnp.add, terms).reshape(x.shape).astype(x.dtype)
         return average_pool(y, self.strides)
 

@@ -18,7 +18,7 @@ from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import Checked, check_grid, check_images
 from tvconv_jax.nn.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
 from tvconv_jax.nn.operators.dynamic import average_pool, dynamic_conv
-from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.fused import upcast
 
 # The same generator for all images. Its convolutions are products over gathered pixels, so this is one large product.
 EachImage = nn.vmap(WeightGenerator, variable_axes={"params": None}, split_rngs={"params": False})
@@ -57,7 +57,7 @@ class TVConvDynamic(Checked):
             dtype=x.dtype,
             name="maps",
         )
-        maps, channels = wide(to_maps(average_pool(x, self.strides))), x.shape[3]
+        maps, channels = upcast(to_maps(average_pool(x, self.strides))), x.shape[3]
         y = dynamic_conv(x, self._generate("kernels", maps, (self.kernel_size**2, channels)), strides=self.strides)
         return y + self._generate("biases", maps, (channels,)).astype(x.dtype) if self.use_bias else y
 

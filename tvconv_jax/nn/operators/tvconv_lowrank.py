@@ -19,7 +19,7 @@ from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import Checked, check_frozen, check_grid, check_images
 from tvconv_jax.nn.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
 from tvconv_jax.nn.operators.dynamic import stacked
-from tvconv_jax.ops.fused import wide
+from tvconv_jax.ops.fused import upcast
 from tvconv_jax.ops.tv_conv import depthwise_conv, output_grid
 
 
@@ -57,7 +57,7 @@ class TVConvLowrank(Checked):
         kernels = kernels.reshape(self.rank, -1, channels).astype(x.dtype)
         values = self._values(output_grid(*x.shape[1:3], self.strides), channels)
         terms = (
-            wide(depthwise_conv(x, kernels[r], strides=self.strides)) * wide(values["gains"][None, :, :, r])
+            upcast(depthwise_conv(x, kernels[r], strides=self.strides)) * upcast(values["gains"][None, :, :, r])
             for r in range(self.rank)
         )
         y = functools.reduce(jnp.add, terms).astype(x.dtype)

@@ -1,11 +1,13 @@
 """Configuration of the documentation site; ``make docs`` builds it. Nothing is fetched from the network."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.domains.python import PyObject
 
 import tvconv_jax
 
@@ -17,6 +19,7 @@ os.environ |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "IPYTHONDIR": str(BUILD / "ipython"),
     "TVCONV_JAX_CACHE": str(BUILD / "cache"),
+    "TTY_COMPATIBLE": "0",  # no progress bars
 }
 KERNEL = BUILD / "ipython" / "profile_default" / "ipython_kernel_config.py"
 KERNEL.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,7 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False
 autodoc_default_options = {"special-members": "__call__"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -74,12 +78,13 @@ html_theme_options = {
 html_math_renderer = "mathml"
 
 
-def hide_flax_fields(app, what, name, obj, options, signature, annotation):
-    """Leave out ``parent`` and ``name`` of a signature, which every linen module has."""
-    if what == "class" and signature and ", parent: " in signature:
-        signature = signature.partition(", parent: ")[0] + ")"
-    elif what == "class" and signature and signature.startswith("(parent: "):
-        signature = "()"
+def shorten(app, what, name, obj, options, signature, annotation):
+    """Return a signature without ``parent`` and ``name``, which every linen module has, and without long types."""
+    if what == "class" and signature:
+        signature = re.sub(r"(, |(?<=\())parent: .*\)", ")", signature)
+        signature = re.sub(r"<function .*?init>", "...", signature)
+        signature = re.sub(r"(Initializer) \| ~collections.abc.Callable\[.*?Any\]", r"\1", signature)
+        signature = re.sub(r"~[\w.]+\.(\w+)", r"\1", signature)
     return signature, annotation
 
 
@@ -91,5 +96,7 @@ def write_math(translator, node):
 
 
 def setup(app):
-    app.connect("autodoc-process-signature", hide_flax_fields)
+    app.connect("autodoc-process-signature", shorten)
+    for field in PyObject.doc_field_types:
+        field.label = {"variable": "Attributes"}.get(field.name, field.label)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))

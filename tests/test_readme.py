@@ -23,7 +23,8 @@ COMMAND = re.compile(
     r"(?:^|`|^!|-- )(?:launch/cpu_env.sh )?python -m ((?:tvconv_jax|tests\.stress)[.\w]*)([^`\n]*)", re.MULTILINE
 )
 COMMANDS = list(dict.fromkeys(found for text in TEXTS.values() for found in COMMAND.findall(text)))
-KEY = re.compile(r"(?:--config\.|`)((?:data|eval|finetune|loss|mesh|model|optimizer|start|train)\.\w+(?:\.\w+)*)[=`]")
+SECTIONS = "data|eval|finetune|loss|mesh|model|optimizer|start|train"
+KEY = re.compile(rf"(?:--config\.|`)((?:{SECTIONS})\.(?!(?:idx|lst|onnx|pt2|py|rec|safetensors)\b)\w+(?:\.\w+)*)[=`]")
 
 
 def load_config(name, text=""):

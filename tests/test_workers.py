@@ -89,7 +89,7 @@ def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatc
             (worker,) = set(multiprocessing.active_children()) - {busy}
             os.kill(worker.pid, signal.SIGSTOP)
         assert soon(lambda: not worker.is_alive()) and worker.exitcode == -signal.SIGKILL
-        for number in workers.ASKING:  # as they reach a whole group; what is being trained still gets its batches
+        for number in workers.STOP_SIGNALS:  # as they reach a whole group; what is being trained still gets its batches
             os.kill(busy.pid, number)
         before = other.get_state()
         for _ in range(6):

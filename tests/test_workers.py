@@ -175,7 +175,7 @@ def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
 
 
 def test_a_child_on_a_tether_ends_with_its_parent():
-    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "tether.py")]
+    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "utils" / "tether.py")]
     code = f"import os, subprocess, time; c = {sleep!r} + [str(os.getpid()), '', 'sleep', '60']; "
     code += "print(subprocess.Popen(c).pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)

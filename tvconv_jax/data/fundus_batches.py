@@ -51,20 +51,18 @@ def train_batches(
     Args:
         sources: Training images by domain.
         per_domain: Images of each domain in a batch.
-        image_size: Height and width of the images.
-        seed: Of order and crops; the same seed gives the same batches.
+        image_size: Height and width to which images are resized.
+        seed: Seed of order and crops.
         sampling: ``"shuffled"`` shows every image of a domain before any comes again; ``"replacement"`` draws them
             independently, as the reference does.
         scale_crop: Whether half of the images, drawn again every time, are enlarged by up to 1.5, height and width
             independently, and cropped.
-        workers: Processes that decode; 0 decodes in threads of this process.
-        rows: Rows of every batch that this process loads, ``int [n]``; ``None``: all. The number of processes changes
-            neither the batches nor their order and crops.
+        workers: As in :func:`tvconv_jax.data.pipeline.train_batches`.
+        rows: As there.
 
     Returns:
-        An iterator over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``, ``index``
-        counting through the domains. Its ``get_state()`` and ``set_state()`` save and restore the position, and
-        ``close()`` ends its threads and processes.
+        An iterator as there, over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``;
+        ``index`` counts through the domains.
 
     Raises:
         UserError: If the prefetched batches of the workers do not fit into shared memory.
@@ -99,9 +97,7 @@ def train_batches(
 
 
 def draw_crop(image_size: int, random: np.random.Generator) -> Crop | None:
-    """Draw, with probability one half, a crop of an image enlarged by 1 to 1.5, height and width independently.
-
-    The crop has the size of the image, ``image_size``.
+    """Draw, with probability one half, a crop ``image_size`` squared of an image enlarged by 1 to 1.5 along each axis.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/dataloaders/custom_transforms.py.
     """

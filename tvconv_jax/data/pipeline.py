@@ -56,7 +56,7 @@ def train_batches(
         source: Training images.
         batch_size: Images in a batch of all processes together.
         image_size: Height and width to which images are resized.
-        seed: Of order, flips and transformations; the same seed gives the same batches.
+        seed: Seed of order, flips and transformations.
         flip: Whether half of the images, drawn again every epoch, are mirrored.
         magnitudes: Largest random transformations, drawn again every epoch.
         workers: Processes that decode; 0 decodes in threads of this process.

@@ -14,6 +14,7 @@ from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
 from tvconv_jax.data.source import Record, Source, read
+from tvconv_jax.data.subset import Subset
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.signatures import describe_file
@@ -72,23 +73,6 @@ class LooseFiles:
     def name(self, index: int) -> str:
         """Return the file's path."""
         return str(self._files[index])
-
-
-class ListedFaces:
-    """The images of a ``.rec`` under the names that a ``.lst`` beside it gives them."""
-
-    def __init__(self, faces: RecordFaces, names: Sequence[str]) -> None:
-        self._faces, self.keys, self._names = faces, faces.keys, names
-
-    def __len__(self) -> int:
-        return len(self._faces)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._faces[index] | {"name": self._names[index]}
-
-    def name(self, index: int) -> str:
-        """Return the name in the list."""
-        return self._names[index]
 
 
 def kind_of(text: str | Path) -> str:
@@ -156,7 +140,8 @@ def _open_records(text: str) -> FaceSet:
         return FaceSet("RecordIO", faces, faces.label, numbers, named=False, files=False, notes=notes)
     folders = dict(zip(faces.label.tolist(), (name.split("/")[0] for name in names), strict=True))
     identities = [folders[label] for label in range(len(folders))]
-    return FaceSet("RecordIO", ListedFaces(faces, names), faces.label, identities, named=True, files=True, notes=notes)
+    source = Subset(faces, range(len(faces)), names=names)
+    return FaceSet("RecordIO", source, faces.label, identities, named=True, files=True, notes=notes)
 
 
 def _open_tfds(text: str) -> FaceSet:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tvconv_jax.data.formats.numpy_pickle import Array, Refused, kind_of, load
 from tvconv_jax.data.formats.pairs import in_order
-from tvconv_jax.data.formats.plain_pickle import Array, Refused, kind_of, load
 from tvconv_jax.data.records import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_bytes

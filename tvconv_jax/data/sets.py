@@ -14,8 +14,8 @@ from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
 from tvconv_jax.data.records import Record, Source, read
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.signatures import describe_file
 
 CHUNK = 1024  # records read at once

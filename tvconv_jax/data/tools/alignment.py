@@ -11,9 +11,9 @@ from PIL import Image
 
 from tvconv_jax.data.decoder import ImageError, as_seen, read_image
 from tvconv_jax.data.listing import JUNK, is_junk
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, write_bytes
+from tvconv_jax.utils.progress import track
 
 # Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
 # 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.

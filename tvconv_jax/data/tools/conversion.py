@@ -18,9 +18,9 @@ from tvconv_jax.data.formats.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
 from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, user_path, write_bytes, write_text
+from tvconv_jax.utils.progress import track
 
 LONGEST = 255  # bytes of a file's name, on most file systems
 

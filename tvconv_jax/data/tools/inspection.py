@@ -16,10 +16,10 @@ from tvconv_jax.data.tools.contact_sheet import write_sheet
 from tvconv_jax.data.tools.findings import Finding, findings, overlap
 from tvconv_jax.data.tools.held_out import HeldOut, beside, open_held_out
 from tvconv_jax.data.tools.image_stats import Look, look
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.progress import track
 
 CHUNK = 1024  # pictures whose bytes are held at once
 SHOWN = 10  # names in a line

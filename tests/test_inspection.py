@@ -113,7 +113,7 @@ def test_overlap_with_test_sets_beside(faces, capsys):
         (faces / "lfw" / "Person_2" / f"Person_2_{number:04d}.jpg").write_bytes(pictures[number])
     report = inspect(capsys, faces / "pairs.txt")
     assert "pairs       2: 1 of one identity, 1 of two identities, in no equal folds\n  pictures    2," in report
-    assert "  ! lfw: 2 pairs cannot be cut into 10 equal folds; give a multiple of 10.\n" in report
+    assert "  ! lfw: 2 pairs cannot be split into 10 equal folds; give a multiple of 10.\n" in report
     missing = "somebody/somebody_0001.jpg, Person_3/Person_3_0002.jpg"
     assert f"  ! pictures that it lists are missing, 2: {missing}\n" in report
 

@@ -158,7 +158,7 @@ def face_set(header=(3, 5)):
     ("change", "words"),
     [
         (lambda lines: ["-5\t0", *lines[1:]], "names key -5; keys are 0 or more"),
-        (lambda lines: lines[1:], "holds labels and no picture, as records of identities do"),
+        (lambda lines: lines[1:], "holds labels and no image, as records of identities do"),
         (lambda lines: [lines[0], lines[1], "2\t" + lines[1].split("\t")[1], *lines[3:]], "gives two keys one offset"),
         (lambda lines: [LFS.decode()], "is a Git LFS pointer"),
     ],

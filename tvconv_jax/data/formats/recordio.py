@@ -2,8 +2,8 @@
 
 A record has one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian.
 Flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record at every magic that
-stands at a multiple of four in it, and leaves that magic out; a reader puts it back. An index names each record by a key:
-lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
+stands at a multiple of four in it, and leaves that magic out; a reader puts it back. An index names each record by a
+key: lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
 """
 
 import mmap

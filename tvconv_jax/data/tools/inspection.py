@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tvconv_jax.data.formats.folder import identity_files
-from tvconv_jax.data.formats.pairs import FOLDS, check_folds, cut_folds
+from tvconv_jax.data.formats.pairs import FOLDS, check_folds, split_folds
 from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.records import Source, read
 from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
@@ -123,7 +123,7 @@ def _pairs(test: HeldOut) -> str:
 def _faults_of_pairs(test: HeldOut) -> Iterator[Finding]:
     """Why pairs cannot be verified on."""
     try:
-        check_folds(test.same, cut_folds(len(test.same), test.name), test.name)
+        check_folds(test.same, split_folds(len(test.same), test.name), test.name)
     except UserError as error:
         yield Finding(str(error))
 

@@ -186,7 +186,7 @@ def test_a_part_of_other_pictures_is_refused(tmp_path, capsys):
     before = (tmp_path / "a.rec.part").read_bytes()
     with pytest.raises(SystemExit, match="2"):
         convert(tmp_path / "faces", tmp_path / "a.rec")
-    assert "a.rec.part was begun with other pictures; remove it" in capsys.readouterr().err
+    assert "a.rec.part was begun with other images; remove it" in capsys.readouterr().err
     assert (tmp_path / "a.rec.part").read_bytes() == before
 
 

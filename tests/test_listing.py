@@ -190,7 +190,7 @@ def test_poses_by_the_same_rule(tmp_path):
             os.mkfifo(tmp_path / f"{person}" / pose / "1.jpg")
     touch(tmp_path / "0" / "x.jpg")
     touch(tmp_path / "__MACOSX" / "5" / "frontal" / "0.jpg")
-    data = poses.load(tmp_path, test_share=0.5)
+    data = poses.load_poses(tmp_path, test_share=0.5)
     assert len(data.train) == len(data.test) == 4
     (note,) = data.notes
     for words in ("9 hidden", "8 pipes", "1 images in no folder frontal or profile (0/x.jpg)"):

@@ -146,7 +146,7 @@ def test_pictures_that_viewers_turn_are_found(faces, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["inspect", "faces", "--sheet=sheet"], "sheet must end as a picture does: .png, .jpg"),
+        (["inspect", "faces", "--sheet=sheet"], "sheet must end as an image does: .png, .jpg"),
         (["align", "a", "b", "c", "--size=0"], "'0' must be a whole number from 8"),
         (["speed", "faces", "--seconds=0"], "'0' must be greater than 0, and finite"),
     ],

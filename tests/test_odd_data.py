@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from folders import touch
 from PIL import Image
 
 from tvconv_jax.data import listing
@@ -30,27 +31,14 @@ from tvconv_jax.utils.errors import UserError
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
 
 
-def touch(path, content=b"image"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-@pytest.fixture
-def people(tmp_path):
-    """Three identities of one image each."""
-    for name in ("ann", "bob", "cyd"):
-        touch(tmp_path / "faces" / name / "0.jpg", name.encode())
-    return tmp_path / "faces"
-
-
-def test_a_link_to_an_identity_beside_it_is_not_another_identity(people, tmp_path):
-    (people / "zoe").symlink_to("ann")
-    (people / "dan").symlink_to(touch(tmp_path / "far" / "0.jpg").parent)
-    (people / "eve").symlink_to(tmp_path / "far")
+def test_a_link_to_an_identity_beside_it_is_not_another_identity(face_folder, tmp_path):
+    (face_folder / "zoe").symlink_to("ann")
+    (face_folder / "dan").symlink_to(touch(tmp_path / "far" / "0.jpg").parent)
+    (face_folder / "eve").symlink_to(tmp_path / "far")
     left_out = LeftOut()
-    assert sorted(path.parent.name for path in training_files(people, left_out)) == ["ann", "bob", "cyd", "dan"]
-    assert left_out.paths == {listing.TWICE: [people / "eve", people / "zoe"]}
+    found = training_files(face_folder, left_out)
+    assert len(found) == 7 and {path.parent.name for path in found} == {"ann", "bob", "cyd", "dan"}
+    assert left_out.paths == {listing.TWICE: [face_folder / "eve", face_folder / "zoe"]}
 
 
 def test_poses_are_named_in_any_case_and_a_linked_person_is_one(tmp_path):
@@ -64,16 +52,16 @@ def test_poses_are_named_in_any_case_and_a_linked_person_is_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.rec", "lfw.bin", "x_pair.txt", "TRAIN.REC"])
 @pytest.mark.parametrize("kind", ["dangling links", "folders", "pipes, sockets or devices"])
-def test_what_is_called_as_data_and_is_not_a_file_is_never_passed_over(people, name, kind):
-    path = people.parent / name
+def test_what_is_called_as_data_and_is_not_a_file_is_never_passed_over(face_folder, name, kind):
+    path = face_folder.parent / name
     {"dangling links": lambda p: p.symlink_to("/nowhere"), "folders": os.mkdir}.get(kind, os.mkfifo)(path)
     with pytest.raises(UserError, match=f"{name} must be a file, but is among the {kind}; mend, rename or remove it"):
-        (packed_in if name.lower().endswith(".rec") else open_beside)(people.parent)
+        (packed_in if name.lower().endswith(".rec") else open_beside)(face_folder.parent)
 
 
-def test_names_of_data_count_in_any_case(people, tmp_path):
-    assert convert(people, tmp_path / "Train.REC").startswith("3 pictures")
-    assert packed_in(tmp_path) == tmp_path / "Train.REC" and len(open_faces(tmp_path / "Train.REC").labels) == 3
+def test_names_of_data_count_in_any_case(face_folder, tmp_path):
+    assert convert(face_folder, tmp_path / "Train.REC").startswith("6 ")
+    assert packed_in(tmp_path) == tmp_path / "Train.REC" and len(open_faces(tmp_path / "Train.REC").labels) == 6
     for name in ("a_pair.TXT", "Pairs.txt"):
         touch(tmp_path / name)
     assert [path.name for path in pair_lists(tmp_path)] == ["a_pair.TXT", "Pairs.txt"]
@@ -82,8 +70,8 @@ def test_names_of_data_count_in_any_case(people, tmp_path):
         open_held_out(touch(tmp_path / "A.BIN", b"x"))
 
 
-def test_a_packed_set_of_another_name_is_told_to_be_renamed(people, tmp_path):
-    convert(people, tmp_path / "set" / "faces.rec")
+def test_a_packed_set_of_another_name_is_told_to_be_renamed(face_folder, tmp_path):
+    convert(face_folder, tmp_path / "set" / "faces.rec")
     with pytest.raises(UserError, match="faces.rec: call it train.rec, and train on it with data=casia"):
         training_files(tmp_path / "set", LeftOut())
 
@@ -248,8 +236,8 @@ def test_a_version_of_tfds_that_was_not_finished_is_not_a_set(tmp_path):
         locate(str(tmp_path / "begun"))
 
 
-def test_records_of_tfds_that_are_another_file_are_called_so(people, tmp_path):
-    convert(people, f"tfds:{tmp_path / 'some_faces'}")
+def test_records_of_tfds_that_are_another_file_are_called_so(face_folder, tmp_path):
+    convert(face_folder, f"tfds:{tmp_path / 'some_faces'}")
     shard = next((tmp_path / "some_faces").glob("*/*.array_record*"))
     for content, words in ((LFS, "a Git LFS pointer"), (b"<html>", "an HTML page")):
         shard.write_bytes(content)
@@ -257,8 +245,8 @@ def test_records_of_tfds_that_are_another_file_are_called_so(people, tmp_path):
             open_faces(f"tfds:{tmp_path / 'some_faces'}")
 
 
-def test_a_file_is_not_a_folder_to_convert_into(people, tmp_path):
-    convert(people, tmp_path / "a.rec")
+def test_a_file_is_not_a_folder_to_convert_into(face_folder, tmp_path):
+    convert(face_folder, tmp_path / "a.rec")
     with pytest.raises(UserError, match="mine is a file and is not written over; name a folder"):
         convert(tmp_path / "a.rec", touch(tmp_path / "mine"))
 

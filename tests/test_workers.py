@@ -89,7 +89,7 @@ def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatc
             (worker,) = set(multiprocessing.active_children()) - {busy}
             os.kill(worker.pid, signal.SIGSTOP)
         assert soon(lambda: not worker.is_alive()) and worker.exitcode == -signal.SIGKILL
-        for number in workers.ASKING:  # as they reach a whole group; what is being trained still gets its batches
+        for number in workers.STOP_SIGNALS:  # as they reach a whole group; what is being trained still gets its batches
             os.kill(busy.pid, number)
         before = other.get_state()
         for _ in range(6):
@@ -175,7 +175,7 @@ def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
 
 
 def test_a_child_on_a_tether_ends_with_its_parent():
-    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "tether.py")]
+    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "utils" / "tether.py")]
     code = f"import os, subprocess, time; c = {sleep!r} + [str(os.getpid()), '', 'sleep', '60']; "
     code += "print(subprocess.Popen(c).pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)

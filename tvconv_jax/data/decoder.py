@@ -204,11 +204,7 @@ def _is_16_bit(file: Image.Image) -> bool:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > max_pixels():
-        raise ImageError(_too_large())
-
-
-def _too_large() -> str:
-    return f"it has more than {max_pixels():,} pixels, the most that are decoded; make it smaller"
+        raise ImageError(_cause(Image.DecompressionBombError(), b""))
 
 
 def _cause(error: Exception, image: bytes) -> str:
@@ -217,7 +213,7 @@ def _cause(error: Exception, image: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         return _foreign(image)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return _too_large()
+        return f"it has more than {max_pixels():,} pixels, the most that are decoded; make it smaller"
     if isinstance(error, MemoryError):
         return "there is not enough memory for its pixels"
     if "decompressed data too large" in text or "max_text" in text:

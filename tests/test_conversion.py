@@ -57,7 +57,7 @@ def test_a_list_of_names_is_not_written_over(tmp_path, capsys):
 
 def test_folder_to_record_and_back(tmp_path, capsys):
     convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
-    assert "3 pictures of 2 identities" in capsys.readouterr().out
+    assert "3 images of 2 identities" in capsys.readouterr().out
     faces = RecordFaces(tmp_path / "train.rec")
     assert [faces[i]["label"] for i in range(3)] == [0, 0, 1]
     convert(tmp_path / "train.rec", tmp_path / "back")

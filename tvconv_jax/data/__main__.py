@@ -52,7 +52,7 @@ def _arg(name: str, parse: Any, text: str, **options: Any) -> tuple[str, dict[st
 
 
 def _size(default: int, text: str) -> tuple[str, dict[str, Any]]:
-    return _arg("--size", cli.image_size, f"{text}; default {default}", default=default, dest="side")
+    return _arg("--size", cli.image_size, f"{text}; default {default}", default=default)
 
 
 COMMANDS = {

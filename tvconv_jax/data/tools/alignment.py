@@ -114,14 +114,14 @@ def _landmarks(path: Path, number: int, line: str) -> Landmarks:
     return Landmarks(file, points)
 
 
-def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_SIZE) -> str:
+def align(source: Path, landmarks: Path, target: Path, *, size: int = TEMPLATE_SIZE) -> str:
     """Align the images of a folder for which a list has landmarks.
 
     Args:
         source: The folder. Images are rotated by their EXIF data, as viewers show them.
         landmarks: The list; see :func:`read_landmarks`.
         target: The folder to write, JPEGs of quality 95 under the same names; existing images are kept.
-        side: Height and width of the aligned faces in pixels, 112 or 96 by custom.
+        size: Height and width of the aligned faces in pixels, 112 or 96 by custom.
 
     Returns:
         A line on the outcome.
@@ -138,7 +138,7 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
     if not exist:
         raise UserError(f"none of the {len(listed)} images of {landmarks} is in {source}; name their common folder.")
     _check_targets(landmarks, exist)
-    outcomes = list(_align_all(source, track(exist, total=len(exist), text="Aligning"), target, side))
+    outcomes = list(_align_all(source, track(exist, total=len(exist), text="Aligning"), target, size))
     bad = [entry.file for entry, outcome in zip(exist, outcomes, strict=True) if outcome == BROKEN]
     counts = (
         (outcomes.count(FOUND), f"were in {target} already"),
@@ -146,7 +146,7 @@ def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_S
         (len(found) - len(listed), f"of {landmarks} are {JUNK}: left out"),
         (len(bad), f"cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}"),
     )
-    lines = [f"{outcomes.count(ALIGNED)} faces aligned to {side}x{side}"]
+    lines = [f"{outcomes.count(ALIGNED)} faces aligned to {size}x{size}"]
     return "; ".join([*lines, *(f"{count} {text}" for count, text in counts if count)])
 
 
@@ -166,7 +166,7 @@ def _check_targets(landmarks: Path, entries: Sequence[Landmarks]) -> None:
         taken[path] = entry.file
 
 
-def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: int) -> Iterator[str]:
+def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, size: int) -> Iterator[str]:
     """Yield the outcome for each image."""
     for entry in entries:
         path = target / _target(entry)
@@ -174,7 +174,7 @@ def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: i
             yield FOUND
             continue
         try:
-            face = align_face(as_seen(read_image(source / entry.file)), entry.points, side)
+            face = align_face(as_seen(read_image(source / entry.file)), entry.points, size)
         except ImageError:
             yield BROKEN
             continue

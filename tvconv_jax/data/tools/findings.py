@@ -40,14 +40,14 @@ def _equal(names: Sequence[str], count: int | None) -> str:
     return " = ".join(names[:count]) + more
 
 
-def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], side: int) -> Iterator[Finding]:
+def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], size: int) -> Iterator[Finding]:
     """Yield the defects of a set.
 
     Args:
         source: The images.
         faces: Their training set; ``None`` for a test set.
         stats: The statistics of every image.
-        side: Expected height and width in pixels.
+        size: Expected height and width in pixels.
     """
     read = [index for index, entry in enumerate(stats) if not entry.error]
     yield from _unreadable(source, stats)
@@ -65,8 +65,8 @@ def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageSta
         yield Finding(text, (), unaligned)
     rotated = [index for index in read if stats[index].rotated]
     yield from _images(source, "images that viewers rotate (EXIF), and training does not: save them rotated", rotated)
-    others = [index for index in read if stats[index].size != (side, side)]
-    yield from _images(source, f"images that are not {side}x{side}", others)
+    others = [index for index in read if stats[index].size != (size, size)]
+    yield from _images(source, f"images that are not {size}x{size}", others)
 
 
 def find_overlap(faces: FaceSet, stats: Sequence[ImageStats], test: HeldOut) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def inspect(
     path: str,
     *,
     tests: Sequence[str] = (),
-    side: int = 112,
+    size: int = 112,
     sheet: Path | None = None,
     seed: int = 0,
     every_name: bool = False,
@@ -40,7 +40,7 @@ def inspect(
         path: A training set, as :func:`tvconv_jax.data.sets.open_faces` takes it; a verification ``.bin`` or
             ``_pair.txt``; or a folder that holds training images, test sets or both.
         tests: More test sets, or lists of their identities, for a search for overlap.
-        side: Expected height and width of the images in pixels.
+        size: Expected height and width of the images in pixels.
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.
         seed: Seed of the sample.
         every_name: Whether to list all names of a finding, and not the first ten.
@@ -56,7 +56,7 @@ def inspect(
     missing = () if faces else _missing(path, held_out)
     stats = _measure_all(source, Path(path).name)
     found = [Finding("listed images are missing", missing)] if missing else []
-    found += find_defects(source, faces, stats, side)
+    found += find_defects(source, faces, stats, size)
     for test in [*held_out, *(test for name in tests for test in open_held_out(name))] if faces else []:
         found += find_overlap(faces, stats, test)
     found += [] if faces else _defects_of_pairs(held_out[0])

@@ -19,12 +19,12 @@ MAX_IMAGES = 2048  # for the decoders, which repeat them
 ROUNDS = 3  # the best is reported, for other processes only slow a round down
 
 
-def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
+def speed(sources: list[str], *, size: int = 96, seconds: float = 3.0) -> str:
     """Measure the pipeline (read, decode, resize, flip, batch), Pillow in a loop, and our decoder in a loop.
 
     Args:
         sources: Training sets, as :func:`tvconv_jax.data.sets.open_faces` takes them.
-        side: Height and width of the resized images in pixels.
+        size: Height and width of the resized images in pixels.
         seconds: Duration of each of the three rounds of a measurement.
 
     Returns:
@@ -33,16 +33,16 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
     Raises:
         UserError: If a set cannot be opened.
     """
-    lines = [f"{'images/s at ' + str(side):<32}{'':>10}{'/ Pillow loop':>16}   ({cores()} cores)"]
+    lines = [f"{'images/s at ' + str(size):<32}{'':>10}{'/ Pillow loop':>16}   ({cores()} cores)"]
     for name in sources:
         faces = open_faces(name)
         source = faces.source
         images = [source[index]["image"] for index in range(min(MAX_IMAGES, len(source)))]
         rates = {
-            "Pillow, in a loop": lambda p=images: _decoders(p, lambda image: _pillow(image, side), seconds),
-            "our decoder, in a loop": lambda p=images: _decoders(p, lambda image: decode(image, side), seconds),
-            "pipeline, threads": lambda s=source: _pipeline(s, side, 0, seconds),
-            "pipeline, 2 worker processes": lambda s=source: _pipeline(s, side, 2, seconds),
+            "Pillow, in a loop": lambda p=images: _decoders(p, lambda image: _pillow(image, size), seconds),
+            "our decoder, in a loop": lambda p=images: _decoders(p, lambda image: decode(image, size), seconds),
+            "pipeline, threads": lambda s=source: _pipeline(s, size, 0, seconds),
+            "pipeline, 2 worker processes": lambda s=source: _pipeline(s, size, 2, seconds),
         }
         measured = {what: measure() for what, measure in rates.items()}
         lines += [name, *(f"  {note}" for note in faces.notes)]
@@ -51,10 +51,10 @@ def speed(sources: list[str], *, side: int = 96, seconds: float = 3.0) -> str:
     return "\n".join(lines)
 
 
-def _pillow(image: bytes, side: int) -> np.ndarray:
+def _pillow(image: bytes, size: int) -> np.ndarray:
     """Decode as :func:`tvconv_jax.data.decoder.decode`, by Pillow alone."""
     with opened(image) as found:
-        return np.asarray(found.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        return np.asarray(found.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _decoders(images: list[bytes], decoder: Callable[[bytes], np.ndarray], seconds: float) -> float:
@@ -66,8 +66,8 @@ def _decoders(images: list[bytes], decoder: Callable[[bytes], np.ndarray], secon
     return _rate(ones(), seconds)
 
 
-def _pipeline(source: Source, side: int, workers: int, seconds: float) -> float:
-    batches = train_batches(source, batch_size=min(BATCH, len(source)), image_size=side, seed=0, workers=workers)
+def _pipeline(source: Source, size: int, workers: int, seconds: float) -> float:
+    batches = train_batches(source, batch_size=min(BATCH, len(source)), image_size=size, seed=0, workers=workers)
     with closing(batches):
         return _rate((len(batch["label"]) for batch in batches), seconds)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, select, walk
-from tvconv_jax.data.sets import LooseFiles
+from tvconv_jax.data.source import LooseFiles
 from tvconv_jax.data.tools.held_out import identity_of
 from tvconv_jax.utils.errors import UserError
 

@@ -17,20 +17,8 @@ import numpy as np
 
 from tvconv_jax.utils.restricted_pickle import Refused, StandIn, check_keys, load
 
-_STORAGES = {
-    "FloatStorage": "f4",
-    "DoubleStorage": "f8",
-    "HalfStorage": "f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "i8",
-    "IntStorage": "i4",
-    "ShortStorage": "i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-    "ComplexFloatStorage": "c8",
-    "ComplexDoubleStorage": "c16",
-}
+_STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4"}
+_STORAGES |= {"Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16"}
 LEGACY = 0x1950A86A20F9469CFC6C  # the number that opens a file of before PyTorch 1.6
 # A file may be packed again, but one that unpacks to so much more is a bomb.
 _MAX_RATIO, _MAX_EXTRA = 16, 2**24
@@ -47,10 +35,8 @@ class _Dict(dict):
     def __setstate__(self, _: Any) -> None: ...
 
 
-class _DType(NamedTuple):
+class _DType(str):
     """The dtype of a storage."""
-
-    name: str
 
 
 class _Storage(NamedTuple):
@@ -83,7 +69,7 @@ def _ordered(pairs: Any = ()) -> _Dict:  # of pairs, in Python 2
     return _Dict(pairs)
 
 
-TABLE = {f"torch.{name}": _DType(dtype) for name, dtype in _STORAGES.items()}
+TABLE = {f"torch.{name}Storage": _DType(dtype) for name, dtype in _STORAGES.items()}
 TABLE |= {f"torch._utils.{name}": _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")}
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 TABLE |= {f"torch._utils.{name}": lambda tensor, *_: tensor for name in _PARAMETERS}
@@ -174,8 +160,8 @@ def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, str]]:
             return StandIn
         if not isinstance(dtype, _DType) or not isinstance(key, (str, int)):
             return StandIn()
-        dtypes[str(key)] = dtype.name
-        return _Storage(dtype.name, str(key)) if view is None else StandIn()
+        dtypes[str(key)] = dtype
+        return _Storage(dtype, str(key)) if view is None else StandIn()
 
     try:
         return load(file, TABLE, encoding="latin1", stand_ins=True, persistent_load=storage), dtypes

@@ -21,10 +21,7 @@ class Refused(ValueError):
 class StandIn:
     """An empty stand-in for an object that is not in the table; it ignores its arguments, state and items."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __new__(cls, *_: Any, **__: Any) -> "StandIn":
-        return super().__new__(cls)
+    def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 

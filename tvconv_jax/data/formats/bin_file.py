@@ -26,13 +26,7 @@ EXPECTED = "it must be (images, flags), two encoded images for each flag"
 
 
 class BinFaces:
-    """The images of a verification ``.bin``, and the pairs of them.
-
-    Args:
-        path: The file; see :func:`read_bin`.
-
-    Attributes:
-        pairs: The pairs, by the index of their images.
+    """The images of a verification ``.bin``, and its ``pairs``.
 
     Raises:
         UserError: As :func:`read_bin`, or if the pairs cannot be split into ten folds.
@@ -68,10 +62,7 @@ def is_bin(path: Path) -> bool:
 
 
 def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
-    """Read a verification ``.bin``.
-
-    Args:
-        path: The file. It holds images and flags, as a pair or under names such as ``bins`` and ``issame``.
+    """Read a verification ``.bin``: images and flags, as a pair or under names such as ``bins`` and ``issame``.
 
     Returns:
         ``2 n`` images, pair after pair, each encoded (bytes) or raw (``uint8 [h, w, 3]``); ``bool [n]``, whether a
@@ -178,7 +169,7 @@ def write_bin(path: Path, images: Sequence[bytes], same: Sequence[bool]) -> None
     """Write a verification ``.bin`` that the face projects of MXNet and PyTorch read, whole or not at all.
 
     Args:
-        path: The file, a pickle of protocol 4.
+        path: The file.
         images: ``2 n`` encoded images, pair after pair.
         same: ``n`` flags.
 

@@ -105,11 +105,7 @@ def existing(root: str, key: str = "data.root") -> Path:
 
 
 def training_files(base: Path, left_out: LeftOut) -> list[Path]:
-    """Return every image of every identity, sorted.
-
-    Args:
-        base: The folder; identities lie in it or in its ``train``.
-        left_out: A counter of files that are left out.
+    """Return every image of every identity in a folder or in its ``train``, sorted.
 
     Raises:
         UserError: If there are fewer than two identities, or one would be lost.

@@ -16,7 +16,7 @@ def read_names(path: Path, keys: Sequence[int], labels: Sequence[int]) -> tuple[
     Args:
         path: The list; it may be missing.
         keys: The images' keys, ascending.
-        labels: Their labels.
+        labels: The images' labels.
 
     Returns:
         A name for each image, or none if there is no list or it does not fit; a line with the reason why it does not.

@@ -33,27 +33,16 @@ class Pairs(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a list of pairs.
+    """One line of a list of pairs."""
 
-    Attributes:
-        number: The line's number, from 1.
-        left: Image file, within the folder of the set or absolute.
-        right: Image file, alike.
-        same: Whether both show one identity.
-    """
-
-    number: int
-    left: str
+    number: int  # of the line, from 1
+    left: str  # image file, within the folder of the set or absolute
     right: str
-    same: bool
+    same: bool  # whether both show one identity
 
 
 def set_of(path: Path) -> tuple[str, Path]:
-    """Return name and image folder of a list's set, for ``<set>_pair.txt`` or LFW's ``pairs.txt``.
-
-    Raises:
-        UserError: If a set cannot have this name.
-    """
+    """Return name and image folder of a list's set; raise a ``UserError`` if a set cannot have this name."""
     name = "lfw" if _is_lfw(path) else path.name[: -len(LIST_END)] if is_list(path) else path.name
     if not name.strip() or not name.isprintable():
         raise UserError(f"{str(path)!r}: no verification set can be called {name!r}; give it another name.")
@@ -90,9 +79,6 @@ def read_rows(path: Path) -> list[Row]:
 def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
     """Read a list of pairs whose images exist, folds in file order.
 
-    Args:
-        path: The list; see :func:`read_rows`.
-
     Returns:
         The pairs, and the sorted names of the images that they index.
 
@@ -119,12 +105,9 @@ def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
 
 
 def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
-    """Raise a ``UserError`` if a set or one of its folds holds pairs of one kind only.
+    """Raise a ``UserError`` if a set, ``what``, or one of its folds holds pairs of one kind only.
 
-    Args:
-        same: ``bool [n]``, whether each pair shows one identity.
-        folds: ``int [n]``, the fold of each.
-        what: The set, for the message.
+    ``same`` is ``bool [n]``, whether each pair shows one identity, and ``folds`` ``int [n]``, the fold of each.
     """
     if same.all() or not same.any():
         raise UserError(f"{what} holds pairs of {_kind(same)} only; both kinds are needed: complete or remove it.")
@@ -142,11 +125,7 @@ def _kind(same: np.ndarray) -> str:
 
 
 def in_order(same: np.ndarray, what: str) -> Pairs:
-    """Return the pairs of consecutive images: 0 and 1, 2 and 3, ...
-
-    Raises:
-        UserError: If their number is not a multiple of ten; ``what`` names the set.
-    """
+    """Return the pairs of consecutive images, 0 and 1, 2 and 3, ..., of the set ``what``; see :func:`split_folds`."""
     numbers = np.arange(len(same), dtype=np.int32)
     return Pairs(2 * numbers, 2 * numbers + 1, same, split_folds(len(same), what))
 
@@ -177,10 +156,10 @@ def _lfw_rows(path: Path) -> list[Row]:
     rows, (_, root) = [], set_of(path)
     files: dict[str, dict[str, str]] = {}
     for place, (number, fields) in enumerate(_fields(path, (3, 4))):
-        if place == 0 and len(fields) in (1, 2) and all(map(_is_number, fields)):
+        if place == 0 and len(fields) in (1, 2) and None not in map(whole_number, fields):
             continue  # folds, and pairs of each kind in one
         same = len(fields) == 3
-        if len(fields) not in (3, 4) or not (_is_number(fields[1]) and _is_number(fields[-1])):
+        if len(fields) not in (3, 4) or None in map(whole_number, (fields[1], fields[-1])):
             raise UserError(
                 f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2', separated by tabs "
                 f"if names hold blanks; correct it."
@@ -189,10 +168,6 @@ def _lfw_rows(path: Path) -> list[Row]:
         left, right = (_lfw_file(root, files, name, int(image)) for name, image in images)
         rows.append(Row(number, left, right, same))
     return rows
-
-
-def _is_number(text: str) -> bool:
-    return whole_number(text) is not None
 
 
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:

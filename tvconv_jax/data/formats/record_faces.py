@@ -27,25 +27,15 @@ HEADER = struct.Struct("<IfQQ")
 
 
 class Content(NamedTuple):
-    """The content of a record.
+    """The content of a record."""
 
-    Attributes:
-        labels: ``float32 [n]``; one if the record has a scalar label.
-        image: The encoded image, empty in records that describe others.
-        vector: Whether the labels stand behind the header.
-    """
-
-    labels: np.ndarray
-    image: bytes
-    vector: bool
+    labels: np.ndarray  # float32 [n]; one if the record has a scalar label
+    image: bytes  # encoded; empty in records that describe others
+    vector: bool  # whether the labels stand behind the header
 
 
 def unpack(payload: bytes) -> Content:
-    """Unpack a record.
-
-    Raises:
-        ValueError: If it is shorter than its header says.
-    """
+    """Unpack a record; raise a ``ValueError`` if it is shorter than its header says."""
     if len(payload) < HEADER.size:
         raise ValueError(f"it has {len(payload)} bytes, fewer than the header's {HEADER.size}")
     flag, label, _, _ = HEADER.unpack_from(payload)
@@ -186,17 +176,14 @@ def walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
 
 def write_faces(
     path: Path, faces: Sequence[Record], *, size: tuple[int, int] | None = None, resume: bool = False
-) -> int:
+) -> None:
     """Write images in the layout of MXNet's face sets: record 0, images, identities, and ``property``.
 
     Args:
-        path: The ``.rec`` to write; its ``.idx`` and ``property`` are put beside it.
-        faces: The images, grouped by identity; labels are kept as they are.
-        size: Height and width for ``property``; ``None`` writes none.
+        path: The ``.rec`` to write, with its ``.idx``.
+        faces: The images, grouped by identity; labels are kept.
+        size: Height and width for ``property`` beside it; ``None`` writes none.
         resume: Whether to continue a call with the same images that was killed.
-
-    Returns:
-        The number of images.
 
     Raises:
         UserError: If a file exists, or the images of an identity are not grouped.
@@ -216,7 +203,6 @@ def write_faces(
         writer.rewrite_first(pack((count + 1, count + 1 + len(starts)), 0))
     if size:
         write_text(properties, f"{max(starts, default=-1) + 1},{size[0]},{size[1]}\n")
-    return count
 
 
 def _write_images(writer: RecordWriter, faces: Sequence[Record], done: Sequence[int]) -> dict[int, int]:

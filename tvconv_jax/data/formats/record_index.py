@@ -10,13 +10,7 @@ from tvconv_jax.utils.signatures import describe_instead_of_text
 
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read an ``.idx``.
-
-    Args:
-        path: The file, ``key offset`` lines in any order.
-
-    Returns:
-        Keys in ascending order and the offset of each, ``int64 [n]``.
+    """Read an ``.idx``: keys in ascending order and the offset of each, ``int64 [n]``.
 
     Raises:
         UserError: If it cannot be read, a line is not a pair of whole numbers, a key is below 0, or a key or an

@@ -29,11 +29,9 @@ MAX_LENGTH = 2**29 - 1
 class RecordFile:
     """Records of one ``.rec`` by byte offset; memory-mapped, and opened again by a process that unpickles it.
 
-    Args:
-        path: The ``.rec`` file.
-
     Raises:
-        UserError: If there is no such file, or it is empty.
+        UserError: If there is no such file, or it is empty. All methods: if an offset is not the start of a whole
+            record; the message names file and offset.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,23 +50,14 @@ class RecordFile:
         return RecordFile, (self.path,)
 
     def __len__(self) -> int:
-        """Return the file's size in bytes."""
         return len(self._bytes)
 
     def read(self, offset: int) -> bytes:
-        """Return the record that starts at ``offset``.
-
-        Raises:
-            UserError: If none starts there, or the file ends inside it; names file and offset.
-        """
+        """Return the record that starts at ``offset``."""
         return MAGIC.join(self._bytes[start:stop] for start, stop in self._parts(offset))
 
     def scan(self) -> np.ndarray:
-        """Return the offsets of all records, ``int64``, by walking over the file.
-
-        Raises:
-            UserError: If something else than a record stands in between.
-        """
+        """Return the offsets of all records, ``int64``, by walking over the file."""
         offsets, offset = [], 0
         while offset < len(self):
             offsets.append(offset)
@@ -76,20 +65,12 @@ class RecordFile:
         return np.array(offsets, np.int64)
 
     def end(self, offset: int) -> int:
-        """Return the offset behind a record and its padding, which may lie behind the end of the file.
-
-        Raises:
-            UserError: As :meth:`read`.
-        """
+        """Return the offset behind a record and its padding, which may lie behind the end of the file."""
         *_, (_, stop) = self._parts(offset)
         return stop + -stop % 4
 
     def has_gaps(self, offsets: np.ndarray) -> bool:
-        """Return whether there are bytes between the records at these offsets, before or behind them.
-
-        Raises:
-            UserError: As :meth:`read`.
-        """
+        """Return whether there are bytes between the records at these offsets, before or behind them."""
         starts, inside = np.sort(offsets), (offsets >= 0) & (offsets + 8 <= len(self))
         if not inside.all():
             raise self._error(int(offsets[~inside][0]), f"the file ends at byte {len(self)}")
@@ -101,11 +82,7 @@ class RecordFile:
         return bool(starts[0] > 0 or (starts[1:] != ends[:-1]).any() or ends[-1] < len(self))
 
     def heads(self, offsets: np.ndarray, size: int) -> np.ndarray:
-        """Return the first ``size`` bytes of many records, ``uint8 [n, size]``; zeros where one is shorter.
-
-        Raises:
-            UserError: As :meth:`read`.
-        """
+        """Return the first ``size`` bytes of many records, ``uint8 [n, size]``; zeros where one is shorter."""
         inside = offsets + 8 + size <= len(self)
         whole, lengths = self._headers(np.where(inside, offsets, 0))
         plain = inside & whole & (lengths >= size)
@@ -193,9 +170,7 @@ class RecordWriter:
         try:
             file, _ = lock(part, wait=False, mode="ab")
         except BlockingIOError:
-            raise UserError(
-                f"{part} is being written by another process; wait for it, or choose another name."
-            ) from None
+            raise UserError(f"{part} is being written by another process; wait for it, or choose another.") from None
         if self.path.exists():  # another process wrote it after the first check
             part.unlink()
             file.close()
@@ -203,11 +178,7 @@ class RecordWriter:
         return file
 
     def write(self, key: int, payload: bytes) -> None:
-        """Append a record under ``key``.
-
-        Raises:
-            ValueError: If it is longer than the format allows.
-        """
+        """Append a record under ``key``; raise a ``ValueError`` if it is longer than the format allows."""
         if len(payload) > MAX_LENGTH:
             raise ValueError(f"record {key} has {len(payload)} bytes; RecordIO holds up to {MAX_LENGTH}.")
         self._index.write(f"{key}\t{self._records.tell()}\n")

@@ -25,9 +25,6 @@ INFO = "dataset_info.json"
 class TfdsFaces:
     """Random access to the images of a prepared TFDS set, in the set's order; TensorFlow is never imported.
 
-    Args:
-        path: The folder of the set's version, as :func:`locate` finds it.
-
     Attributes:
         identities: Names of the labels, from a ``ClassLabel`` or from texts, which LFW has as labels; ``None`` if the
             set has no names.
@@ -129,10 +126,7 @@ def _versions(path: Path) -> list[Path]:
 
 
 def locate(name: str) -> Path:
-    """Return the folder of a prepared set.
-
-    Args:
-        name: The text behind ``tfds:``: a folder, or a set in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+    """Return the folder of a prepared set: ``name``, or a set in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Raises:
         UserError: If there is none; names the folders that were searched.
@@ -154,15 +148,12 @@ def _version(text: str) -> tuple:
 
 
 def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str]) -> Path:
-    """Write a set that TFDS and :class:`TfdsFaces` read, as ``target/1.0.0``; whole or not at all.
+    """Write a set that TFDS and :class:`TfdsFaces` read, whole or not at all; return the folder of its version.
 
     Args:
-        target: The set's folder; its name is the set's.
+        target: The set's folder, with the name of the set.
         records: The images; labels index ``identities``.
         identities: Names of the labels.
-
-    Returns:
-        The folder of the version.
 
     Raises:
         UserError: If the set exists, or TFDS does not accept its name.

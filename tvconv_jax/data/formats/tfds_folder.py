@@ -23,13 +23,7 @@ _NESTED = ("json", "jsonFeature", "json_feature")  # keys under which it looks f
 
 
 def open_folder(path: Path) -> tfds.core.DatasetBuilder:
-    """Open a prepared set.
-
-    Args:
-        path: The folder of its version, which holds ``dataset_info.json`` and ``features.json``.
-
-    Returns:
-        A builder that describes the set and builds nothing.
+    """Return a builder that describes the prepared set in a folder, and builds nothing.
 
     Raises:
         UserError: If the folder is damaged, or names classes that are not TFDS's own.
@@ -40,11 +34,7 @@ def open_folder(path: Path) -> tfds.core.DatasetBuilder:
 
 
 def shards(builder: tfds.core.DatasetBuilder, split: str, path: Path) -> list[Path]:
-    """List the files of a split.
-
-    Raises:
-        UserError: If one is missing, or does not lie within the folder.
-    """
+    """List the files of a split; raise a ``UserError`` if one is missing, or lies outside of the folder."""
     with one_line(path):
         files = [Path(os.path.normpath(file)) for file in builder.info.splits[split].filepaths]
     for file in files:

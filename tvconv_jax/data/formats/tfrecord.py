@@ -20,9 +20,6 @@ CHECKSUM = 4
 class TFRecords:
     """Random access to the records of several files, one file after the other; memory-mapped.
 
-    Args:
-        paths: The files; each is walked over once.
-
     Raises:
         UserError: If a file is missing or truncated.
     """

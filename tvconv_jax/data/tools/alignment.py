@@ -27,15 +27,10 @@ ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # outcomes for an image
 
 
 class Landmarks(NamedTuple):
-    """Five points of one image.
+    """Five points of one image."""
 
-    Attributes:
-        file: The image's path within the source folder.
-        points: ``float64 [5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
-    """
-
-    file: str
-    points: np.ndarray
+    file: str  # path within the source folder
+    points: np.ndarray  # float64 [5, 2], x and y in pixels, in the order of TEMPLATE
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -87,11 +82,7 @@ def align_face(image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE)
 
 
 def read_landmarks(path: Path) -> list[Landmarks]:
-    """Read a list of landmarks: ``file x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`` a line, by tabs, blanks or commas.
-
-    Raises:
-        UserError: If the file is missing or a line has another form.
-    """
+    """Read a list of landmarks: ``file x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`` a line, by tabs, blanks or commas."""
     lines = read_lines(path, "name a list of landmarks")
     return [_landmarks(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
@@ -115,7 +106,7 @@ def _landmarks(path: Path, number: int, line: str) -> Landmarks:
 
 
 def align(source: Path, landmarks: Path, target: Path, *, size: int = TEMPLATE_SIZE) -> str:
-    """Align the images of a folder for which a list has landmarks.
+    """Align the images of a folder for which a list has landmarks; return a line on the outcome.
 
     Args:
         source: The folder. Images are rotated by their EXIF data, as viewers show them.
@@ -123,12 +114,9 @@ def align(source: Path, landmarks: Path, target: Path, *, size: int = TEMPLATE_S
         target: The folder to write, JPEGs of quality 95 under the same names; existing images are kept.
         size: Height and width of the aligned faces in pixels, 112 or 96 by custom.
 
-    Returns:
-        A line on the outcome.
-
     Raises:
-        UserError: If none of the listed images exists, two of them would get one name, or the target is the source;
-            and as :func:`read_landmarks`.
+        UserError: If the list is missing or has lines of another form, none of the listed images exists, two of them
+            would get one name, or the target is the source.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target} is the folder of the images themselves; name another one to write.")

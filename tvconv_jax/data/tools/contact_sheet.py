@@ -20,7 +20,7 @@ def write_sheet(path: Path, source: Source, found: Mapping[str, Sequence[int]], 
     Args:
         path: The file, ``.png`` or another format that Pillow writes; an existing one is replaced.
         source: The images.
-        found: Indices of images, by the title of a finding; one row of them is shown.
+        found: Indices of images by the title of a finding; one row of them is shown.
         seed: Seed of the sample.
     """
     count = min(len(source), COLUMNS * ROWS)

@@ -73,10 +73,7 @@ def _to_folder(faces: FaceSet, target: Path) -> str:
 def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
     """Raise a ``UserError``, before anything is written, if a name could not be read back from the target.
 
-    Args:
-        faces: The images.
-        target: The path to write.
-        as_files: Whether names become files and folders, and not lines of a list.
+    The names become files and folders if ``as_files`` is set, and lines of a list otherwise.
     """
     names = [faces.file(index, b"") for index in range(len(faces.labels))]
     folders = [name.split("/")[0] for name in names]

@@ -14,17 +14,11 @@ MAX_EQUAL = 4  # names of equal files in a line
 
 
 class Finding(NamedTuple):
-    """A defect of a set.
-
-    Attributes:
-        text: Its description.
-        names: The images or identities; a sequence of names stands for equal files.
-        indices: The images, for the contact sheet.
-    """
+    """A defect of a set."""
 
     text: str
-    names: Sequence[str | Sequence[str]] = ()
-    indices: Sequence[int] = ()
+    names: Sequence[str | Sequence[str]] = ()  # of images or identities; a sequence of names stands for equal files
+    indices: Sequence[int] = ()  # of the images, for the contact sheet
 
     def line(self, count: int | None) -> str:
         """Return the text, the number of names, and the first ``count`` names, or all of them."""
@@ -41,14 +35,7 @@ def _equal(names: Sequence[str], count: int | None) -> str:
 
 
 def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], size: int) -> Iterator[Finding]:
-    """Yield the defects of a set.
-
-    Args:
-        source: The images.
-        faces: Their training set; ``None`` for a test set.
-        stats: The statistics of every image.
-        size: Expected height and width in pixels.
-    """
+    """Yield the defects of a set, whose images should have ``size`` pixels; ``faces`` is ``None`` for a test set."""
     read = [index for index, entry in enumerate(stats) if not entry.error]
     yield from _unreadable(source, stats)
     if faces:  # in a test set an image belongs to many pairs

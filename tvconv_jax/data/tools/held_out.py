@@ -17,32 +17,21 @@ from tvconv_jax.utils.files import read_lines
 
 
 class HeldOut(NamedTuple):
-    """A test set.
-
-    Attributes:
-        name: Its name.
-        source: Its images that exist.
-        identities: Names of its identities, if it has names.
-        missing: Listed images that do not exist.
-        same: ``bool [n]``, whether each of its pairs shows one identity; empty if it has no pairs.
-    """
+    """A test set."""
 
     name: str
-    source: Source
-    identities: Sequence[str]
-    missing: Sequence[str] = ()
-    same: np.ndarray = np.zeros(0, bool)
+    source: Source  # its images that exist
+    identities: Sequence[str]  # their names, if it has names
+    missing: Sequence[str] = ()  # listed images that do not exist
+    same: np.ndarray = np.zeros(0, bool)  # whether each of its pairs shows one identity; empty if it has no pairs
 
 
 def open_held_out(text: str | Path) -> list[HeldOut]:
-    """Open test sets.
+    """Open the test sets in a file, or raise a ``UserError`` if there are none.
 
     Args:
         text: A ``.bin``; ``<set>_pair.txt`` or LFW's ``pairs.txt``, with or without the images beside it; any other
             text file, one identity a line; or a folder of these.
-
-    Raises:
-        UserError: If there is no test set.
     """
     path = Path(text)
     if path.is_dir():

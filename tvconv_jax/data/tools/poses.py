@@ -14,19 +14,12 @@ POSES = ("profile", "frontal")  # labels 0 and 1
 
 
 class Poses(NamedTuple):
-    """Faces with their pose, split by identity.
-
-    Attributes:
-        train: The training images; label 1 is frontal.
-        test: Images of other identities.
-        identities: The number of identities in each.
-        notes: Lines on files that were left out.
-    """
+    """Faces with their pose, split by identity; label 1 is frontal."""
 
     train: LooseFiles
     test: LooseFiles
-    identities: tuple[int, int]
-    notes: list[str]
+    identities: tuple[int, int]  # numbers of them in each
+    notes: list[str]  # on files that were left out
 
 
 def load_poses(base: Path, *, test_share: float) -> Poses:

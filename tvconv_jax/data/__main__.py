@@ -14,28 +14,12 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tvconv_jax.utils import cli
 
 NOTHING, GOES_ON = "nothing was written.", "the same command goes on."
 SETS = "folder of identities, .rec or tfds:NAME"
-
-
-class Command(NamedTuple):
-    """A command, carried out by the function of its name.
-
-    Attributes:
-        module: Module of the function, imported when the command runs: some are slow to import.
-        text: Its help.
-        arguments: Name and options of each argument; their destinations are the function's arguments.
-        after: State of the files after an error.
-    """
-
-    module: str
-    text: str
-    arguments: Sequence[tuple[str, dict[str, Any]]]
-    after: str = NOTHING
 
 
 def _image_file(text: str) -> Path:
@@ -55,8 +39,10 @@ def _size(default: int, text: str) -> tuple[str, dict[str, Any]]:
     return _arg("--size", cli.image_size, f"{text}; default {default}", default=default)
 
 
+# Each command is a function of its name in a module, imported when it runs (some are slow to import): the module, the
+# help, the function's arguments, and the state of the files after an error.
 COMMANDS = {
-    "inspect": Command(
+    "inspect": (
         "tvconv_jax.data.tools.inspection",
         "a report on a set, and on defects that cost accuracy",
         [
@@ -67,16 +53,18 @@ COMMANDS = {
             _arg("--seed", cli.seed_argument, "seed of that sample", default=0),
             ("--every-name", {"action": "store_true", "help": "list all names of a finding, not ten"}),
         ],
+        NOTHING,
     ),
-    "convert": Command(
+    "convert": (
         "tvconv_jax.data.tools.conversion",
         "from one format into another, byte for byte",
         [
             _arg("source", cli.source_argument, f"{SETS}, <set>_pair.txt or .bin"),
             _arg("target", cli.target_argument, "path to write, in the same notation"),
         ],
+        NOTHING,
     ),
-    "align": Command(
+    "align": (
         "tvconv_jax.data.tools.alignment",
         "faces aligned by five landmarks, to the 112x112 template of the field",
         [
@@ -87,7 +75,7 @@ COMMANDS = {
         ],
         GOES_ON,
     ),
-    "purify": Command(
+    "purify": (
         "tvconv_jax.tasks.purify",
         "a list of the images of a training set that a frontal classifier keeps",
         [
@@ -98,7 +86,7 @@ COMMANDS = {
         ],
         GOES_ON,
     ),
-    "speed": Command(
+    "speed": (
         "tvconv_jax.data.tools.speed",
         "images/s of decoders and of the whole pipeline",
         [
@@ -106,6 +94,7 @@ COMMANDS = {
             _size(96, "height and width to which images are resized"),
             _arg("--seconds", cli.seconds, "duration of each measurement; default 3", default=3.0),
         ],
+        NOTHING,
     ),
 }
 
@@ -116,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.text, description=command.text)
-        for argument, options in command.arguments:
-            subparser.add_argument(argument, **options)
+    for name, (_, text, options, _) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=text, description=text)
+        for argument, kwargs in options:
+            subparser.add_argument(argument, **kwargs)
     arguments = vars(parser.parse_args(argv))
     name = arguments.pop("command")
     module, _, _, after = COMMANDS[name]

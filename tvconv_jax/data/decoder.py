@@ -39,14 +39,13 @@ from tvconv_jax.utils.signatures import describe
 
 # What Pillow may open: decoders that work on the file's bytes alone. JPEG covers MPO, of several frames.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
-LOSSY = ("JPEG", "MPO")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # that convert("RGB") accepts
 MAX_PIXELS = 178_956_970  # half a gigabyte as RGB; Pillow's own limit by default
 READING = "2"  # a part of cache keys: raise it when the accepted images or their decoded values change
 HEADERS = 1 << 16  # bytes of a file in which its EXIF data begins
 EIGHT_OF_SIXTEEN = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # Pillow would make white of all above 255
 TRUNCATED = ("truncated", "premature end", "end of file", "eof", "not enough", "too short", "unexpected end")
-NAMES = ("JPEG", "PNG", "GIF", "BMP", "TIFF")  # of the formats above, in `describe`'s words: "a PNG image"
+KNOWN = tuple(f"a {kind} image" for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF"))  # as `describe` has it
 
 
 class ImageError(OSError):
@@ -99,11 +98,7 @@ def opened(image: bytes) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path) -> bytes:
-    """Read an image file's bytes.
-
-    Raises:
-        ImageError: If the file cannot be read.
-    """
+    """Read an image file's bytes, or raise an :class:`ImageError`."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -116,11 +111,7 @@ def max_pixels() -> int:
 
 
 def size(image: bytes) -> tuple[int, int]:
-    """Read height and width from an image's header.
-
-    Raises:
-        ImageError: If it has none.
-    """
+    """Read height and width from an image's header, or raise an :class:`ImageError`."""
     with opened(image) as file:
         return file.height, file.width
 
@@ -135,7 +126,7 @@ def gray(image: bytes) -> np.ndarray:
         ImageError: If it cannot be decoded, is in color, was saved with loss or holds several frames.
     """
     with opened(image) as file:
-        if file.format in LOSSY:
+        if file.format in ("JPEG", "MPO"):
             raise ImageError("it is a JPEG image, which does not keep values exactly; save it without loss, as PNG")
         if getattr(file, "is_animated", False):
             raise ImageError("it holds several frames; save one image")
@@ -169,15 +160,15 @@ def orientation(image: bytes) -> int:
 
 
 def decode(image: bytes, image_size: int) -> np.ndarray:
-    """Decode an image to ``uint8 [image_size, image_size, 3]``, RGB; resize other sizes (bilinear, antialiased).
+    """Decode an image as :func:`pixels`, and resize it to ``[image_size, image_size, 3]`` (bilinear, antialiased)."""
+    return resize(pixels(image), image_size, Image.Resampling.BILINEAR)
 
-    Raises:
-        ImageError: If it cannot be decoded.
-    """
-    decoded = pixels(image)
-    if decoded.shape[:2] == (image_size, image_size):
-        return decoded
-    return np.asarray(Image.fromarray(decoded).resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+def resize(image: np.ndarray, image_size: int, resample: Image.Resampling) -> np.ndarray:
+    """Resize ``uint8 [h, w]`` or ``[h, w, 3]`` to ``image_size`` squared, unless it has that size."""
+    if image.shape[:2] == (image_size, image_size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((image_size, image_size), resample))
 
 
 def encode(image: np.ndarray, form: str, **options: Any) -> bytes:
@@ -226,6 +217,6 @@ def _cause(error: Exception, image: bytes) -> str:
 def _foreign(image: bytes) -> str:
     """Describe bytes that are not an image of a known format, or a damaged one of these."""
     name = describe(image) or "not an image"
-    known = any(name == f"a {kind} image" for kind in NAMES) or (image[:4] == b"RIFF" and image[8:12] == b"WEBP")
-    kinds = "JPEG, PNG, BMP, WebP, TIFF, GIF and PPM"
-    return f"it begins as {name} and is damaged or truncated" if known else f"it is {name}; images are {kinds}"
+    if name in KNOWN or (image[:4] == b"RIFF" and image[8:12] == b"WEBP"):
+        return f"it begins as {name} and is damaged or truncated"
+    return f"it is {name}; images are JPEG, PNG, BMP, WebP, TIFF, GIF and PPM"

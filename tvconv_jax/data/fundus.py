@@ -60,14 +60,7 @@ class FundusSource(ImageSource):
 
 
 class FundusData(NamedTuple):
-    """Images of every domain.
-
-    Attributes:
-        train: Training images by domain.
-        test: Test images by domain.
-        description: The data in a line, for results.
-        notes: What was left out of the folder.
-    """
+    """Training and test images by domain, a description for results, and notes on files that were left out."""
 
     train: dict[int, FundusSource]
     test: dict[int, FundusSource]
@@ -76,11 +69,7 @@ class FundusData(NamedTuple):
 
 
 def load_folder(root: str, cache: Path) -> FundusData:
-    """Check the images of a folder and copy them into records, unless the cache holds them as they are now.
-
-    Args:
-        root: Folder in the DoFE layout.
-        cache: The cache folder.
+    """Check the images of a folder in the DoFE layout and copy them into records, unless they are in the cache.
 
     Raises:
         UserError: If the folder, a domain, an image's mask or a mask's image is missing, a mask holds other values or
@@ -103,12 +92,7 @@ def load_folder(root: str, cache: Path) -> FundusData:
 
 
 def load_embedded(size: str, cache: Path) -> FundusData:
-    """Draw the embedded set unless the cache holds it.
-
-    Args:
-        size: ``"full"`` (60 + 30 images a domain at 128x128) or ``"smoke"`` (12 + 4 at 64x64).
-        cache: The cache folder.
-    """
+    """Draw the set ``"full"`` (60 + 30 images a domain at 128x128) or ``"smoke"``, unless it is in the cache."""
     counts, image_size = ({"train": 60, "test": 30}, 128) if size == "full" else ({"train": 12, "test": 4}, 64)
     seeds = np.random.SeedSequence(0).spawn(len(PARTS))
     splits = {
@@ -221,11 +205,10 @@ def decode_pair(record: FundusRecord, image_size: int | None = None) -> tuple[np
         image, mask = decoder.pixels(record["image"]), read_mask(record["mask"])
     except ImageError as error:
         raise UserError(f"{record['name']} or its mask cannot be decoded ({error}); repair or remove them.") from None
-    if image_size is not None and image.shape[:2] != (image_size, image_size):
-        size = (image_size, image_size)
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return image, mask
+    if image_size is None:
+        return image, mask
+    resample = Image.Resampling
+    return decoder.resize(image, image_size, resample.LANCZOS), decoder.resize(mask, image_size, resample.NEAREST)
 
 
 def to_maps(mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import grain
@@ -51,57 +52,63 @@ def train_batches(
     Args:
         sources: Training images by domain.
         per_domain: Images of each domain in a batch.
-        image_size: Height and width of the images.
-        seed: Of order and crops; the same seed gives the same batches.
+        image_size: Height and width to which images are resized.
+        seed: Seed of order and crops.
         sampling: ``"shuffled"`` shows every image of a domain before any comes again; ``"replacement"`` draws them
             independently, as the reference does.
         scale_crop: Whether half of the images, drawn again every time, are enlarged by up to 1.5, height and width
             independently, and cropped.
-        workers: Processes that decode; 0 decodes in threads of this process.
-        rows: Rows of every batch that this process loads, ``int [n]``; ``None``: all. The number of processes changes
-            neither the batches nor their order and crops.
+        workers: As in :func:`tvconv_jax.data.pipeline.train_batches`.
+        rows: As there.
 
     Returns:
-        An iterator over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``, ``index``
-        counting through the domains. Its ``get_state()`` and ``set_state()`` save and restore the position, and
-        ``close()`` ends its threads and processes.
+        An iterator as there, over ``{"image": uint8 [n, s, s, 3], "mask": uint8 [n, s, s], "index": int32 [n]}``;
+        ``index`` counts through the domains.
 
     Raises:
         UserError: If the prefetched batches of the workers do not fit into shared memory.
     """
     parts = list(sources.values())
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
-
-    def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
-        crops = [draw_crop(image_size, random) if scale_crop else None for _ in indices]
-        if rows is not None:
-            indices, crops = indices[rows], [crops[row] for row in rows]
-        pairs = []
-        for index, crop in zip(indices, crops, strict=True):
-            domain = int(np.searchsorted(starts, index, side="right")) - 1
-            image, mask = decode_pair(parts[domain][index - starts[domain]], image_size)
-            pairs.append(apply_crop(image, mask, crop) if crop else (image, mask))
-        images, masks = zip(*pairs, strict=True)
-        return {"image": np.stack(images), "mask": np.stack(masks), "index": indices.astype(np.int32)}
-
-    def domain_dataset(number: int) -> grain.MapDataset:
-        size, start = len(parts[number]), starts[number]
-        dataset = grain.MapDataset.range(start, start + size).seed(seed * len(parts) + number)
-        if sampling == "replacement":
-            return dataset.random_map(lambda _, random: start + random.integers(size)).repeat()
-        return dataset.shuffle().repeat()
-
+    domains = []
+    for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
+        domain = grain.MapDataset.range(start, start + len(part)).seed(seed * len(parts) + number)
+        shuffled = domain.shuffle() if sampling == "shuffled" else domain.random_map(partial(_any_of, start, len(part)))
+        domains.append(shuffled.repeat())
     # Equal shares of endless datasets: their images alternate, so a batch holds equally many of every domain.
-    dataset = grain.MapDataset.mix([domain_dataset(number) for number in range(len(parts))])
-    dataset = dataset.batch(per_domain * len(parts)).seed(seed).random_map(load)
+    load = partial(_load, parts, starts, image_size, scale_crop, rows)
+    dataset = grain.MapDataset.mix(domains).batch(per_domain * len(parts)).seed(seed).random_map(load)
     loaded = per_domain * len(parts) if rows is None else len(rows)
     return iterate(dataset, workers=workers, batch_bytes=loaded * 4 * (image_size**2 + 1))
 
 
-def draw_crop(image_size: int, random: np.random.Generator) -> Crop | None:
-    """Draw, with probability one half, a crop of an image enlarged by 1 to 1.5, height and width independently.
+def _any_of(start: int, count: int, _: int, random: np.random.Generator) -> int:
+    return start + random.integers(count)
 
-    The crop has the size of the image, ``image_size``.
+
+def _load(
+    parts: list[FundusSource],
+    starts: list[int],
+    image_size: int,
+    scale_crop: bool,
+    rows: np.ndarray | None,
+    indices: np.ndarray,
+    random: np.random.Generator,
+) -> Batch:
+    crops = [draw_crop(image_size, random) if scale_crop else None for _ in indices]
+    if rows is not None:
+        indices, crops = indices[rows], [crops[row] for row in rows]
+    pairs = []
+    for index, crop in zip(indices, crops, strict=True):
+        domain = int(np.searchsorted(starts, index, side="right")) - 1
+        image, mask = decode_pair(parts[domain][index - starts[domain]], image_size)
+        pairs.append(apply_crop(image, mask, crop) if crop else (image, mask))
+    images, masks = zip(*pairs, strict=True)
+    return {"image": np.stack(images), "mask": np.stack(masks), "index": indices.astype(np.int32)}
+
+
+def draw_crop(image_size: int, random: np.random.Generator) -> Crop | None:
+    """Draw, with probability one half, a crop ``image_size`` squared of an image enlarged by 1 to 1.5 along each axis.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/dataloaders/custom_transforms.py.
     """

@@ -180,13 +180,7 @@ def _count_deep(
 
 
 def identity_images(base: Path, suffixes: tuple[str, ...], left_out: LeftOut, ignore: Collection[str]) -> list[Path]:
-    """List the images in folders of their identities, ``base/<identity>/*``, sorted.
-
-    Args:
-        base: The folder of identities.
-        suffixes: Of images, in small letters.
-        left_out: Counts what is left out.
-        ignore: Names of folders that are not identities.
+    """List the images in folders of their identities, ``base/<identity>/*``, sorted, without folders in ``ignore``.
 
     Raises:
         UserError: If an identity has images, but none where they are read.

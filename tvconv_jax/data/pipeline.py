@@ -1,6 +1,7 @@
 """Batches of images with Grain: shuffled, flipped, transformed; the position can be saved and restored."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import grain
 import numpy as np
@@ -56,7 +57,7 @@ def train_batches(
         source: Training images.
         batch_size: Images in a batch of all processes together.
         image_size: Height and width to which images are resized.
-        seed: Of order, flips and transformations; the same seed gives the same batches.
+        seed: Seed of order, flips and transformations.
         flip: Whether half of the images, drawn again every epoch, are mirrored.
         magnitudes: Largest random transformations, drawn again every epoch.
         workers: Processes that decode; 0 decodes in threads of this process.
@@ -71,27 +72,36 @@ def train_batches(
     Raises:
         UserError: If the prefetched batches of the workers do not fit into shared memory.
     """
-
-    def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
-        mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
-        drawn = draw(random, len(indices)) if any(magnitudes) else None
-        if rows is not None:
-            indices, mirrored = indices[rows], mirrored[rows]
-            drawn = None if drawn is None else drawn[rows]
-        images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
-        labels = np.empty(len(indices), np.int32)
-        for row, record in enumerate(read(source, indices)):
-            image = decode_record(record, image_size)
-            image = image[:, ::-1] if mirrored[row] else image
-            images[row] = image if drawn is None else transform(image, magnitudes, drawn[row])
-            labels[row] = record["label"]
-        return {"image": images, "label": labels, "index": indices.astype(np.int32)}
-
     # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
+    load = partial(_load, source, image_size, flip, magnitudes, rows)
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
     return iterate(dataset, workers=workers, batch_bytes=loaded * (3 * image_size**2 + 4) + 4 * batch_size)
+
+
+def _load(
+    source: Source,
+    image_size: int,
+    flip: bool,
+    magnitudes: Magnitudes,
+    rows: np.ndarray | None,
+    indices: np.ndarray,
+    random: np.random.Generator,
+) -> Batch:
+    mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
+    drawn = draw(random, len(indices)) if any(magnitudes) else None
+    if rows is not None:
+        indices, mirrored = indices[rows], mirrored[rows]
+        drawn = None if drawn is None else drawn[rows]
+    images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    for row, record in enumerate(read(source, indices)):
+        image = decode_record(record, image_size)
+        image = image[:, ::-1] if mirrored[row] else image
+        images[row] = image if drawn is None else transform(image, magnitudes, drawn[row])
+        labels[row] = record["label"]
+    return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 
 
 def eval_batches(

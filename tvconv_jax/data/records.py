@@ -25,16 +25,14 @@ class Names:
     """The names of a split's records: from the list that :func:`prepare` keeps beside them, else from a record."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        self._folder, self._split = folder, split
-        self._names: list[str] | None = None
+        self._key, self._names = (folder, split), None
 
     def __reduce__(self) -> tuple:  # worker processes do not need the names
-        return Names, (self._folder, self._split)
+        return Names, self._key
 
     def __call__(self, records: Sequence[bytes], index: int) -> str:
         """Return the name of one record."""
-        file = _names_file(self._folder, self._split)
-        if self._names is None and file.exists():
+        if self._names is None and (file := _names_file(*self._key)).exists():
             names = read_json(file, "remove it")["names"]
             self._names = names if len(names) == len(records) else []
         if self._names:

@@ -13,7 +13,8 @@ from tvconv_jax.data.formats.pairs import is_list
 from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
-from tvconv_jax.data.source import LooseFiles, Record, Source, read
+from tvconv_jax.data.source import LooseFiles, Source, read
+from tvconv_jax.data.subset import Subset
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.signatures import describe_file
@@ -51,23 +52,6 @@ class FaceSet(NamedTuple):
         key = int(self.source.keys[index]) if isinstance(self.source, RecordFaces) else index
         folder = self.identities[self.labels[index]].replace("/", "_").strip(".") or "_"
         return f"{folder}/{key:08d}{suffix(image)}"
-
-
-class ListedFaces:
-    """The images of a ``.rec`` under the names that a ``.lst`` beside it gives them."""
-
-    def __init__(self, faces: RecordFaces, names: Sequence[str]) -> None:
-        self._faces, self.keys, self._names = faces, faces.keys, names
-
-    def __len__(self) -> int:
-        return len(self._faces)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._faces[index] | {"name": self._names[index]}
-
-    def name(self, index: int) -> str:
-        """Return the name in the list."""
-        return self._names[index]
 
 
 def kind_of(text: str | Path) -> str:
@@ -135,7 +119,8 @@ def _open_records(text: str) -> FaceSet:
         return FaceSet("RecordIO", faces, faces.label, numbers, named=False, files=False, notes=notes)
     folders = dict(zip(faces.label.tolist(), (name.split("/")[0] for name in names), strict=True))
     identities = [folders[label] for label in range(len(folders))]
-    return FaceSet("RecordIO", ListedFaces(faces, names), faces.label, identities, named=True, files=True, notes=notes)
+    source = Subset(faces, range(len(faces)), names=names)
+    return FaceSet("RecordIO", source, faces.label, identities, named=True, files=True, notes=notes)
 
 
 def _open_tfds(text: str) -> FaceSet:

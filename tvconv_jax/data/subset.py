@@ -12,18 +12,23 @@ from tvconv_jax.utils.files import posix, read_lines, write_text
 
 
 class Subset:
-    """Random access to some images of a source, in any order, with their labels or new ones.
+    """Random access to some images of a source, in any order, with their labels and names or new ones.
 
     Args:
         source: The whole set.
         indices: Indices into it, ``int [n]``.
         labels: The new label of each image, ``int [n]``; ``None`` keeps the labels.
+        names: The new name of each image; ``None`` keeps the names.
     """
 
     def __init__(
-        self, source: Source, indices: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray | None = None
+        self,
+        source: Source,
+        indices: Sequence[int] | np.ndarray,
+        labels: Sequence[int] | np.ndarray | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
-        self._source, self._indices, self._labels = source, indices, labels
+        self._source, self._indices, self._labels, self._names = source, indices, labels, names
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -33,13 +38,15 @@ class Subset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         records = read(self._source, [int(self._indices[index]) for index in indices])
-        if self._labels is None:
-            return records
-        return [record | {"label": int(self._labels[i])} for record, i in zip(records, indices, strict=True)]
+        if self._labels is not None:
+            records = [record | {"label": int(self._labels[i])} for record, i in zip(records, indices, strict=True)]
+        if self._names is not None:
+            records = [record | {"name": self._names[i]} for record, i in zip(records, indices, strict=True)]
+        return records
 
     def name(self, index: int) -> str:
         """Return the name of one image, for messages."""
-        return self._source.name(int(self._indices[index]))
+        return self._source.name(int(self._indices[index])) if self._names is None else self._names[index]
 
 
 def select_listed(source: Source, path: Path) -> tuple[Subset, int]:

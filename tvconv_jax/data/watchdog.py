@@ -34,8 +34,8 @@ class WatchedBatches:
         self._before: set | None = None  # child processes that there were before the first batch
         self._workers: set | None = None
         self._stuck = False
-        # A thread that is stuck in reading cannot be ended, so it is a daemon. It holds no reference to this object, so
-        # a forgotten one is closed too.
+        # A thread stuck in reading cannot be ended, so it is a daemon. It does not refer to this object, so that a
+        # forgotten one is closed too.
         self._thread = threading.Thread(target=_fetch, args=[batches, self._wanted, self._found], daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, self._wanted.put, False)
@@ -127,8 +127,8 @@ class WatchedBatches:
             code = str(error).partition("exit code ")[2].partition(".")[0]
             raise TrainingError(
                 f"a data worker that reads {self._source} died (exit code {code}; -9: killed, often for lack of "
-                f"memory). The same command goes on, for the last checkpoint is whole; fewer --config.data.workers "
-                f"need a new --workdir."
+                f"memory). Rerun the same command to resume from the last checkpoint; fewer --config.data.workers need "
+                f"a new --workdir."
             ) from None
 
 

@@ -22,18 +22,19 @@ PREFETCHED = 4  # batches in shared memory for each worker once it is ahead: two
 OVERHEAD = 2**17  # bytes of queues and locks of a worker
 _UNUSABLE = (errno.EROFS, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSYS)
 _FEWER = "train with --config.data.workers=0 or a smaller batch, in a new --workdir if this one was trained in"
+_HINT = (
+    "give the container more (docker run --shm-size=2g; in Kubernetes an emptyDir with medium: Memory on "
+    f"{SHARED}), or {_FEWER}"
+)
 WORKER_DIED = "Worker process was terminated unexpectedly"  # Grain's message
 # These reach every process of a group (Ctrl-C, `timeout`, SLURM, a closed terminal).
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def iterate(dataset: grain.MapDataset, *, workers: int, batch_bytes: int) -> grain.DatasetIterator:
-    """Start to read a dataset of batches; ``close`` of the iterator ends its threads and processes.
+    """Iterate over a dataset of batches of ``batch_bytes`` each; ``close`` ends its threads and processes.
 
-    Args:
-        dataset: A dataset whose elements are batches.
-        workers: Processes that load them; 0 loads them in threads of this process.
-        batch_bytes: Size of a batch of this process.
+    Batches are loaded by ``workers`` processes, or by threads of this process if 0.
 
     Raises:
         UserError: If the batches of so many workers do not fit into shared memory.
@@ -73,14 +74,7 @@ def find_lack(error: Exception) -> str | None:
     else:
         return None
     free = f"{SHARED} has {free_shared_memory() or 0:,} bytes free now"
-    return f"shared memory, through which data workers pass batches, {state} ({free}); {_hint()}"
-
-
-def _hint() -> str:
-    return (
-        "give the container more (docker run --shm-size=2g; in Kubernetes an emptyDir with medium: Memory on "
-        f"{SHARED}), or {_FEWER}"
-    )
+    return f"shared memory, through which data workers pass batches, {state} ({free}); {_HINT}"
 
 
 def check_shared_memory(workers: int, batch_bytes: int) -> None:
@@ -90,15 +84,12 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     if free is not None and free < needed:
         raise UserError(
             f"data.workers={workers} need {needed:,} bytes of shared memory for batches of {batch_bytes:,} bytes, and "
-            f"{SHARED} has {free:,} bytes free; {_hint()}."
+            f"{SHARED} has {free:,} bytes free; {_HINT}."
         )
 
 
 def block_stop_signals() -> None:
-    """Block the signals that stop a run in this thread, and in threads and processes that it starts.
-
-    The main thread handles them: it takes its last step, with batches of its workers, and saves.
-    """
+    """Block the signals that stop a run in this thread and all that it starts; the main thread handles them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
@@ -107,9 +98,7 @@ def end_with_parent(*_: int) -> None:
     block_stop_signals()  # in case the parent's thread did not
     parent = multiprocessing.parent_process()
     threading.Thread(target=_leave_after, args=[parent], daemon=True).start()
-    if hasattr(
-        fcntl, "F_SETSIG"
-    ):  # Linux: kill even a process that was stopped, or hangs in code that lets no thread run
+    if hasattr(fcntl, "F_SETSIG"):  # Linux: the kernel kills even a process that is stopped, or lets no thread run
         with suppress(OSError):
             fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)

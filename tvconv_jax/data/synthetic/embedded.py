@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,23 +16,8 @@ from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_
 
 CHUNK = 240  # images drawn at once
 IMAGE_SIZE = 48
-
-
-class Counts(NamedTuple):
-    """Size of the set.
-
-    Attributes:
-        identities: Identities to train on.
-        photos: Photographs of each of them.
-        pairs: Pairs in each verification set, a multiple of 20: ten folds, half of each of one identity.
-    """
-
-    identities: int
-    photos: int
-    pairs: int
-
-
-SIZES = {"full": Counts(500, 24, 1000), "smoke": Counts(8, 8, 20)}
+# Training identities, photographs of each, and pairs in each verification set: ten folds, half of each of one identity.
+SIZES = {"full": (500, 24, 1000), "smoke": (8, 8, 20)}
 
 
 class EmbeddedFaces(RecordBuilder):
@@ -44,11 +28,7 @@ class EmbeddedFaces(RecordBuilder):
 
 
 def load(size: str, root: Path) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], int]:
-    """Draw the set unless the cache holds it.
-
-    Args:
-        size: ``"full"`` or ``"smoke"``.
-        root: The cache folder.
+    """Draw the set of a size in :data:`SIZES`, unless it is in the cache folder ``root``.
 
     Returns:
         The training images; for each verification set its images and pairs; the number of training identities.

@@ -178,15 +178,12 @@ def _bin_to_pairs(source: Path, target: Path) -> str:
         raise UserError(f"{target} would be in LFW's own layout, which is only read; write lfw_pair.txt.")
     check_absent(target)
     _, root = set_of(target)
+    images = [face["image"] for face in faces]
     names: dict[bytes, str] = {}  # an image of several pairs is one file
-    for index in track(range(len(faces)), total=len(faces), text=f"Writing {root.name}"):
-        image = faces[index]["image"]
+    for image in track(images, total=len(images), text=f"Writing {root.name}"):
         name = names.setdefault(image, f"{len(names):06d}{suffix(image)}")
         _write(root / name, image)
-    write_text(target, "".join(_pair_lines(faces, names)))
+    pairs = zip(*faces.pairs, strict=True)
+    lines = (f"{names[images[a]]} {names[images[b]]} {1 if same else -1}\n" for a, b, same, _ in pairs)
+    write_text(target, "".join(lines))
     return f"{len(faces.pairs.same)} pairs of {len(names)} images"
-
-
-def _pair_lines(faces: BinFaces, names: dict[bytes, str]) -> Iterator[str]:
-    for left, right, same in zip(faces.pairs.left, faces.pairs.right, faces.pairs.same, strict=True):
-        yield f"{names[faces[left]['image']]} {names[faces[right]['image']]} {1 if same else -1}\n"

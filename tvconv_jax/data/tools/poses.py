@@ -37,14 +37,14 @@ def load_poses(base: Path, *, test_share: float) -> Poses:
         UserError: If a pose has no images, in all or in one of the parts, or there are too few identities to split.
     """
     left_out = LeftOut()
-    found = select(sorted(walk(base, left_out)), SUFFIXES, left_out)
-    files = [path for path in found if _pose(path, base)]
-    left_out.add("images in no folder frontal or profile", *(path for path in found if not _pose(path, base)))
-    labels = np.array([POSES.index(_pose(path, base)) for path in files], np.int64)
+    found = {path: _describe(path, base) for path in select(sorted(walk(base, left_out)), SUFFIXES, left_out)}
+    left_out.add("images in no folder frontal or profile", *(path for path, (pose, _) in found.items() if not pose))
+    files = [path for path, (pose, _) in found.items() if pose]
+    labels = np.array([POSES.index(found[path][0]) for path in files], np.int64)
     for label, pose in enumerate(POSES):
         if not np.any(labels == label):
             raise UserError(f"{base} holds no {pose} faces; put them into {base / pose}/.")
-    owners = [_identity(path, base) for path in files]
+    owners = [found[path][1] for path in files]
     held, identities = _held_out(owners, test_share)
     parts = [[i for i, owner in enumerate(owners) if (owner in held) == test] for test in (False, True)]
     for part, doing in zip(parts, ("train", "test"), strict=True):
@@ -72,18 +72,10 @@ def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int
     return {names[index] for index in order[-count:]}, (len(names) - count, count)
 
 
-def _pose(path: Path, base: Path) -> str:
-    return next((part for part in _folders(path, base) if part in POSES), "")
-
-
-def _folders(path: Path, base: Path) -> list[str]:
-    """Return the names of the folders between the base and an image, in lowercase."""
-    return [part.lower() for part in path.relative_to(base).parent.parts]
-
-
-def _identity(path: Path, base: Path) -> str:
+def _describe(path: Path, base: Path) -> tuple[str, str]:
+    """Return an image's pose and identity; empty if it lies in no folder of a pose."""
     parts = path.relative_to(base).parts
-    at = _folders(path, base).index(_pose(path, base))
-    if at:
-        return parts[at - 1]
-    return parts[1] if len(parts) > 2 else identity_of(parts[-1])
+    for at, part in enumerate(parts[:-1]):
+        if part.lower() in POSES:
+            return part.lower(), parts[at - 1] if at else parts[1] if len(parts) > 2 else identity_of(parts[-1])
+    return "", ""

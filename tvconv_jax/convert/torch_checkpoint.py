@@ -89,7 +89,7 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
             continue
         try:
             if not isinstance(value, Tensor):
-                raise Unreadable("it is not a tensor, and what only code could make of it is not made")
+                raise Unreadable("it is not a tensor, and no code is executed to make one")
             arrays[name] = content.array(value)
         except Unreadable as error:
             raise ValueError(f"{_plain(name)} cannot be read ({error})") from None
@@ -99,7 +99,7 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
 def _state_dict(value: Any) -> dict[str, Any]:
     """Return the state dict in nested dictionaries: the outermost under one of the known keys, or else the only one."""
     if isinstance(value, StandIn):
-        raise ValueError("it is a whole pickled object, and what only code could make of it is not made")
+        raise ValueError("it is a whole pickled object, and no code is executed to make it")
     if not isinstance(value, dict):
         raise ValueError(f"it is a {'list' if type(value) in (list, tuple) else 'single value'}, not names and tensors")
     found = dict(_states(value, ()))

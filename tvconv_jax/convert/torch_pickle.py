@@ -136,11 +136,11 @@ def read_legacy(file: BinaryIO) -> Content:
     (system, _), (value, dtypes), (keys, _) = (_unpickle(file) for _ in range(3))
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     if not isinstance(keys, list):
-        raise Unreadable("it does not say where its numbers are")
+        raise Unreadable("it does not list its storages")
     known: dict[str, np.ndarray] = {}
     for key in map(str, keys):
         count = int.from_bytes(file.read(8), "little" if order == "<" else "big")
-        if key not in dtypes:  # nothing tells the size
+        if key not in dtypes:  # so its size is unknown
             raise Unreadable("it has numbers of an unknown kind")
         size = element_size(dtypes[key])
         data = file.read(count * size) if count < 2**48 else b""

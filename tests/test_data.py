@@ -43,7 +43,7 @@ def jpeg(seed, side=24):
 
 @pytest.fixture
 def faces(tmp_path):
-    """Three people with three pictures each, and one verification set of ten pairs."""
+    """Three identities with three images each, and one verification set of ten pairs."""
     for person in range(3):
         for i in range(3):
             path = tmp_path / "train" / f"p{person}" / f"{i}.jpg"
@@ -60,7 +60,7 @@ def faces(tmp_path):
     return tmp_path
 
 
-def test_drawing_is_seeded_and_people_differ_more_than_their_photos():
+def test_drawing_is_seeded_and_identities_differ_more_than_their_photos():
     def draw(seed):
         random = np.random.default_rng(seed)
         return render(draw_identities(random, 4), draw_photos(random, 4), 24)
@@ -71,11 +71,11 @@ def test_drawing_is_seeded_and_people_differ_more_than_their_photos():
     people, photos = draw_identities(random, 2), draw_photos(random, 2)
     same_photo = {name: values[[0, 0]] for name, values in photos.items()}
     a, b = render(people, same_photo, 24)
-    assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another person
+    assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another identity
     assert set(people) == set(IDENTITY)
 
 
-def test_embedded_set_has_people_to_train_on_and_four_sets_of_others():
+def test_embedded_set_has_identities_to_train_on_and_four_sets_of_others():
     data = embedded()
     assert data.num_classes == 8 and len(data.train) == 64
     assert [data.train[i]["label"] for i in range(64)] == list(np.repeat(np.arange(8), 8))
@@ -119,7 +119,7 @@ def test_a_folder_without_train_holds_the_identities_itself(faces):
     for person in (faces / "train").iterdir():
         person.rename(faces / person.name)
     (faces / "train").rmdir()
-    data = folder(faces)  # "pairs" is a verification set, and not a fourth person
+    data = folder(faces)  # "pairs" is a verification set, and not a fourth identity
     assert data.num_classes == 3 and len(data.train) == 9 and set(data.verification) == {"pairs"}
     assert any("1 files that are not .jpg, .jpeg, .png (p1/photo.webp)" in note for note in data.notes)
     assert inspect(str(faces)).splitlines()[0].endswith("folders of identities")
@@ -131,7 +131,7 @@ def test_a_changed_file_is_seen(faces):
     assert folder(faces).train[0]["image"] != before
 
 
-def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
+def test_truncated_images_are_named_and_skipped_up_to_a_share(faces):
     whole = jpeg(5)
     (faces / "train" / "p1" / "0.jpg").write_bytes(whole[: len(whole) // 2])
     data = folder(faces)
@@ -143,7 +143,7 @@ def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
         folder(faces, max_corrupt=0.01)
 
 
-def test_a_picture_larger_than_any_is_skipped_too(faces, monkeypatch):
+def test_an_image_larger_than_any_is_skipped_too(faces, monkeypatch):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 24)
     assert "p1/0.jpg" in folder(faces).notes[0]
@@ -158,7 +158,7 @@ def test_a_cache_that_takes_no_files_is_one_line(tmp_path):
         raise AssertionError("wrote into a file")
 
 
-def test_other_sizes_are_resized_and_said_once(faces):
+def test_other_sizes_are_resized_and_reported_once(faces):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     (faces / "train" / "p1" / "1.jpg").write_bytes(jpeg(5, side=40))
     data = folder(faces)
@@ -296,7 +296,7 @@ def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
         data = casia(root, keep=str(tmp_path / "kept.txt"))
         assert [data.train[i]["image"] for i in range(3)] == [jpeg(10), jpeg(12), jpeg(21)]
         assert [data.train[i]["label"] for i in range(3)] == [0, 0, 1] and data.num_classes == 2
-    (tmp_path / "packed" / "train.lst").unlink()  # pictures are then called by their keys
+    (tmp_path / "packed" / "train.lst").unlink()  # images are then called by their keys
     write_include_list(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
     assert len(casia(tmp_path / "packed", keep=str(tmp_path / "kept.txt")).train) == 2
 
@@ -330,7 +330,7 @@ def test_sixteen_bits_of_gray_become_eight_and_numbers_without_a_white_are_refus
     assert pixels(data.train[names.index("train/p1/0.png")]["image"]).max() == 253
 
 
-def test_a_bin_goes_before_loose_pictures_of_the_same_set(faces):
+def test_a_bin_goes_before_loose_images_of_the_same_set(faces):
     images = [jpeg(seed) for seed in range(20)]
     write_bin(faces / "pairs.bin", images, [True] * 10)
     data = casia(faces)
@@ -341,7 +341,7 @@ def test_a_bin_goes_before_loose_pictures_of_the_same_set(faces):
         casia(faces)
 
 
-def test_a_bad_picture_in_a_record_is_named(tmp_path):
+def test_a_bad_image_in_a_record_is_named(tmp_path):
     faces = [{"image": jpeg(i), "label": i % 2, "name": ""} for i in (0, 2, 1, 3)]
     faces[2]["image"] = faces[2]["image"][:300]
     write_faces(tmp_path / "train.rec", faces)
@@ -378,7 +378,7 @@ def batches(source, **changes):
     return train_batches(source, **{"batch_size": 16, "image_size": 24, "seed": 0, **changes})
 
 
-def test_every_epoch_holds_every_picture_once_in_another_order():
+def test_every_epoch_holds_every_image_once_in_another_order():
     source = embedded().train
     iterator = batches(source)
     epochs = [np.concatenate([next(iterator)["index"] for _ in range(4)]) for _ in range(2)]
@@ -387,7 +387,7 @@ def test_every_epoch_holds_every_picture_once_in_another_order():
     assert (epochs[0] != epochs[1]).any()
 
 
-def test_the_same_seed_gives_the_same_batches_and_half_are_flipped_anew_each_epoch():
+def test_the_same_seed_gives_the_same_batches_and_half_are_flipped_again_each_epoch():
     source = embedded().train
     first, second, other = batches(source), batches(source), batches(source, seed=1)
     flipped = []
@@ -442,12 +442,12 @@ def test_processes_share_an_evaluation_with_a_ragged_end(processes):
     source, shares = embedded().train, np.array_split(np.arange(60), processes)
     whole = list(eval_batches(source, batch_size=60, image_size=24))
     parts = [list(eval_batches(source, batch_size=60, image_size=24, rows=rows)) for rows in shares]
-    for i, expected in enumerate(whole):  # 60 pictures, then 4: most processes have none of these
+    for i, expected in enumerate(whole):  # 60 images, then 4: most processes have none of these
         np.testing.assert_array_equal(np.concatenate([part[i]["image"] for part in parts]), expected["image"])
         assert all((part[i]["mask"] == expected["mask"]).all() for part in parts)
 
 
-def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():
+def test_evaluation_batches_hold_every_image_once_and_mask_the_rest():
     source = embedded().train
     parts = list(eval_batches(source, batch_size=24, image_size=24))
     assert [part["image"].shape for part in parts] == [(24, 24, 24, 3)] * 3
@@ -470,7 +470,7 @@ def test_tensorflow_is_never_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_readmes_picture_is_drawn_from_a_seed(tmp_path):
+def test_the_readmes_image_is_drawn_from_a_seed(tmp_path):
     command = [sys.executable, "-m", "tvconv_jax.data.synthetic.preview", f"--out={tmp_path / 'faces.png'}"]
     subprocess.run(command, check=True)
     drawn, committed = (

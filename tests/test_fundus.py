@@ -14,13 +14,13 @@ from tvconv_jax.data.fundus_masks import facts, read_mask
 from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP, RIM, draw_fundus
 from tvconv_jax.utils.errors import UserError
 
-# Pictures to train and to test on, by domain.
+# Images to train and to test on, by domain.
 COUNTS = {1: (3, 2), 2: (5, 2), 3: (2, 1), 4: (2, 3)}
 
 
 @pytest.fixture
 def dofe(tmp_path):
-    """A folder in the DoFE layout; pictures of domain d are gray, 10 d + their number."""
+    """A folder in the DoFE layout; images of domain d are gray, 10 d + their number."""
     root = tmp_path / "fundus"
     for domain, counts in COUNTS.items():
         for phase, count in zip(PHASES, counts, strict=True):
@@ -35,7 +35,7 @@ def dofe(tmp_path):
     return root
 
 
-def test_records_hold_the_files_bytes_and_are_made_anew_when_one_changes(dofe, tmp_path):
+def test_records_hold_the_files_bytes_and_are_made_again_when_one_changes(dofe, tmp_path):
     data = load_folder(str(dofe), tmp_path / "cache")
     assert {d: (len(data.train[d]), len(data.test[d])) for d in DOMAINS} == COUNTS
     record = data.train[2][3]
@@ -98,7 +98,7 @@ def test_every_batch_takes_as_many_of_each_domain(dofe, tmp_path, sampling):
     data = load_folder(str(dofe), tmp_path / "cache")
     sources = {d: data.train[d] for d in (1, 2, 4)}
     names = fundus.names(sources)
-    assert steps_per_epoch(sources, 2) == 3  # five pictures of domain 2, two a step
+    assert steps_per_epoch(sources, 2) == 3  # five images of domain 2, two a step
     options = {"per_domain": 2, "image_size": 20, "seed": 5, "sampling": sampling, "scale_crop": False}
     batches, seen = train_batches(sources, **options), []
     for _ in range(30):
@@ -107,7 +107,7 @@ def test_every_batch_takes_as_many_of_each_domain(dofe, tmp_path, sampling):
         domains = [names[i].split("/")[0] for i in batch["index"]]
         assert sorted(domains) == ["Domain1"] * 2 + ["Domain2"] * 2 + ["Domain4"] * 2
         for index, image in zip(batch["index"], batch["image"], strict=True):
-            assert image[0, 0, 0] == 10 * int(names[index][6]) + int(names[index][-5])  # the picture of that name
+            assert image[0, 0, 0] == 10 * int(names[index][6]) + int(names[index][-5])  # the image of that name
         seen += [i for i in batch["index"] if 3 <= i < 8]
     passes = np.array(seen).reshape(-1, 5)  # domain 2, five at a time
     whole = [sorted(row) == [3, 4, 5, 6, 7] for row in passes]
@@ -143,7 +143,7 @@ def test_processes_share_the_batches_of_one_crops_included(dofe, tmp_path, proce
     assert all(part.get_state() == whole.get_state() for part in parts)
 
 
-def test_scale_crops_keep_size_values_and_match_of_picture_and_mask():
+def test_scale_crops_keep_size_values_and_match_of_image_and_mask():
     image = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 40, 0).repeat(3, 2)
     mask = np.where(image[..., 0] < 128, CUP, BACKGROUND).astype(np.uint8)
     random, changed = np.random.default_rng(0), 0
@@ -158,7 +158,7 @@ def test_scale_crops_keep_size_values_and_match_of_picture_and_mask():
     assert 70 < changed < 130  # half of them
 
 
-def test_every_picture_is_tested_once_in_order(dofe, tmp_path):
+def test_every_image_is_tested_once_in_order(dofe, tmp_path):
     source = load_folder(str(dofe), tmp_path / "cache").test[4]
     batches = list(eval_batches(source, batch_size=2, image_size=20))
     assert [len(batch.records) for batch in batches] == [2, 1]
@@ -289,7 +289,7 @@ def test_single_eyes_may_lack_a_cup_or_a_rim_and_no_mask_is_of_one_value(dofe, t
         load_folder(str(dofe), tmp_path / "cache")
 
 
-def test_pictures_of_sixteen_bits_are_scaled_and_another_reading_makes_the_records_anew(dofe, tmp_path, monkeypatch):
+def test_images_of_sixteen_bits_are_scaled_and_another_reading_makes_the_records_again(dofe, tmp_path, monkeypatch):
     wide = np.full((20, 20), 100 * 257, np.uint16)
     Image.fromarray(wide).save(dofe / "Domain1/train/ROIs/image/g0000.png")
     Image.fromarray(true_mask().astype(np.uint16) * 257).save(dofe / "Domain1/train/ROIs/mask/g0000.png")

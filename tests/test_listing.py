@@ -201,7 +201,7 @@ def test_lists_and_bins_that_are_junk_are_no_verification_sets(images):
         load(images)
 
 
-def test_identities_without_a_whole_picture_are_told(images):
+def test_identities_without_a_whole_image_are_reported(images):
     touch(images / "dan" / "0.jpg", b"")
     assert "1 identities have no image that can be read: left out (dan)" in load(images).notes
     for path in images.glob("p0/*"):

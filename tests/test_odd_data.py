@@ -41,7 +41,7 @@ def test_a_link_to_an_identity_beside_it_is_not_another_identity(face_folder, tm
     assert left_out.paths == {listing.TWICE: [face_folder / "eve", face_folder / "zoe"]}
 
 
-def test_poses_are_named_in_any_case_and_a_linked_person_is_one(tmp_path):
+def test_poses_are_named_in_any_case_and_a_linked_identity_is_one(tmp_path):
     for person in range(8):
         for pose in ("Frontal", "PROFILE"):
             touch(tmp_path / f"{person}" / pose / "1.jpg")
@@ -70,7 +70,7 @@ def test_names_of_data_count_in_any_case(face_folder, tmp_path):
         open_held_out(touch(tmp_path / "A.BIN", b"x"))
 
 
-def test_a_packed_set_of_another_name_is_told_to_be_renamed(face_folder, tmp_path):
+def test_a_packed_set_of_another_name_gets_a_hint_to_rename_it(face_folder, tmp_path):
     convert(face_folder, tmp_path / "set" / "faces.rec")
     with pytest.raises(UserError, match="faces.rec: call it train.rec, and train on it with data=casia"):
         training_files(tmp_path / "set", LeftOut())
@@ -137,7 +137,7 @@ def test_landmarks_that_no_face_can_have_are_refused(tmp_path, points):
 
 
 def face_set(header=(3, 5)):
-    """Record 0, two pictures with labels in a vector, two identities."""
+    """Record 0, two images with labels in a vector, two identities."""
     records = [pack(header, 0), pack((0.0,), 1, b"x"), pack((1.0,), 2, b"y"), pack((1, 2), 3), pack((2, 3), 4)]
     return [framed(record) for record in records]
 
@@ -179,8 +179,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert "b.idx is not a file" in RecordFaces(touch(tmp_path / "b.rec", framed(pack(0.0, 0, b"x")))).note
 
 
-def test_a_picture_cut_into_parts_behind_a_vector_is_a_picture(tmp_path):
-    # Its first part is as long as a record without a picture.
+def test_an_image_cut_into_parts_behind_a_vector_is_an_image(tmp_path):
+    # Its first part is as long as a record without an image.
     payload = pack((0.0,), 0, MAGIC + b"tail")
     record = framed(payload)
     assert struct.unpack_from("<I", record, 4)[0] & (2**29 - 1) == len(payload) - 8
@@ -189,7 +189,7 @@ def test_a_picture_cut_into_parts_behind_a_vector_is_a_picture(tmp_path):
 
 @pytest.fixture
 def dofe(tmp_path):
-    """The DoFE layout, one picture a part."""
+    """The DoFE layout, one image a part."""
     mask = np.full((20, 20), 255, np.uint8)
     mask[4:16, 4:16], mask[8:12, 8:12] = 128, 0
     for domain in range(1, 5):
@@ -201,7 +201,7 @@ def dofe(tmp_path):
     return tmp_path / "fundus"
 
 
-def test_masks_belong_to_pictures_in_any_case_of_the_suffix(dofe, tmp_path):
+def test_masks_belong_to_images_in_any_case_of_the_suffix(dofe, tmp_path):
     for mask in dofe.glob("*/*/ROIs/mask/a.png"):
         mask.rename(mask.with_suffix(".PNG"))
     assert len(load_folder(str(dofe), tmp_path / "cache").train[1]) == 1
@@ -219,7 +219,7 @@ def test_masks_belong_to_pictures_in_any_case_of_the_suffix(dofe, tmp_path):
         ("train", "Train", "train/ROIs/image is not a folder"),
     ],
 )
-def test_what_is_missing_in_the_layout_is_told_with_what_is_there(dofe, tmp_path, place, becomes, words):
+def test_what_is_missing_in_the_layout_is_reported_with_what_is_there(dofe, tmp_path, place, becomes, words):
     path = dofe / "Domain1" / place
     path.rename(path.with_name(becomes))
     with pytest.raises(UserError, match=words):

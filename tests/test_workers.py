@@ -134,7 +134,7 @@ def test_a_run_closes_its_batches_however_it_ends(tmp_path, error):
     assert job.batches == ["closed"]
 
 
-def test_an_export_closes_the_training_pictures():
+def test_an_export_closes_the_training_images():
     job = Job()
     with closing(trained._pictures(job)) as pictures:
         assert next(pictures) == "one" and job.batches == []
@@ -191,7 +191,7 @@ def test_a_child_on_a_tether_ends_with_its_parent():
     assert missing.returncode == 1 and missing.stderr == "error: no-such-program: No such file or directory\n"
 
 
-def test_shared_memory_that_is_too_small_is_said_before_the_first_step(monkeypatch):
+def test_shared_memory_that_is_too_small_is_reported_before_the_first_step(monkeypatch):
     """Docker gives a container 64 MB; two workers, each with four batches of 14 MB, need twice that."""
     source, _, _ = embedded.load("smoke", cache_dir())
     monkeypatch.setattr(workers, "free_shared_memory", lambda: 2**16)

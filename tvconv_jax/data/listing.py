@@ -15,7 +15,7 @@ JUNK_NAMES = {
     *("lost+found", "__pycache__"),
 }
 # All images, also in formats that training does not read.
-OTHER_IMAGES = {
+IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpg", ".jpeg", ".pgm", ".png"),
     *(".ppm", ".tif", ".tiff", ".webp"),
 }
@@ -66,15 +66,10 @@ def is_junk(name: str) -> bool:
 
 
 def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> tuple[list[Path], list[Path]]:
-    """List the entries of a folder.
+    """List the folders and the regular files in a folder, links to them included, each sorted by name.
 
-    Args:
-        folder: The folder.
-        left_out: Counts what is left out: junk, broken links, sockets and the like.
-        above: Device and inode of folders to which no link may lead back.
-
-    Returns:
-        Folders and regular files, links to them included, each sorted by name.
+    Junk, broken links, sockets and the like go to ``left_out``, and so do links back to folders in ``above``, given by
+    device and inode.
 
     Raises:
         UserError: If the folder cannot be read.
@@ -218,7 +213,7 @@ def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: Left
         OTHER.format(", ".join(suffixes)): "convert them",
     }
     for reason, hint in hints.items():
-        if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in OTHER_IMAGES]:
+        if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in IMAGE_SUFFIXES]:
             raise UserError(
                 f"{printable(str(identity))} would be lost as an identity: it holds {reason} ({len(found)}, "
                 f"such as {_shown(found[0], identity)}); {hint}, or move the folder elsewhere."

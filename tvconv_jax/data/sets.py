@@ -65,11 +65,7 @@ def kind_of(text: str | Path) -> str:
 
 
 def packed_in(base: Path) -> Path | None:
-    """Find the ``train.rec`` of a folder, in any case; ``None`` if there is none.
-
-    Raises:
-        UserError: If something of that name is not a file that can be read.
-    """
+    """Find the ``train.rec`` of a folder, in any case; a ``UserError`` if it is not a file."""
     found = named(base, lambda path: path.name.lower() == "train.rec")
     return next((path for path in found if path.name == "train.rec"), next(iter(found), None))
 

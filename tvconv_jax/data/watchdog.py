@@ -5,8 +5,8 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 from tvconv_jax.data.workers import WORKER_DIED, block_stop_signals, find_lack
 from tvconv_jax.utils.errors import TrainingError
@@ -15,7 +15,7 @@ PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and agai
 _OPEN: weakref.WeakSet = weakref.WeakSet()  # of this process
 
 
-class WatchedBatches:
+class WatchedBatches(Iterator, AbstractContextManager):
     """An iterator that waits at most ``timeout`` seconds for each batch; a context manager that closes it.
 
     A thread fetches each batch while the caller waits for it. So nothing is read ahead, and the position is that of
@@ -41,9 +41,6 @@ class WatchedBatches:
         self._end = weakref.finalize(self, self._wanted.put, False)
         self._end.atexit = False
         _OPEN.add(self)
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Any:
         """Return the next batch.
@@ -90,9 +87,6 @@ class WatchedBatches:
         self._thread.join(1 if self._stuck else PATIENCE + len(self._workers or ()))  # they end one after the other
         if self._thread.is_alive() and self._kill():
             self._thread.join(PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

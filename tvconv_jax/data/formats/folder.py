@@ -55,7 +55,8 @@ def load(
         return None, {}, {"identities": 0, "notes": []}
     # The records are made again when a file is added, removed or changed. They do not depend on image_size.
     check_names(path for files in splits.values() for path in files)
-    stamps = [_stamp(split, path) for split in splits for path in splits[split]]
+    stats = ((split, path, path.stat()) for split in splits for path in splits[split])
+    stamps = [f"{split} {path} {stat.st_size} {stat.st_mtime_ns}" for split, path, stat in stats]
     folder = cache / f"folder-{digest(READING, str(base), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
@@ -70,11 +71,6 @@ def load(
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
     return sources.get("train"), verification, {"identities": summary["identities"], "notes": notes}
-
-
-def _stamp(split: str, path: Path) -> str:
-    status = path.stat()
-    return f"{split} {path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:

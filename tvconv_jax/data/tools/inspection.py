@@ -34,19 +34,16 @@ def inspect(
     seed: int = 0,
     every_name: bool = False,
 ) -> str:
-    """Inspect every image of a set.
+    """Inspect every image of a set; return a report of some ten lines.
 
     Args:
-        path: A training set, as :func:`tvconv_jax.data.sets.open_faces` takes it; a verification ``.bin`` or
-            ``_pair.txt``; or a folder that holds training images, test sets or both.
+        path: A training set, as for :func:`tvconv_jax.data.sets.open_faces`; a verification ``.bin`` or ``_pair.txt``;
+            or a folder that holds training images, test sets or both.
         tests: More test sets, or lists of their identities, for a search for overlap.
         size: Expected height and width of the images in pixels.
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.
         seed: Seed of the sample.
         every_name: Whether to list all names of a finding, and not the first ten.
-
-    Returns:
-        The report, some ten lines.
 
     Raises:
         UserError: If there is nothing to inspect.
@@ -57,11 +54,13 @@ def inspect(
     stats = _measure_all(source, Path(path).name)
     found = [Finding("listed images are missing", missing)] if missing else []
     found += find_defects(source, faces, stats, size)
-    for test in [*held_out, *(test for name in tests for test in open_held_out(name))] if faces else []:
-        found += find_overlap(faces, stats, test)
-    found += [] if faces else _defects_of_pairs(held_out[0])
-    about = _facts(faces, stats) if faces else [_pairs(held_out[0]), *_facts(None, stats)]
-    lines = [f"{path}: {faces.kind if faces else 'a test set'}", *about]
+    if faces:
+        for test in [*held_out, *(test for name in tests for test in open_held_out(name))]:
+            found += find_overlap(faces, stats, test)
+        lines = [f"{path}: {faces.kind}", *_facts(faces, stats)]
+    else:
+        found += _defects_of_pairs(held_out[0])
+        lines = [f"{path}: a test set", _pairs(held_out[0]), *_facts(None, stats)]
     lines += [f"  ! {finding.line(None if every_name else MAX_NAMES)}" for finding in found]
     if not found:
         lines.append("  nothing was found that costs accuracy")

@@ -138,7 +138,7 @@ def test_truncated_images_are_named_and_skipped_up_to_a_share(faces):
     assert len(data.train) == 8
     assert len(data.notes) == 1 and "skipped 1 of 9" in data.notes[0] and "p1/0.jpg" in data.notes[0]
     assert folder(faces).notes == data.notes  # and again, from the cache
-    said = r"1 of 9 pictures cannot be read \(.*p1/0.jpg: it is truncated\), more than the share 0.01"
+    said = r"1 of 9 images cannot be read \(.*p1/0.jpg: it is truncated\), more than the share 0.01"
     with pytest.raises(UserError, match=said):
         folder(faces, max_corrupt=0.01)
 
@@ -162,7 +162,7 @@ def test_other_sizes_are_resized_and_reported_once(faces):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     (faces / "train" / "p1" / "1.jpg").write_bytes(jpeg(5, side=40))
     data = folder(faces)
-    assert len(data.notes) == 1 and "2 of 9 pictures" in data.notes[0] and "resized to 24x24" in data.notes[0]
+    assert len(data.notes) == 1 and "2 of 9 images" in data.notes[0] and "resized to 24x24" in data.notes[0]
     assert decode(data.train[3]["image"], 24).shape == (24, 24, 3)
 
 
@@ -170,23 +170,23 @@ def test_other_sizes_are_resized_and_reported_once(faces):
     ("spoil", "words"),
     [
         (lambda root: "", "data.root is empty; name the folder with --config.data.root=DIR"),
-        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: root / "nowhere", "is not a folder"),
         (lambda root: root / "elsewhere", "holds 0 identities"),
         (lambda root: [(root / "train" / p).rename(root / p) for p in ("p1", "p2")] and root, "holds 1 identities"),
         (lambda root: (root / "pairs" / "q3.jpg").unlink() or root, "q3.jpg does not exist; add the file"),
-        (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same person) or -1"),
+        (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same identity) or -1"),
         (
             lambda root: append(root, "José.jpg q2.jpg 1", "latin-1"),
             "pairs_pair.txt cannot be read ('utf-8' codec can't",
         ),
         (lambda root: renamed(root, b"Jos\xe9.jpg"), "is not in UTF-8; rename the file."),
-        (lambda root: named(root, "step"), "no verification set can be called 'step', as the step in metrics.jsonl is"),
+        (lambda root: named(root, "step"), "no verification set can be called 'step', the name of the step in metrics"),
         (lambda root: named(root, "all"), "called 'all', which means all splits of a set; give it another name."),
         (lambda root: named(root, "a\nb"), "no verification set can be called 'a\\nb'; give it another name."),
         (lambda root: (root / "_pair.txt").touch() or root, "no verification set can be called ''; give it another"),
         (lambda root: append(root, "q1.jpg q2.jpg"), "must be 'left right flag'"),
-        (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be cut into 10 equal folds"),
-        (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no picture") and root, "1 of 10 pictures cannot be"),
+        (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be split into 10 equal folds"),
+        (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no image") and root, "1 of 10 images cannot be"),
     ],
 )
 def test_bad_folders_get_one_line(faces, spoil, words):
@@ -337,7 +337,7 @@ def test_a_bin_goes_before_loose_images_of_the_same_set(faces):
     assert data.notes == ["pairs: 10 pairs from pairs.bin"] and data.verification["pairs"][0][3]["image"] == images[3]
     (faces / "pairs.bin").unlink()
     write_bin(faces / "pairs.bin", images[:6], [True] * 3)
-    with pytest.raises(UserError, match="pairs.bin: 3 pairs cannot be cut into 10 equal folds"):
+    with pytest.raises(UserError, match="pairs.bin: 3 pairs cannot be split into 10 equal folds"):
         casia(faces)
 
 
@@ -349,7 +349,7 @@ def test_a_bad_image_in_a_record_is_named(tmp_path):
         first_batches(casia(tmp_path))
     convert(tmp_path / "train.rec", tmp_path / "loose")  # the way out that it names
     data = casia(tmp_path / "loose", max_corrupt=0.25)
-    assert len(data.train) == 3 and data.notes[0].startswith("skipped 1 of 4 pictures that cannot be read")
+    assert len(data.train) == 3 and data.notes[0].startswith("skipped 1 of 4 images that cannot be read")
 
 
 def test_lfws_own_pair_list(faces):

@@ -176,7 +176,7 @@ def test_poses_by_the_same_rule(tmp_path):
             os.mkfifo(tmp_path / f"{person}" / pose / "1.jpg")
     touch(tmp_path / "0" / "x.jpg")
     touch(tmp_path / "__MACOSX" / "5" / "frontal" / "0.jpg")
-    data = poses.load(tmp_path, test_share=0.5)
+    data = poses.load_poses(tmp_path, test_share=0.5)
     assert len(data.train) == len(data.test) == 4
     (note,) = data.notes
     for words in ("9 hidden", "8 pipes", "1 images in no folder frontal or profile (0/x.jpg)"):
@@ -203,20 +203,20 @@ def test_lists_and_bins_that_are_junk_are_no_verification_sets(images):
 
 def test_identities_without_a_whole_image_are_reported(images):
     touch(images / "dan" / "0.jpg", b"")
-    assert "1 identities have no picture that can be read: left out (dan)" in load(images).notes
+    assert "1 identities have no image that can be read: left out (dan)" in load(images).notes
     for path in images.glob("p0/*"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="holds 1 identities with pictures that can be read .4 of 7 cannot"):
+    with pytest.raises(UserError, match="holds 1 identities with images that can be read .4 of 7 cannot"):
         load(images)
 
 
 def test_one_copy_in_the_cache_serves_every_size_and_share(images, tmp_path, monkeypatch):
     monkeypatch.setenv("TVCONV_JAX_CACHE", str(tmp_path / "cache"))
     (images / "p0" / "bad.png").write_bytes(b"")
-    assert any("5 of 7 pictures" in note and "resized to 24x24" in note for note in load(images).notes)
-    assert any("6 of 7 pictures" in note and "resized to 48x48" in note for note in load(images, image_size=48).notes)
+    assert any("5 of 7 images" in note and "resized to 24x24" in note for note in load(images).notes)
+    assert any("6 of 7 images" in note and "resized to 48x48" in note for note in load(images, image_size=48).notes)
     assert any("skipped 1 of 7" in note for note in load(images, max_corrupt=0.2).notes)
-    with pytest.raises(UserError, match="1 of 7 pictures cannot be read"):
+    with pytest.raises(UserError, match="1 of 7 images cannot be read"):
         load(images, max_corrupt=0.0)
     assert len(list((tmp_path / "cache").glob("folder-*"))) == 1
     touch(images / "p0" / "new.txt")  # what is left out is told as it is now, and copies nothing

@@ -23,9 +23,9 @@ from tvconv_jax.data.sets import kind_of, open_faces, packed_in
 from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools.alignment import read_landmarks
 from tvconv_jax.data.tools.conversion import convert
-from tvconv_jax.data.tools.held_out import beside, open_held_out
+from tvconv_jax.data.tools.held_out import open_beside, open_held_out
 from tvconv_jax.data.tools.inspection import inspect
-from tvconv_jax.data.tools.poses import load as load_poses
+from tvconv_jax.data.tools.poses import load_poses
 from tvconv_jax.utils.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
@@ -47,7 +47,7 @@ def test_poses_are_named_in_any_case_and_a_linked_identity_is_one(tmp_path):
             touch(tmp_path / f"{person}" / pose / "1.jpg")
     (tmp_path / "alias").symlink_to("3")
     found = load_poses(tmp_path, test_share=0.25)
-    assert found.people == (6, 2) and "links to a folder that stands beside them (alias)" in found.notes[0]
+    assert found.identities == (6, 2) and "links to a folder that stands beside them (alias)" in found.notes[0]
 
 
 @pytest.mark.parametrize("name", ["train.rec", "lfw.bin", "x_pair.txt", "TRAIN.REC"])
@@ -56,7 +56,7 @@ def test_what_is_called_as_data_and_is_not_a_file_is_never_passed_over(face_fold
     path = face_folder.parent / name
     {"dangling links": lambda p: p.symlink_to("/nowhere"), "folders": os.mkdir}.get(kind, os.mkfifo)(path)
     with pytest.raises(UserError, match=f"{name} must be a file, but is among the {kind}; mend, rename or remove it"):
-        (packed_in if name.lower().endswith(".rec") else beside)(face_folder.parent)
+        (packed_in if name.lower().endswith(".rec") else open_beside)(face_folder.parent)
 
 
 def test_names_of_data_count_in_any_case(face_folder, tmp_path):
@@ -146,7 +146,7 @@ def face_set(header=(3, 5)):
     ("change", "words"),
     [
         (lambda lines: ["-5\t0", *lines[1:]], "names key -5; keys are 0 or more"),
-        (lambda lines: lines[1:], "holds labels and no picture, as records of identities do"),
+        (lambda lines: lines[1:], "holds labels and no image, as records of identities do"),
         (lambda lines: [lines[0], lines[1], "2\t" + lines[1].split("\t")[1], *lines[3:]], "gives two keys one offset"),
         (lambda lines: [LFS.decode()], "is a Git LFS pointer"),
     ],

@@ -36,7 +36,7 @@ def _arg(name: str, parse: Any, text: str, **options: Any) -> tuple[str, dict[st
 
 
 def _size(default: int, text: str) -> tuple[str, dict[str, Any]]:
-    return _arg("--size", cli.image_size, f"{text}; default {default}", default=default, dest="side", metavar="SIZE")
+    return _arg("--size", cli.image_size, f"{text}; default {default}", default=default)
 
 
 # Each command is a function of its name in a module, imported when it runs (some are slow to import): the module, the

@@ -21,9 +21,9 @@ from tvconv_jax.data.listing import LeftOut, flat
 from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.data.synthetic import fundus as draw_fundus
 from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, user_path
+from tvconv_jax.utils.progress import track
 
 DOMAINS = (1, 2, 3, 4)
 PHASES = ("train", "test")

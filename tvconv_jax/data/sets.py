@@ -13,10 +13,10 @@ from tvconv_jax.data.formats.pairs import is_list
 from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
-from tvconv_jax.data.source import Record, Source, read
+from tvconv_jax.data.source import LooseFiles, Source, read
 from tvconv_jax.data.subset import Subset
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.signatures import describe_file
 
 CHUNK = 1024  # records read at once
@@ -52,27 +52,6 @@ class FaceSet(NamedTuple):
         key = int(self.source.keys[index]) if isinstance(self.source, RecordFaces) else index
         folder = self.identities[self.labels[index]].replace("/", "_").strip(".") or "_"
         return f"{folder}/{key:08d}{suffix(image)}"
-
-
-class LooseFiles:
-    """Images read straight from their files; ``labels`` are 0 if not given."""
-
-    def __init__(self, files: Sequence[Path], labels: Sequence[int] | None = None) -> None:
-        self._files, self._labels = files, labels
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Record:
-        return Record(image=self._files[index].read_bytes(), label=self.label(index), name=self.name(index))
-
-    def label(self, index: int) -> int:
-        """Return the label of one image, without reading it."""
-        return 0 if self._labels is None else int(self._labels[index])
-
-    def name(self, index: int) -> str:
-        """Return the file's path."""
-        return str(self._files[index])
 
 
 def kind_of(text: str | Path) -> str:

@@ -1,6 +1,7 @@
-"""The protocol of a source of images: random access to encoded images with a label and a name."""
+"""Sources: random access to encoded images with a label and a name."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, TypedDict
 
 
@@ -22,6 +23,27 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """Return the name of one image, for messages."""
         ...
+
+
+class LooseFiles:
+    """Images read straight from their files; ``labels`` are 0 if not given."""
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int] | None = None) -> None:
+        self._files, self._labels = files, labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(image=self._files[index].read_bytes(), label=self.label(index), name=self.name(index))
+
+    def label(self, index: int) -> int:
+        """Return the label of one image, without reading it."""
+        return 0 if self._labels is None else int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        """Return the file's path."""
+        return str(self._files[index])
 
 
 def read(source: Source, indices: Sequence[int]) -> list[Record]:

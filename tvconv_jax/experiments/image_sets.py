@@ -11,8 +11,7 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, walk
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.sets import LooseFiles
-from tvconv_jax.data.source import Source
+from tvconv_jax.data.source import LooseFiles, Source
 from tvconv_jax.data.subset import Subset
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.utils.errors import UserError

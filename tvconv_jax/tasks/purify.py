@@ -16,7 +16,6 @@ from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.source import Record, Source
 from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
 from tvconv_jax.tasks.workdir import read_config
@@ -24,6 +23,7 @@ from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, read_json, replacing, write_json, write_text
 from tvconv_jax.utils.outputs import check_unclaimed
+from tvconv_jax.utils.progress import track
 
 CHUNK = 2000  # pictures between two writes of the scores
 # What is written, besides scores.json, which comes first.

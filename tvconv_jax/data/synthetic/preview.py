@@ -3,43 +3,36 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos, render
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
+from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.utils.files import replacing
 from tvconv_jax.utils.outputs import announce_overwrite
 
-SIZE, GAP, LINE = 64, 4, 16
+SIZE = 64
 
 
 def _row(random: np.random.Generator, identities: dict, labels: list[int], exaggerate: dict[str, float]) -> list:
     photos = draw_photos(random, len(labels), exaggerate)
-    return list(render({name: values[labels] for name, values in identities.items()}, photos, SIZE))
+    images = render({name: values[labels] for name, values in identities.items()}, photos, SIZE)
+    return [Image.fromarray(image) for image in images]
 
 
 def draw_sheet(seed: int = 0) -> Image.Image:
     """Draw three identities in eight training photographs each; below, two pairs of every verification set."""
     random = np.random.default_rng(seed)
     identities = draw_identities(random, 3)
-    rows = [("one identity a row, as in training", _row(random, identities, [i] * 8, {})) for i in range(3)]
+    titles = ("one identity a row, as in training", "", "")
+    rows = [Row(title, _row(random, identities, [i] * 8, {})) for i, title in enumerate(titles)]
     names = list(VERIFICATION)
     for first, second in zip(names[::2], names[1::2], strict=True):
         images = []
         for name in (first, second):
             images += _row(random, draw_identities(random, 3), [0, 0, 1, 2], VERIFICATION[name])
-        rows.append((f"{first}: same, different;  {second}: same, different", images))
-    width = 8 * (SIZE + GAP) + GAP
-    canvas = Image.new("RGB", (width, len(rows) * (SIZE + GAP) + 3 * LINE + GAP), "white")
-    ink, y, label = ImageDraw.Draw(canvas), GAP, None
-    for text, images in rows:
-        if text != label:
-            ink.text((GAP, y), text, fill="black", font_size=12)
-            y, label = y + LINE, text
-        for i, image in enumerate(images):
-            canvas.paste(Image.fromarray(image), (GAP + i * (SIZE + GAP), y))
-        y += SIZE + GAP
-    return canvas
+        rows.append(Row(f"{first}: same, different;  {second}: same, different", images))
+    return draw_contact_sheet(rows, size=SIZE, line=16)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

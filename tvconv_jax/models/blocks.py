@@ -1,4 +1,4 @@
-"""What every model is built from: convolutions with their norms, operators in their blocks, the embedding head."""
+"""Parts of the models: convolutions with their norms, operators in their blocks, the embedding head."""
 
 import math
 from collections.abc import Callable
@@ -10,20 +10,23 @@ import jax.numpy as jnp
 from tvconv_jax.nn.checks import Checked
 from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.batch_norm import Activation
 from tvconv_jax.ops.conv import conv
-from tvconv_jax.ops.fused import Activation, pointwise
+from tvconv_jax.ops.pointwise import pointwise
+
+Shape = tuple[int, ...]
 
 # Makes the spatial operator of a block: called as conv(strides=2, name="conv").
 ConvFactory = Callable[..., nn.Module]
 
 
 def repeats(blocks: int, depth: float) -> int:
-    """How many of a stage's blocks a model of that depth has: rounded up, so every stage keeps one."""
+    """Return the number of a stage's blocks in a model of that depth: rounded up, so every stage keeps one."""
     return math.ceil(blocks * depth)
 
 
 def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
-    """``module(x, train=train)``; with ``remat`` what it computes in between is computed anew for the gradient."""
+    """Return ``module(x, train=train)``; with ``remat`` the gradient recomputes the activations inside."""
 
     def plain(module: nn.Module, x: jax.Array) -> jax.Array:
         return module(x, train=train)
@@ -32,7 +35,7 @@ def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Ar
 
 
 def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
-    """``operator(x)``; one that normalizes over the batch (``has_norm``) is told whether it trains."""
+    """Return ``operator(x)``; one that normalizes over the batch (``has_norm``) gets ``train``."""
     return operator(x, train=train) if getattr(operator, "has_norm", False) else operator(x)
 
 
@@ -41,7 +44,7 @@ class Pointwise(Checked):
 
     Attributes:
         features: Channels of the output.
-        kernel_init: What the kernel starts from.
+        kernel_init: Initializer of the kernel.
     """
 
     features: int
@@ -51,17 +54,21 @@ class Pointwise(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
+    @nn.nowrap
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(y) * x[-1]
+
 
 class Conv(Checked):
     """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
 
     Attributes:
         features: Channels of the output.
-        kernel_size: Odd side of the kernels.
+        kernel_size: Odd size of the kernels.
         strides: Step between output positions.
-        dilation: Step between the positions that taps see.
+        dilation: Step between the taps.
         padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: What the kernel starts from.
+        kernel_init: Initializer of the kernel.
     """
 
     features: int
@@ -77,6 +84,10 @@ class Conv(Checked):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
         return conv(x, kernel, strides=self.strides, dilation=self.dilation, padding=self.padding)
 
+    @nn.nowrap
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(y) * self.kernel_size**2 * x[-1]
+
 
 class ConvNorm(Checked):
     """Convolution without a bias, batch norm, activation.
@@ -84,11 +95,11 @@ class ConvNorm(Checked):
     Attributes:
         features: Channels of the output.
         activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
-        kernel_size: 1, or another odd side.
+        kernel_size: 1, or another odd size.
         strides: Step between output positions of a kernel larger than 1.
-        dilation: Step between the positions that its taps see.
+        dilation: Step between its taps.
         padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: What the kernel starts from.
+        kernel_init: Initializer of the kernel.
         pointwise: Makes the convolution where ``kernel_size`` is 1: called as ``pointwise(features, kernel_init=...)``.
     """
 
@@ -125,6 +136,10 @@ class MaxPool(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
+    @nn.nowrap
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(x)
+
 
 class EmbeddingHead(Checked):
     """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
@@ -141,3 +156,7 @@ class EmbeddingHead(Checked):
         x = jnp.mean(x, axis=(1, 2))
         x = nn.Dense(self.features, kernel_init=nn.initializers.normal(0.01), dtype=x.dtype, name="dense")(x)
         return BatchNorm(name="norm_out")(x, train=train)
+
+    @nn.nowrap
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(x)  # the average over the grid

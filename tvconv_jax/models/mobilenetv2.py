@@ -1,6 +1,9 @@
 """MobileNetV2 for aligned faces, with the spatial operator handed in."""
 
 import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,22 +28,62 @@ WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` to the nearest multiple of 8, at least 8, never more than 10 % below."""
+    """Round ``channels * width`` to the nearest multiple of 8, at least 8, never more than 10 % below."""
     target = channels * width
     rounded = max(8, int(target + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * target else rounded
 
 
+class Block(NamedTuple):
+    """One inverted residual block of the architecture.
+
+    Attributes:
+        name: Its name in the parameters.
+        stage: 1 to 7.
+        features: Channels of the output.
+        expansion: Hidden channels, as a multiple of the input's.
+        strides: Strides of the spatial operator.
+        dilation: Dilation of the spatial operator.
+    """
+
+    name: str
+    stage: int
+    features: int
+    expansion: int
+    strides: int
+    dilation: int
+
+
+def blocks(width: float = 1.0, depth: float = 1.0, output_stride: float = math.inf) -> Iterator[Block]:
+    """Yield the blocks in order: the one description of the architecture for all who build, convert or export it.
+
+    Args:
+        width: Multiplier of the channels.
+        depth: Multiplier of every stage's blocks, rounded up.
+        output_stride: Stride of the last grid to the image, for a stem of strides 2; later strides become dilation.
+    """
+    index, reached, dilation = 1, 2, 1
+    for stage, (expansion, channels, count, strides) in enumerate(STAGES, start=1):
+        first_dilation = dilation
+        if reached >= output_stride:
+            strides, dilation = 1, dilation * strides
+        reached *= strides
+        for i in range(repeats(count, depth)):
+            own = (strides, first_dilation) if i == 0 else (1, dilation)
+            yield Block(f"block_{index}", stage, scaled(channels, width), expansion, *own)
+            index += 1
+
+
 class InvertedResidual(Checked):
-    """Expand (1x1), spatial operator, project (1x1); added to its input where strides are 1 and channels agree.
+    """Expand (1x1), spatial operator, project (1x1); added to its input if strides are 1 and channels agree.
 
     Attributes:
         features: Channels of the output.
-        expansion: Channels in between, as a multiple of the input's.
+        expansion: Hidden channels, as a multiple of the input's.
         strides: Strides of the spatial operator.
         conv: Makes the spatial operator.
-        margin: Zeros put around the input before it is expanded, for an operator that does not pad (DeepLab).
-        kernel_init: What the 1x1 convolutions start from.
+        padding: Zeros around the input before it is expanded, for an operator that does not pad (DeepLab).
+        kernel_init: Initializer of the 1x1 convolutions.
         pointwise: Makes the 1x1 convolutions.
     """
 
@@ -48,14 +91,14 @@ class InvertedResidual(Checked):
     expansion: int
     strides: int
     conv: ConvFactory
-    margin: int = 0
+    padding: int = 0
     kernel_init: nn.initializers.Initializer = kaiming_normal
     pointwise: ConvFactory = Pointwise
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         pointwise = functools.partial(ConvNorm, kernel_init=self.kernel_init, pointwise=self.pointwise)
-        y = jnp.pad(x, ((0, 0), *[(self.margin, self.margin)] * 2, (0, 0)))
+        y = jnp.pad(x, ((0, 0), *[(self.padding, self.padding)] * 2, (0, 0)))
         if self.expansion != 1:
             y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
         y = spatial(self.conv(strides=self.strides, name="conv"), y, train=train)
@@ -77,7 +120,7 @@ class MobileNetV2(Checked):
             depthwise and the plain 1x1 convolution.
         embedding_size: Size of the embedding.
         pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
+        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
 
     Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
     """
@@ -90,25 +133,22 @@ class MobileNetV2(Checked):
     pointwise: ConvFactory = Pointwise
     remat: bool = False
 
+    reference_fields = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
         check_stages("mobilenetv2", self.stages, range(1, len(STAGES) + 1))
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
         x = call(stem, images, train=train, remat=self.remat)
-        index = 1
-        for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
-            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(repeats(blocks, self.depth)):
-                block = InvertedResidual(
-                    scaled(channels, self.width),
-                    expansion,
-                    strides if i == 0 else 1,
-                    conv,
-                    pointwise=pointwise,
-                    name=f"block_{index}",
-                )
-                x = call(block, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
-                index += 1
+        for row in self.blocks():
+            own = (self.conv, self.pointwise) if row.stage in self.stages else (DepthwiseConv, Pointwise)
+            block = InvertedResidual(row.features, row.expansion, row.strides, own[0], pointwise=own[1], name=row.name)
+            x = call(block, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
         x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    @nn.nowrap
+    def blocks(self) -> Iterator[Block]:
+        """Yield the model's blocks in order."""
+        return blocks(self.width, self.depth)

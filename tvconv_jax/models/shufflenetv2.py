@@ -1,5 +1,8 @@
 """ShuffleNetV2 for aligned faces, with the spatial operator handed in."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,9 +24,34 @@ WIDTHS = tuple(CHANNELS)
 
 
 def shuffle(x: jax.Array) -> jax.Array:
-    """Interleaves the two halves of the channels: a b c d -> a c b d."""
+    """Interleave the two halves of the channels: a b c d -> a c b d."""
     *shape, channels = x.shape
     return x.reshape(*shape, 2, channels // 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+class UnitRow(NamedTuple):
+    """One unit of the architecture.
+
+    Attributes:
+        name: Its name in the parameters.
+        stage: 2, 3 or 4.
+        index: Its place within the stage.
+        features: Channels of the output.
+        strides: 2 for the first unit of a stage, which has a convolution on both branches; 1 for the others.
+    """
+
+    name: str
+    stage: int
+    index: int
+    features: int
+    strides: int
+
+
+def units(width: float = 1.0, depth: float = 1.0) -> Iterator[UnitRow]:
+    """Yield the units in order: the one description of the architecture for all who build, convert or export it."""
+    for stage, (features, count) in enumerate(zip(CHANNELS[width][1:-1], UNITS, strict=True), start=2):
+        for i in range(repeats(count, depth)):
+            yield UnitRow(f"stage{stage}_{i}", stage, i, features, 1 if i else 2)
 
 
 class Branch(Checked):
@@ -90,7 +118,7 @@ class ShuffleNetV2(Checked):
             1x1 convolution.
         embedding_size: Size of the embedding.
         pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
+        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
 
     Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
     """
@@ -103,18 +131,24 @@ class ShuffleNetV2(Checked):
     pointwise: ConvFactory = Pointwise
     remat: bool = False
 
+    reference_fields = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
         check_choice("shufflenetv2 width", self.width, WIDTHS)
         check_stages("shufflenetv2", self.stages, range(2, 2 + len(UNITS)))
-        stem, *channels, last = CHANNELS[self.width]
+        stem, *_, last = CHANNELS[self.width]
         x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
         x = MaxPool(name="pool")(x)
-        for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
-            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(repeats(units, self.depth)):
-                unit = Unit(features, 2 if i == 0 else 1, conv, pointwise, name=f"stage{stage}_{i}")
-                x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
+        for row in self.units():
+            own = (self.conv, self.pointwise) if row.stage in self.stages else (DepthwiseConv, Pointwise)
+            unit = Unit(row.features, row.strides, *own, name=row.name)
+            x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
         x = ConvNorm(last, "relu", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    @nn.nowrap
+    def units(self) -> Iterator[UnitRow]:
+        """Yield the model's units in order."""
+        return units(self.width, self.depth)

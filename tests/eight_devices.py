@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tests.stress.tortured import EMBEDDING_SIZE, Tiny
-from tvconv_jax.losses import am_softmax, am_softmax_logits
-from tvconv_jax.losses_sharded import sharded_am_softmax
+from tvconv_jax.losses import am_softmax, am_softmax_logits, sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 from tvconv_jax.nn.layers import TVConv

@@ -81,7 +81,7 @@ def test_costs_are_those_counted_by_hand(module, macs, params):
 
 
 def test_a_layer_of_unknown_cost_is_not_counted_as_free():
-    with pytest.raises(ValueError, match=r"what GroupNorm costs is not known, and it has parameters \(scale, bias\)"):
+    with pytest.raises(ValueError, match=r"the cost of GroupNorm is not known, and it has parameters \(scale, bias\)"):
         count(nn.Sequential([nn.Dense(4), nn.GroupNorm(2)]), (1, 4, 4, 3))
 
 

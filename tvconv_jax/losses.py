@@ -25,18 +25,7 @@ def am_softmax_logits(
         z_{ij} = s\,(\cos\theta_{ij} - m\,[j = y_i]), \quad
         \cos\theta_{ij} = \mathrm{clip}\Bigl(\frac{e_i}{|e_i|} \cdot \frac{w_j}{|w_j|}, -1, 1\Bigr)
 
-    Args:
-        embeddings: ``[n, d]``, floating, of any length.
-        class_weights: ``[d, classes]``, floating, one column per class, of any length.
-        labels: ``[n]``, integers in ``0..classes-1``.
-        margin: ``m``, subtracted from the target's cosine.
-        scale: ``s``, the inverse temperature.
-
-    Returns:
-        ``[n, classes]`` float32.
-
-    Raises:
-        ValueError: If a shape, a dtype, ``scale`` or ``margin`` does not fit.
+    Arguments and errors are those of :func:`am_softmax`; the result is ``[n, classes]`` float32.
     """
     _check(embeddings, class_weights, labels, scale, margin)
     labels = indices(labels)
@@ -114,8 +103,8 @@ def sharded_am_softmax(
         labels: ``[n]``, integers in ``0..classes-1``; one outside makes that example's loss nan.
         mesh: Has the axes ``data`` and ``model``.
         classes: Number of classes; later columns are padding, without probability and gradient.
-        margin: Subtracted from the target's cosine.
-        scale: The inverse temperature.
+        margin: As in :func:`am_softmax`.
+        scale: As in :func:`am_softmax`.
 
     Returns:
         ``(losses, recognized)``: ``[n]`` float32, not averaged, and ``[n]`` bool, whether the (first) largest logit is

@@ -29,15 +29,7 @@ MODE = "eager"
 
 
 def prepare(backend: str, threads: int, mode: str = "eager") -> str:
-    """Choose the kind of device that JAX uses, the number of threads and the mode.
-
-    Args:
-        backend: ``jax.default_backend()``.
-        threads: Cores to use on a CPU.
-        mode: ``"eager"`` or ``"compiled"``.
-
-    Returns:
-        PyTorch's version, mode, device and threads.
+    """Choose the device of ``jax.default_backend()``, CPU threads and the mode; return them with PyTorch's version.
 
     Raises:
         RuntimeError: If PyTorch has no such device here.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.ops.batch_norm import Activation
 from tvconv_jax.ops.conv import conv
@@ -54,7 +54,6 @@ class Pointwise(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(y) * x[-1]
 
@@ -62,13 +61,7 @@ class Pointwise(Checked):
 class Conv(Checked):
     """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
 
-    Attributes:
-        features: Channels of the output.
-        kernel_size: Odd size of the kernels.
-        strides: Step between output positions.
-        dilation: Step between the taps.
-        padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: Initializer of the kernel.
+    Attributes are those of :class:`ConvNorm`.
     """
 
     features: int
@@ -84,7 +77,6 @@ class Conv(Checked):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
         return conv(x, kernel, strides=self.strides, dilation=self.dilation, padding=self.padding)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(y) * self.kernel_size**2 * x[-1]
 
@@ -136,7 +128,6 @@ class MaxPool(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(x)
 
@@ -157,6 +148,39 @@ class EmbeddingHead(Checked):
         x = nn.Dense(self.features, kernel_init=nn.initializers.normal(0.01), dtype=x.dtype, name="dense")(x)
         return BatchNorm(name="norm_out")(x, train=train)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(x)  # the average over the grid
+
+
+# Fields of a face model that the PyTorch reference has too.
+REFERENCE_FIELDS = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+
+
+class FaceModel(Checked):
+    """Base of face models: images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+
+    Attributes:
+        width: Multiplies the channels.
+        depth: Multiplies the blocks of every stage, rounded up.
+        conv: Makes the spatial operator of the chosen stages.
+        stages: Stages that get ``conv`` and ``pointwise``; the others keep the depthwise and the plain 1x1 convolution.
+        embedding_size: Size of the embedding.
+        pointwise: Makes the 1x1 convolutions of the chosen stages.
+        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    conv: ConvFactory = DepthwiseConv
+    stages: tuple[int, ...] = ()
+    embedding_size: int = 512
+    pointwise: ConvFactory = Pointwise
+    remat: bool = False
+
+    def operators(self, stage: int) -> tuple[ConvFactory, ConvFactory]:
+        """Return the makers of a stage's spatial operator and 1x1 convolutions."""
+        return (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
+
+    def run(self, module: nn.Module, x: jax.Array, image_size: int, *, train: bool) -> jax.Array:
+        """Return ``module(x)``, recomputed for the gradient on large grids if ``remat`` is set."""
+        return call(module, x, train=train, remat=self.remat and 2 * x.shape[1] >= image_size)

@@ -42,7 +42,6 @@ class ImagePool(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.mean(x, axis=(1, 2), keepdims=True)
 
-    @nn.nowrap
     def cost(self, x: tuple[int, ...], y: tuple[int, ...]) -> int:
         return math.prod(x)
 
@@ -151,12 +150,10 @@ class DeepLabV3Plus(Checked):
         x = nn.Dense(self.num_classes, kernel_init=head_init, bias_init=_bias_init, dtype=x.dtype, name="classify")(x)
         return _resize(x, images.shape[1:3])
 
-    @nn.nowrap
     def backbone(self) -> tuple[list[Block], list[Block]]:
         """Return the blocks of the backbone, see :func:`backbone_blocks`."""
         return backbone_blocks(self.depth, self.output_stride)
 
-    @nn.nowrap
     def pyramid(self) -> list[Block]:
         """Return the atrous convolutions, see :func:`pyramid_blocks`."""
         return pyramid_blocks(self.output_stride)

@@ -29,7 +29,6 @@ class Mlp(Checked):
         y = nn.gelu(nn.Dense(self.hidden, dtype=x.dtype, name="expand")(x))
         return nn.Dense(x.shape[-1], dtype=x.dtype, name="project")(y)
 
-    @nn.nowrap
     def cost(self, x: tuple[int, ...], y: tuple[int, ...]) -> int:
         return math.prod(x[:-1]) * self.hidden  # GELU
 

@@ -9,9 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
+from tvconv_jax.models.blocks import (
+    REFERENCE_FIELDS,
+    ConvFactory,
+    ConvNorm,
+    EmbeddingHead,
+    FaceModel,
+    Pointwise,
+    repeats,
+    spatial,
+)
 from tvconv_jax.nn.checks import Checked, check_images, check_stages
-from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
+from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
@@ -35,21 +44,12 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Block(NamedTuple):
-    """One inverted residual block of the architecture.
+    """One inverted residual block of the architecture."""
 
-    Attributes:
-        name: Its name in the parameters.
-        stage: 1 to 7.
-        features: Channels of the output.
-        expansion: Hidden channels, as a multiple of the input's.
-        strides: Strides of the spatial operator.
-        dilation: Dilation of the spatial operator.
-    """
-
-    name: str
-    stage: int
-    features: int
-    expansion: int
+    name: str  # in the parameters
+    stage: int  # 1 to 7
+    features: int  # channels of the output
+    expansion: int  # hidden channels, as a multiple of the input's
     strides: int
     dilation: int
 
@@ -107,48 +107,30 @@ class InvertedResidual(Checked):
         return x + y if self.strides == 1 and x.shape == y.shape else y
 
 
-class MobileNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+class MobileNetV2(FaceModel):
+    """MobileNetV2 with stages 1-7, the paper's S1-S7.
 
     The first convolution keeps the grid (strides 1), because faces of 96x96 are small.
-
-    Attributes:
-        width: Multiplies the channels.
-        depth: Multiplies the blocks of every stage, rounded up.
-        conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv`` and ``pointwise``; the others keep the
-            depthwise and the plain 1x1 convolution.
-        embedding_size: Size of the embedding.
-        pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
 
     Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
     """
 
-    width: float = 1.0
-    depth: float = 1.0
-    conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
-    embedding_size: int = 512
-    pointwise: ConvFactory = Pointwise
-    remat: bool = False
 
-    reference_fields = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+    reference_fields = REFERENCE_FIELDS
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
         check_stages("mobilenetv2", self.stages, range(1, len(STAGES) + 1))
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
-        x = call(stem, images, train=train, remat=self.remat)
+        x = self.run(stem, images, images.shape[1], train=train)
         for row in self.blocks():
-            own = (self.conv, self.pointwise) if row.stage in self.stages else (DepthwiseConv, Pointwise)
-            block = InvertedResidual(row.features, row.expansion, row.strides, own[0], pointwise=own[1], name=row.name)
-            x = call(block, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
+            conv, pointwise = self.operators(row.stage)
+            block = InvertedResidual(row.features, row.expansion, row.strides, conv, pointwise=pointwise, name=row.name)
+            x = self.run(block, x, images.shape[1], train=train)
         x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
 
-    @nn.nowrap
     def blocks(self) -> Iterator[Block]:
-        """Yield the model's blocks in order."""
         return blocks(self.width, self.depth)

@@ -15,21 +15,13 @@ from tvconv_jax.nn.checks import check_choice, check_field, check_stages, kinds_
 
 
 class Model(NamedTuple):
-    """A model of :func:`create_model`.
+    """A model of :func:`create_model`."""
 
-    Attributes:
-        path: Its linen module, ``"module:Class"`` in this package; ``WIDTHS`` of the module lists its widths.
-        stages: Stages that can get the operator; none if it has one fixed place.
-        fields: Its fields that can be given.
-        places: Its fields that take an operator: ``"conv"``, ``"pointwise"``.
-        baseline: Whether operator ``"baseline"`` exists: the model with no operator handed in.
-    """
-
-    path: str
-    stages: tuple[int, ...]
-    fields: tuple[str, ...]
-    places: tuple[str, ...] = ("conv", "pointwise")
-    baseline: bool = False
+    path: str  # "module:Class" in this package; WIDTHS of that module are the multipliers of its channels
+    stages: tuple[int, ...]  # stages that can get the operator; none if it has one fixed place
+    fields: tuple[str, ...]  # fields that can be given
+    places: tuple[str, ...] = ("conv", "pointwise")  # fields that take an operator
+    baseline: bool = False  # whether operator "baseline" exists: the model with no operator handed in
 
     @property
     def module(self) -> type[nn.Module]:
@@ -37,26 +29,17 @@ class Model(NamedTuple):
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Multipliers of the channels."""
         return load(f"{self.path.partition(':')[0]}:WIDTHS")
 
 
 class Operator(NamedTuple):
-    """An operator of :func:`create_model`.
+    """An operator of :func:`create_model`."""
 
-    Attributes:
-        path: Its linen module, ``"module:Class"`` in this package.
-        fields: Its fields that can be given.
-        paper: Its source, in short; its file says more.
-        place: The field of the model that takes it.
-        last_stages: Number of the last stages that get it by default; ``None``: all.
-    """
-
-    path: str
-    fields: tuple[str, ...]
-    paper: str
-    place: str = "conv"
-    last_stages: int | None = None
+    path: str  # "module:Class" in this package
+    fields: tuple[str, ...]  # fields that can be given
+    paper: str  # its source, in short; its file says more
+    place: str = "conv"  # the field of the model that takes it
+    last_stages: int | None = None  # number of the last stages that get it by default; None: all
 
     @property
     def module(self) -> type[nn.Module]:
@@ -64,15 +47,10 @@ class Operator(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The choices of :func:`create_model` for a model.
+    """The choices of :func:`create_model` for a model."""
 
-    Attributes:
-        widths: Multipliers of the channels.
-        operators: Spatial operators; ``"baseline"`` is the model with none handed in.
-    """
-
-    widths: tuple[float, ...]
-    operators: tuple[str, ...]
+    widths: tuple[float, ...]  # multipliers of the channels
+    operators: tuple[str, ...]  # "baseline" is the model with none handed in
 
 
 FACE = ("embedding_size", "remat")

@@ -7,9 +7,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
+from tvconv_jax.models.blocks import (
+    REFERENCE_FIELDS,
+    ConvFactory,
+    ConvNorm,
+    EmbeddingHead,
+    FaceModel,
+    MaxPool,
+    repeats,
+    spatial,
+)
 from tvconv_jax.nn.checks import Checked, check_choice, check_images, check_stages
-from tvconv_jax.nn.layers import DepthwiseConv
 from tvconv_jax.nn.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
@@ -30,21 +38,13 @@ def shuffle(x: jax.Array) -> jax.Array:
 
 
 class UnitRow(NamedTuple):
-    """One unit of the architecture.
+    """One unit of the architecture."""
 
-    Attributes:
-        name: Its name in the parameters.
-        stage: 2, 3 or 4.
-        index: Its place within the stage.
-        features: Channels of the output.
-        strides: 2 for the first unit of a stage, which has a convolution on both branches; 1 for the others.
-    """
-
-    name: str
-    stage: int
-    index: int
-    features: int
-    strides: int
+    name: str  # in the parameters
+    stage: int  # 2, 3 or 4
+    index: int  # within the stage
+    features: int  # channels of the output
+    strides: int  # 2 for the first of a stage, with a convolution on both branches, else 1
 
 
 def units(width: float = 1.0, depth: float = 1.0) -> Iterator[UnitRow]:
@@ -107,31 +107,15 @@ class Unit(Checked):
         return shuffle(jnp.concatenate([kept, branch(x, train=train)], axis=-1))
 
 
-class ShuffleNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
-
-    Attributes:
-        width: 0.5, 1.0 or 1.5.
-        depth: Multiplies the units of every stage, rounded up.
-        conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 2-4 get ``conv`` and ``pointwise``; the others keep the depthwise and the plain
-            1x1 convolution.
-        embedding_size: Size of the embedding.
-        pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
+class ShuffleNetV2(FaceModel):
+    """ShuffleNetV2 with stages 2-4; width 0.5, 1.0 or 1.5.
 
     Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
     """
 
-    width: float = 1.0
-    depth: float = 1.0
-    conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (2, 3, 4)
-    embedding_size: int = 512
-    pointwise: ConvFactory = Pointwise
-    remat: bool = False
 
-    reference_fields = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+    reference_fields = REFERENCE_FIELDS
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -139,16 +123,13 @@ class ShuffleNetV2(Checked):
         check_choice("shufflenetv2 width", self.width, WIDTHS)
         check_stages("shufflenetv2", self.stages, range(2, 2 + len(UNITS)))
         stem, *_, last = CHANNELS[self.width]
-        x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
+        x = self.run(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, images.shape[1], train=train)
         x = MaxPool(name="pool")(x)
         for row in self.units():
-            own = (self.conv, self.pointwise) if row.stage in self.stages else (DepthwiseConv, Pointwise)
-            unit = Unit(row.features, row.strides, *own, name=row.name)
-            x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
+            unit = Unit(row.features, row.strides, *self.operators(row.stage), name=row.name)
+            x = self.run(unit, x, images.shape[1], train=train)
         x = ConvNorm(last, "relu", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
 
-    @nn.nowrap
     def units(self) -> Iterator[UnitRow]:
-        """Yield the model's units in order."""
         return units(self.width, self.depth)

@@ -18,21 +18,13 @@ from tvconv_jax.ops.checks import check_rank, is_integer
 
 
 class Range(NamedTuple):
-    """The valid values of a number; nan and infinity never are.
-
-    Attributes:
-        low: Smallest value.
-        high: Largest value.
-        whole: Whether the number must be an integer.
-        above: Whether ``low`` is excluded.
-        below: Whether ``high`` is excluded.
-    """
+    """The valid values of a number, from ``low`` to ``high``; nan and infinity never are."""
 
     low: float = -math.inf
     high: float = math.inf
-    whole: bool = False
-    above: bool = False
-    below: bool = False
+    whole: bool = False  # whether the number must be an integer
+    above: bool = False  # whether low is excluded
+    below: bool = False  # whether high is excluded
 
     def check(self, name: str, value: Any) -> None:
         """Raise a ``ValueError`` that names the value and the rule, unless the value is in range.

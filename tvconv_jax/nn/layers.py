@@ -25,6 +25,12 @@ GeneratorPadding = Literal["zeros", "edge"]
 GENERATOR_NAMES = {"zeros": "generator", "edge": "edge_generator"}
 
 
+@nn.nowrap
+def no_cost(module: nn.Module, x: Shape, y: Shape) -> int:
+    """Return 0, for parts that freezing drops or that their operator counts."""
+    return 0
+
+
 class MapConv(Checked):
     """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.ops.unfold.unfold`.
 
@@ -40,6 +46,8 @@ class MapConv(Checked):
     features: tuple[int, ...]
     padding: GeneratorPadding = "zeros"
     kernel_init: nn.initializers.Initializer = kaiming_normal
+
+    cost = no_cost
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
@@ -57,10 +65,6 @@ class MapConv(Checked):
         patches = unfold(padded, (height, width))
         return (patches @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
 
-    @nn.nowrap
-    def cost(self, x: Shape, y: Shape) -> int:
-        return 0  # dropped by freezing, as all of a generator
-
 
 class GeneratorBlock(Checked):
     """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU.
@@ -77,6 +81,8 @@ class GeneratorBlock(Checked):
     epsilon: float = 1e-5
     kernel_init: nn.initializers.Initializer = kaiming_normal
 
+    cost = no_cost
+
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
         """Maps ``[h, w, c]`` -> ``[h, w, features]``."""
@@ -87,10 +93,6 @@ class GeneratorBlock(Checked):
         scale = self.param("scale", nn.initializers.ones, maps.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, maps.shape, jnp.float32)
         return nn.relu(maps * scale + bias)
-
-    @nn.nowrap
-    def cost(self, x: Shape, y: Shape) -> int:
-        return 0
 
 
 class WeightGenerator(Checked):
@@ -115,6 +117,8 @@ class WeightGenerator(Checked):
     padding: GeneratorPadding = "zeros"
     kernel_init: nn.initializers.Initializer = kaiming_normal
 
+    cost = no_cost
+
     @nn.compact
     def __call__(self, affinity: jax.Array) -> jax.Array:
         """Affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
@@ -124,10 +128,6 @@ class WeightGenerator(Checked):
                 maps
             )
         return MapConv(self.features, self.padding, self.kernel_init, name="out")(maps)
-
-    @nn.nowrap
-    def cost(self, x: Shape, y: Shape) -> int:
-        return 0
 
 
 def freeze_generators(*names: str) -> dict[str, Callable]:
@@ -182,15 +182,7 @@ def depthwise_cost(operator: Any, x: Shape, y: Shape) -> int:
 
 
 class GeneratedOperator(SpatialOperator):
-    """Base of the operators with a :class:`WeightGenerator`.
-
-    Attributes:
-        affinity_channels: Affinity maps of the generator.
-        hidden_channels: Channels of the generator's hidden blocks.
-        hidden_layers: Hidden blocks of the generator after the first.
-        use_bias: Whether a second generator yields a bias per position and channel.
-        generator_padding: ``"zeros"`` (the reference) or ``"edge"``, see :class:`WeightGenerator`.
-    """
+    """Base of the operators with a :class:`WeightGenerator`; its attributes are those of :class:`TVConv`."""
 
     affinity_channels: int = 4
     hidden_channels: int = 64
@@ -209,7 +201,6 @@ class GeneratedOperator(SpatialOperator):
             name=self.generator_name(name),
         )
 
-    @nn.nowrap
     def generator_name(self, name: str) -> str:
         """Return a generator's name in the parameters."""
         return f"{name}_{GENERATOR_NAMES[self.generator_padding]}"

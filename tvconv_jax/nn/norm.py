@@ -56,7 +56,6 @@ class BatchNorm(Checked):
                 running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
         return y
 
-    @nn.nowrap
     def cost(self, x: tuple[int, ...], y: tuple[int, ...]) -> int:
         return math.prod(y) * (2 + (self.activation != "identity"))
 

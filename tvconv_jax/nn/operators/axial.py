@@ -13,7 +13,6 @@ Zero queries and zero ``rk`` give the mean over the axis.
 """
 
 import math
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -78,7 +77,6 @@ class AxisAttention(Checked):
         position = np.arange(length)
         return table[position[None] - position[:, None] + length - 1].astype(dtype)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count logits in three terms, softmax and values in two terms."""
         length, heads = x[self.axis], head_count(x[-1], self.heads)
@@ -93,7 +91,7 @@ class Axial(SpatialOperator):
         heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
     """
 
-    has_norm: ClassVar[bool] = True
+    has_norm = True
 
     heads: int = 8
 
@@ -104,6 +102,5 @@ class Axial(SpatialOperator):
         x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return pool_cost(self, x)

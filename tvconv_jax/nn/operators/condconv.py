@@ -42,6 +42,5 @@ class CondConv(SpatialOperator):
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
         return conv(x, nn.sigmoid(routing(context)))
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(x) + x[0] * self.experts + mixed_cost(self, x, y)  # average, sigmoids

@@ -67,7 +67,6 @@ class DDF(SpatialOperator):
         own = filter_norm(own, 1) * scale.astype(context.dtype)[None]
         return dynamic_conv(x, pixels[..., None], own[:, None, None], strides=self.strides)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count average, ReLU, both filters' norms and two products per tap and element."""
         taps, hidden = self.kernel_size**2, max(1, int(x[-1] * self.squeeze))

@@ -48,6 +48,5 @@ class DyConvPW(Checked):
         # One product an image, over all of its pixels.
         return (x.reshape(n, -1, channels) @ weights).reshape(n, height, width, self.features)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return x[0] * self.experts * x[-1] * y[-1] + math.prod(y) * x[-1]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.nn.layers import Shape, SpatialOperator
+from tvconv_jax.nn.layers import Shape, SpatialOperator, no_cost
 from tvconv_jax.ops.dynamic_conv import dynamic_conv
 from tvconv_jax.ops.pointwise import pointwise
 from tvconv_jax.ops.precision import upcast
@@ -22,7 +22,6 @@ dense_init = nn.initializers.normal(0.01)
 
 # Parameters of MixedDepthwise named "experts" that scale its output, see ``scalable`` of Checked.
 EXPERTS = ("experts/kernel", "experts/bias")
-
 
 # A linear layer per pixel: nn.Dense with a gradient that needs less memory traffic.
 PixelDense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: pointwise(x, kernel))
@@ -91,26 +90,20 @@ class KernelAttention(Checked):
         logits = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="logits")
         return nn.softmax(logits(nn.relu(squeeze(context))) / self.temperature)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count average, ReLU and softmax."""
         return math.prod(x) + x[0] * max(1, x[-1] // self.reduction) + 2 * math.prod(y)
 
 
 class MixedDepthwise(Checked):
-    """Depthwise convolution with each image's mix of kernels, mixed before a single convolution.
-
-    Attributes:
-        kernel_size: Odd size of the kernels.
-        strides: Step between output positions.
-        use_bias: Whether a bias per channel, mixed likewise, is added.
-        kernel_init: Initializer of every kernel.
-    """
+    """Depthwise convolution with each image's mix of kernels, and of biases, mixed before a single convolution."""
 
     kernel_size: int
     strides: int
     use_bias: bool
     kernel_init: Initializer
+
+    cost = no_cost
 
     @nn.compact
     def __call__(self, x: jax.Array, routes: jax.Array) -> jax.Array:
@@ -124,10 +117,6 @@ class MixedDepthwise(Checked):
             bias = mixed(routes, self.param("bias", nn.initializers.zeros, (experts, channels), jnp.float32))
             y = y + bias.astype(x.dtype)[:, None, None]
         return y
-
-    @nn.nowrap
-    def cost(self, x: Shape, y: Shape) -> int:
-        return 0  # counted by the operator that holds it
 
 
 def largest_divisor(number: int, at_most: int) -> int:

@@ -13,7 +13,7 @@ its weights are small, so that it starts close to a depthwise convolution that t
 evenly.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,7 +35,7 @@ class Involution(SpatialOperator):
         group_channels: Channels that share a kernel, at least; the authors' 16.
     """
 
-    has_norm: ClassVar[bool] = True
+    has_norm = True
 
     reduction: int = 4
     group_channels: int = 16
@@ -61,6 +61,5 @@ class Involution(SpatialOperator):
         y = dynamic_conv(x.reshape(n, height, width, groups, -1), kernels, strides=self.strides)
         return y.reshape(pooled.shape)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return pool_cost(self, x) + depthwise_cost(self, x, y)

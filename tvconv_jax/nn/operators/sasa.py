@@ -67,7 +67,6 @@ class SASA(SpatialOperator):
         columns = jnp.broadcast_to(columns[None], (k, k, *columns.shape[1:]))
         return jnp.concatenate([rows, columns], axis=-1).reshape(k * k, heads, size)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count three projections within each head, logits, softmax, the sum of values and the average."""
         taps, heads = self.kernel_size**2, head_count(x[-1], self.heads)

@@ -54,7 +54,6 @@ class TVConvDynamic(GeneratedOperator):
             check_grid(self, unboxed(params["block_0"]["scale"]).shape, maps.shape[1:3])
         return self.generator(name, features, EachImage)(maps)
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count average, generators with norms and ReLUs at every position of every image, and the convolution."""
         hidden, layers, inputs = self.hidden_channels, self.hidden_layers, self.affinity_channels

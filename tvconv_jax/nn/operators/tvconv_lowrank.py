@@ -49,6 +49,5 @@ class TVConvLowrank(GeneratedOperator):
         y = functools.reduce(jnp.add, terms).astype(x.dtype)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(y) * (self.rank * (self.kernel_size**2 + 1) + self.use_bias)

@@ -50,7 +50,6 @@ class WeightNet(SpatialOperator):
         y = dynamic_conv(x, weights, strides=self.strides)
         return add_bias(self, y) if self.use_bias else y
 
-    @nn.nowrap
     def cost(self, x: Shape, y: Shape) -> int:
         """Count average, sigmoids, the grouped linear layer and the convolution."""
         return math.prod(x) + x[0] * self.inputs * x[-1] * (1 + self.kernel_size**2) + depthwise_cost(self, x, y)

@@ -20,6 +20,7 @@ from tvconv_jax.nn.checks import declared
 from tvconv_jax.nn.layers import DepthwiseConv, TVConv
 
 Path = tuple[str, ...]
+Layer = tuple[str, Path, list["Tensor"]]  # its name in PyTorch, its path in Flax, its tensors
 
 
 class Tensor(NamedTuple):
@@ -29,14 +30,6 @@ class Tensor(NamedTuple):
     flax: Path  # collection first
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
-
-
-class Layer(NamedTuple):
-    """One layer: its name in either world and its tensors."""
-
-    torch: str
-    flax: Path
-    tensors: list[Tensor]
 
 
 def _axes(*axes: int) -> tuple[Callable, Callable]:
@@ -104,8 +97,8 @@ def _staged(model: nn.Module, stage: int) -> list[Tensor]:
 
 def conv_norm(theirs: str, ours: Path, conv: list[Tensor], first: int = 0) -> Iterator[Layer]:
     """Yield a convolution and its norm, numbers ``first`` and ``first + 1`` of a sequence there."""
-    yield Layer(f"{theirs}.{first}", (*ours, "conv"), conv)
-    yield Layer(f"{theirs}.{first + 1}", (*ours, "norm"), NORM)
+    yield f"{theirs}.{first}", (*ours, "conv"), conv
+    yield f"{theirs}.{first + 1}", (*ours, "norm"), NORM
 
 
 def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Tensor]) -> Iterator[Layer]:
@@ -142,7 +135,7 @@ def _deeplabv3plus(model: nn.Module) -> Iterator[Layer]:
     yield from conv_norm(f"classifier.aspp.convs.{i + 1}", ("pyramid", "image"), POINTWISE, 1)
     yield from conv_norm("classifier.aspp.project", ("pyramid", "project"), POINTWISE)
     yield from conv_norm("classifier.classifier", ("fuse",), CONV)
-    yield Layer("classifier.classifier.3", ("classify",), [*POINTWISE, BIAS])
+    yield "classifier.classifier.3", ("classify",), [*POINTWISE, BIAS]
 
 
 def _shufflenetv2(model: nn.Module) -> Iterator[Layer]:
@@ -160,9 +153,9 @@ def _shufflenetv2(model: nn.Module) -> Iterator[Layer]:
 
 
 def _head() -> Iterator[Layer]:
-    yield Layer("output_layer.layer1", ("head", "norm_in"), NORM)
-    yield Layer("output_layer.layer2.0", ("head", "dense"), DENSE)
-    yield Layer("output_layer.layer2.1", ("head", "norm_out"), NORM)
+    yield "output_layer.layer1", ("head", "norm_in"), NORM
+    yield "output_layer.layer2.0", ("head", "dense"), DENSE
+    yield "output_layer.layer2.1", ("head", "norm_out"), NORM
 
 
 MODELS = {"MobileNetV2": _mobilenetv2, "ShuffleNetV2": _shufflenetv2, "DeepLabV3Plus": _deeplabv3plus}
@@ -196,17 +189,17 @@ def _shown(value: Any) -> str:
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     _check_counterpart(model)
     walk = MODELS.get(type(model).__name__)
-    return by_name(walk(model) if walk else [Layer("", (), _operator(model, in_model=False))])
+    return by_name(walk(model) if walk else [("", (), _operator(model, in_model=False))])
 
 
 def by_name(layers: Iterable[Layer]) -> dict[str, Tensor]:
     """Return every tensor of the layers by its full name there, with its full path here."""
     tensors = {}
-    for layer in layers:
-        for tensor in layer.tensors:
+    for theirs, ours, layer_tensors in layers:
+        for tensor in layer_tensors:
             collection, *rest = tensor.flax
-            name = f"{layer.torch}.{tensor.torch}" if layer.torch else tensor.torch
-            tensors[name] = tensor._replace(torch=name, flax=(collection, *layer.flax, *rest))
+            name = f"{theirs}.{tensor.torch}" if theirs else tensor.torch
+            tensors[name] = tensor._replace(torch=name, flax=(collection, *ours, *rest))
     return tensors
 
 

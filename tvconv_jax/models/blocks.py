@@ -40,15 +40,10 @@ def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
 
 
 class Pointwise(Checked):
-    """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``.
+    """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        kernel_init: Initializer of the kernel.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    features: int  #: Channels of the output.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,24 +79,16 @@ class Conv(Checked):
 class ConvNorm(Checked):
     """Convolution without a bias, batch norm, activation.
 
-    Attributes:
-        features: Channels of the output.
-        activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
-        kernel_size: 1, or another odd size.
-        strides: Step between output positions of a kernel larger than 1.
-        dilation: Step between its taps.
-        padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: Initializer of the kernel.
-        pointwise: Makes the convolution where ``kernel_size`` is 1: called as ``pointwise(features, kernel_init=...)``.
+    A kernel of size 1 is made by ``pointwise(features, kernel_init=...)``, without strides, dilation and padding.
     """
 
-    features: int
+    features: int  #: Channels of the output.
     activation: Activation = "identity"
-    kernel_size: int = 1
-    strides: int = 1
-    dilation: int = 1
-    padding: int | None = None
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    kernel_size: int = 1  #: Odd.
+    strides: int = 1  #: Step between output positions.
+    dilation: int = 1  #: Step between the taps.
+    padding: int | None = None  #: Zeros on each side; ``None`` keeps the grid.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
     pointwise: ConvFactory = Pointwise
 
     @nn.compact
@@ -109,15 +96,8 @@ class ConvNorm(Checked):
         if self.kernel_size == 1:
             x = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")(x)
         else:
-            x = Conv(
-                self.features,
-                self.kernel_size,
-                strides=self.strides,
-                dilation=self.dilation,
-                padding=self.padding,
-                kernel_init=self.kernel_init,
-                name="conv",
-            )(x)
+            geometry = (self.kernel_size, self.strides, self.dilation, self.padding)
+            x = Conv(self.features, *geometry, self.kernel_init, name="conv")(x)
         return BatchNorm(activation=self.activation, name="norm")(x, train=train)
 
 
@@ -133,13 +113,9 @@ class MaxPool(Checked):
 
 
 class EmbeddingHead(Checked):
-    """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
+    """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``."""
 
-    Attributes:
-        features: Size of the embedding.
-    """
-
-    features: int = 512
+    features: int = 512  #: Size of the embedding.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -51,16 +51,11 @@ class Backbone(Checked):
 
     A block pads its input *before* it is expanded, as in the reference ("fixed padding"): the border passes through
     the norm and the ReLU6 like any pixel. The stem does not pad.
-
-    Attributes:
-        depth: Multiplies the blocks of every stage, rounded up.
-        output_stride: 8 or 16, image size over the size of the last grid.
-        remat: As in :class:`DeepLabV3Plus`.
     """
 
-    depth: float = 1.0
-    output_stride: int = 16
-    remat: bool = False
+    depth: float = 1.0  #: Multiplies the blocks of every stage, rounded up.
+    output_stride: int = 16  #: 8 or 16, image size over the size of the last grid.
+    remat: bool = False  #: As in :class:`DeepLabV3Plus`.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -81,19 +76,15 @@ class Backbone(Checked):
 class Pyramid(Checked):
     """Atrous spatial pyramid pooling, ``[n, h, w, c]`` -> ``[n, h, w, features]``.
 
-    Attributes:
-        rows: The three atrous convolutions, see :func:`pyramid_blocks`.
-        conv: Makes the spatial operator of the three inverted residual blocks that replace them; ``None`` keeps them.
-        features: Channels of every branch and of the output.
-        dropout: Share of the output that training sets to zero.
+    Given ``conv``, three inverted residual blocks with that operator replace the atrous convolutions.
 
     Source: Chen et al. 2017, https://arxiv.org/abs/1706.05587; the blocks in the branches are Chen et al. 2022's.
     """
 
-    rows: tuple[Block, ...]
+    rows: tuple[Block, ...]  #: The three atrous convolutions, see :func:`pyramid_blocks`.
     conv: ConvFactory | None = None
-    features: int = 256
-    dropout: float = 0.1
+    features: int = 256  #: Channels of every branch and of the output.
+    dropout: float = 0.1  #: Share of the output that training sets to zero.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -16,13 +16,9 @@ WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class Mlp(Checked):
-    """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``.
+    """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``."""
 
-    Attributes:
-        hidden: Features in between.
-    """
-
-    hidden: int
+    hidden: int  #: Features in between.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,15 +30,10 @@ class Mlp(Checked):
 
 
 class MixerBlock(Checked):
-    """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``.
+    """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``."""
 
-    Attributes:
-        positions: Hidden features of the first.
-        channels: Hidden features of the second.
-    """
-
-    positions: int
-    channels: int
+    positions: int  #: Hidden features of the first.
+    channels: int  #: Hidden features of the second.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -75,25 +75,15 @@ def blocks(width: float = 1.0, depth: float = 1.0, output_stride: float = math.i
 
 
 class InvertedResidual(Checked):
-    """Expand (1x1), spatial operator, project (1x1); added to its input if strides are 1 and channels agree.
+    """Expand (1x1), spatial operator, project (1x1); added to its input if strides are 1 and channels agree."""
 
-    Attributes:
-        features: Channels of the output.
-        expansion: Hidden channels, as a multiple of the input's.
-        strides: Strides of the spatial operator.
-        conv: Makes the spatial operator.
-        padding: Zeros around the input before it is expanded, for an operator that does not pad (DeepLab).
-        kernel_init: Initializer of the 1x1 convolutions.
-        pointwise: Makes the 1x1 convolutions.
-    """
-
-    features: int
-    expansion: int
-    strides: int
-    conv: ConvFactory
-    padding: int = 0
-    kernel_init: nn.initializers.Initializer = kaiming_normal
-    pointwise: ConvFactory = Pointwise
+    features: int  #: Channels of the output.
+    expansion: int  #: Hidden channels, as a multiple of the input's.
+    strides: int  #: Strides of the spatial operator.
+    conv: ConvFactory  #: Makes the spatial operator.
+    padding: int = 0  #: Zeros around the input before it is expanded, for an operator that does not pad (DeepLab).
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the 1x1 convolutions.
+    pointwise: ConvFactory = Pointwise  #: Makes the 1x1 convolutions.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

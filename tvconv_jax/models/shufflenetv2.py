@@ -55,21 +55,13 @@ def units(width: float = 1.0, depth: float = 1.0) -> Iterator[UnitRow]:
 
 
 class Branch(Checked):
-    """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
+    """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        strides: Strides of the spatial operator.
-        conv: Makes the spatial operator.
-        pointwise: Makes the 1x1 convolutions.
-        expand: Whether the first 1x1 convolution is there.
-    """
-
-    features: int
-    strides: int
-    conv: ConvFactory
-    pointwise: ConvFactory
-    expand: bool = True
+    features: int  #: Channels of the output.
+    strides: int  #: Strides of the spatial operator.
+    conv: ConvFactory  #: Makes the spatial operator.
+    pointwise: ConvFactory  #: Makes the 1x1 convolutions.
+    expand: bool = True  #: Whether the first 1x1 convolution is there.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -81,19 +73,12 @@ class Branch(Checked):
 
 
 class Unit(Checked):
-    """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle.
+    """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle."""
 
-    Attributes:
-        features: Channels of the output.
-        strides: 1 or 2.
-        conv: Makes the spatial operators.
-        pointwise: Makes the 1x1 convolutions.
-    """
-
-    features: int
-    strides: int
-    conv: ConvFactory
-    pointwise: ConvFactory
+    features: int  #: Channels of the output.
+    strides: int  #: 1 or 2.
+    conv: ConvFactory  #: Makes the spatial operators.
+    pointwise: ConvFactory  #: Makes the 1x1 convolutions.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -36,16 +36,11 @@ class MapConv(Checked):
 
     A CPU runs it, and above all its gradient, faster than ``lax.conv``: with a batch of one, the nine copies of the
     map are small, and everything else is two matrix products.
-
-    Attributes:
-        features: Shape of the output at every position.
-        padding: Values outside the map, ``"zeros"`` or ``"edge"``.
-        kernel_init: Initializer of the kernel.
     """
 
-    features: tuple[int, ...]
-    padding: GeneratorPadding = "zeros"
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    features: tuple[int, ...]  #: Shape of the output at every position.
+    padding: GeneratorPadding = "zeros"  #: Values outside the map, ``"zeros"`` or ``"edge"``.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
 
     cost = no_cost
 
@@ -67,19 +62,12 @@ class MapConv(Checked):
 
 
 class GeneratorBlock(Checked):
-    """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU.
+    """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU."""
 
-    Attributes:
-        features: Channels of the output.
-        padding: Values outside the map for the 3x3 convolution, ``"zeros"`` or ``"edge"``.
-        epsilon: Added to the variance.
-        kernel_init: Initializer of the convolution.
-    """
-
-    features: int
-    padding: GeneratorPadding = "zeros"
-    epsilon: float = 1e-5
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    features: int  #: Channels of the output.
+    padding: GeneratorPadding = "zeros"  #: Values outside the map for the 3x3 convolution, ``"zeros"`` or ``"edge"``.
+    epsilon: float = 1e-5  #: Added to the variance.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the convolution.
 
     cost = no_cost
 
@@ -162,16 +150,11 @@ def _freeze_generator(
 
 
 class SpatialOperator(Checked):
-    """Base of the operators of a block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Base of the operators of a block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd size of the kernels.
-        strides: Step between output positions.
-        kernel_init: Initializer of the kernels, or of the convolutions and linear layers that make them.
-    """
-
-    kernel_size: int = 3
-    strides: int = 1
+    kernel_size: int = 3  #: Odd size of the kernels.
+    strides: int = 1  #: Step between output positions.
+    #: Initializer of the kernels, or of the convolutions and linear layers that make them.
     kernel_init: nn.initializers.Initializer = dataclasses.field(default=kaiming_normal, kw_only=True)
 
 

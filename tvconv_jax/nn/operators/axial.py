@@ -28,17 +28,11 @@ from tvconv_jax.ops.precision import upcast
 
 
 class AxisAttention(Checked):
-    """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``.
+    """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``."""
 
-    Attributes:
-        axis: 1 (each column) or 2 (each row).
-        heads: Most heads.
-        kernel_init: Initializer of the projection.
-    """
-
-    axis: int
-    heads: int
-    kernel_init: nn.initializers.Initializer
+    axis: int  #: 1 (each column) or 2 (each row).
+    heads: int  #: Most heads.
+    kernel_init: nn.initializers.Initializer  #: Initializer of the projection.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -85,15 +79,11 @@ class AxisAttention(Checked):
 
 
 class Axial(SpatialOperator):
-    """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
-
-    Attributes:
-        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
-    """
+    """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
     has_norm = True
 
-    heads: int = 8
+    heads: int = 8  #: Most heads; the paper's 8. Fewer, where they would not divide the channels.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

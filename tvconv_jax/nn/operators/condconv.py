@@ -22,15 +22,10 @@ from tvconv_jax.nn.operators.dynamic import EXPERTS, MixedDepthwise, dense_init,
 
 
 class CondConv(SpatialOperator):
-    """Per-image mix of depthwise kernels by sigmoid routing, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Per-image mix of depthwise kernels by sigmoid routing, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        experts: Kernels to mix; the paper's 8.
-        use_bias: Whether a bias per channel, mixed likewise, is added.
-    """
-
-    experts: int = 8
-    use_bias: bool = False
+    experts: int = 8  #: Kernels to mix; the paper's 8.
+    use_bias: bool = False  #: Whether a bias per channel, mixed likewise, is added.
 
     scalable = EXPERTS
 

@@ -35,13 +35,9 @@ def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
 
 
 class DDF(SpatialOperator):
-    """Per-pixel times per-channel dynamic filters, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Per-pixel times per-channel dynamic filters, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        squeeze: Hidden channels of the channels' branch, as a share of ``c``; the paper's 0.2.
-    """
-
-    squeeze: float = 0.2
+    squeeze: float = 0.2  #: Hidden channels of the channels' branch, as a share of ``c``; the paper's 0.2.
 
     scalable = ("scale",)
 

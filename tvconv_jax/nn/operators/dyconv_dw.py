@@ -18,19 +18,12 @@ from tvconv_jax.nn.operators.dynamic import EXPERTS, KernelAttention, MixedDepth
 
 
 class DyConvDW(SpatialOperator):
-    """Per-image attention over depthwise kernels, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Per-image attention over depthwise kernels, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        experts: Kernels to mix; the paper's 4.
-        reduction: Channels to one of the attention's hidden layer; the paper's 4.
-        temperature: Of the softmax; the paper starts at 30.
-        use_bias: Whether a bias per channel, mixed likewise, is added.
-    """
-
-    experts: int = 4
-    reduction: int = 4
-    temperature: float = 30.0
-    use_bias: bool = False
+    experts: int = 4  #: Kernels to mix; the paper's 4.
+    reduction: int = 4  #: Channels to one of the attention's hidden layer; the paper's 4.
+    temperature: float = 30.0  #: Of the softmax; the paper starts at 30.
+    use_bias: bool = False  #: Whether a bias per channel, mixed likewise, is added.
 
     scalable = EXPERTS
     cost = mixed_cost

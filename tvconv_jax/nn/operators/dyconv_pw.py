@@ -19,21 +19,13 @@ from tvconv_jax.nn.operators.dynamic import KernelAttention, mixed, stacked
 
 
 class DyConvPW(Checked):
-    """Per-image attention over 1x1 kernels, ``[n, h, w, c]`` -> ``[n, h, w, features]``.
+    """Per-image attention over 1x1 kernels, ``[n, h, w, c]`` -> ``[n, h, w, features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        kernel_init: Initializer of every kernel.
-        experts: Kernels to mix; the paper's 4.
-        reduction: Channels to one of the attention's hidden layer; the paper's 4.
-        temperature: Of the softmax; the paper starts at 30.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = kaiming_normal
-    experts: int = 4
-    reduction: int = 4
-    temperature: float = 30.0
+    features: int  #: Channels of the output.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of every kernel.
+    experts: int = 4  #: Kernels to mix; the paper's 4.
+    reduction: int = 4  #: Channels to one of the attention's hidden layer; the paper's 4.
+    temperature: float = 30.0  #: Of the softmax; the paper starts at 30.
 
     scalable = ("kernel",)
 

@@ -69,17 +69,11 @@ def pool_cost(operator: SpatialOperator, x: Shape) -> int:
 
 
 class KernelAttention(Checked):
-    """Each image's shares of the experts, ``[n, h, w, c]`` -> ``[n, experts]``, positive and of sum one.
+    """Each image's shares of the experts, ``[n, h, w, c]`` -> ``[n, experts]``, positive and of sum one."""
 
-    Attributes:
-        experts: Kernels to share among.
-        reduction: Channels of the input to one of the hidden layer.
-        temperature: Divides the logits; the higher, the more equal the shares.
-    """
-
-    experts: int
-    reduction: int
-    temperature: float
+    experts: int  #: Kernels to share among.
+    reduction: int  #: Channels of the input to one of the hidden layer.
+    temperature: float  #: Divides the logits; the higher, the more equal the shares.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -28,17 +28,12 @@ from tvconv_jax.ops.dynamic_conv import dynamic_conv
 
 
 class Involution(SpatialOperator):
-    """Per-pixel kernels from the pixel itself, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
-
-    Attributes:
-        reduction: Channels to one of the hidden layer; the authors' 4.
-        group_channels: Channels that share a kernel, at least; the authors' 16.
-    """
+    """Per-pixel kernels from the pixel itself, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
     has_norm = True
 
-    reduction: int = 4
-    group_channels: int = 16
+    reduction: int = 4  #: Channels to one of the hidden layer; the authors' 4.
+    group_channels: int = 16  #: Channels that share a kernel, at least; the authors' 16.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

@@ -22,13 +22,9 @@ from tvconv_jax.ops.tv_conv import output_grid, tv_conv
 
 
 class LocallyConnected(SpatialOperator):
-    """Depthwise convolution with a parameter per pixel, tap and channel, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Depthwise convolution with a parameter per pixel, tap and channel, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        use_bias: Whether a bias per position and channel is added.
-    """
-
-    use_bias: bool = False
+    use_bias: bool = False  #: Whether a bias per position and channel is added.
 
     cost = depthwise_cost
 

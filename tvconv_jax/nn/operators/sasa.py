@@ -28,13 +28,9 @@ from tvconv_jax.ops.precision import upcast
 
 
 class SASA(SpatialOperator):
-    """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
-    """
-
-    heads: int = 8
+    heads: int = 8  #: Most heads; the paper's 8. Fewer, where they would not divide the channels.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

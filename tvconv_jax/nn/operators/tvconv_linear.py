@@ -42,15 +42,10 @@ def _freeze_linear(params: Any, affinity: jax.Array, *, axes: int) -> tuple[Call
 
 
 class TVConvLinear(SpatialOperator):
-    """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        affinity_channels: Affinity maps, and rows of ``B``.
-        use_bias: Whether a bias per position and channel, made likewise, is added.
-    """
-
-    affinity_channels: int = 4
-    use_bias: bool = False
+    affinity_channels: int = 4  #: Affinity maps, and rows of ``B``.
+    use_bias: bool = False  #: Whether a bias per position and channel, made likewise, is added.
 
     # [affinity_channels, k*k, c] and [affinity_channels, c]
     generated = {

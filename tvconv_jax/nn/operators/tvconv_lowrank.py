@@ -24,13 +24,9 @@ from tvconv_jax.ops.tv_conv import depthwise_conv
 
 
 class TVConvLowrank(GeneratedOperator):
-    """Sum of ``rank`` depthwise convolutions times generated gains, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Sum of ``rank`` depthwise convolutions times generated gains, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        rank: Depthwise kernels per channel; ``kernel_size**2`` of them can be any TVConv.
-    """
-
-    rank: int = 2
+    rank: int = 2  #: Depthwise kernels per channel; ``kernel_size**2`` of them can be any TVConv.
 
     generated = freeze_generators("gains", "bias")
 

@@ -23,15 +23,10 @@ from tvconv_jax.nn.operators.dynamic import dense_init, dynamic_conv, pooled, st
 
 
 class WeightNet(SpatialOperator):
-    """Per-image depthwise kernel from a grouped linear layer, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+    """Per-image depthwise kernel from a grouped linear layer, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        inputs: Activations behind each channel's kernel, the paper's ``M / G``.
-        use_bias: Whether a bias per channel is added.
-    """
-
-    inputs: int = 1
-    use_bias: bool = False
+    inputs: int = 1  #: Activations behind each channel's kernel, the paper's ``M / G``.
+    use_bias: bool = False  #: Whether a bias per channel is added.
 
     scalable = ("kernel", "bias")
 

@@ -66,7 +66,7 @@ def wait(result: Any = None) -> Any:
 
 
 def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
-    """``x [n, c, h, w]``, ``weights [c, k*k, ho, wo]`` -> ``[n, c, ho, wo]``."""
+    """Convolve ``x [n, c, h, w]``, ``weights [c, k*k, ho, wo]`` -> ``[n, c, ho, wo]``."""
     channels, taps, height, width = weights.shape
     kernel_size = math.isqrt(taps)
     patches = F.unfold(x, kernel_size, padding=kernel_size // 2, stride=strides)
@@ -74,7 +74,7 @@ def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torc
 
 
 def depthwise_conv(x: torch.Tensor, kernel: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
-    """``x [n, c, h, w]``, ``kernel [c, 1, k, k]`` -> ``[n, c, ho, wo]``."""
+    """Convolve ``x [n, c, h, w]``, ``kernel [c, 1, k, k]`` -> ``[n, c, ho, wo]``."""
     return F.conv2d(x, kernel, stride=strides, padding=kernel.shape[-1] // 2, groups=x.shape[1])
 
 
@@ -172,7 +172,7 @@ class MobileNetV2(nn.Module):
 
 
 def am_softmax(embeddings: torch.Tensor, class_weights: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean additive margin softmax loss, margin 0.35, scale 32; ``[n, d]``, ``[d, classes]``, ``[n]``."""
+    """Return the mean additive margin softmax loss, margin 0.35, scale 32; ``[n, d]``, ``[d, classes]``, ``[n]``."""
     cosines = (F.normalize(embeddings) @ F.normalize(class_weights, dim=0)).clamp(-1, 1)
     return F.cross_entropy(32 * (cosines - 0.35 * F.one_hot(labels, class_weights.shape[1])), labels)
 

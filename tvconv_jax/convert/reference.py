@@ -58,12 +58,12 @@ BOOKKEEPING = ("num_batches_tracked", "TVConv_k", "TVConv_k_square", "stride", "
 
 
 def _split_taps(x: np.ndarray, taps: int) -> np.ndarray:
-    """``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
+    """Reshape ``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
     return x.reshape(-1, taps, *x.shape[1:]).transpose(3, 4, 2, 1, 0)
 
 
 def _join_taps(x: np.ndarray) -> np.ndarray:
-    """``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
+    """Reshape ``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
     x = x.transpose(4, 3, 2, 0, 1)
     return x.reshape(-1, *x.shape[2:])
 

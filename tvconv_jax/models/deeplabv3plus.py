@@ -59,7 +59,7 @@ class Backbone(Checked):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Images ``[n, h, w, 3]`` -> features at a quarter of the grid, 24 channels; at the last grid, 320."""
+        """Return features ``[n, h/4, w/4, 24]`` and, on the last grid, 320 channels of images ``[n, h, w, 3]``."""
         x = ConvNorm(32, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
         low, high = backbone_blocks(self.depth, self.output_stride)
         low = x = self._run(low, x, images.shape[1], train=train)

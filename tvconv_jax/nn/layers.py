@@ -46,7 +46,7 @@ class MapConv(Checked):
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
-        """Maps ``[h, w, c]`` -> ``[h, w, *features]``."""
+        """Convolve ``[h, w, c]`` -> ``[h, w, *features]``."""
         height, width, channels = maps.shape
         size = math.prod(self.features)
 
@@ -73,7 +73,7 @@ class GeneratorBlock(Checked):
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
-        """Maps ``[h, w, c]`` -> ``[h, w, features]``."""
+        """Transform ``[h, w, c]`` -> ``[h, w, features]``."""
         maps = MapConv((self.features,), self.padding, self.kernel_init, name="conv")(maps)
         # One mean and one variance for the whole (h, w, c) block, as torch.nn.LayerNorm([c, h, w]) takes them.
         maps = maps - jnp.mean(maps)
@@ -109,7 +109,7 @@ class WeightGenerator(Checked):
 
     @nn.compact
     def __call__(self, affinity: jax.Array) -> jax.Array:
-        """Affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
+        """Transform affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
         maps = affinity
         for i in range(self.hidden_layers + 1):
             maps = GeneratorBlock(self.hidden_channels, self.padding, kernel_init=self.kernel_init, name=f"block_{i}")(

@@ -34,7 +34,7 @@ pointwise.defvjp(_forward, _backward)
 
 
 def _upcast_product(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
-    """``lax.dot_general`` whose sums, and result, are float32 or better."""
+    """Return ``lax.dot_general`` with sums and result in float32 or better."""
     product = functools.partial(lax.dot_general, dimension_numbers=dimensions, preferred_element_type=upcast(a).dtype)
     if a.dtype != jnp.bfloat16:
         return product(a, b)

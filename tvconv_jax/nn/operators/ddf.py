@@ -7,7 +7,7 @@ https://arxiv.org/abs/2104.14107. Source of the authors: github.com/theFoxofSky/
     y[n, i, j, c] = sum_t S[n, i, j, t] D[n, t, c] x[n, i + t // k, j + t % k, c]
 
 ``norm`` (filter normalization) takes off the mean over the ``k*k`` taps of one filter and divides by their
-standard deviation (of a sample, ``k*k - 1``). It is no batch norm, so it stays; pixels' filters are multiplied by
+standard deviation (of a sample, ``k*k - 1``). It is not a batch norm, so it stays. Pixels' filters are multiplied by
 ``sqrt(2) / k``, channels' by learned scales that start from N(0, 2 / k^2), as in the authors' source. Its 1e-10 is
 added to the variance here, so that a filter of equal taps has a finite gradient. Pixels' and channels' filters
 that do not depend on the input give a depthwise convolution, and here it starts close to one: the last biases of both

@@ -101,7 +101,7 @@ class MixedDepthwise(Checked):
 
     @nn.compact
     def __call__(self, x: jax.Array, routes: jax.Array) -> jax.Array:
-        """``[n, h, w, c]`` and the experts' shares ``[n, e]`` -> ``[n, ho, wo, c]``."""
+        """Convolve ``[n, h, w, c]`` with kernels mixed by the shares ``[n, e]`` -> ``[n, ho, wo, c]``."""
         experts, channels = routes.shape[1], x.shape[3]
         shape = (experts, self.kernel_size, self.kernel_size, 1, channels)
         kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)

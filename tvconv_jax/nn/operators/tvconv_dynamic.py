@@ -49,7 +49,7 @@ class TVConvDynamic(GeneratedOperator):
         return y + self._generate("biases", maps, (channels,)).astype(x.dtype) if self.use_bias else y
 
     def _generate(self, name: str, maps: jax.Array, features: Shape) -> jax.Array:
-        """Maps ``[n, ho, wo, a]`` -> ``[n, ho, wo, *features]``."""
+        """Transform maps ``[n, ho, wo, a]`` -> ``[n, ho, wo, *features]``."""
         if params := self.get_variable("params", self.generator_name(name)):
             check_grid(self, unboxed(params["block_0"]["scale"]).shape, maps.shape[1:3])
         return self.generator(name, features, EachImage)(maps)

@@ -79,14 +79,15 @@ class MlpMixer(Checked):
         x = images.reshape(n, grid[0], p, grid[1], p, colors).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
         self._check_positions(x.shape[1])
         x = nn.Dense(scaled(CHANNELS, self.width), dtype=x.dtype, name="stem")(x)
+        kind = nn.remat(MixerBlock) if self.remat else MixerBlock
         for i in range(self.layers):
-            x = self.block(f"block_{i}")(x)
+            x = self.block(f"block_{i}", kind)(x)
         x = nn.LayerNorm(dtype=x.dtype, name="norm")(x).reshape(n, *grid, -1)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
 
-    def block(self, name: str | None = None) -> nn.Module:
+    @nn.nowrap  # so that it also makes blocks outside of the model, without a scope
+    def block(self, name: str | None = None, kind: type[nn.Module] = MixerBlock) -> nn.Module:
         """Return a block of the model."""
-        kind = nn.remat(MixerBlock) if self.remat else MixerBlock
         return kind(scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width), name=name)
 
     def _check_positions(self, positions: int) -> None:

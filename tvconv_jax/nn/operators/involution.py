@@ -7,10 +7,9 @@ github.com/d-li14/involution (involution_naive.py).
     H[n, i, j, t, g] = W_1 relu(norm(W_0 x[n, i, j])),   y = x * H,   channel c uses the group g = c // group_channels
 
 With strides the kernels come from the input averaged over ``strides x strides`` pixels, as the authors have it.
-What is not theirs is the start, for blocks that have no shortcut: the bias of ``W_1`` is drawn as depthwise kernels and
-its weights are small, so that it starts close to a depthwise convolution that the channels of a group share. A zero
-``W_1`` leaves exactly that. Groups are of 16 channels there; here of the fewest that are at least 16 and divide them
-evenly.
+The start differs from theirs, for blocks without a shortcut: the bias of ``W_1`` is drawn as depthwise kernels and its
+weights are small, so it starts close to a depthwise convolution with kernels shared within a group. Zero weights of
+``W_1`` give exactly that. Their groups have 16 channels; here the smallest number from 16 on that divides the channels.
 """
 
 from typing import Any

@@ -1,12 +1,12 @@
 """Locally connected depthwise convolution: a free kernel at every pixel, as a parameter.
 
 Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing", CVPR 2022,
-section 3.1, Eq. 2, https://arxiv.org/abs/2203.10489: what TVConv factors into maps and a generator, unfactored.
+section 3.1, Eq. 2, https://arxiv.org/abs/2203.10489: the kernels that TVConv factors into maps and a generator.
 
     y[n, i, j, c] = sum_t weights[i, j, t, c] x[n, i + t // k, j + t % k, c]
 
-All kernels start as one, so that it starts as a depthwise convolution; the paper does not say. There is nothing to
-freeze: the kernels are the parameters.
+All kernels start equal, as a depthwise convolution; the paper gives no start. There is nothing to freeze: the kernels
+are the parameters.
 """
 
 from typing import Any

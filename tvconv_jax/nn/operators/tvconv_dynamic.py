@@ -8,7 +8,7 @@ section 3.3, https://arxiv.org/abs/2203.10489: the limit in which TVConv becomes
 The paper does not say how the maps come from the input. Here a linear layer yields them at every pixel, after an
 average over ``strides x strides`` pixels; it starts with zero weights and biases of 1, so that the operator starts
 as TVConv does. Maps that do not depend on the input give TVConv. The generator runs for every image, and its
-kernels are ``k*k`` times as large as the output: it is here to be compared with, not to be deployed.
+kernels are ``k*k`` times as large as the output: it is for comparison, not for deployment.
 """
 
 import math

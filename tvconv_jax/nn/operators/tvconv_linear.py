@@ -7,7 +7,7 @@ weight-generating block makes non-linear.
     W[i, j, t, c] = sum_a A[i, j, a] B[a, t, c]
 
 As in TVConv the maps start at 1. Every row of ``B`` is drawn as a depthwise kernel and divided by the root of their
-number, so that it starts exactly as a depthwise convolution starts. The paper does not say how it starts.
+number, so that it starts exactly as a depthwise convolution starts. The paper gives no start.
 """
 
 import functools

@@ -1,6 +1,7 @@
 """Low-rank TVConv: a few depthwise convolutions, each times a gain per pixel and channel.
 
-Ours. Trained TVConv kernels are, per channel, a matrix of taps by pixels that is nearly of rank 1 or 2. The generator of Chen et al., CVPR 2022, section 3.2, https://arxiv.org/abs/2203.10489, yields the gains.
+Ours. Trained TVConv kernels are, per channel, a matrix of taps by pixels that is nearly of rank 1 or 2. The generator
+of Chen et al., CVPR 2022, section 3.2, https://arxiv.org/abs/2203.10489, yields the gains.
 
     W[i, j, t, c] = sum_r G[i, j, r, c] K[r, t, c],   G = B(A),   so   y = sum_r G_r * (x convolved with K_r)
 

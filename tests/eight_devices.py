@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from tests.stress.tortured import EMBEDDING_SIZE, Tiny
-from tvconv_jax.losses import am_softmax, am_softmax_logits
-from tvconv_jax.losses_sharded import sharded_am_softmax
+from tvconv_jax.losses import am_softmax, am_softmax_logits, sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 from tvconv_jax.nn.layers import TVConv
-from tvconv_jax.nn.operators.dynamic import dynamic_conv
 from tvconv_jax.ops.conv import conv
-from tvconv_jax.ops.fused import pointwise
+from tvconv_jax.ops.dynamic_conv import dynamic_conv
+from tvconv_jax.ops.pointwise import pointwise
 from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.configs import face_config

@@ -12,10 +12,11 @@ import torch
 from goldens import load, state_dict
 
 from tvconv_jax import create_model, freeze
-from tvconv_jax.convert.reference import CONV, blocks_of, by_name, conv_norm, from_torch, inverted_residual, to_torch
+from tvconv_jax.convert.reference import CONV, by_name, conv_norm, from_torch, inverted_residual, to_torch
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.metrics.complexity import count
+from tvconv_jax.models.mobilenetv2 import blocks
 from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -122,8 +123,8 @@ def test_costs_of_the_three_operators():
 def torchvision_state():
     """Names and shapes of torchvision's mobilenet_v2, numbers by their own."""
     layers = [*conv_norm("features.0", ("stem",), CONV)]
-    for i, (_, expansion) in enumerate(blocks_of(), start=1):
-        layers += inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, CONV)
+    for i, row in enumerate(blocks(), start=1):
+        layers += inverted_residual(f"features.{i}.conv", (row.name,), row.expansion, CONV)
     model = create_model("deeplabv3plus", operator="baseline")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     state = {}

@@ -119,8 +119,8 @@ def test_edge_padding_starts_as_a_depthwise_convolution_and_zeros_only_inside():
 def test_neighbors_by_gather_are_the_slices_and_so_are_their_gradients():
     padded = jax.random.normal(jax.random.key(0), (6, 5, 3))
     weights = jax.random.normal(jax.random.key(1), (12, 27))
-    sliced = functools.partial(unfold._sliced, grid=(4, 3))
-    assert jnp.array_equal(sliced(padded), unfold._gathered(padded, grid=(4, 3)))
+    sliced = functools.partial(unfold._slices, grid=(4, 3))
+    assert jnp.array_equal(sliced(padded), unfold._gather(padded, grid=(4, 3)))
     by_autodiff, own = (
         jax.grad(lambda x, of=of: jnp.sum(of(x) * weights))(padded)
         for of in (sliced, lambda x: unfold.unfold(x, (4, 3)))

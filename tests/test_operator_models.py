@@ -2,6 +2,9 @@
 
 import functools
 import json
+import math
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -81,8 +84,30 @@ def test_costs_are_those_counted_by_hand(module, macs, params):
 
 
 def test_a_layer_of_unknown_cost_is_not_counted_as_free():
-    with pytest.raises(ValueError, match=r"what GroupNorm costs is not known, and it has parameters \(scale, bias\)"):
+    with pytest.raises(ValueError, match=r"the cost of GroupNorm is not known, and it has parameters \(scale, bias\)"):
         count(nn.Sequential([nn.Dense(4), nn.GroupNorm(2)]), (1, 4, 4, 3))
+
+
+def test_a_users_layer_declares_its_cost_and_a_subclass_its_own():
+    class Scale(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x * self.param("factor", nn.initializers.ones, (1, 1, 1, x.shape[-1]))
+
+        def cost(self, x, y):
+            return math.prod(y)
+
+    class Twice(Scale):
+        pass
+
+    assert count(Scale(), (1, 4, 6, 8)).macs == 4 * 6 * 8
+    with pytest.raises(ValueError, match="the cost of Twice is not known"):
+        count(Twice(), (1, 4, 6, 8))
+
+
+def test_the_registry_loads_an_operator_when_it_is_asked_for():
+    script = "import sys, tvconv_jax; print([m for m in sys.modules if m.startswith('tvconv_jax.nn.operators')])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_costs_of_a_mixer_block_by_hand():

@@ -18,7 +18,6 @@ from tvconv_jax.nn.operators.condconv import CondConv
 from tvconv_jax.nn.operators.ddf import DDF
 from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
 from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
-from tvconv_jax.nn.operators.dynamic import dynamic_conv, taps
 from tvconv_jax.nn.operators.involution import Involution
 from tvconv_jax.nn.operators.locally_connected import LocallyConnected
 from tvconv_jax.nn.operators.sasa import SASA
@@ -26,6 +25,7 @@ from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
 from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
 from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.ops.dynamic_conv import dynamic_conv, taps
 from tvconv_jax.ops.tv_conv import output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")

@@ -12,7 +12,7 @@ import pytest
 from tvconv_jax import create_model
 from tvconv_jax.models.blocks import ConvNorm, call
 from tvconv_jax.nn.norm import BatchNorm
-from tvconv_jax.ops.fused import batch_norm
+from tvconv_jax.ops.batch_norm import batch_norm
 from tvconv_jax.tasks.command import check_workdir
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import ADDED

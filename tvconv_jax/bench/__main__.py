@@ -136,7 +136,7 @@ def bench_train(
         results[operator] = result = {}
         state_dict = None
         if twin:
-            theirs = twin.Trainer(operator, class_weights, arrays, **model)
+            theirs = twin.face_trainer(operator, class_weights, arrays, bench_ours.SGD, **model)
             state_dict = theirs.state()
             calls["twin", operator] = _first_losses_of_twin(twin, theirs, result)
         ours = bench_ours.face_trainer(operator, class_weights, arrays, **model, state_dict=state_dict)
@@ -178,7 +178,7 @@ def bench_segmentation(
         from tvconv_jax.bench import torch_baseline_deeplab as bench_twin_deeplab
 
         maps = to_maps(arrays["mask"])
-        theirs = bench_twin_deeplab.Trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, **model)
+        theirs = bench_twin_deeplab.segmentation_trainer(arrays["image"], maps, bench_ours.LEARNING_RATE, **model)
         state_dict = theirs.state()
         calls["twin"] = _first_losses_of_twin(twin, theirs, result)
     ours = bench_ours.segmentation_trainer(arrays, **model, state_dict=state_dict)

@@ -30,6 +30,7 @@ OPERATORS = {"tvconv": tv_conv, "depthwise": depthwise_conv}
 # untrained model are so steep that at 0.1 the rounding of one step becomes another loss at the next, and the first
 # losses of both sides could not be compared.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-7, 0.9, 5e-4
+SGD = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}  # of the PyTorch baseline
 EMBEDDING_SIZE, CLASSES = 512, 1000
 
 

@@ -1,13 +1,14 @@
-"""The plain PyTorch twin that the benchmark compares with: nothing fused by hand, eager or by ``torch.compile``.
+"""The plain PyTorch baseline of the benchmark: nothing fused by hand, eager or by ``torch.compile``.
 
 TVConv is written as its paper describes it (unfold, multiply, sum), the depthwise convolution is ``nn.Conv2d``
 with groups. Layouts are PyTorch's, NCHW. Names are those of the reference's state dict, so
-:func:`tvconv_jax.convert.reference.from_torch` takes a twin's weights.
+:func:`tvconv_jax.convert.from_torch` takes the weights.
 
 Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tests import this module.
 """
 
 import ctypes
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -18,28 +19,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tvconv_jax.bench.ours import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
-from tvconv_jax.models.blocks import repeats
-from tvconv_jax.models.mobilenetv2 import STAGES, scaled
+from tvconv_jax.models.mobilenetv2 import Block, blocks, scaled
 
-# A block's spatial operator: called as spatial(channels, strides, output side).
+# A block's spatial operator: called as spatial(channels, strides, output size).
 Spatial = Callable[[int, int, int], nn.Module]
 
-
-# "compiled" takes what the twin computes through torch.compile; prepare() sets it.
+# "compiled" passes functions through torch.compile; prepare() sets it.
 MODE = "eager"
 
 
 def prepare(backend: str, threads: int, mode: str = "eager") -> str:
-    """Puts the twin on the same kind of device as JAX, with as many threads.
-
-    Args:
-        backend: ``jax.default_backend()``.
-        threads: Cores to use on a CPU.
-        mode: ``"eager"`` or ``"compiled"``.
-
-    Returns:
-        PyTorch's version and where it runs.
+    """Choose the device of ``jax.default_backend()``, CPU threads and the mode; return them with PyTorch's version.
 
     Raises:
         RuntimeError: If PyTorch has no such device here.
@@ -54,12 +44,12 @@ def prepare(backend: str, threads: int, mode: str = "eager") -> str:
 
 
 def maybe_compiled(function: Callable) -> Callable:
-    """``function`` in the mode that :func:`prepare` set."""
+    """Return the function in the mode that :func:`prepare` set."""
     return torch.compile(function) if MODE == "compiled" else function
 
 
 def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Callable[[], torch.Tensor]:
-    """The same in a precision, ``"bfloat16"`` being PyTorch's automatic mixed one, and in the mode that was set."""
+    """Return the function in a precision, ``"bfloat16"`` by automatic mixed precision, and in the mode of prepare()."""
 
     def loss() -> torch.Tensor:
         with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -69,14 +59,14 @@ def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Calla
 
 
 def wait(result: Any = None) -> Any:
-    """Until all that was launched is done."""
+    """Wait for all kernels that were launched."""
     if torch.get_default_device().type != "cpu":
         torch.cuda.synchronize()
     return result
 
 
 def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
-    """``x [n, c, h, w]``, ``weights [c, k*k, ho, wo]`` -> ``[n, c, ho, wo]``."""
+    """Convolve ``x [n, c, h, w]``, ``weights [c, k*k, ho, wo]`` -> ``[n, c, ho, wo]``."""
     channels, taps, height, width = weights.shape
     kernel_size = math.isqrt(taps)
     patches = F.unfold(x, kernel_size, padding=kernel_size // 2, stride=strides)
@@ -84,7 +74,7 @@ def tv_conv(x: torch.Tensor, weights: torch.Tensor, *, strides: int = 1) -> torc
 
 
 def depthwise_conv(x: torch.Tensor, kernel: torch.Tensor, *, strides: int = 1) -> torch.Tensor:
-    """``x [n, c, h, w]``, ``kernel [c, 1, k, k]`` -> ``[n, c, ho, wo]``."""
+    """Convolve ``x [n, c, h, w]``, ``kernel [c, 1, k, k]`` -> ``[n, c, ho, wo]``."""
     return F.conv2d(x, kernel, stride=strides, padding=kernel.shape[-1] // 2, groups=x.shape[1])
 
 
@@ -92,15 +82,16 @@ class TVConv(nn.Module):
     """Translation-variant convolution with its weight-generating block."""
 
     def __init__(
-        self, channels: int, strides: int, side: int, *, maps: int = 4, hidden: int = 64, layers: int = 3
+        self, channels: int, strides: int, size: int, *, maps: int = 4, hidden: int = 64, layers: int = 3
     ) -> None:
         super().__init__()
-        self.channels, self.strides = channels, strides
-        self.posi_map = nn.Parameter(torch.ones(1, maps, side, side))
+        self.channels = self.out_channels = channels
+        self.strides = strides
+        self.posi_map = nn.Parameter(torch.ones(1, maps, size, size))
         blocks = [
             nn.Sequential(
                 nn.Conv2d(maps if i == 0 else hidden, hidden, 3, padding=1, bias=False),
-                nn.LayerNorm([hidden, side, side]),
+                nn.LayerNorm([hidden, size, size]),
                 nn.ReLU(),
             )
             for i in range(layers + 1)
@@ -112,33 +103,41 @@ class TVConv(nn.Module):
         return tv_conv(x, weights, strides=self.strides)
 
 
-def depthwise(channels: int, strides: int, side: int) -> nn.Module:
-    """The depthwise convolution of a block; ``side`` follows from the input."""
+def depthwise(channels: int, strides: int, size: int) -> nn.Module:
+    """Return the depthwise convolution of a block; ``size`` follows from the input."""
     return nn.Conv2d(channels, channels, 3, strides, 1, groups=channels, bias=False)
 
 
-def norm_relu(conv: nn.Module, channels: int) -> nn.Sequential:
-    """A convolution, its norm and ReLU6."""
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6())
+def norm_relu(conv: nn.Module) -> nn.Sequential:
+    """Return a convolution, its norm and ReLU6."""
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())
 
 
 class InvertedResidual(nn.Module):
-    """Expand, spatial operator, project; added to its input where shapes agree."""
+    """Expand, spatial operator, project; added to its input if shapes agree.
 
-    def __init__(self, inputs: int, features: int, expansion: int, strides: int, side: int, spatial: Spatial) -> None:
+    Args:
+        inputs: Channels of the input.
+        row: The block of the architecture.
+        spatial: Makes the operator from its channels.
+        padding: Zeros around the input before it is expanded.
+    """
+
+    def __init__(self, inputs: int, row: Block, spatial: Callable[[int], nn.Module], *, padding: int = 0) -> None:
         super().__init__()
-        hidden = inputs * expansion
-        self.residual = strides == 1 and inputs == features
-        expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False), hidden)] if expansion != 1 else []
+        hidden = inputs * row.expansion
+        self.padding, self.residual = padding, row.strides == 1 and inputs == row.features
+        expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False))] if row.expansion != 1 else []
         self.conv = nn.Sequential(
             *expand,
-            norm_relu(spatial(hidden, strides, side), hidden),
-            nn.Conv2d(hidden, features, 1, bias=False),
-            nn.BatchNorm2d(features),
+            norm_relu(spatial(hidden)),
+            nn.Conv2d(hidden, row.features, 1, bias=False),
+            nn.BatchNorm2d(row.features),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        y = self.conv(F.pad(x, [self.padding] * 4) if self.padding else x)
+        return x + y if self.residual else y
 
 
 class EmbeddingHead(nn.Module):
@@ -154,20 +153,17 @@ class EmbeddingHead(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Images ``[n, 3, side, side]`` -> embeddings ``[n, embedding_size]``, the paper's MobileNetV2 for faces."""
+    """Images ``[n, 3, size, size]`` -> embeddings ``[n, embedding_size]``, the paper's MobileNetV2 for faces."""
 
-    def __init__(self, width: float, depth: float, spatial: Spatial, side: int, *, embedding_size: int) -> None:
+    def __init__(self, width: float, depth: float, spatial: Spatial, size: int, *, embedding_size: int) -> None:
         super().__init__()
         channels, last = scaled(32, width), scaled(512, max(1.0, width))
-        features = [norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False), channels)]
-        for expansion, outputs, blocks, first_strides in STAGES:
-            for i in range(repeats(blocks, depth)):
-                strides = first_strides if i == 0 else 1
-                side = (side - 1) // strides + 1
-                outputs_scaled = scaled(outputs, width)
-                block = InvertedResidual(channels, outputs_scaled, expansion, strides, side, spatial)
-                features, channels = [*features, block], outputs_scaled
-        features.append(norm_relu(nn.Conv2d(channels, last, 1, bias=False), last))
+        features = [norm_relu(nn.Conv2d(3, channels, 3, padding=1, bias=False))]
+        for row in blocks(width, depth):
+            size = (size - 1) // row.strides + 1
+            operator = functools.partial(spatial, strides=row.strides, size=size)
+            features, channels = [*features, InvertedResidual(channels, row, operator)], row.features
+        features.append(norm_relu(nn.Conv2d(channels, last, 1, bias=False)))
         self.features = nn.Sequential(*features)
         self.output_layer = EmbeddingHead(last, embedding_size)
 
@@ -176,52 +172,22 @@ class MobileNetV2(nn.Module):
 
 
 def am_softmax(embeddings: torch.Tensor, class_weights: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean additive margin softmax loss, margin 0.35, scale 32; ``[n, d]``, ``[d, classes]``, ``[n]``."""
+    """Return the mean additive margin softmax loss, margin 0.35, scale 32; ``[n, d]``, ``[d, classes]``, ``[n]``."""
     cosines = (F.normalize(embeddings) @ F.normalize(class_weights, dim=0)).clamp(-1, 1)
     return F.cross_entropy(32 * (cosines - 0.35 * F.one_hot(labels, class_weights.shape[1])), labels)
 
 
 class Trainer:
-    """A model, its class weights and SGD; ``step`` trains on its batch and returns the loss.
-
-    Args:
-        operator: ``"tvconv"`` or ``"depthwise"``.
-        class_weights: ``[embedding_size, classes]``.
-        batch: ``image`` uint8 ``[n, side, side, 3]`` and ``label`` ``[n]``. The images are normalized and laid out
-            once, before any clock runs.
-        width: MobileNetV2's.
-        depth: MobileNetV2's.
-        precision: See :func:`loss_function`.
-    """
+    """A model, the loss of its batch and its optimizer; ``step`` trains on the batch and returns the loss."""
 
     def __init__(
-        self,
-        operator: str,
-        class_weights: np.ndarray,
-        batch: dict[str, np.ndarray],
-        *,
-        width: float,
-        depth: float,
-        precision: str = "float32",
+        self, model: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer, precision: str
     ) -> None:
-        torch.manual_seed(0)
-        pixels = torch.tensor(batch["image"]).permute(0, 3, 1, 2).float().contiguous()
-        self.images = (pixels / 255 - 0.5) / 0.5
-        self.labels = torch.tensor(batch["label"], dtype=torch.int64)
-        spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
-        side = self.images.shape[2]
-        self.model = MobileNetV2(width, depth, spatial, side, embedding_size=len(class_weights))
-        self.class_weights = nn.Parameter(torch.tensor(class_weights))
-        self.optimizer = torch.optim.SGD(
-            [*self.model.parameters(), self.class_weights], LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
-        self.loss = loss_function(self._loss, precision)
-
-    def _loss(self) -> torch.Tensor:
-        return am_softmax(self.model(self.images), self.class_weights, self.labels)
+        self.model, self.optimizer = model, optimizer
+        self.loss = loss_function(loss, precision)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The network's state dict as numpy copies."""
+        """Return the network's state dict as numpy copies."""
         return {name: value.cpu().numpy().copy() for name, value in self.model.state_dict().items()}
 
     def step(self) -> torch.Tensor:
@@ -232,17 +198,55 @@ class Trainer:
         return loss.detach()
 
 
-def peak_memory(call: Callable[[], torch.Tensor]) -> tuple[float, int | None]:
-    """The number that ``call`` returns, and the bytes that it needed at most beyond those in use before.
+def to_input(images: np.ndarray) -> torch.Tensor:
+    """Normalize uint8 images ``[n, size, size, 3]`` and lay them out as ``[n, 3, size, size]``."""
+    return (torch.tensor(images).permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
 
-    On a CPU that is resident memory, which only Linux with glibc tells (elsewhere ``None``).
+
+def face_trainer(
+    operator: str,
+    class_weights: np.ndarray,
+    batch: dict[str, np.ndarray],
+    sgd: dict[str, float],
+    *,
+    width: float,
+    depth: float,
+    precision: str = "float32",
+) -> Trainer:
+    """Return a trainer of MobileNetV2 with class weights.
+
+    Args:
+        operator: ``"tvconv"`` or ``"depthwise"``.
+        class_weights: ``[embedding_size, classes]``.
+        batch: ``image`` uint8 ``[n, size, size, 3]`` and ``label`` ``[n]``, laid out once, before any clock runs.
+        sgd: ``lr``, ``momentum`` and ``weight_decay``.
+        width: MobileNetV2's.
+        depth: MobileNetV2's.
+        precision: See :func:`loss_function`.
+    """
+    torch.manual_seed(0)
+    images, labels = to_input(batch["image"]), torch.tensor(batch["label"], dtype=torch.int64)
+    spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
+    model = MobileNetV2(width, depth, spatial, images.shape[2], embedding_size=len(class_weights))
+    weights = nn.Parameter(torch.tensor(class_weights))
+
+    def loss() -> torch.Tensor:
+        return am_softmax(model(images), weights, labels)
+
+    return Trainer(model, loss, torch.optim.SGD([*model.parameters(), weights], **sgd), precision)
+
+
+def peak_memory(call: Callable[[], torch.Tensor]) -> tuple[float, int | None]:
+    """Return the result of ``call`` as a number, and its peak memory in bytes beyond that in use before.
+
+    On a CPU that is resident memory, which only Linux with glibc reports (elsewhere ``None``).
     """
     if torch.get_default_device().type != "cpu":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         return float(call()), torch.cuda.max_memory_allocated() - before
     try:
-        # What is free goes back to the system, and writing 5 makes the peak start over, see proc(5).
+        # Free memory goes back to the system, and writing 5 resets the peak, see proc(5).
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
@@ -259,7 +263,7 @@ def _resident(field: str) -> int:
 def operator_calls(
     operator: str, arrays: Sequence[np.ndarray], strides: int, *, precision: str = "float32"
 ) -> dict[str, Callable[[], Any]]:
-    """The same calls as :func:`tvconv_jax.bench.ours.operator_calls` makes; results are in PyTorch's layouts."""
+    """Return the same calls as :func:`tvconv_jax.bench.ours.operator_calls`; results are in PyTorch's layouts."""
     x, weights, cotangent = (torch.tensor(a, dtype=getattr(torch, precision)) for a in arrays)
     x, cotangent = (a.permute(0, 3, 1, 2).contiguous().requires_grad_() for a in (x, cotangent))
     if operator == "tvconv":
@@ -268,7 +272,7 @@ def operator_calls(
         function, weights = depthwise_conv, weights.T.reshape(-1, 1, 3, 3).contiguous()
     weights.requires_grad_()
     if MODE == "compiled":
-        torch.compiler.reset()  # else the eighth shape of a function is the last that it compiles
+        torch.compiler.reset()  # by default a function compiles for at most eight shapes
     function = maybe_compiled(function)
 
     def forward() -> torch.Tensor:

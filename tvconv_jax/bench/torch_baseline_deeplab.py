@@ -1,64 +1,39 @@
-"""DeepLabV3+ with atrous convolutions in plain PyTorch: the twin of the segmentation job's training step.
+"""DeepLabV3+ with atrous convolutions in plain PyTorch: the baseline of the segmentation job's training step.
 
-Names are those of the reference's state dict, so :func:`tvconv_jax.convert.from_torch` takes a twin's weights.
+Names are those of the reference's state dict, so :func:`tvconv_jax.convert.from_torch` takes the weights.
 Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tests import this module.
 """
+
+import functools
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tvconv_jax.bench.torch_baseline import loss_function, norm_relu
-from tvconv_jax.models.blocks import repeats
-from tvconv_jax.models.deeplabv3plus import LOW_STAGE, RATES
-from tvconv_jax.models.mobilenetv2 import STAGES
+from tvconv_jax.bench.torch_baseline import InvertedResidual, Trainer, norm_relu, to_input
+from tvconv_jax.models.deeplabv3plus import backbone_blocks, pyramid_blocks
 
 
-class PaddedResidual(nn.Module):
-    """An inverted residual block that puts zeros round its input before it expands it."""
-
-    def __init__(self, inputs: int, features: int, expansion: int, strides: int, dilation: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.dilation, self.residual = dilation, strides == 1 and inputs == features
-        spatial = nn.Conv2d(hidden, hidden, 3, strides, dilation=dilation, groups=hidden, bias=False)
-        expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False), hidden)] if expansion != 1 else []
-        self.conv = nn.Sequential(
-            *expand,
-            norm_relu(spatial, hidden),
-            nn.Conv2d(hidden, features, 1, bias=False),
-            nn.BatchNorm2d(features),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(F.pad(x, [self.dilation] * 4))
-        return x + y if self.residual else y
+def _depthwise(channels: int, strides: int, dilation: int) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, strides, dilation=dilation, groups=channels, bias=False)
 
 
 class Backbone(nn.Module):
-    """MobileNetV2 at output stride 16; gives the low-level features and the last."""
+    """MobileNetV2 at output stride 16; returns the low-level features and the last."""
 
     def __init__(self, depth: float) -> None:
         super().__init__()
-        layers = {"0": norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False), 32)}
-        channels, reached, dilation = 32, 2, 1
-        for stage, (expansion, features, blocks, strides) in enumerate(STAGES, start=1):
-            before = dilation
-            if reached == 16:
-                strides, dilation = 1, dilation * strides
-            reached *= strides
-            for i in range(repeats(blocks, depth)):
-                first = i == 0
-                block = PaddedResidual(
-                    channels, features, expansion, strides if first else 1, before if first else dilation
-                )
-                layers[str(len(layers))], channels = block, features
-            if stage == LOW_STAGE:
-                low = len(layers)
-        names = list(layers)
-        self.low_level_features = nn.ModuleDict({name: layers[name] for name in names[:low]})
-        self.high_level_features = nn.ModuleDict({name: layers[name] for name in names[low:]})
+        stem, channels, parts = norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False)), 32, []
+        for rows in backbone_blocks(depth):
+            parts.append([])
+            for row in rows:
+                operator = functools.partial(_depthwise, strides=row.strides, dilation=row.dilation)
+                parts[-1].append(InvertedResidual(channels, row, operator, padding=row.dilation))
+                channels = row.features
+        low = [stem, *parts[0]]
+        self.low_level_features = nn.ModuleDict({str(i): layer for i, layer in enumerate(low)})
+        self.high_level_features = nn.ModuleDict({str(i): layer for i, layer in enumerate(parts[1], start=len(low))})
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for layer in self.low_level_features.values():
@@ -80,7 +55,7 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        atrous = [nn.Sequential(*_conv_norm(320, 256, 3, rate)) for rate in RATES[16]]
+        atrous = [nn.Sequential(*_conv_norm(320, row.features, 3, row.dilation)) for row in pyramid_blocks()]
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm(320, 256))
         self.convs = nn.ModuleList([nn.Sequential(*_conv_norm(320, 256)), *atrous, pool])
         self.project = nn.Sequential(*_conv_norm(5 * 256, 256), nn.Dropout(0.1))
@@ -117,37 +92,23 @@ class DeepLabV3Plus(nn.Module):
         return F.interpolate(self.classifier(*self.backbone(x)), x.shape[2:], mode="bilinear")
 
 
-class Trainer:
-    """The model and Adam; ``step`` trains on its batch and returns the loss.
+def segmentation_trainer(
+    images: np.ndarray, maps: np.ndarray, learning_rate: float, *, depth: float, precision: str = "float32"
+) -> Trainer:
+    """Return a trainer of DeepLabV3+ with Adam.
 
     Args:
-        images: uint8 ``[n, side, side, 3]``.
-        maps: Boolean ``[n, side, side, 2]``. Both are laid out once, before any clock runs.
+        images: uint8 ``[n, size, size, 3]``.
+        maps: Boolean ``[n, size, size, 2]``. Both are laid out once, before any clock runs.
         learning_rate: Adam's.
         depth: Multiplies the blocks of every stage of the backbone, rounded up.
         precision: See :func:`tvconv_jax.bench.torch_baseline.loss_function`.
     """
+    torch.manual_seed(0)
+    inputs, targets = to_input(images), torch.tensor(maps).permute(0, 3, 1, 2).float().contiguous()
+    model = DeepLabV3Plus(depth)
 
-    def __init__(
-        self, images: np.ndarray, maps: np.ndarray, learning_rate: float, *, depth: float, precision: str = "float32"
-    ) -> None:
-        torch.manual_seed(0)
-        self.images, self.maps = (torch.tensor(a).permute(0, 3, 1, 2).float().contiguous() for a in (images, maps))
-        self.images = (self.images / 255 - 0.5) / 0.5
-        self.model = DeepLabV3Plus(depth)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), learning_rate, betas=(0.9, 0.99))
-        self.loss = loss_function(self._loss, precision)
+    def loss() -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(model(inputs), targets)
 
-    def _loss(self) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(self.model(self.images), self.maps)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The network's state dict as numpy copies."""
-        return {name: value.cpu().numpy().copy() for name, value in self.model.state_dict().items()}
-
-    def step(self) -> torch.Tensor:
-        self.optimizer.zero_grad()
-        loss = self.loss()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+    return Trainer(model, loss, torch.optim.Adam(model.parameters(), learning_rate, betas=(0.9, 0.99)), precision)

@@ -1,9 +1,11 @@
 """Weights of the PyTorch reference <-> Flax variables. Every name is used or the conversion fails, both ways.
 
 A model is a list of layers, each with its name in either world and its kind; a kind is a list of tensors. Both
-directions read the same lists. Source of the names: github.com/JierunChen/TVConv (609d4bf).
+directions read the same lists, which follow the models' own descriptions. Source of the names:
+github.com/JierunChen/TVConv (609d4bf).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,19 +15,16 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tvconv_jax.convert.counterparts import check_counterpart
-from tvconv_jax.models.blocks import repeats
-from tvconv_jax.models.deeplabv3plus import LOW_STAGE, DeepLabV3Plus
-from tvconv_jax.models.mobilenetv2 import STAGES, MobileNetV2
-from tvconv_jax.models.shufflenetv2 import UNITS, ShuffleNetV2
 from tvconv_jax.nn.boxes import is_boxed, unboxed
-from tvconv_jax.nn.layers import GENERATOR_NAMES, DepthwiseConv, TVConv
+from tvconv_jax.nn.checks import declared
+from tvconv_jax.nn.layers import DepthwiseConv, TVConv
 
 Path = tuple[str, ...]
+Layer = tuple[str, Path, list["Tensor"]]  # its name in PyTorch, its path in Flax, its tensors
 
 
 class Tensor(NamedTuple):
-    """One tensor of a layer: its name in either world, and how one layout becomes the other."""
+    """One tensor of a layer: its name in either world, and the conversions between both layouts."""
 
     torch: str
     flax: Path  # collection first
@@ -33,32 +32,23 @@ class Tensor(NamedTuple):
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-class Layer(NamedTuple):
-    """One layer: its name in either world and its tensors."""
-
-    torch: str
-    flax: Path
-    tensors: list[Tensor]
-
-
 def _axes(*axes: int) -> tuple[Callable, Callable]:
     return lambda x: x.transpose(axes), lambda x: x.transpose(np.argsort(axes))
 
 
 SAME = _axes(0)
-MATRIX = _axes(1, 0)
 CONV_AXES = _axes(2, 3, 1, 0)  # [out, in, kh, kw] <-> [kh, kw, in, out]
 MAP_AXES = _axes(1, 2, 0)  # [c, h, w] <-> [h, w, c]
 AFFINITY_AXES = (lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[None])
 POINTWISE_AXES = (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
+BIAS = Tensor("bias", ("params", "bias"), *SAME)
 CONV = [Tensor("weight", ("params", "kernel"), *CONV_AXES)]
 POINTWISE = [Tensor("weight", ("params", "kernel"), *POINTWISE_AXES)]
-CLASSIFIER = [POINTWISE[0], Tensor("bias", ("params", "bias"), *SAME)]
-DENSE = [Tensor("weight", ("params", "kernel"), *MATRIX), Tensor("bias", ("params", "bias"), *SAME)]
+DENSE = [Tensor("weight", ("params", "kernel"), *_axes(1, 0)), BIAS]
 NORM = [
     Tensor("weight", ("params", "scale"), *SAME),
-    Tensor("bias", ("params", "bias"), *SAME),
+    BIAS,
     Tensor("running_mean", ("batch_stats", "mean"), *SAME),
     Tensor("running_var", ("batch_stats", "var"), *SAME),
 ]
@@ -68,12 +58,12 @@ BOOKKEEPING = ("num_batches_tracked", "TVConv_k", "TVConv_k_square", "stride", "
 
 
 def _split_taps(x: np.ndarray, taps: int) -> np.ndarray:
-    """``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
+    """Reshape ``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
     return x.reshape(-1, taps, *x.shape[1:]).transpose(3, 4, 2, 1, 0)
 
 
 def _join_taps(x: np.ndarray) -> np.ndarray:
-    """``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
+    """Reshape ``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
     x = x.transpose(4, 3, 2, 0, 1)
     return x.reshape(-1, *x.shape[2:])
 
@@ -86,34 +76,33 @@ def _generator(branch: str, ours: str, hidden_layers: int, last: tuple[Callable,
     yield Tensor(f"{branch}.{hidden_layers + 1}.weight", ("params", ours, "out", "kernel"), *last)
 
 
-def _spatial(module: nn.Module, *, in_model: bool = False) -> list[Tensor]:
-    """Tensors of the spatial operator."""
+def _operator(module: nn.Module, *, in_model: bool = True) -> list[Tensor]:
+    """Return the tensors of a spatial operator."""
     if type(module) not in (TVConv, DepthwiseConv):
         raise ValueError(f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do.")
-    check_counterpart(module, fixed=("dilation", "padding") if in_model else ())
+    _check_counterpart(module, fixed=("dilation", "padding") if in_model else ())
     if isinstance(module, DepthwiseConv):
-        return CONV + (DENSE[1:] if module.use_bias else [])
-    suffix = GENERATOR_NAMES[module.generator_padding]
+        return CONV + ([BIAS] if module.use_bias else [])
     taps = (functools.partial(_split_taps, taps=module.kernel_size**2), _join_taps)
     tensors = [Tensor("posi_map", ("params", "affinity"), *AFFINITY_AXES)]
-    tensors += _generator("weight_layers", f"weights_{suffix}", module.hidden_layers, taps)
+    tensors += _generator("weight_layers", module.generator_name("weights"), module.hidden_layers, taps)
     if module.use_bias:
-        tensors += _generator("bias_layers", f"bias_{suffix}", module.hidden_layers, CONV_AXES)
+        tensors += _generator("bias_layers", module.generator_name("bias"), module.hidden_layers, CONV_AXES)
     return tensors
 
 
-def _operator(model: nn.Module, stage: int) -> list[Tensor]:
-    return _spatial(model.conv() if stage in model.stages else DepthwiseConv(), in_model=True)
+def _staged(model: nn.Module, stage: int) -> list[Tensor]:
+    return _operator(model.conv() if stage in model.stages else DepthwiseConv())
 
 
 def conv_norm(theirs: str, ours: Path, conv: list[Tensor], first: int = 0) -> Iterator[Layer]:
-    """A convolution and the norm behind it, numbers ``first`` and ``first + 1`` of a sequence there."""
-    yield Layer(f"{theirs}.{first}", (*ours, "conv"), conv)
-    yield Layer(f"{theirs}.{first + 1}", (*ours, "norm"), NORM)
+    """Yield a convolution and its norm, numbers ``first`` and ``first + 1`` of a sequence there."""
+    yield f"{theirs}.{first}", (*ours, "conv"), conv
+    yield f"{theirs}.{first + 1}", (*ours, "norm"), NORM
 
 
 def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Tensor]) -> Iterator[Layer]:
-    """An inverted residual block with that operator in its middle."""
+    """Yield an inverted residual block with that operator."""
     if expansion != 1:
         yield from conv_norm(f"{theirs}.0", (*ours, "expand"), POINTWISE)
     j = int(expansion != 1)
@@ -121,99 +110,107 @@ def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Te
     yield from conv_norm(theirs, (*ours, "project"), POINTWISE, j + 1)
 
 
-def blocks_of(depth: float = 1.0) -> list[tuple[int, int]]:
-    """The stage and the expansion of every block of MobileNetV2, in order."""
-    rows = enumerate(STAGES, start=1)
-    return [(stage, expansion) for stage, (expansion, _, blocks, _) in rows for _ in range(repeats(blocks, depth))]
-
-
-def _mobilenetv2(model: MobileNetV2) -> Iterator[Layer]:
-    blocks = blocks_of(model.depth)
+def _mobilenetv2(model: nn.Module) -> Iterator[Layer]:
     yield from conv_norm("features.0", ("stem",), CONV)
-    for i, (stage, expansion) in enumerate(blocks, start=1):
-        yield from inverted_residual(f"features.{i}.conv", (f"block_{i}",), expansion, _operator(model, stage))
-    yield from conv_norm(f"features.{len(blocks) + 1}", ("last",), POINTWISE)
+    for i, row in enumerate(model.blocks(), start=1):
+        yield from inverted_residual(f"features.{i}.conv", (row.name,), row.expansion, _staged(model, row.stage))
+    yield from conv_norm(f"features.{i + 1}", ("last",), POINTWISE)
     yield from _head()
 
 
-def _deeplabv3plus(model: DeepLabV3Plus) -> Iterator[Layer]:
+def _deeplabv3plus(model: nn.Module) -> Iterator[Layer]:
     yield from conv_norm("backbone.low_level_features.0", ("backbone", "stem"), CONV)
-    for i, (stage, expansion) in enumerate(blocks_of(model.depth), start=1):
-        part = "low_level_features" if stage <= LOW_STAGE else "high_level_features"
-        yield from inverted_residual(f"backbone.{part}.{i}.conv", ("backbone", f"block_{i}"), expansion, CONV)
+    low, high = model.backbone()
+    for i, row in enumerate(low + high, start=1):
+        part = "low_level_features" if i <= len(low) else "high_level_features"
+        yield from inverted_residual(f"backbone.{part}.{i}.conv", ("backbone", row.name), row.expansion, CONV)
     yield from conv_norm("classifier.project", ("low_level",), POINTWISE)
     yield from conv_norm("classifier.aspp.convs.0", ("pyramid", "point"), POINTWISE)
-    for i in range(3):
-        theirs, ours = f"classifier.aspp.convs.{i + 1}", ("pyramid", f"branch_{i}")
+    for i, row in enumerate(model.pyramid(), start=1):
+        theirs, ours = f"classifier.aspp.convs.{i}", ("pyramid", row.name)
         if model.conv is None:
             yield from conv_norm(theirs, ours, CONV)
         else:
-            yield from inverted_residual(f"{theirs}.0.conv", ours, 6, _spatial(model.conv(), in_model=True))
-    yield from conv_norm("classifier.aspp.convs.4", ("pyramid", "image"), POINTWISE, 1)
+            yield from inverted_residual(f"{theirs}.0.conv", ours, row.expansion, _operator(model.conv()))
+    yield from conv_norm(f"classifier.aspp.convs.{i + 1}", ("pyramid", "image"), POINTWISE, 1)
     yield from conv_norm("classifier.aspp.project", ("pyramid", "project"), POINTWISE)
     yield from conv_norm("classifier.classifier", ("fuse",), CONV)
-    yield Layer("classifier.classifier.3", ("classify",), CLASSIFIER)
+    yield "classifier.classifier.3", ("classify",), [*POINTWISE, BIAS]
 
 
-def _shufflenetv2(model: ShuffleNetV2) -> Iterator[Layer]:
-    yield Layer("conv1.0", ("stem", "conv"), CONV)
-    yield Layer("conv1.1", ("stem", "norm"), NORM)
-    for stage, units in enumerate(UNITS, start=2):
-        for i in range(repeats(units, model.depth)):
-            theirs, ours, operator = f"stage{stage}.{i}", f"stage{stage}_{i}", _operator(model, stage)
-            if i == 0:
-                yield Layer(f"{theirs}.branch1.0", (ours, "shortcut", "conv"), operator)
-                yield Layer(f"{theirs}.branch1.1", (ours, "shortcut", "norm"), NORM)
-                yield Layer(f"{theirs}.branch1.2", (ours, "shortcut", "project", "conv"), POINTWISE)
-                yield Layer(f"{theirs}.branch1.3", (ours, "shortcut", "project", "norm"), NORM)
-            yield Layer(f"{theirs}.branch2.0", (ours, "branch", "expand", "conv"), POINTWISE)
-            yield Layer(f"{theirs}.branch2.1", (ours, "branch", "expand", "norm"), NORM)
-            yield Layer(f"{theirs}.branch2.3", (ours, "branch", "conv"), operator)
-            yield Layer(f"{theirs}.branch2.4", (ours, "branch", "norm"), NORM)
-            yield Layer(f"{theirs}.branch2.5", (ours, "branch", "project", "conv"), POINTWISE)
-            yield Layer(f"{theirs}.branch2.6", (ours, "branch", "project", "norm"), NORM)
-    yield Layer("conv5.0", ("last", "conv"), POINTWISE)
-    yield Layer("conv5.1", ("last", "norm"), NORM)
+def _shufflenetv2(model: nn.Module) -> Iterator[Layer]:
+    yield from conv_norm("conv1", ("stem",), CONV)
+    for row in model.units():
+        theirs, operator = f"stage{row.stage}.{row.index}", _staged(model, row.stage)
+        if row.strides == 2:
+            yield from conv_norm(f"{theirs}.branch1", (row.name, "shortcut"), operator)
+            yield from conv_norm(f"{theirs}.branch1", (row.name, "shortcut", "project"), POINTWISE, 2)
+        yield from conv_norm(f"{theirs}.branch2", (row.name, "branch", "expand"), POINTWISE)
+        yield from conv_norm(f"{theirs}.branch2", (row.name, "branch"), operator, 3)
+        yield from conv_norm(f"{theirs}.branch2", (row.name, "branch", "project"), POINTWISE, 5)
+    yield from conv_norm("conv5", ("last",), POINTWISE)
     yield from _head()
 
 
 def _head() -> Iterator[Layer]:
-    yield Layer("output_layer.layer1", ("head", "norm_in"), NORM)
-    yield Layer("output_layer.layer2.0", ("head", "dense"), DENSE)
-    yield Layer("output_layer.layer2.1", ("head", "norm_out"), NORM)
+    yield "output_layer.layer1", ("head", "norm_in"), NORM
+    yield "output_layer.layer2.0", ("head", "dense"), DENSE
+    yield "output_layer.layer2.1", ("head", "norm_out"), NORM
 
 
-MODELS = {MobileNetV2: _mobilenetv2, ShuffleNetV2: _shufflenetv2, DeepLabV3Plus: _deeplabv3plus}
+MODELS = {"MobileNetV2": _mobilenetv2, "ShuffleNetV2": _shufflenetv2, "DeepLabV3Plus": _deeplabv3plus}
 
 
-def _layers(model: nn.Module) -> Iterator[Layer]:
-    check_counterpart(model)
-    return MODELS[type(model)](model) if type(model) in MODELS else iter([Layer("", (), _spatial(model))])
+def _check_counterpart(module: nn.Module, *, fixed: Iterable[str] = ()) -> None:
+    """Raise a ``ValueError`` unless the reference has such a layer or model.
+
+    Args:
+        module: The layer or model. Fields other than its ``reference_fields`` must have their defaults: the reference
+            has nothing else.
+        fixed: Fields that the place of a layer leaves no choice for.
+    """
+    name, fields = type(module).__name__, declared(module, "reference_fields")
+    if fields is None:
+        known = ", ".join(("TVConv", "DepthwiseConv", *MODELS))
+        raise ValueError(f"{name} has no counterpart in the reference; these have: {known}.")
+    for field in dataclasses.fields(module):
+        value, free = getattr(module, field.name), field.name in ("parent", "name", *fields)
+        if value != field.default and (not free or field.name in fixed):
+            raise ValueError(
+                f"{name} with {field.name}={_shown(value)} has no counterpart in the reference; "
+                f"{_shown(field.default)} has."
+            )
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__name__", None) or repr(value)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of the model by its full name in the reference, with its full path here."""
-    return by_name(_layers(model))
+    _check_counterpart(model)
+    walk = MODELS.get(type(model).__name__)
+    return by_name(walk(model) if walk else [("", (), _operator(model, in_model=False))])
 
 
 def by_name(layers: Iterable[Layer]) -> dict[str, Tensor]:
-    """Every tensor of the layers by its full name there, with its full path here."""
+    """Return every tensor of the layers by its full name there, with its full path here."""
     tensors = {}
-    for layer in layers:
-        for tensor in layer.tensors:
+    for theirs, ours, layer_tensors in layers:
+        for tensor in layer_tensors:
             collection, *rest = tensor.flax
-            name = f"{layer.torch}.{tensor.torch}" if layer.torch else tensor.torch
-            tensors[name] = tensor._replace(torch=name, flax=(collection, *layer.flax, *rest))
+            name = f"{theirs}.{tensor.torch}" if theirs else tensor.torch
+            tensors[name] = tensor._replace(torch=name, flax=(collection, *ours, *rest))
     return tensors
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
-    """Flax variables from the reference's weights.
+    """Convert the reference's weights to Flax variables.
 
     Args:
         state_dict: The reference's ``state_dict``, each tensor as a numpy array, PyTorch's layouts. Its integer
-            buffers (``num_batches_tracked``, ``stride``, ...) may be there or not.
-        model: The linen model that the variables are for; see :data:`tvconv_jax.convert.counterparts.COUNTERPARTS`.
+            buffers (``num_batches_tracked``, ``stride``, ...) are optional.
+        model: The linen model of the variables: MobileNetV2, ShuffleNetV2, DeepLabV3+, or a bare TVConv or depthwise
+            layer.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}`` of float32 numpy arrays, in boxes where the model's are.
@@ -241,38 +238,37 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
 def _check_shapes(
     state: Mapping[str, np.ndarray], tensors: Mapping[str, Tensor], variables: Mapping[Path, jax.ShapeDtypeStruct]
 ) -> None:
-    """Raises a ``ValueError`` unless every tensor is as the model's would be there, but for the grid of maps."""
+    """Raise a ``ValueError`` unless every tensor has the shape of the model's, except for the grid of maps."""
     for name, tensor in tensors.items():
         given = state[name].shape
-        # An array of the model's shape that takes no memory tells what it is there.
+        # Converts an array of the model's shape that takes no memory.
         expected = tensor.to_torch(np.broadcast_to(np.float32(0), variables[tensor.flax].shape)).shape
         of_grid = tensor.flax[-1] == "affinity" or "block_" in tensor.flax[-2] and tensor.flax[-1] in ("scale", "bias")
         fits = len(given) == len(expected) and (given[:-2] == expected[:-2] if of_grid else given == expected)
         if not fits:
-            sides = "; height and width may be others" if of_grid else ""
+            grid = "; height and width may be others" if of_grid else ""
             raise ValueError(
-                f"{name} is {given} in the state dict, but this model's is {expected}{sides}: "
+                f"{name} is {given} in the state dict, but this model's is {expected}{grid}: "
                 f"another width, kernel size or generator; build the model with the fields of that one."
             )
 
 
 def _input(state: Mapping[str, np.ndarray], model: nn.Module) -> jax.ShapeDtypeStruct:
-    """An input that the model takes; of a bare layer the weights tell the channels."""
+    """Return an input of the model; the weights of a bare layer give the channels."""
+    channels = 3
     if isinstance(model, TVConv):
         channels = state[f"weight_layers.{model.hidden_layers + 1}.weight"].shape[0] // model.kernel_size**2
     elif isinstance(model, DepthwiseConv):
         channels = state["weight"].shape[0]
-    else:
-        channels = 3
     return jax.ShapeDtypeStruct((1, 32, 32, max(1, channels)), np.float32)
 
 
 def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
-    """The reference's weights from Flax variables.
+    """Convert Flax variables to the reference's weights.
 
     Args:
         variables: ``{"params": ..., "batch_stats": ...}`` of the model, not frozen; boxed or not.
-        model: The linen model that the variables belong to.
+        model: The linen model of the variables.
 
     Returns:
         The reference's ``state_dict`` in its order, as numpy arrays, without its integer buffers: load it with
@@ -288,11 +284,11 @@ def to_torch(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.nda
     return {name: np.ascontiguousarray(t.to_torch(np.asarray(flat[t.flax]))) for name, t in tensors.items()}
 
 
-def check_names(what: str, given: set[str], expected: set[str]) -> None:
-    """Raises a ``ValueError`` that lists both sides, unless they are equal."""
+def check_names(kind: str, given: set[str], expected: set[str]) -> None:
+    """Raise a ``ValueError`` that lists both sides, unless they are equal."""
     if given != expected:
         missing, extra = sorted(expected - given), sorted(given - expected)
-        raise ValueError(f"{what} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}.")
+        raise ValueError(f"{kind} and the model do not match. Missing: {_short(missing)}. Left over: {_short(extra)}.")
 
 
 def _short(names: list[str]) -> str:

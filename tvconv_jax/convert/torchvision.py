@@ -6,24 +6,17 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tvconv_jax.convert.reference import (
-    BOOKKEEPING,
-    CONV,
-    blocks_of,
-    by_name,
-    check_names,
-    conv_norm,
-    inverted_residual,
-)
+from tvconv_jax.convert.reference import BOOKKEEPING, CONV, by_name, check_names, conv_norm, inverted_residual
+from tvconv_jax.models.mobilenetv2 import blocks
 from tvconv_jax.utils.errors import UserError
 
 
 def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """DeepLabV3+'s variables with the backbone of torchvision's ``mobilenet_v2`` (ImageNet).
+    """Replace the backbone in DeepLabV3+'s variables by torchvision's ``mobilenet_v2`` (ImageNet).
 
     Args:
-        state_dict: Its ``state_dict`` as numpy arrays. Its last convolution and its classifier have no place here and
-            are left out; every other name must fit.
+        state_dict: Its ``state_dict`` as numpy arrays. Its last convolution and its classifier are left out; every
+            other name must fit.
         variables: ``{"params": ..., "batch_stats": ...}`` of the model.
 
     Returns:
@@ -32,23 +25,23 @@ def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: M
     Raises:
         UserError: If names or shapes do not fit; both sides are listed.
     """
-    layers, blocks = [*conv_norm("features.0", ("backbone", "stem"), CONV)], blocks_of()
-    for i, (_, expansion) in enumerate(blocks, start=1):
-        layers += inverted_residual(f"features.{i}.conv", ("backbone", f"block_{i}"), expansion, CONV)
+    layers = [*conv_norm("features.0", ("backbone", "stem"), CONV)]
+    for i, row in enumerate(blocks(), start=1):
+        layers += inverted_residual(f"features.{i}.conv", ("backbone", row.name), row.expansion, CONV)
     tensors = by_name(layers)
-    left_out = (f"features.{len(blocks) + 1}.", "classifier.")
+    left_out = (f"features.{i + 1}.", "classifier.")
     state = {
         name: value
         for name, value in state_dict.items()
         if name.split(".")[-1] not in BOOKKEEPING and not name.startswith(left_out)
     }
-    flat = flatten_dict({name: value for name, value in variables.items()})
+    flat = flatten_dict(dict(variables))
     try:
         check_names("the state dict", set(state), set(tensors))
         for name, tensor in tensors.items():
             value = np.ascontiguousarray(tensor.to_flax(np.asarray(state[name])), flat[tensor.flax].dtype)
             if value.shape != flat[tensor.flax].shape:
-                raise ValueError(f"{name} has shape {state[name].shape}, which is not that of MobileNetV2 of width 1.")
+                raise ValueError(f"{name} has shape {state[name].shape}, not that of MobileNetV2 of width 1.")
             flat[tensor.flax] = value
     except ValueError as error:
         raise UserError(f"config.model.pretrained: {error}") from None

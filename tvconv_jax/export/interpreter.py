@@ -11,8 +11,9 @@ from flax.traverse_util import unflatten_dict
 
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.models.shufflenetv2 import shuffle
+from tvconv_jax.ops.batch_norm import activate
 from tvconv_jax.ops.conv import conv
-from tvconv_jax.ops.fused import activate, pointwise
+from tvconv_jax.ops.pointwise import pointwise
 from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 
 Arrays = list[dict[str, jax.Array]]

@@ -1,4 +1,4 @@
-"""What every model is built from: convolutions with their norms, operators in their blocks, the embedding head."""
+"""Parts of the models: convolutions with their norms, operators in their blocks, the embedding head."""
 
 import math
 from collections.abc import Callable
@@ -8,22 +8,25 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.batch_norm import Activation
 from tvconv_jax.ops.conv import conv
-from tvconv_jax.ops.fused import Activation, pointwise
+from tvconv_jax.ops.pointwise import pointwise
+
+Shape = tuple[int, ...]
 
 # Makes the spatial operator of a block: called as conv(strides=2, name="conv").
 ConvFactory = Callable[..., nn.Module]
 
 
 def repeats(blocks: int, depth: float) -> int:
-    """How many of a stage's blocks a model of that depth has: rounded up, so every stage keeps one."""
+    """Return the number of a stage's blocks in a model of that depth: rounded up, so every stage keeps one."""
     return math.ceil(blocks * depth)
 
 
 def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
-    """``module(x, train=train)``; with ``remat`` what it computes in between is computed anew for the gradient."""
+    """Return ``module(x, train=train)``; with ``remat`` the gradient recomputes the activations inside."""
 
     def plain(module: nn.Module, x: jax.Array) -> jax.Array:
         return module(x, train=train)
@@ -32,36 +35,28 @@ def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Ar
 
 
 def spatial(operator: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
-    """``operator(x)``; one that normalizes over the batch (``has_norm``) is told whether it trains."""
+    """Return ``operator(x)``; one that normalizes over the batch (``has_norm``) gets ``train``."""
     return operator(x, train=train) if getattr(operator, "has_norm", False) else operator(x)
 
 
 class Pointwise(Checked):
-    """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``.
+    """1x1 convolution without a bias, ``[..., c]`` -> ``[..., features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        kernel_init: What the kernel starts from.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    features: int  #: Channels of the output.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
 
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(y) * x[-1]
+
 
 class Conv(Checked):
     """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
 
-    Attributes:
-        features: Channels of the output.
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        dilation: Step between the positions that taps see.
-        padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: What the kernel starts from.
+    Attributes are those of :class:`ConvNorm`.
     """
 
     features: int
@@ -77,28 +72,23 @@ class Conv(Checked):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
         return conv(x, kernel, strides=self.strides, dilation=self.dilation, padding=self.padding)
 
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(y) * self.kernel_size**2 * x[-1]
+
 
 class ConvNorm(Checked):
     """Convolution without a bias, batch norm, activation.
 
-    Attributes:
-        features: Channels of the output.
-        activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
-        kernel_size: 1, or another odd side.
-        strides: Step between output positions of a kernel larger than 1.
-        dilation: Step between the positions that its taps see.
-        padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: What the kernel starts from.
-        pointwise: Makes the convolution where ``kernel_size`` is 1: called as ``pointwise(features, kernel_init=...)``.
+    A kernel of size 1 is made by ``pointwise(features, kernel_init=...)``, without strides, dilation and padding.
     """
 
-    features: int
+    features: int  #: Channels of the output.
     activation: Activation = "identity"
-    kernel_size: int = 1
-    strides: int = 1
-    dilation: int = 1
-    padding: int | None = None
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    kernel_size: int = 1  #: Odd.
+    strides: int = 1  #: Step between output positions.
+    dilation: int = 1  #: Step between the taps.
+    padding: int | None = None  #: Zeros on each side; ``None`` keeps the grid.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
     pointwise: ConvFactory = Pointwise
 
     @nn.compact
@@ -106,15 +96,8 @@ class ConvNorm(Checked):
         if self.kernel_size == 1:
             x = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")(x)
         else:
-            x = Conv(
-                self.features,
-                self.kernel_size,
-                strides=self.strides,
-                dilation=self.dilation,
-                padding=self.padding,
-                kernel_init=self.kernel_init,
-                name="conv",
-            )(x)
+            geometry = (self.kernel_size, self.strides, self.dilation, self.padding)
+            x = Conv(self.features, *geometry, self.kernel_init, name="conv")(x)
         return BatchNorm(activation=self.activation, name="norm")(x, train=train)
 
 
@@ -125,15 +108,14 @@ class MaxPool(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(x)
+
 
 class EmbeddingHead(Checked):
-    """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``.
+    """Batch norm, average over the grid, linear layer, batch norm: ``[n, h, w, c]`` -> ``[n, features]``."""
 
-    Attributes:
-        features: Size of the embedding.
-    """
-
-    features: int = 512
+    features: int = 512  #: Size of the embedding.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -141,3 +123,40 @@ class EmbeddingHead(Checked):
         x = jnp.mean(x, axis=(1, 2))
         x = nn.Dense(self.features, kernel_init=nn.initializers.normal(0.01), dtype=x.dtype, name="dense")(x)
         return BatchNorm(name="norm_out")(x, train=train)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(x)  # the average over the grid
+
+
+# Fields of a face model that the PyTorch reference has too.
+REFERENCE_FIELDS = ("width", "depth", "conv", "stages", "embedding_size", "remat")
+
+
+class FaceModel(Checked):
+    """Base of face models: images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+
+    Attributes:
+        width: Multiplies the channels.
+        depth: Multiplies the blocks of every stage, rounded up.
+        conv: Makes the spatial operator of the chosen stages.
+        stages: Stages that get ``conv`` and ``pointwise``; the others keep the depthwise and the plain 1x1 convolution.
+        embedding_size: Size of the embedding.
+        pointwise: Makes the 1x1 convolutions of the chosen stages.
+        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    conv: ConvFactory = DepthwiseConv
+    stages: tuple[int, ...] = ()
+    embedding_size: int = 512
+    pointwise: ConvFactory = Pointwise
+    remat: bool = False
+
+    def operators(self, stage: int) -> tuple[ConvFactory, ConvFactory]:
+        """Return the makers of a stage's spatial operator and 1x1 convolutions."""
+        return (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
+
+    def run(self, module: nn.Module, x: jax.Array, image_size: int, *, train: bool) -> jax.Array:
+        """Return ``module(x)``, recomputed for the gradient on large grids if ``remat`` is set."""
+        return call(module, x, train=train, remat=self.remat and 2 * x.shape[1] >= image_size)

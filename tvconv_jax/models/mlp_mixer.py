@@ -1,5 +1,7 @@
 """MLP-Mixer for aligned faces: no convolution, one product along the positions, one along the channels."""
 
+import math
+
 import flax.linen as nn
 import jax
 
@@ -8,36 +10,30 @@ from tvconv_jax.models.mobilenetv2 import scaled
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import Checked, check_images
 
-# Of Mixer-S, which width 1 is: channels, hidden channels of the products along positions and along channels.
+# Channels of Mixer-S, which is width 1, and hidden features of its products along positions and along channels.
 CHANNELS, HIDDEN_POSITIONS, HIDDEN_CHANNELS = 512, 256, 2048
 WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class Mlp(Checked):
-    """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``.
+    """Linear, GELU, linear, back to as many features: ``[..., c]`` -> ``[..., c]``."""
 
-    Attributes:
-        hidden: Features in between.
-    """
-
-    hidden: int
+    hidden: int  #: Features in between.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.gelu(nn.Dense(self.hidden, dtype=x.dtype, name="expand")(x))
         return nn.Dense(x.shape[-1], dtype=x.dtype, name="project")(y)
 
+    def cost(self, x: tuple[int, ...], y: tuple[int, ...]) -> int:
+        return math.prod(x[:-1]) * self.hidden  # GELU
+
 
 class MixerBlock(Checked):
-    """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``.
+    """Mixes the positions of every channel, then the channels of every position: ``[n, ..., c]`` -> ``[n, ..., c]``."""
 
-    Attributes:
-        positions: Hidden features of the first.
-        channels: Hidden features of the second.
-    """
-
-    positions: int
-    channels: int
+    positions: int  #: Hidden features of the first.
+    channels: int  #: Hidden features of the second.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,10 +52,10 @@ class MlpMixer(Checked):
 
     Attributes:
         width: Multiplies the channels and the hidden features.
-        patch_size: Side of the squares that become positions: 144 of them for a 96x96 input.
+        patch_size: Size of the square patches, each a position: 144 of them for a 96x96 input.
         layers: Blocks.
         embedding_size: Size of the embedding.
-        remat: Whether what the blocks compute is computed anew for the gradient, not kept.
+        remat: Whether the gradient recomputes activations of the blocks, instead of keeping them.
 
     Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021, section 2 and Table 1,
     https://arxiv.org/abs/2105.01601; authors' source: github.com/google-research/vision_transformer. Width 1 is their
@@ -83,12 +79,16 @@ class MlpMixer(Checked):
         x = images.reshape(n, grid[0], p, grid[1], p, colors).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
         self._check_positions(x.shape[1])
         x = nn.Dense(scaled(CHANNELS, self.width), dtype=x.dtype, name="stem")(x)
-        hidden = (scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width))
-        block = nn.remat(MixerBlock) if self.remat else MixerBlock
+        kind = nn.remat(MixerBlock) if self.remat else MixerBlock
         for i in range(self.layers):
-            x = block(*hidden, name=f"block_{i}")(x)
+            x = self.block(f"block_{i}", kind)(x)
         x = nn.LayerNorm(dtype=x.dtype, name="norm")(x).reshape(n, *grid, -1)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    @nn.nowrap  # so that it also makes blocks outside of the model, without a scope
+    def block(self, name: str | None = None, kind: type[nn.Module] = MixerBlock) -> nn.Module:
+        """Return a block of the model."""
+        return kind(scaled(HIDDEN_POSITIONS, self.width), scaled(HIDDEN_CHANNELS, self.width), name=name)
 
     def _check_positions(self, positions: int) -> None:
         if self.layers and self.has_variable("params", "block_0"):
@@ -96,5 +96,5 @@ class MlpMixer(Checked):
             if built != positions:
                 raise ValueError(
                     f"the model was built for {built} patches, but these images give {positions}; its weights belong "
-                    "to positions: resize the images or initialize anew."
+                    "to positions: resize the images or initialize again."
                 )

@@ -1,14 +1,26 @@
 """MobileNetV2 for aligned faces, with the spatial operator handed in."""
 
 import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, Pointwise, call, repeats, spatial
+from tvconv_jax.models.blocks import (
+    REFERENCE_FIELDS,
+    ConvFactory,
+    ConvNorm,
+    EmbeddingHead,
+    FaceModel,
+    Pointwise,
+    repeats,
+    spatial,
+)
 from tvconv_jax.nn.checks import Checked, check_images, check_stages
-from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
+from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 
 # expansion, channels, blocks, strides of the first block; grid for a 96x96 input: 96 48 24 12 12 6 6.
@@ -25,37 +37,58 @@ WIDTHS = (0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` to the nearest multiple of 8, at least 8, never more than 10 % below."""
+    """Round ``channels * width`` to the nearest multiple of 8, at least 8, never more than 10 % below."""
     target = channels * width
     rounded = max(8, int(target + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * target else rounded
 
 
-class InvertedResidual(Checked):
-    """Expand (1x1), spatial operator, project (1x1); added to its input where strides are 1 and channels agree.
+class Block(NamedTuple):
+    """One inverted residual block of the architecture."""
 
-    Attributes:
-        features: Channels of the output.
-        expansion: Channels in between, as a multiple of the input's.
-        strides: Strides of the spatial operator.
-        conv: Makes the spatial operator.
-        margin: Zeros put around the input before it is expanded, for an operator that does not pad (DeepLab).
-        kernel_init: What the 1x1 convolutions start from.
-        pointwise: Makes the 1x1 convolutions.
-    """
-
-    features: int
-    expansion: int
+    name: str  # in the parameters
+    stage: int  # 1 to 7
+    features: int  # channels of the output
+    expansion: int  # hidden channels, as a multiple of the input's
     strides: int
-    conv: ConvFactory
-    margin: int = 0
-    kernel_init: nn.initializers.Initializer = kaiming_normal
-    pointwise: ConvFactory = Pointwise
+    dilation: int
+
+
+def blocks(width: float = 1.0, depth: float = 1.0, output_stride: float = math.inf) -> Iterator[Block]:
+    """Yield the blocks in order: the one description of the architecture for all who build, convert or export it.
+
+    Args:
+        width: Multiplier of the channels.
+        depth: Multiplier of every stage's blocks, rounded up.
+        output_stride: Stride of the last grid to the image, for a stem of strides 2; later strides become dilation.
+    """
+    index, reached, dilation = 1, 2, 1
+    for stage, (expansion, channels, count, strides) in enumerate(STAGES, start=1):
+        first_dilation = dilation
+        if reached >= output_stride:
+            strides, dilation = 1, dilation * strides
+        reached *= strides
+        for i in range(repeats(count, depth)):
+            own = (strides, first_dilation) if i == 0 else (1, dilation)
+            yield Block(f"block_{index}", stage, scaled(channels, width), expansion, *own)
+            index += 1
+
+
+class InvertedResidual(Checked):
+    """Expand (1x1), spatial operator, project (1x1); added to its input if strides are 1 and channels agree."""
+
+    features: int  #: Channels of the output.
+    expansion: int  #: Hidden channels, as a multiple of the input's.
+    strides: int  #: Strides of the spatial operator.
+    conv: ConvFactory  #: Makes the spatial operator.
+    padding: int = 0  #: Zeros around the input before it is expanded, for an operator that does not pad (DeepLab).
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the 1x1 convolutions.
+    pointwise: ConvFactory = Pointwise  #: Makes the 1x1 convolutions.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         pointwise = functools.partial(ConvNorm, kernel_init=self.kernel_init, pointwise=self.pointwise)
-        y = jnp.pad(x, ((0, 0), *[(self.margin, self.margin)] * 2, (0, 0)))
+        y = jnp.pad(x, ((0, 0), *[(self.padding, self.padding)] * 2, (0, 0)))
         if self.expansion != 1:
             y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
         y = spatial(self.conv(strides=self.strides, name="conv"), y, train=train)
@@ -64,51 +97,30 @@ class InvertedResidual(Checked):
         return x + y if self.strides == 1 and x.shape == y.shape else y
 
 
-class MobileNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+class MobileNetV2(FaceModel):
+    """MobileNetV2 with stages 1-7, the paper's S1-S7.
 
     The first convolution keeps the grid (strides 1), because faces of 96x96 are small.
-
-    Attributes:
-        width: Multiplies the channels.
-        depth: Multiplies the blocks of every stage, rounded up.
-        conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 1-7 (the paper's S1-S7) get ``conv`` and ``pointwise``; the others keep the
-            depthwise and the plain 1x1 convolution.
-        embedding_size: Size of the embedding.
-        pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
 
     Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, as changed for faces by Chen et al. 2022.
     """
 
-    width: float = 1.0
-    depth: float = 1.0
-    conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
-    embedding_size: int = 512
-    pointwise: ConvFactory = Pointwise
-    remat: bool = False
+
+    reference_fields = REFERENCE_FIELDS
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
         check_stages("mobilenetv2", self.stages, range(1, len(STAGES) + 1))
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
-        x = call(stem, images, train=train, remat=self.remat)
-        index = 1
-        for stage, (expansion, channels, blocks, strides) in enumerate(STAGES, start=1):
-            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(repeats(blocks, self.depth)):
-                block = InvertedResidual(
-                    scaled(channels, self.width),
-                    expansion,
-                    strides if i == 0 else 1,
-                    conv,
-                    pointwise=pointwise,
-                    name=f"block_{index}",
-                )
-                x = call(block, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
-                index += 1
+        x = self.run(stem, images, images.shape[1], train=train)
+        for row in self.blocks():
+            conv, pointwise = self.operators(row.stage)
+            block = InvertedResidual(row.features, row.expansion, row.strides, conv, pointwise=pointwise, name=row.name)
+            x = self.run(block, x, images.shape[1], train=train)
         x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    def blocks(self) -> Iterator[Block]:
+        return blocks(self.width, self.depth)

@@ -1,12 +1,23 @@
 """ShuffleNetV2 for aligned faces, with the spatial operator handed in."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import ConvFactory, ConvNorm, EmbeddingHead, MaxPool, Pointwise, call, repeats, spatial
+from tvconv_jax.models.blocks import (
+    REFERENCE_FIELDS,
+    ConvFactory,
+    ConvNorm,
+    EmbeddingHead,
+    FaceModel,
+    MaxPool,
+    repeats,
+    spatial,
+)
 from tvconv_jax.nn.checks import Checked, check_choice, check_images, check_stages
-from tvconv_jax.nn.layers import DepthwiseConv
 from tvconv_jax.nn.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
@@ -21,27 +32,36 @@ WIDTHS = tuple(CHANNELS)
 
 
 def shuffle(x: jax.Array) -> jax.Array:
-    """Interleaves the two halves of the channels: a b c d -> a c b d."""
+    """Interleave the two halves of the channels: a b c d -> a c b d."""
     *shape, channels = x.shape
     return x.reshape(*shape, 2, channels // 2).swapaxes(-1, -2).reshape(x.shape)
 
 
+class UnitRow(NamedTuple):
+    """One unit of the architecture."""
+
+    name: str  # in the parameters
+    stage: int  # 2, 3 or 4
+    index: int  # within the stage
+    features: int  # channels of the output
+    strides: int  # 2 for the first of a stage, with a convolution on both branches, else 1
+
+
+def units(width: float = 1.0, depth: float = 1.0) -> Iterator[UnitRow]:
+    """Yield the units in order: the one description of the architecture for all who build, convert or export it."""
+    for stage, (features, count) in enumerate(zip(CHANNELS[width][1:-1], UNITS, strict=True), start=2):
+        for i in range(repeats(count, depth)):
+            yield UnitRow(f"stage{stage}_{i}", stage, i, features, 1 if i else 2)
+
+
 class Branch(Checked):
-    """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
+    """1x1, spatial operator, 1x1: ``[n, h, w, c]`` -> ``[n, ho, wo, features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        strides: Strides of the spatial operator.
-        conv: Makes the spatial operator.
-        pointwise: Makes the 1x1 convolutions.
-        expand: Whether the first 1x1 convolution is there.
-    """
-
-    features: int
-    strides: int
-    conv: ConvFactory
-    pointwise: ConvFactory
-    expand: bool = True
+    features: int  #: Channels of the output.
+    strides: int  #: Strides of the spatial operator.
+    conv: ConvFactory  #: Makes the spatial operator.
+    pointwise: ConvFactory  #: Makes the 1x1 convolutions.
+    expand: bool = True  #: Whether the first 1x1 convolution is there.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -53,19 +73,12 @@ class Branch(Checked):
 
 
 class Unit(Checked):
-    """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle.
+    """Half of the channels pass by (strides 1) or through a branch of their own (strides 2), then all shuffle."""
 
-    Attributes:
-        features: Channels of the output.
-        strides: 1 or 2.
-        conv: Makes the spatial operators.
-        pointwise: Makes the 1x1 convolutions.
-    """
-
-    features: int
-    strides: int
-    conv: ConvFactory
-    pointwise: ConvFactory
+    features: int  #: Channels of the output.
+    strides: int  #: 1 or 2.
+    conv: ConvFactory  #: Makes the spatial operators.
+    pointwise: ConvFactory  #: Makes the 1x1 convolutions.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -79,42 +92,29 @@ class Unit(Checked):
         return shuffle(jnp.concatenate([kept, branch(x, train=train)], axis=-1))
 
 
-class ShuffleNetV2(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
-
-    Attributes:
-        width: 0.5, 1.0 or 1.5.
-        depth: Multiplies the units of every stage, rounded up.
-        conv: Makes the spatial operator of the chosen stages.
-        stages: Which of the stages 2-4 get ``conv`` and ``pointwise``; the others keep the depthwise and the plain
-            1x1 convolution.
-        embedding_size: Size of the embedding.
-        pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether what is computed on the whole and on the half grid is computed anew for the gradient, not kept.
+class ShuffleNetV2(FaceModel):
+    """ShuffleNetV2 with stages 2-4; width 0.5, 1.0 or 1.5.
 
     Source: Ma et al. 2018, https://arxiv.org/abs/1807.11164, as changed for faces by Chen et al. 2022.
     """
 
-    width: float = 1.0
-    depth: float = 1.0
-    conv: ConvFactory = DepthwiseConv
     stages: tuple[int, ...] = (2, 3, 4)
-    embedding_size: int = 512
-    pointwise: ConvFactory = Pointwise
-    remat: bool = False
+
+    reference_fields = REFERENCE_FIELDS
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
         check_choice("shufflenetv2 width", self.width, WIDTHS)
         check_stages("shufflenetv2", self.stages, range(2, 2 + len(UNITS)))
-        stem, *channels, last = CHANNELS[self.width]
-        x = call(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, train=train, remat=self.remat)
+        stem, *_, last = CHANNELS[self.width]
+        x = self.run(ConvNorm(stem, "relu", kernel_size=3, name="stem"), images, images.shape[1], train=train)
         x = MaxPool(name="pool")(x)
-        for stage, (features, units) in enumerate(zip(channels, UNITS, strict=True), start=2):
-            conv, pointwise = (self.conv, self.pointwise) if stage in self.stages else (DepthwiseConv, Pointwise)
-            for i in range(repeats(units, self.depth)):
-                unit = Unit(features, 2 if i == 0 else 1, conv, pointwise, name=f"stage{stage}_{i}")
-                x = call(unit, x, train=train, remat=self.remat and 2 * x.shape[1] >= images.shape[1])
+        for row in self.units():
+            unit = Unit(row.features, row.strides, *self.operators(row.stage), name=row.name)
+            x = self.run(unit, x, images.shape[1], train=train)
         x = ConvNorm(last, "relu", name="last")(x, train=train)
         return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+
+    def units(self) -> Iterator[UnitRow]:
+        return units(self.width, self.depth)

@@ -8,12 +8,12 @@ import jax
 
 
 def is_boxed(value: Any) -> bool:
-    """Whether it is an array in a box of Flax."""
+    """Return whether the value is a boxed array of Flax."""
     return isinstance(value, nn.meta.AxisMetadata)
 
 
 def unboxed(tree: Any) -> Any:
-    """Take every array out of its box, without the sharding constraint that ``nn.meta.unbox`` puts on it."""
+    """Return a tree without boxes, and without the sharding constraints that ``nn.meta.unbox`` adds."""
 
     def unbox(leaf: Any) -> Any:
         while is_boxed(leaf):
@@ -24,12 +24,12 @@ def unboxed(tree: Any) -> Any:
 
 
 def reboxed(box: Any, value: Any, axes: Sequence[int | None]) -> Any:
-    """Put an array that was computed from a boxed one into a box of the same kind.
+    """Return an array in a box of the same kind as the array that it was computed from.
 
     Args:
-        box: The boxed array, or one without a box: then the value has none either.
+        box: The boxed array; without a box, the value is returned unboxed.
         value: The new array.
-        axes: For each of its axes the axis of the old one whose name it takes over; ``None`` leaves it without.
+        axes: For each axis of the value, the axis of the boxed array whose name it takes; ``None`` for no name.
     """
     if not is_boxed(box):
         return value

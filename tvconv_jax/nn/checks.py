@@ -1,4 +1,4 @@
-"""What layers, operators and models check: their fields when they are built, their input when they are called."""
+"""The base of layers, operators and models, which checks fields when built, and checks of their inputs."""
 
 import dataclasses
 import functools
@@ -13,29 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.nn.boxes import unboxed
+from tvconv_jax.ops.checks import check_rank, is_integer
+
 
 class Range(NamedTuple):
-    """The values that a number may have; nan and infinity are never among them.
-
-    Attributes:
-        low: The least value.
-        high: The largest value.
-        whole: Whether it must be an integer.
-        above: Whether ``low`` itself is too small.
-        below: Whether ``high`` itself is too large.
-    """
+    """The valid values of a number, from ``low`` to ``high``; nan and infinity never are."""
 
     low: float = -math.inf
     high: float = math.inf
-    whole: bool = False
-    above: bool = False
-    below: bool = False
+    whole: bool = False  # whether the number must be an integer
+    above: bool = False  # whether low is excluded
+    below: bool = False  # whether high is excluded
 
     def check(self, name: str, value: Any) -> None:
         """Raise a ``ValueError`` that names the value and the rule, unless the value is in range.
 
-        Where fractions may stand, an array of one number may, too; what a traced one, as of a schedule, will be is not
-        known here.
+        A range of fractions takes arrays of one number too; a traced one, as of a schedule, is not checked.
         """
         if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and not self.whole:
             if isinstance(value, jax.core.Tracer):
@@ -61,18 +55,17 @@ class Range(NamedTuple):
 
 
 def count(high: int, low: int = 1) -> Range:
-    """The range of an integer field."""
+    """Return the range of an integer field."""
     return Range(low, high, whole=True)
 
 
-# The range of every number among the fields of this package's modules. The upper bounds are far beyond what makes
-# sense; they keep a slip of the keyboard from building a model for hours, or from asking for all the memory there is.
+# Ranges of the numeric fields of this package's modules. The upper bounds are far beyond useful values; they keep a
+# typo from building a model for hours or from asking for all memory.
 FIELDS = {
     "kernel_size": count(255),
     "strides": count(4096),
     "dilation": count(4096),
     "padding": count(4096, low=0),
-    "margin": count(4096, low=0),
     "axis": count(2),
     "features": count(1 << 20),
     "affinity_channels": count(4096),
@@ -104,10 +97,21 @@ FIELDS = {
 
 
 class Checked(nn.Module):
-    """A module whose fields are checked when it is built, by whoever builds it.
+    """A module that checks its fields when it is built.
 
-    The type of a field tells how: a ``Literal`` lists its choices, a ``bool`` is one, and a number is in its range of
-    :data:`FIELDS`. Others, such as initializers, are left alone.
+    The type of a field gives the rule: a ``Literal`` lists its choices, a ``bool`` is one, and a number is in its range
+    of :data:`FIELDS`. Other types, such as initializers, are not checked.
+
+    A layer, operator or model also declares the facts that other packages need. They hold for exactly this class, see
+    :func:`declared`: a subclass that computes something else declares its own. All are optional.
+
+    * ``has_norm``: ``True`` if it normalizes over the batch, and so takes ``train`` (inherited).
+    * ``cost(x, y)``: multiply-accumulates of one call with input shape ``x`` and output shape ``y``, see
+      :mod:`tvconv_jax.metrics.complexity`; layers inside count themselves.
+    * ``generated``: by the name of a parameter, a function that finds its frozen values, see :mod:`.freeze`.
+    * ``scalable``: parameters of a kernel made from the image. Their last axis is output channels, and scaling it
+      scales the output; export folds the factor of the next norm into them.
+    * ``reference_fields``: fields that may differ from their defaults in the PyTorch reference.
     """
 
     def __post_init__(self) -> None:
@@ -116,13 +120,17 @@ class Checked(nn.Module):
         super().__post_init__()
 
 
+def declared(module: nn.Module, name: str) -> Any:
+    """Return what a module's own class declares by that name, without its bases; ``None`` if it does not."""
+    return vars(type(module)).get(name)
+
+
 @functools.cache
 def kinds_of(module: type[nn.Module]) -> dict[str, Any]:
-    """The fields of a module that can be checked, with their types; those that a user's subclass adds are its own."""
-    ours = [base for base in module.__mro__ if base.__module__.startswith("tvconv_jax.")]
-    declared = {name for base in ours for name in inspect.get_annotations(base)}
-    fields = {field.name: field.type for field in dataclasses.fields(module) if field.name in declared}
-    fields = {name: kind for name, kind in fields.items() if name not in ("parent", "name")}
+    """Return the fields of a module that can be checked with their types, without those of a user's subclass."""
+    bases = [base for base in module.__mro__ if base.__module__.startswith("tvconv_jax.")]
+    names = {name for base in bases for name in inspect.get_annotations(base)} - {"parent", "name"}
+    fields = {field.name: field.type for field in dataclasses.fields(module) if field.name in names}
     return {name: kind for name, kind in fields.items() if _is_number(kind) or kind is bool or _choices(kind)}
 
 
@@ -150,19 +158,19 @@ def _is_number(kind: Any) -> bool:
     return kind in (int, float) or {*get_args(kind)} in ({int, types.NoneType}, {float, types.NoneType})
 
 
-def check_choice(what: str, value: Any, choices: Iterable) -> None:
+def check_choice(name: str, value: Any, choices: Iterable) -> None:
     """Raise a ``ValueError`` that lists the choices, unless the value is one of them."""
     choices = list(choices)
     if getattr(value, "ndim", 0) or value not in choices:  # an array is not equal or unequal to a choice
-        raise ValueError(f"{what} {_short(value)} is unknown; there are: {', '.join(map(str, choices))}.")
+        raise ValueError(f"{name} {_short(value)} is unknown; there are: {', '.join(map(str, choices))}.")
 
 
-def check_stages(what: str, stages: Any, choices: Iterable[int]) -> None:
+def check_stages(name: str, stages: Any, choices: Iterable[int]) -> None:
     """Raise a ``ValueError`` unless these are stages of the model, in a list, a range or an array."""
     if not isinstance(stages, tuple | list | range | np.ndarray | jax.Array) or getattr(stages, "ndim", 1) == 0:
         raise ValueError(f"stages={stages!r} must be a list of stages, as [{stages}].")
     for stage in stages:
-        check_choice(f"{what} stage", stage, choices)
+        check_choice(f"{name} stage", stage, choices)
 
 
 def _short(value: Any) -> str:
@@ -170,67 +178,48 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def is_integer(value: Any) -> bool:
-    """Whether it is one integer, NumPy's too; ``True`` is none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def check_images(name: str, x: jax.Array) -> jax.Array:
-    """``[n, h, w, c]`` as a JAX array; a ``ValueError`` where the rank is another or the dtype is not floating."""
+    """Return ``[n, h, w, c]`` as a JAX array; raise a ``ValueError`` for another rank or a dtype not floating."""
     x = jnp.asarray(x)
-    if x.ndim != 4:
-        way = " Add the batch axis with x[None]." if x.ndim == 3 else ""
-        raise ValueError(f"{name} has shape {x.shape}; it must be [n, h, w, c].{way}")
+    check_rank(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} is {x.dtype}; it must be floating. Cast it, and scale integers first.")
     return x
 
 
-def check_frozen(module: nn.Module, values: Mapping[str, jax.Array | None], shapes: Mapping[str, tuple]) -> None:
-    """Raises a ``ValueError`` if what was frozen is not what the module would have generated."""
-    name = module.name or type(module).__name__
-    for what, shape in shapes.items():
-        value = values[what]
+def frozen_values(module: nn.Module, shapes: Mapping[str, tuple]) -> dict[str, jax.Array] | None:
+    """Return a module's frozen values by name, or ``None`` if it is not frozen.
+
+    Raises:
+        ValueError: If their shapes are not those that the module would generate.
+    """
+    if not module.has_variable("frozen", next(iter(shapes))):
+        return None
+    values = {name: nn.meta.unbox(module.get_variable("frozen", name)) for name in shapes}
+    title = module.name or type(module).__name__
+    for name, shape in shapes.items():
+        value = values[name]
         if value is None:
-            raise ValueError(f"{name} needs a frozen {what}, and these variables have none: they were frozen without.")
+            raise ValueError(f"{title} needs a frozen {name}, and these variables have none: they were frozen without.")
         check_grid(module, value.shape, shape[:2])
         if value.shape != shape:
             raise ValueError(
-                f"{name} was frozen with {what} of {value.shape}, but this one has {shape}; freeze it anew."
+                f"{title} was frozen with {name} of {value.shape}, but this one has {shape}; freeze it again."
             )
+    return values
 
 
 def check_grid(module: nn.Module, built: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    """Raises a ``ValueError`` if the module's parameters, of shape ``built``, are for another grid than the input's."""
+    """Raise a ``ValueError`` if the module's parameters, of shape ``built``, are for another grid than the input's."""
     if built[: len(grid)] != grid:
-        sides = ("x".join(map(str, shape)) for shape in (built[: len(grid)], grid))
+        theirs, ours = ("x".join(map(str, shape)) for shape in (built[: len(grid)], grid))
         raise ValueError(
-            f"{module.name or type(module).__name__} was built for the grid {next(sides)}, but this input gives "
-            f"{next(sides)}; its parameters belong to positions: resize the input or initialize anew."
+            f"{module.name or type(module).__name__} was built for the grid {theirs}, but this input gives {ours}; "
+            f"its parameters belong to positions: resize the input or initialize again."
         )
 
 
-def check_integers(**values: int) -> None:
-    """Raise a ``ValueError`` for an option of a convolution that is not one integer."""
-    for name, value in values.items():
-        if not is_integer(value):
-            raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
-
-
-def check_input(x: jax.Array, strides: int) -> None:
-    """Raise a ``ValueError`` unless a convolution can take the input and the strides."""
-    if x.ndim != 4:
-        way = " Add the batch axis with x[None]." if x.ndim == 3 else ""
-        raise ValueError(f"x has shape {x.shape}; it must be [n, h, w, c].{way}")
-    if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
-        raise ValueError(f"x is {x.dtype}; it must be float32, bfloat16 or float64. Cast it, and scale integers first.")
-    if not is_integer(strides) or strides < 1:
-        raise ValueError(f"strides={strides!r} must be one positive integer.")
-
-
-def check_taps(name: str, taps: int) -> int:
-    """Return the side of a kernel of so many taps; raise a ``ValueError`` if it is not odd."""
-    kernel_size = math.isqrt(taps)
-    if kernel_size**2 != taps or kernel_size % 2 == 0:
-        raise ValueError(f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...).")
-    return kernel_size
+def check_built(module: nn.Module, name: str, grid: tuple[int, ...]) -> None:
+    """Raise a ``ValueError`` if the module's parameter exists and is for another grid than the input's."""
+    if module.has_variable("params", name):
+        check_grid(module, unboxed(module.get_variable("params", name)).shape, grid)

@@ -1,6 +1,5 @@
-"""Training over, every kernel is computed once and kept: the generators go."""
+"""Freezing: every generated kernel is computed once and kept, and its generator is dropped."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,11 +7,14 @@ import flax.linen as nn
 import jax
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
-from tvconv_jax.nn.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator
-from tvconv_jax.nn.operators.tvconv_linear import linear_map
+from tvconv_jax.nn.checks import Checked
 
 AFFINITY_AXES = 3  # [h, w, affinity_channels]
-LINEAR = {"weights_linear": 3, "bias_linear": 2}  # axes of [affinity_channels, k*k, c], [affinity_channels, c]
+
+# Given a parameter (or tree of parameters) and the affinity maps beside it, returns the function that computes its
+# values from both, unboxed, and the parameter whose last axis names their channels; ``None`` for parameters of another
+# form. Operators declare one for each name of a parameter in ``generated``.
+Rule = Callable[[Any, jax.Array], tuple[Callable[[Any, jax.Array], jax.Array], Any] | None]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -51,102 +53,78 @@ class Frozen(Mapping):
 
 
 def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
-    """Computes every weight that a generator yields and drops the generators.
+    """Compute every generated weight once and drop the generators.
 
     Args:
-        model: Any linen module that holds :class:`tvconv_jax.TVConv` layers, or their linear or low-rank kin, at any
-            depth; also one with none. What depends on the input stays as it is. Where ``nn.scan`` or ``nn.vmap`` runs
-            through them, it must do so along the first axis, of ``frozen`` too:
-            ``variable_axes={"params": 0, "frozen": 0}``.
-        variables: What ``model.init`` or training gave: ``params`` and other collections. Parameters may be boxed, as
-            ``nn.with_partitioning`` makes them.
+        model: A linen module with :class:`tvconv_jax.TVConv` layers, or linear or low-rank ones, at any depth; also one
+            without. Kernels that depend on the input stay as they are. ``nn.scan`` and ``nn.vmap`` must stack layers
+            along the first axis, of ``frozen`` too: ``variable_axes={"params": 0, "frozen": 0}``.
+        variables: ``params`` and other collections from ``model.init`` or training. Parameters may be boxed, as by
+            ``nn.with_partitioning``.
 
     Returns:
         Variables for the same model, called in the same way: ``model.apply(frozen, x)`` or ``frozen(x)``. Outputs
-        are equal to float32 rounding. Weights whose generator ends in a boxed kernel are in a box of the same kind,
-        their channels under the name that the kernel's have. Other collections, and what a module of the user's own
-        keeps in ``frozen``, are as they were.
+        are equal up to float32 rounding. Weights from a boxed kernel are boxed likewise, with its name for their
+        channels. Other collections, and a user module's own variables in ``frozen``, are unchanged.
 
     Raises:
         ValueError: If ``variables`` has no ``params``, or a generator was stacked along another axis than the first.
     """
     if "params" not in variables:
         raise ValueError(f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them.")
-    params, frozen = _split(variables["params"])
+    params, frozen = _split(variables["params"], _rules())
     others = {name: value for name, value in variables.items() if name not in ("params", "frozen")}
     return Frozen(model, {**others, "params": params, "frozen": _merged(variables.get("frozen", {}), frozen)})
 
 
+def _rules() -> dict[str, Rule]:
+    """Collect the rules of all operators that are loaded, by name of a parameter."""
+    rules, classes = {}, [Checked]
+    for kind in classes:  # grows while it is read
+        classes += kind.__subclasses__()
+        rules |= vars(kind).get("generated", {})
+    return rules
+
+
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one; where both have a leaf, the new one."""
+    """Merge two trees; leaves of the new one take precedence."""
     both = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys() if isinstance(old[name], Mapping)}
     return {**old, **new, **both}
 
 
-def _split(params: Mapping[str, Any]) -> tuple[dict, dict]:
-    """Parameters without generators, and what the generators yield, in two trees of the same shape."""
-    generated = {name: _generate(name, params) for name in params}
-    frozen = {name.split("_")[0]: values for name, values in generated.items() if values is not None}
-    gone = {name for name, values in generated.items() if values is not None} | ({"affinity"} if frozen else set())
+def _split(params: Mapping[str, Any], rules: Mapping[str, Rule]) -> tuple[dict, dict]:
+    """Return the parameters without generators, and the generated values, in two trees of the same shape."""
+    generated = {name: _generate(name, params, rules[name]) for name in params if name in rules}
+    generated = {name: values for name, values in generated.items() if values is not None}
+    frozen = {name.split("_")[0]: values for name, values in generated.items()}
+    dropped = {*generated, "affinity"} if generated else set()
     kept = {}
-    for name, value in params.items():
-        if name in gone:
+    for name in [name for name in params if name not in dropped]:
+        if not isinstance(params[name], Mapping):
+            kept[name] = params[name]
             continue
-        if isinstance(value, Mapping):
-            inner_kept, inner_frozen = _split(value)
-            kept |= {name: inner_kept} if inner_kept else {}
-            frozen |= {name: inner_frozen} if inner_frozen else {}
-        else:
-            kept[name] = value
+        inner_kept, inner_frozen = _split(params[name], rules)
+        kept |= {name: inner_kept} if inner_kept else {}
+        frozen |= {name: inner_frozen} if inner_frozen else {}
     return kept, frozen
 
 
-def _generate(name: str, params: Mapping[str, Any]) -> Any:
-    """What the generator of that name in an operator's parameters yields; ``None`` if it is none.
+def _generate(name: str, params: Mapping[str, Any], rule: Rule) -> Any:
+    """Return the values of a generator among an operator's parameters, ``None`` if it is not one.
 
-    All that a generator needs stands in its parameters and its name. A module of the user's own may have the name, but
-    not affinity maps beside it, or not a generator's form.
+    A user's own module may use the name, but not with affinity maps beside it and a generator's form.
     """
-    own, affinity = params[name], unboxed(params.get("affinity"))
+    affinity = unboxed(params.get("affinity"))
     if affinity is None or isinstance(affinity, Mapping) or affinity.ndim < AFFINITY_AXES:
         return None
-    if name in LINEAR and not isinstance(own, Mapping) and _is_linear(name, unboxed(own), affinity):
-        return _stacked(name, lambda kernel, affinity: linear_map(affinity, kernel), own, affinity, last=own)
-    for padding, suffix in GENERATOR_NAMES.items():
-        named = name in (f"weights_{suffix}", f"gains_{suffix}", f"bias_{suffix}")
-        if named and _is_generator(own):
-            compute = functools.partial(_generated, padding=padding)
-            return _stacked(name, compute, own, affinity, last=own["out"]["kernel"])
-    return None
+    if (found := rule(params[name], affinity)) is None:
+        return None
+    return _stacked(name, *found, params[name], affinity)
 
 
-def _is_generator(own: Any) -> bool:
-    """Whether these are all the parameters of a :class:`WeightGenerator`, and no others."""
-    if not isinstance(own, Mapping) or not {"block_0", "out"} <= set(own):
-        return False
-    forms = {name: {"kernel"} if name == "out" else {"conv", "scale", "bias"} for name in own}
-    return all(isinstance(own[name], Mapping) and set(own[name]) == form for name, form in forms.items())
-
-
-def _is_linear(name: str, kernel: jax.Array, affinity: jax.Array) -> bool:
-    """Whether it has the axes of a linear map, and a row for every affinity map; in what order is checked later."""
-    axes = LINEAR[name] + affinity.ndim - AFFINITY_AXES
-    return kernel.ndim == axes and affinity.shape[-1] in kernel.shape
-
-
-def _generated(own: Mapping[str, Any], affinity: jax.Array, *, padding: GeneratorPadding) -> jax.Array:
-    generator = WeightGenerator(
-        features=own["out"]["kernel"].shape[3:],
-        hidden_channels=own["block_0"]["conv"]["kernel"].shape[3],
-        hidden_layers=len(own) - 2,
-        padding=padding,
-    )
-    return generator.apply({"params": own}, affinity)
-
-
-def _stacked(name: str, compute: Callable, own: Any, affinity: jax.Array, *, last: Any) -> Any:
-    """Once for every layer that ``nn.scan`` or ``nn.vmap`` keeps along first axes; in the box of the last kernel."""
-    arrays, copies = unboxed(own), affinity.ndim - AFFINITY_AXES
+def _stacked(name: str, compute: Callable, last: Any, params: Any, affinity: jax.Array) -> Any:
+    """Compute the values of each layer that ``nn.scan`` or ``nn.vmap`` stacks, boxed as the last kernel is."""
+    arrays, copies = unboxed(params), affinity.ndim - AFFINITY_AXES
     _check_stacked(name, arrays, affinity, copies)
     for _ in range(copies):
         compute = jax.vmap(compute)
@@ -156,14 +134,14 @@ def _stacked(name: str, compute: Callable, own: Any, affinity: jax.Array, *, las
     return reboxed(last, values, (*range(copies), *unnamed, channels))
 
 
-def _check_stacked(name: str, own: Any, affinity: jax.Array, copies: int) -> None:
-    """Raises a ``ValueError`` if what several layers share an array for does not lie along first axes."""
+def _check_stacked(name: str, params: Any, affinity: jax.Array, copies: int) -> None:
+    """Raise a ``ValueError`` unless arrays shared by several layers are stacked along first axes."""
     grid = affinity.shape[copies : copies + 2]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         layer = leaf.shape[copies:]
         # Kernels of a generator are 3x3, and its norms have one number an element of the grid.
         inner = {"kernel": (3, 3), "scale": grid, "bias": grid}.get(getattr(path[-1], "key", "") if path else "", ())
-        if copies < 0 or leaf.shape[:copies] != affinity.shape[:copies] or layer[: len(inner)] != inner:
+        if leaf.shape[:copies] != affinity.shape[:copies] or layer[: len(inner)] != inner:
             raise ValueError(
                 f"{name} has an array of {leaf.shape} beside affinity maps of {affinity.shape}: layers that nn.scan or "
                 f"nn.vmap repeats must be stacked along the first axis; give it "

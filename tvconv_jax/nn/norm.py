@@ -1,5 +1,6 @@
 """Batch normalization with PyTorch's statistics."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.ops.fused import Activation, activate, affine, batch_norm
+from tvconv_jax.ops.batch_norm import Activation, activate, affine, batch_norm
 
 EPSILON = 1e-5  # of every batch norm of the models
 
 
 class BatchNorm(Checked):
-    """Batch normalization over all axes but the last, keeping statistics as PyTorch does.
+    """Batch normalization over all axes but the last, with PyTorch's statistics.
 
-    The batch is normalized with the biased variance, while the *unbiased* one enters the running average;
-    ``flax.linen.BatchNorm`` keeps the biased one.
+    The biased variance normalizes the batch, and the *unbiased* one enters the running average; in
+    ``flax.linen.BatchNorm`` the biased one does.
 
     Attributes:
         momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
@@ -34,10 +35,10 @@ class BatchNorm(Checked):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
-        """``[n, ..., c]``; ``groups`` equal runs of the ``n`` have statistics of their own while training.
+        """Return ``[n, ..., c]``; in training, ``groups`` equal parts of the batch have statistics of their own.
 
         Raises:
-            ValueError: If there is one value per channel to take statistics of while training.
+            ValueError: If a channel has a single value while training.
         """
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
@@ -55,24 +56,27 @@ class BatchNorm(Checked):
                 running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
         return y
 
+    def cost(self, x: tuple[int, ...], y: tuple[int, ...]) -> int:
+        return math.prod(y) * (2 + (self.activation != "identity"))
+
 
 def _bessel(count: Any, shape: tuple[int, ...]) -> Any:
-    """What brings the biased variance of so many values, of a symbolic number too, to the unbiased one.
+    """Return Bessel's correction ``count / (count - 1)``; ``count`` may be symbolic.
 
     Raises:
-        ValueError: For a single value: normalized, it would be the bias whatever it is. PyTorch refuses it too.
+        ValueError: For a single value: its normalized value is always 0. PyTorch refuses it too.
     """
     if not isinstance(count, int):
         count = jnp.asarray(count).astype(jnp.float32)
         return count / jnp.maximum(count - 1, 1)
     if count == 1:
         raise ValueError(
-            f"x of {shape} has one value per channel in a group, which says nothing: train on more images."
+            f"x of {shape} has one value per channel in a group, and one value has no variance: train on more images."
         )
     return count / max(count - 1, 1)
 
 
 def factor_and_offset(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What a trained norm does to each channel, ``x * factor + offset``, from its parameters and its statistics."""
+    """Return a trained norm as ``x * factor + offset``, from its parameters and its statistics."""
     factor = arrays["scale"] / np.sqrt(arrays["var"] + EPSILON)
     return factor, arrays["bias"] - arrays["mean"] * factor

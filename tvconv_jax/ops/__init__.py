@@ -1,4 +1,4 @@
-"""The operators as pure functions with gradients of their own; nothing here knows a layer."""
+"""Pure functions with gradients of their own; they know no layer."""
 
 from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 

@@ -1,4 +1,4 @@
-"""What devices share: loops over a batch (of ``jax.set_mesh``), each over its own pictures; gradients in a shard_map.
+"""Run per-image loops on each device's shard of the batch, and match gradients to the axes of a ``shard_map``.
 
 The partitioner alone would give every device the whole batch, because a loop reads it one image after the other.
 """
@@ -10,52 +10,51 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 
-def sum_over_devices(sums: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """``sums(*arrays)``, sums over the first axis of all arrays."""
-    if not (axes := _axes_that_share(arrays[0])):
-        return sums(*arrays)
+def sum_over_devices(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Return ``function(*arrays)``, a sum over the first axis of all arrays; that axis is sharded over devices."""
+    if not (axes := _batch_axes(arrays[0])):
+        return function(*arrays)
 
-    def total(*own: jax.Array) -> jax.Array:
-        return lax.psum(sums(*own), axes)
+    def total(*shards: jax.Array) -> jax.Array:
+        return lax.psum(function(*shards), axes)
 
     return jax.shard_map(total, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
 
 
-def map_over_devices(images: Callable[..., jax.Array], x: jax.Array, *shared: jax.Array) -> jax.Array:
-    """``images(x, *shared)``, whose first axis is that of ``x``."""
-    if not (axes := _axes_that_share(x)):
-        return images(x, *shared)
-    batch, whole = PartitionSpec(axes), (PartitionSpec(),) * len(shared)
-    return jax.shard_map(images, in_specs=(batch, *whole), out_specs=batch, check_vma=False)(x, *shared)
+def map_over_devices(function: Callable[..., jax.Array], x: jax.Array, *shared: jax.Array) -> jax.Array:
+    """Return ``function(x, *shared)``, whose first axis is that of ``x``; that axis is sharded over devices."""
+    if not (axes := _batch_axes(x)):
+        return function(x, *shared)
+    batch, replicated = PartitionSpec(axes), (PartitionSpec(),) * len(shared)
+    return jax.shard_map(function, in_specs=(batch, *replicated), out_specs=batch, check_vma=False)(x, *shared)
 
 
 def match_vma(gradients: tuple, primals: tuple) -> tuple:
-    """Gradients that custom backward passes return, with what ``jax.shard_map`` wants of them.
+    """Sum the gradients of a custom backward pass over the ``jax.shard_map`` axes along which a primal is replicated.
 
-    Of what all devices have alike, weights in general, each has the gradient of its own pictures: they are summed, as
-    autodiff would. Outside a ``shard_map``, or in one with ``check_vma=False``, nothing is done.
+    Each device has the gradient of its own images; autodiff would sum them too. Outside a ``shard_map``, or in one with
+    ``check_vma=False``, nothing is done.
     """
 
-    def like(gradient: jax.Array, primal: jax.Array) -> jax.Array:
-        axes = _varying(gradient) - _varying(primal)
+    def match(gradient: jax.Array, primal: jax.Array) -> jax.Array:
+        axes = _varying_axes(gradient) - _varying_axes(primal)
         return lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
 
-    return jax.tree.map(like, gradients, primals)
+    return jax.tree.map(match, gradients, primals)
 
 
 def pcast_like(values: jax.Array, x: jax.Array) -> jax.Array:
-    """What a loop over ``x`` adds to: inside a ``shard_map`` it must vary as ``x`` does before the first turn."""
-    axes = _varying(x) - _varying(values)
+    """Let ``values``, the carry of a loop over ``x``, vary along the ``shard_map`` axes along which ``x`` does."""
+    axes = _varying_axes(x) - _varying_axes(values)
     return lax.pcast(values, tuple(sorted(axes)), to="varying") if axes else values
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
-    """Axes of a ``shard_map`` along which devices may have different values."""
+def _varying_axes(x: jax.Array) -> frozenset[str]:
     return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
-def _axes_that_share(batch: jax.Array) -> tuple[str, ...]:
-    """Axes of the mesh whose devices can each loop over a part of the batch; none if there is one device."""
+def _batch_axes(batch: jax.Array) -> tuple[str, ...]:
+    """Return the axes of ``jax.set_mesh`` whose devices divide the batch; none if there is one device."""
     mesh = jax.sharding.get_abstract_mesh()
     divided = not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto and len(batch) % mesh.size == 0
     return mesh.axis_names if divided else ()

@@ -1,8 +1,7 @@
-"""The operators as pure functions: a convolution with its own kernel at every pixel, and the depthwise one.
+"""Translation-variant and depthwise convolution as pure functions.
 
-Both are written as ``k * k`` shifted copies of the input, each times its weights, summed. XLA fuses that into
-one pass over memory, while gathering patches first (``implementation="patches"``) moves ``k * k`` times the
-input. Nothing here knows about modules, models or files.
+Both sum ``k * k`` shifted copies of the input, each times its weights. XLA fuses that into one pass over memory, while
+gathering patches first (``implementation="patches"``) moves ``k * k`` times the input.
 
 Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid, ``c`` channels, ``t`` tap (row-major, ``k * k``).
 """
@@ -16,22 +15,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.nn.checks import check_input, check_integers, check_taps
-from tvconv_jax.ops.fused import upcast
+from tvconv_jax.ops.checks import check_input, check_kernel, is_integer
+from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, sum_over_devices
 
 Implementation = Literal["shifted", "patches"]
 
 
 def output_grid(height: int, width: int, strides: int, shrink: int = 0) -> tuple[int, int]:
-    """Every ``strides``-th position; ``shrink`` are lost at the border, none with padding ``(k - 1) // 2``."""
+    """Return the output's ``(ho, wo)``; the border loses ``shrink`` positions, none with padding ``(k - 1) // 2``."""
     return (height - shrink - 1) // strides + 1, (width - shrink - 1) // strides + 1
 
 
 def tv_conv(
     x: jax.Array, weights: jax.Array, *, strides: int = 1, implementation: Implementation = "shifted"
 ) -> jax.Array:
-    """Translation-variant depthwise convolution: its own kernel at every output position, shared by all images.
+    """Return the translation-variant convolution: one kernel per output position and channel, shared by all images.
 
     ``y[n, i, j, c] = sum_t x_padded[n, i * strides + t // k, j * strides + t % k, c] * weights[i, j, t, c]``
 
@@ -40,8 +39,8 @@ def tv_conv(
         weights: Kernels, ``[ho, wo, k*k, c]``, taps row-major, same dtype as ``x``; ``k`` is odd. Padding is
             zeros, ``(k - 1) // 2`` on each side.
         strides: Step between output positions, the same along both axes.
-        implementation: ``"shifted"`` (fast) or ``"patches"`` (gathers patches, then einsum; the reference's
-            formulation). Equal in value and gradient; forward mode, as ``jax.jvp``, goes through patches alone.
+        implementation: ``"shifted"`` (fast) or ``"patches"`` (patches, then einsum, as the reference). Equal in value
+            and gradient; forward mode, as ``jax.jvp``, works with ``"patches"`` only.
 
     Returns:
         ``[n, ho, wo, c]`` in the dtype of ``x``; sums are kept in float32 or better.
@@ -64,15 +63,15 @@ def tv_conv(
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, *, strides: int = 1, dilation: int = 1, padding: int | None = None
 ) -> jax.Array:
-    """Depthwise convolution in the same shifted form, so that comparisons on any backend are fair.
+    """Return the depthwise convolution in the same shifted form, so that comparisons on any backend are fair.
 
-    XLA's own grouped convolution is 3-60x slower than this on a CPU.
+    XLA's grouped convolution is 3-60x slower on a CPU.
 
     Args:
         x: Images or features, ``[n, h, w, c]``, float32, bfloat16 or float64.
         kernel: One kernel per channel, ``[k*k, c]``, taps row-major, same dtype as ``x``.
         strides: Step between output positions, the same along both axes.
-        dilation: Step between the positions that taps see; more than 1 only with ``strides=1``.
+        dilation: Step between the taps; more than 1 only with ``strides=1``.
         padding: Zeros on each side; ``None`` keeps the grid, ``dilation * (k - 1) // 2``.
 
     Returns:
@@ -84,13 +83,11 @@ def depthwise_conv(
     check_input(x, strides)
     if kernel.ndim != 2:
         raise ValueError(f"kernel has shape {kernel.shape}; it must be [k*k, channels].")
-    check_taps("kernel", kernel.shape[0])
-    if kernel.shape[1] != x.shape[3]:
-        raise ValueError(f"kernel is for {kernel.shape[1]} channels, but x has {x.shape[3]}; they must agree.")
-    if kernel.dtype != x.dtype:
-        raise ValueError(f"kernel is {kernel.dtype}, but x is {x.dtype}; cast one of them.")
-    check_integers(dilation=dilation, padding=0 if padding is None else padding)
-    reach = dilation * (math.isqrt(kernel.shape[0]) - 1)
+    kernel_size = check_kernel("kernel", kernel, x)
+    for name, value in (("dilation", dilation), ("padding", 0 if padding is None else padding)):
+        if not is_integer(value):
+            raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
+    reach = dilation * (kernel_size - 1)
     padding = reach // 2 if padding is None else padding
     _check_reach(x, strides, dilation, padding, reach)
     if dilation == 1:
@@ -99,10 +96,10 @@ def depthwise_conv(
 
 
 def _dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: int, reach: int) -> jax.Array:
-    """Positions that share ``row % dilation`` and ``column % dilation`` see only each other: they become images."""
+    """Convolve each phase as an image: positions with equal ``row % dilation`` and ``column % dilation``."""
     n, height, width, channels = x.shape
-    rows, columns = (-(-(side + 2 * padding) // dilation) for side in (height, width))
-    end = [size * dilation - side - padding for size, side in ((rows, height), (columns, width))]
+    rows, columns = (-(-(size + 2 * padding) // dilation) for size in (height, width))
+    end = [phase * dilation - size - padding for phase, size in ((rows, height), (columns, width))]
     x = jnp.pad(x, ((0, 0), (padding, end[0]), (padding, end[1]), (0, 0)))
     x = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(2, 4, 0, 1, 3, 5)
     y = _shifted(x.reshape(-1, rows, columns, channels), kernel[None, None], 1, 0)
@@ -115,9 +112,9 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
     if dilation < 1 or (dilation > 1 and strides > 1):
         raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
     if not 0 <= padding <= reach:
-        raise ValueError(f"padding={padding} must be 0 to {reach}, what the kernel reaches over.")
-    sides = [side for side in x.shape[1:3] if isinstance(side, int)]  # symbolic ones are known when they are called
-    if sides and min(sides) + 2 * padding <= reach:
+        raise ValueError(f"padding={padding} must be 0 to {reach}, the kernel's reach.")
+    sizes = [size for size in x.shape[1:3] if isinstance(size, int)]  # symbolic sizes are known when they are called
+    if sizes and min(sizes) + 2 * padding <= reach:
         grid = "x".join(map(str, x.shape[1:3]))
         raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")
 
@@ -125,61 +122,60 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
 def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     if weights.ndim != 4:
         raise ValueError(f"weights have shape {weights.shape}; they must be [ho, wo, k*k, c].")
-    if weights.dtype != x.dtype:
-        raise ValueError(f"weights are {weights.dtype}, but x is {x.dtype}; cast one of them.")
-    _, height, width, channels = x.shape
-    grid = output_grid(height, width, strides)
+    kernel_size = check_kernel("weights", weights, x)
+    grid = output_grid(*x.shape[1:3], strides)
     if weights.shape[:2] != grid:
         raise ValueError(
-            f"weights are for the output grid {weights.shape[0]}x{weights.shape[1]}, but x {height}x{width} with "
-            f"strides={strides} gives {grid[0]}x{grid[1]}; resize x or make weights for that grid."
+            f"weights are for the output grid {weights.shape[0]}x{weights.shape[1]}, but x {x.shape[1]}x{x.shape[2]} "
+            f"with strides={strides} gives {grid[0]}x{grid[1]}; resize x or make weights for that grid."
         )
-    if weights.shape[3] != channels:
-        raise ValueError(f"weights are for {weights.shape[3]} channels, but x has {channels}; they must agree.")
-    return check_taps("weights", weights.shape[2])
+    return kernel_size
 
 
-def _pad(x: jax.Array, margin: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+def pad(x: jax.Array, padding: int) -> jax.Array:
+    """Pad ``[n, h, w, ...]`` with zeros along h and w."""
+    return jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), *[(0, 0)] * (x.ndim - 3)])
 
 
-def _shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, int]) -> list[jax.Array]:
-    """What each tap sees, ``k * k`` views ``[n, ho, wo, c]`` of the padded input."""
-    n, _, _, c = padded.shape
-    last_row, last_column = strides * (grid[0] - 1) + 1, strides * (grid[1] - 1) + 1
+def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, int]) -> list[jax.Array]:
+    """Return the input of each tap: ``k * k`` views ``[n, ho, wo, ...]`` of the padded input ``[n, h, w, ...]``."""
+    n, _, _, *rest = padded.shape
+    rows, columns = (strides * (size - 1) + 1 for size in grid)
+    begin, steps = [0] * len(rest), (1, strides, strides, *[1] * len(rest))
     return [
-        lax.slice(padded, (0, i, j, 0), (n, i + last_row, j + last_column, c), (1, strides, strides, 1))
+        lax.slice(padded, (0, i, j, *begin), (n, i + rows, j + columns, *rest), steps)
         for i in range(kernel_size)
         for j in range(kernel_size)
     ]
 
 
 def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
-    """Forward pass; ``weights`` is ``[ho, wo, t, c]`` or, the same everywhere, ``[1, 1, t, c]``."""
-    kernel_size = math.isqrt(weights.shape[2])
-    shifts = _shifts(padded, kernel_size, strides, grid)
-    terms = (upcast(a) * upcast(weights[None, :, :, t]) for t, a in enumerate(shifts))
+    """Return the output; ``weights`` is ``[ho, wo, t, c]`` or, shared by all positions, ``[1, 1, t, c]``."""
+    views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
+    terms = (upcast(a) * upcast(weights[None, :, :, t]) for t, a in enumerate(views))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted(x: jax.Array, weights: jax.Array, strides: int, margin: int) -> jax.Array:
-    return _shifted_forward(x, weights, strides, margin)[0]
+def _shifted(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> jax.Array:
+    return _shifted_forward(x, weights, strides, padding)[0]
 
 
-def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, margin: int) -> tuple[jax.Array, tuple]:
-    padded, kernel_size = _pad(x, margin), math.isqrt(weights.shape[2])
+def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> tuple[jax.Array, tuple]:
+    padded, kernel_size = pad(x, padding), math.isqrt(weights.shape[2])
     y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
     return y, (padded, weights)  # the padded input alone is kept, so that x itself need not be written
 
 
-def _shifted_backward(strides: int, margin: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _shifted_backward(
+    strides: int, padding: int, residuals: tuple, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     padded, weights = residuals
-    grid = tuple(side - 2 * margin for side in padded.shape[1:3])
-    grad_x = input_gradient(cotangent, [weights[None]], strides, margin, grid).astype(padded.dtype)
-    same_everywhere = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
+    grid = tuple(size - 2 * padding for size in padded.shape[1:3])
+    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, grid).astype(padded.dtype)
+    shared = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
-    if same_everywhere:
+    if shared:
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
     return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
 
@@ -188,48 +184,46 @@ _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
 def input_gradient(
-    cotangent: jax.Array, factors: Sequence[jax.Array], strides: int, margin: int, grid: tuple[int, int]
+    cotangent: jax.Array, factors: Sequence[jax.Array], strides: int, padding: int, grid: tuple[int, int]
 ) -> jax.Array:
-    """``[n, h, w, c]``: every input position gathers from the outputs that read it.
+    """Return the gradient ``[n, h, w, c]`` of the input: every position gathers from the outputs that read it.
 
-    Positions that share ``row % strides`` and ``column % strides`` are read by the same taps, so there is one sum
-    for each such phase. Autodiff's sum of padded products asks of every element and tap whether it lies in the
-    padding; here the padding is made once.
+    Positions with equal ``row % strides`` and ``column % strides`` form a phase: the same taps read them, so there is
+    one sum for each phase. The cotangent is padded once; autodiff tests every element and tap for the padding.
 
     Args:
-        cotangent: ``[n, ho, wo, c]``; in place of ``c`` there may be several axes.
-        factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights, with 1 for an axis that they share.
+        cotangent: ``[n, ho, wo, c]``; ``c`` may be several axes.
+        factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights; an axis that they share is 1.
         strides: Step between output positions.
-        margin: Zeros that were put around the input.
+        padding: Zeros on each side of the input.
         grid: ``(h, w)``.
     """
     kernel_size = math.isqrt(factors[0].shape[3])
     n, *outputs = cotangent.shape[:3]
-    rows, columns = (-(-side // strides) for side in grid)
-    # Outputs that do not exist add nothing: zeros stand where the first and the last tap would look for them.
-    before, after = -((margin - kernel_size + 1) // strides), (strides - 1 + margin) // strides
-    around = [(before, size + after - side) for size, side in zip((rows, columns), outputs, strict=True)]
+    rows, columns = (-(-size // strides) for size in grid)
+    # Zeros stand for the outputs outside the grid that the first and the last tap would read.
+    before, after = -((padding - kernel_size + 1) // strides), (strides - 1 + padding) // strides
+    around = [(before, phase + after - size) for phase, size in zip((rows, columns), outputs, strict=True)]
 
-    def pad(tensor: jax.Array) -> jax.Array:
-        """``[n, ho, wo, ...]`` with zeros around; what all outputs share as it is."""
+    def pad_outputs(tensor: jax.Array) -> jax.Array:
         if list(tensor.shape[1:3]) != outputs:
             return tensor
         return jnp.pad(tensor, ((0, 0), *around, *[(0, 0)] * (tensor.ndim - 3)))
 
-    gradient = pad(upcast(cotangent))
-    factors = [jnp.moveaxis(pad(factor), 3, 0) for factor in factors]
+    gradient = pad_outputs(upcast(cotangent))
+    factors = [jnp.moveaxis(pad_outputs(factor), 3, 0) for factor in factors]
 
     def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
-        """The outputs whose ``tap`` reads the phase, of ``[n, ho, wo, ...]``; what all share as it is."""
+        """Return the outputs ``[n, ho, wo, ...]`` whose ``tap`` reads the phase; shared factors unchanged."""
         if tensor.shape[1:3] != gradient.shape[1:3]:
             return tensor
-        i, j = (before + (at + margin - t) // strides for at, t in zip(phase, tap, strict=True))
+        i, j = (before + (at + padding - t) // strides for at, t in zip(phase, tap, strict=True))
         return tensor[:, i : i + rows, j : j + columns]
 
     def phase_sum(phase: tuple[int, int]) -> jax.Array:
         total = jnp.zeros((n, rows, columns, *cotangent.shape[3:]), gradient.dtype)
         for tap in (divmod(t, kernel_size) for t in range(kernel_size**2)):
-            if any((at + margin - t) % strides for at, t in zip(phase, tap, strict=True)):
+            if any((at + padding - t) % strides for at, t in zip(phase, tap, strict=True)):
                 continue
             weights = (upcast(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
             total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
@@ -243,11 +237,11 @@ def input_gradient(
 
 
 def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
-    """``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
+    """Return ``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
 
-    A CPU reads the batch four images at a time, so that the running sums stay in its cache (autodiff's nine
-    reductions over the whole batch take 10-30x as long). Accelerators, where a loop would leave most of the
-    chip idle, get the reductions.
+    A CPU reads the batch four images at a time, so that the running sums stay in its cache; autodiff's nine
+    reductions over the whole batch take 10-30x as long. Accelerators run the reductions: a loop would leave most of
+    the chip idle.
     """
     loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
     if padded.shape[0] == 0:
@@ -262,8 +256,8 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
     def add_image(n: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         image = lax.dynamic_slice_in_dim(padded, n, 1)
         gradient = upcast(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
-        shifts = _shifts(image, kernel_size, strides, grid)
-        return tuple(total + upcast(a[0]) * gradient for total, a in zip(sums, shifts, strict=True))
+        views = shifts(image, kernel_size, strides, grid)
+        return tuple(total + upcast(a[0]) * gradient for total, a in zip(sums, views, strict=True))
 
     zeros = tuple(jnp.zeros_like(upcast(cotangent[0])) for _ in range(kernel_size**2))
     images = padded.shape[0]
@@ -272,17 +266,15 @@ def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, st
 
 
 def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
-    shifts = _shifts(padded, kernel_size, strides, cotangent.shape[1:3])
+    views = shifts(padded, kernel_size, strides, cotangent.shape[1:3])
     gradient = upcast(cotangent)
-    return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in shifts], axis=2)
+    return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in views], axis=2)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     n, _, _, channels = x.shape
-    margin = (kernel_size - 1) // 2
-    layout, square = ("NHWC", "HWIO", "NHWC"), (kernel_size, kernel_size)
-    patches = lax.conv_general_dilated_patches(
-        x, square, (strides, strides), [(margin, margin)] * 2, dimension_numbers=layout
-    )
+    window, padding = (kernel_size, kernel_size), [((kernel_size - 1) // 2,) * 2] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    patches = lax.conv_general_dilated_patches(x, window, (strides, strides), padding, dimension_numbers=layout)
     patches = patches.reshape(n, *weights.shape[:2], channels, kernel_size**2)
     return jnp.einsum("nijct,ijtc->nijc", upcast(patches), upcast(weights)).astype(x.dtype)

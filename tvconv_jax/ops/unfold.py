@@ -1,4 +1,4 @@
-"""What every 3x3 window of a map sees, one row a position: the matrix that makes a convolution one product."""
+"""The patches of a map, one row a position: the matrix that makes a convolution one product."""
 
 import functools
 
@@ -12,16 +12,16 @@ Grid = tuple[int, int]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def unfold(padded: jax.Array, grid: Grid) -> jax.Array:
-    """``[h + 2, w + 2, c]`` -> ``[h * w, 9 * c]``, taps row by row and channels within.
+    """Return all 3x3 patches, ``[h + 2, w + 2, c]`` -> ``[h * w, 9 * c]``, taps row-major and channels within.
 
-    On a CPU one gather, as fast as nine slices and a tenth of the programs to compile: XLA makes one of every slice.
+    A CPU runs one gather, as fast as nine slices and with a tenth of the programs to compile.
 
     Args:
-        padded: A map with a margin of one.
+        padded: A map with a padding of one.
         grid: ``(h, w)``.
     """
-    by_gather, by_slices = (functools.partial(one, grid=grid) for one in (_gathered, _sliced))
-    return lax.platform_dependent(padded, cpu=by_gather, default=by_slices)
+    gather, slices = (functools.partial(function, grid=grid) for function in (_gather, _slices))
+    return lax.platform_dependent(padded, cpu=gather, default=slices)
 
 
 def _forward(padded: jax.Array, grid: Grid) -> tuple[jax.Array, None]:
@@ -29,7 +29,7 @@ def _forward(padded: jax.Array, grid: Grid) -> tuple[jax.Array, None]:
 
 
 def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
-    """Adds up what every position was seen as; of a gather autodiff would make a scatter, element by element."""
+    """Sum shifted copies; autodiff would make a scatter of the gather, element by element."""
     windows = cotangent.reshape(*grid, 3, 3, -1)
     taps = [(i, j) for i in (2, 1, 0) for j in (2, 1, 0)]
     parts = [jnp.pad(windows[:, :, i, j], ((i, 2 - i), (j, 2 - j), (0, 0))) for i, j in taps]
@@ -39,7 +39,7 @@ def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
 unfold.defvjp(_forward, _backward)
 
 
-def _gathered(padded: jax.Array, *, grid: Grid) -> jax.Array:
+def _gather(padded: jax.Array, *, grid: Grid) -> jax.Array:
     height, width = grid
     channels = padded.shape[2]
     corners = np.stack(np.broadcast_arrays(np.arange(height)[:, None], channels * np.arange(width)), axis=-1)
@@ -54,7 +54,7 @@ def _gathered(padded: jax.Array, *, grid: Grid) -> jax.Array:
     return windows.reshape(height * width, -1)
 
 
-def _sliced(padded: jax.Array, *, grid: Grid) -> jax.Array:
+def _slices(padded: jax.Array, *, grid: Grid) -> jax.Array:
     height, width = grid
     taps = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
     return jnp.concatenate(taps, axis=-1).reshape(height * width, -1)

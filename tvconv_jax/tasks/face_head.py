@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tvconv_jax.losses import am_softmax_logits
-from tvconv_jax.losses_sharded import sharded_am_softmax
+from tvconv_jax.losses import am_softmax_logits, sharded_am_softmax
 from tvconv_jax.training.mesh import over_model
 from tvconv_jax.training.state import pad_columns
 

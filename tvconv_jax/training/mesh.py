@@ -1,7 +1,7 @@
 """One code path from one device to many: a mesh of ``data`` and ``model``; a laptop is a mesh of 1x1.
 
 The pictures of a batch are cut over all devices, whichever axis they lie along; what ``model`` cuts besides is the
-columns of the class weights (see :mod:`tvconv_jax.losses_sharded`). Everything else is the same on every device.
+columns of the class weights (see :mod:`tvconv_jax.losses`). Everything else is the same on every device.
 """
 
 from collections.abc import Sequence

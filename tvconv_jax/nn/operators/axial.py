@@ -12,7 +12,7 @@ them, stand behind the projection, on each term of the logits (by head) and on b
 Zero queries and zero ``rk`` give the mean over the axis.
 """
 
-from typing import ClassVar
+import math
 
 import flax.linen as nn
 import jax
@@ -21,24 +21,18 @@ import numpy as np
 
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import Checked, check_grid, check_images
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.layers import Shape, SpatialOperator
 from tvconv_jax.nn.norm import BatchNorm
-from tvconv_jax.nn.operators.dynamic import average_pool, head_count
-from tvconv_jax.ops.fused import upcast
+from tvconv_jax.nn.operators.dynamic import average_pool, head_count, pool_cost
+from tvconv_jax.ops.precision import upcast
 
 
 class AxisAttention(Checked):
-    """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``.
+    """Self-attention along one axis, ``[n, h, w, c]`` -> ``[n, h, w, c]``."""
 
-    Attributes:
-        axis: 1 (each column) or 2 (each row).
-        heads: Most heads.
-        kernel_init: What the projection starts from.
-    """
-
-    axis: int
-    heads: int
-    kernel_init: nn.initializers.Initializer
+    axis: int  #: 1 (each column) or 2 (each row).
+    heads: int  #: Most heads.
+    kernel_init: nn.initializers.Initializer  #: Initializer of the projection.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -70,30 +64,26 @@ class AxisAttention(Checked):
         return jnp.swapaxes(y, 2, self.axis).astype(x.dtype)
 
     def _relative(self, name: str, length: int, size: int, dtype: jnp.dtype) -> jax.Array:
-        """Embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
+        """Return embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
         if self.has_variable("params", name):
             check_grid(self, ((unboxed(self.get_variable("params", name)).shape[0] + 1) // 2,), (length,))
         table = self.param(name, nn.initializers.normal(size**-0.5), (2 * length - 1, size), jnp.float32)
         position = np.arange(length)
         return table[position[None] - position[:, None] + length - 1].astype(dtype)
 
+    def cost(self, x: Shape, y: Shape) -> int:
+        """Count logits in three terms, softmax and values in two terms."""
+        length, heads = x[self.axis], head_count(x[-1], self.heads)
+        half = max(1, x[-1] // heads // 2)
+        return length * (math.prod(x[:-1]) * heads * (3 * half + 2) + 2 * math.prod(x))
 
-class Axial(Checked):
-    """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
 
-    Attributes:
-        kernel_size: Taken for the blocks' sake: an axis is attended to as a whole.
-        strides: Side of the squares of pixels that are averaged in the end.
-        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
-        kernel_init: What the projections start from.
-    """
+class Axial(SpatialOperator):
+    """Self-attention along h, then along w, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    has_norm: ClassVar[bool] = True
+    has_norm = True
 
-    kernel_size: int = 3
-    strides: int = 1
-    heads: int = 8
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    heads: int = 8  #: Most heads; the paper's 8. Fewer, where they would not divide the channels.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -101,3 +91,6 @@ class Axial(Checked):
         x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
         x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
         return average_pool(x, self.strides)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        return pool_cost(self, x)

@@ -11,30 +11,23 @@ The shares are sigmoids and need not sum to one: experts that are all equal give
 operator alone, as for every operator of the comparison. Its dropout on the routes is left out.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 
-from tvconv_jax.nn.checks import Checked, check_images
-from tvconv_jax.nn.layers import kaiming_normal
-from tvconv_jax.nn.operators.dynamic import MixedDepthwise, dense_init, pooled
+from tvconv_jax.nn.checks import check_images
+from tvconv_jax.nn.layers import Shape, SpatialOperator
+from tvconv_jax.nn.operators.dynamic import EXPERTS, MixedDepthwise, dense_init, mixed_cost, pooled
 
 
-class CondConv(Checked):
-    """Per-image mix of depthwise kernels by sigmoid routing, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class CondConv(SpatialOperator):
+    """Per-image mix of depthwise kernels by sigmoid routing, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        experts: Kernels to mix; the paper's 8.
-        use_bias: Whether a bias per channel, mixed likewise, is added.
-        kernel_init: What every kernel starts from.
-    """
+    experts: int = 8  #: Kernels to mix; the paper's 8.
+    use_bias: bool = False  #: Whether a bias per channel, mixed likewise, is added.
 
-    kernel_size: int = 3
-    strides: int = 1
-    experts: int = 8
-    use_bias: bool = False
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    scalable = EXPERTS
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -43,3 +36,6 @@ class CondConv(Checked):
         routing = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="routing")
         conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
         return conv(x, nn.sigmoid(routing(context)))
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        return math.prod(x) + x[0] * self.experts + mixed_cost(self, x, y)  # average, sigmoids

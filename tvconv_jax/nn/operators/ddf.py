@@ -7,7 +7,7 @@ https://arxiv.org/abs/2104.14107. Source of the authors: github.com/theFoxofSky/
     y[n, i, j, c] = sum_t S[n, i, j, t] D[n, t, c] x[n, i + t // k, j + t % k, c]
 
 ``norm`` (filter normalization) takes off the mean over the ``k*k`` taps of one filter and divides by their
-standard deviation (of a sample, ``k*k - 1``). It is no batch norm, so it stays; pixels' filters are multiplied by
+standard deviation (of a sample, ``k*k - 1``). It is not a batch norm, so it stays. Pixels' filters are multiplied by
 ``sqrt(2) / k``, channels' by learned scales that start from N(0, 2 / k^2), as in the authors' source. Its 1e-10 is
 added to the variance here, so that a filter of equal taps has a finite gradient. Pixels' and channels' filters
 that do not depend on the input give a depthwise convolution, and here it starts close to one: the last biases of both
@@ -20,33 +20,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.nn.checks import Checked, check_images
-from tvconv_jax.nn.layers import kaiming_normal
-from tvconv_jax.nn.operators.dynamic import PixelDense, dense_init, dynamic_conv, pooled
-from tvconv_jax.ops.fused import upcast
+from tvconv_jax.nn.checks import check_images
+from tvconv_jax.nn.layers import Shape, SpatialOperator
+from tvconv_jax.nn.operators.dynamic import PixelDense, dense_init, pooled
+from tvconv_jax.ops.dynamic_conv import dynamic_conv
+from tvconv_jax.ops.precision import upcast
 
 
 def filter_norm(filters: jax.Array, axis: int) -> jax.Array:
-    """Mean zero and standard deviation one over the taps, along ``axis``."""
+    """Normalize to mean zero and standard deviation one over the taps, along ``axis``."""
     centered = filters - jnp.mean(filters, axis, keepdims=True)
     variance = jnp.sum(jnp.square(centered), axis, keepdims=True) / max(filters.shape[axis] - 1, 1)
     return centered * jax.lax.rsqrt(variance + 1e-10)
 
 
-class DDF(Checked):
-    """Per-pixel times per-channel dynamic filters, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class DDF(SpatialOperator):
+    """Per-pixel times per-channel dynamic filters, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the kernels, 3 or more.
-        strides: Step between output positions.
-        squeeze: Hidden channels of the channels' branch, as a share of ``c``; the paper's 0.2.
-        kernel_init: What the first linear layer of the channels' branch starts from.
-    """
+    squeeze: float = 0.2  #: Hidden channels of the channels' branch, as a share of ``c``; the paper's 0.2.
 
-    kernel_size: int = 3
-    strides: int = 1
-    squeeze: float = 0.2
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    scalable = ("scale",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,9 +50,9 @@ class DDF(Checked):
             )
         n, channels, size = x.shape[0], x.shape[3], self.kernel_size**2
         gain = math.sqrt(2) / self.kernel_size
-        seen = x[:, :: self.strides, :: self.strides]
+        strided = x[:, :: self.strides, :: self.strides]
         starts = {"kernel_init": dense_init, "bias_init": nn.initializers.normal(gain)}
-        pixels = gain * filter_norm(upcast(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(seen)), -1)
+        pixels = gain * filter_norm(upcast(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(strided)), -1)
         context = pooled(x)
         hidden = max(1, int(channels * self.squeeze))
         hidden = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=context.dtype, name="squeeze")(context))
@@ -69,3 +62,9 @@ class DDF(Checked):
         scale = self.param("scale", nn.initializers.normal(gain), (size, channels), jnp.float32)
         own = filter_norm(own, 1) * scale.astype(context.dtype)[None]
         return dynamic_conv(x, pixels[..., None], own[:, None, None], strides=self.strides)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        """Count average, ReLU, both filters' norms and two products per tap and element."""
+        taps, hidden = self.kernel_size**2, max(1, int(x[-1] * self.squeeze))
+        norms = 2 * taps * (math.prod(y[:-1]) + x[0] * x[-1])
+        return math.prod(x) + x[0] * hidden + norms + 2 * taps * math.prod(y)

@@ -7,32 +7,27 @@ It takes the place of the 1x1 convolutions of a block, while its depthwise convo
 ``pointwise=``. One expert, or equal ones, give the plain 1x1 convolution.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from tvconv_jax.nn.checks import Checked, check_images
-from tvconv_jax.nn.layers import kaiming_normal
-from tvconv_jax.nn.operators.dyconv_dw import KernelAttention
-from tvconv_jax.nn.operators.dynamic import mixed, stacked
+from tvconv_jax.nn.layers import Shape, kaiming_normal
+from tvconv_jax.nn.operators.dynamic import KernelAttention, mixed, stacked
 
 
 class DyConvPW(Checked):
-    """Per-image attention over 1x1 kernels, ``[n, h, w, c]`` -> ``[n, h, w, features]``.
+    """Per-image attention over 1x1 kernels, ``[n, h, w, c]`` -> ``[n, h, w, features]``."""
 
-    Attributes:
-        features: Channels of the output.
-        kernel_init: What every kernel starts from.
-        experts: Kernels to mix; the paper's 4.
-        reduction: Channels to one of the attention's hidden layer; the paper's 4.
-        temperature: Of the softmax; the paper starts at 30.
-    """
+    features: int  #: Channels of the output.
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of every kernel.
+    experts: int = 4  #: Kernels to mix; the paper's 4.
+    reduction: int = 4  #: Channels to one of the attention's hidden layer; the paper's 4.
+    temperature: float = 30.0  #: Of the softmax; the paper starts at 30.
 
-    features: int
-    kernel_init: nn.initializers.Initializer = kaiming_normal
-    experts: int = 4
-    reduction: int = 4
-    temperature: float = 30.0
+    scalable = ("kernel",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -44,3 +39,6 @@ class DyConvPW(Checked):
         weights = mixed(shares, kernels).astype(x.dtype)
         # One product an image, over all of its pixels.
         return (x.reshape(n, -1, channels) @ weights).reshape(n, height, width, self.features)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        return x[0] * self.experts * x[-1] * y[-1] + math.prod(y) * x[-1]

@@ -1,12 +1,12 @@
 """Locally connected depthwise convolution: a free kernel at every pixel, as a parameter.
 
 Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual Processing", CVPR 2022,
-section 3.1, Eq. 2, https://arxiv.org/abs/2203.10489: what TVConv factors into maps and a generator, unfactored.
+section 3.1, Eq. 2, https://arxiv.org/abs/2203.10489: the kernels that TVConv factors into maps and a generator.
 
     y[n, i, j, c] = sum_t weights[i, j, t, c] x[n, i + t // k, j + t % k, c]
 
-All kernels start as one, so that it starts as a depthwise convolution; the paper does not say. There is nothing to
-freeze: the kernels are the parameters.
+All kernels start equal, as a depthwise convolution; the paper gives no start. There is nothing to freeze: the kernels
+are the parameters.
 """
 
 from typing import Any
@@ -16,32 +16,23 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
-from tvconv_jax.nn.checks import Checked, check_grid, check_images
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.checks import check_built, check_images
+from tvconv_jax.nn.layers import SpatialOperator, depthwise_cost
 from tvconv_jax.ops.tv_conv import output_grid, tv_conv
 
 
-class LocallyConnected(Checked):
-    """Depthwise convolution with a parameter per pixel, tap and channel, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class LocallyConnected(SpatialOperator):
+    """Depthwise convolution with a parameter per pixel, tap and channel, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        use_bias: Whether a bias per position and channel is added.
-        kernel_init: What the one kernel that all start from is drawn with.
-    """
+    use_bias: bool = False  #: Whether a bias per position and channel is added.
 
-    kernel_size: int = 3
-    strides: int = 1
-    use_bias: bool = False
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    cost = depthwise_cost
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = check_images("x", x)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
-        if self.has_variable("params", "weights"):
-            check_grid(self, unboxed(self.get_variable("params", "weights")).shape, grid)
+        check_built(self, "weights", grid)
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
             kernel = self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, channels), dtype)

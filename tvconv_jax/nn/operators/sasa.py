@@ -14,31 +14,23 @@ the values in the window.
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.nn.checks import Checked, check_images
-from tvconv_jax.nn.layers import kaiming_normal
-from tvconv_jax.nn.operators.dynamic import average_pool, head_count, stacked, taps
-from tvconv_jax.ops.fused import upcast
+from tvconv_jax.nn.checks import check_images
+from tvconv_jax.nn.layers import Shape, SpatialOperator
+from tvconv_jax.nn.operators.dynamic import average_pool, head_count, pool_cost, stacked
+from tvconv_jax.ops.dynamic_conv import taps
+from tvconv_jax.ops.precision import upcast
 
 
-class SASA(Checked):
-    """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class SASA(SpatialOperator):
+    """Local self-attention, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the window; the paper prefers 7 in a ResNet, this is what it replaces here.
-        strides: Side of the squares of pixels that are averaged in the end.
-        heads: Most heads; the paper's 8. Fewer, where they would not divide the channels.
-        kernel_init: What the key and value matrices start from.
-    """
-
-    kernel_size: int = 3
-    strides: int = 1
-    heads: int = 8
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    heads: int = 8  #: Most heads; the paper's 8. Fewer, where they would not divide the channels.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,10 +55,16 @@ class SASA(Checked):
         return average_pool(y, self.strides)
 
     def _offsets(self, heads: int, size: int) -> jax.Array:
-        """Relative position embeddings ``[k*k, heads, size]``: the first half of ``size`` the row's."""
+        """Return relative position embeddings ``[k*k, heads, size]``: the first half of ``size`` the row's."""
         k, init = self.kernel_size, nn.initializers.normal(size**-0.5)
         rows = self.param("rows", init, (k, heads, size // 2), jnp.float32)
         columns = self.param("columns", init, (k, heads, size - size // 2), jnp.float32)
         rows = jnp.broadcast_to(rows[:, None], (k, k, *rows.shape[1:]))
         columns = jnp.broadcast_to(columns[None], (k, k, *columns.shape[1:]))
         return jnp.concatenate([rows, columns], axis=-1).reshape(k * k, heads, size)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        """Count three projections within each head, logits, softmax, the sum of values and the average."""
+        taps, heads = self.kernel_size**2, head_count(x[-1], self.heads)
+        projections = 3 * math.prod(x) * (x[-1] // heads)
+        return projections + 2 * taps * math.prod(x) + 2 * taps * heads * math.prod(x[:-1]) + pool_cost(self, x)

@@ -8,44 +8,31 @@ section 3.3, https://arxiv.org/abs/2203.10489: the limit in which TVConv becomes
 The paper does not say how the maps come from the input. Here a linear layer yields them at every pixel, after an
 average over ``strides x strides`` pixels; it starts with zero weights and biases of 1, so that the operator starts
 as TVConv does. Maps that do not depend on the input give TVConv. The generator runs for every image, and its
-kernels are ``k*k`` times as large as the output: it is here to be compared with, not to be deployed.
+kernels are ``k*k`` times as large as the output: it is for comparison, not for deployment.
 """
+
+import math
 
 import flax.linen as nn
 import jax
 
 from tvconv_jax.nn.boxes import unboxed
-from tvconv_jax.nn.checks import Checked, check_grid, check_images
-from tvconv_jax.nn.layers import GENERATOR_NAMES, GeneratorPadding, WeightGenerator, kaiming_normal
-from tvconv_jax.nn.operators.dynamic import average_pool, dynamic_conv
-from tvconv_jax.ops.fused import upcast
+from tvconv_jax.nn.checks import check_grid, check_images
+from tvconv_jax.nn.layers import GENERATOR_NAMES, GeneratedOperator, Shape, WeightGenerator, depthwise_cost
+from tvconv_jax.nn.operators.dynamic import average_pool, pool_cost
+from tvconv_jax.ops.dynamic_conv import dynamic_conv
+from tvconv_jax.ops.precision import upcast
 
 # The same generator for all images. Its convolutions are products over gathered pixels, so this is one large product.
 EachImage = nn.vmap(WeightGenerator, variable_axes={"params": None}, split_rngs={"params": False})
 
 
-class TVConvDynamic(Checked):
-    """TVConv with affinity maps of the input's own, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class TVConvDynamic(GeneratedOperator):
+    """TVConv with affinity maps of the input's own, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        affinity_channels: Affinity maps.
-        hidden_channels: Channels of the generator's hidden blocks.
-        hidden_layers: Hidden blocks of the generator after the first.
-        use_bias: Whether a second generator yields a bias per image, position and channel.
-        generator_padding: ``"zeros"`` or ``"edge"``, see :class:`tvconv_jax.WeightGenerator`.
-        kernel_init: What the generator's convolutions start from.
-    """
-
-    kernel_size: int = 3
-    strides: int = 1
-    affinity_channels: int = 4
-    hidden_channels: int = 64
-    hidden_layers: int = 3
-    use_bias: bool = False
-    generator_padding: GeneratorPadding = "zeros"
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    scalable = tuple(
+        f"{name}_{suffix}/out/kernel" for name in ("kernels", "biases") for suffix in GENERATOR_NAMES.values()
+    )
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,16 +48,16 @@ class TVConvDynamic(Checked):
         y = dynamic_conv(x, self._generate("kernels", maps, (self.kernel_size**2, channels)), strides=self.strides)
         return y + self._generate("biases", maps, (channels,)).astype(x.dtype) if self.use_bias else y
 
-    def _generate(self, what: str, maps: jax.Array, features: tuple[int, ...]) -> jax.Array:
-        """Maps ``[n, ho, wo, a]`` -> ``[n, ho, wo, *features]``."""
-        name = f"{what}_{GENERATOR_NAMES[self.generator_padding]}"
-        if self.has_variable("params", name):
-            check_grid(self, unboxed(self.get_variable("params", name)["block_0"]["scale"]).shape, maps.shape[1:3])
-        return EachImage(
-            features=features,
-            hidden_channels=self.hidden_channels,
-            hidden_layers=self.hidden_layers,
-            padding=self.generator_padding,
-            kernel_init=self.kernel_init,
-            name=name,
-        )(maps)
+    def _generate(self, name: str, maps: jax.Array, features: Shape) -> jax.Array:
+        """Transform maps ``[n, ho, wo, a]`` -> ``[n, ho, wo, *features]``."""
+        if params := self.get_variable("params", self.generator_name(name)):
+            check_grid(self, unboxed(params["block_0"]["scale"]).shape, maps.shape[1:3])
+        return self.generator(name, features, EachImage)(maps)
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        """Count average, generators with norms and ReLUs at every position of every image, and the convolution."""
+        hidden, layers, inputs = self.hidden_channels, self.hidden_layers, self.affinity_channels
+        blocks = 9 * hidden * (inputs + layers * hidden) + 3 * hidden * (layers + 1)
+        last = 9 * hidden * (self.kernel_size**2 + self.use_bias) * x[-1]
+        generators = math.prod(y[:-1]) * ((1 + self.use_bias) * blocks + last)
+        return pool_cost(self, x) + generators + depthwise_cost(self, x, y)

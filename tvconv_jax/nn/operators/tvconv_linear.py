@@ -7,9 +7,11 @@ weight-generating block makes non-linear.
     W[i, j, t, c] = sum_a A[i, j, a] B[a, t, c]
 
 As in TVConv the maps start at 1. Every row of ``B`` is drawn as a depthwise kernel and divided by the root of their
-number, so that it starts exactly as a depthwise convolution starts. The paper does not say how it starts.
+number, so that it starts exactly as a depthwise convolution starts. The paper gives no start.
 """
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,33 +19,39 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
-from tvconv_jax.nn.checks import Checked, check_frozen, check_grid, check_images
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.checks import check_built, check_images, frozen_values
+from tvconv_jax.nn.freeze import AFFINITY_AXES
+from tvconv_jax.nn.layers import SpatialOperator, depthwise_cost
 from tvconv_jax.nn.operators.dynamic import stacked
 from tvconv_jax.ops.tv_conv import output_grid, tv_conv
 
 
 def linear_map(affinity: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Values of every position, ``[ho, wo, a]``, ``[a, ...]`` -> ``[ho, wo, ...]``."""
+    """Return the values of every position, ``[ho, wo, a]``, ``[a, ...]`` -> ``[ho, wo, ...]``."""
     return jnp.tensordot(affinity, kernel, axes=1)
 
 
-class TVConvLinear(Checked):
-    """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+def _freeze_linear(params: Any, affinity: jax.Array, *, axes: int) -> tuple[Callable[..., jax.Array], Any] | None:
+    """Accept an array with the axes of a linear map and a row per affinity map; their order is checked later."""
+    if isinstance(params, Mapping):
+        return None
+    kernel, copies = unboxed(params), affinity.ndim - AFFINITY_AXES
+    if kernel.ndim != axes + copies or affinity.shape[-1] not in kernel.shape:
+        return None
+    return lambda kernel, affinity: linear_map(affinity, kernel), params
 
-    Attributes:
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        affinity_channels: Affinity maps, and rows of ``B``.
-        use_bias: Whether a bias per position and channel, made likewise, is added.
-        kernel_init: What the rows of ``B`` are drawn with.
-    """
 
-    kernel_size: int = 3
-    strides: int = 1
-    affinity_channels: int = 4
-    use_bias: bool = False
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+class TVConvLinear(SpatialOperator):
+    """Translation-variant convolution without a hidden block, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
+
+    affinity_channels: int = 4  #: Affinity maps, and rows of ``B``.
+    use_bias: bool = False  #: Whether a bias per position and channel, made likewise, is added.
+
+    # [affinity_channels, k*k, c] and [affinity_channels, c]
+    generated = {
+        name: functools.partial(_freeze_linear, axes=axes) for name, axes in (("weights_linear", 3), ("bias_linear", 2))
+    }
+    cost = depthwise_cost
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -53,16 +61,13 @@ class TVConvLinear(Checked):
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
 
     def _values(self, grid: tuple[int, int], channels: int) -> dict[str, jax.Array]:
-        """``weights [ho, wo, k*k, c]`` and, with a bias, ``bias [ho, wo, c]``: frozen ones, else computed."""
+        """Return frozen or else computed ``weights [ho, wo, k*k, c]`` and, with a bias, ``bias [ho, wo, c]``."""
         shapes = {"weights": (*grid, self.kernel_size**2, channels)}
         if self.use_bias:
             shapes["bias"] = (*grid, channels)
-        if self.has_variable("frozen", "weights"):
-            values = {name: nn.meta.unbox(self.get_variable("frozen", name)) for name in shapes}
-            check_frozen(self, values, shapes)
-            return values
-        if self.has_variable("params", "affinity"):
-            check_grid(self, unboxed(self.get_variable("params", "affinity")).shape, grid)
+        if frozen := frozen_values(self, shapes):
+            return frozen
+        check_built(self, "affinity", grid)
         maps, k = self.affinity_channels, self.kernel_size
         affinity = self.param("affinity", nn.initializers.ones, (*grid, maps), jnp.float32)
 

@@ -11,31 +11,24 @@ convolution. Theirs computes ``F_0 pool(x)`` once per block, from the block's in
 own input only. There is no batch norm in it.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.nn.checks import Checked, check_images
-from tvconv_jax.nn.layers import kaiming_normal
+from tvconv_jax.nn.checks import check_images
+from tvconv_jax.nn.layers import Shape, SpatialOperator, add_bias, depthwise_cost
 from tvconv_jax.nn.operators.dynamic import dense_init, dynamic_conv, pooled, stacked
 
 
-class WeightNet(Checked):
-    """Per-image depthwise kernel from a grouped linear layer, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``.
+class WeightNet(SpatialOperator):
+    """Per-image depthwise kernel from a grouped linear layer, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``."""
 
-    Attributes:
-        kernel_size: Odd side of the kernels.
-        strides: Step between output positions.
-        inputs: Activations behind each channel's kernel, the paper's ``M / G``.
-        use_bias: Whether a bias per channel is added.
-        kernel_init: What the kernel of every activation starts from.
-    """
+    inputs: int = 1  #: Activations behind each channel's kernel, the paper's ``M / G``.
+    use_bias: bool = False  #: Whether a bias per channel is added.
 
-    kernel_size: int = 3
-    strides: int = 1
-    inputs: int = 1
-    use_bias: bool = False
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    scalable = ("kernel", "bias")
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -50,7 +43,8 @@ class WeightNet(Checked):
         kernels = kernels.reshape(1, self.inputs, -1, channels).astype(context.dtype)
         weights = jnp.sum(active * kernels, axis=1)[:, None, None]
         y = dynamic_conv(x, weights, strides=self.strides)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-            y = y + bias.astype(x.dtype)[None, None, None]
-        return y
+        return add_bias(self, y) if self.use_bias else y
+
+    def cost(self, x: Shape, y: Shape) -> int:
+        """Count average, sigmoids, the grouped linear layer and the convolution."""
+        return math.prod(x) + x[0] * self.inputs * x[-1] * (1 + self.kernel_size**2) + depthwise_cost(self, x, y)

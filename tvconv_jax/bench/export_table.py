@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import trained
@@ -35,7 +36,6 @@ from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command
-from tvconv_jax.tasks.run import normalize
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
 from tvconv_jax.utils.errors import UserError

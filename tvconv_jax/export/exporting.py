@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.data.normalization import FORMULA, normalize
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export import trained
 from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
@@ -20,12 +21,10 @@ from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
 from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
-from tvconv_jax.tasks.run import normalize
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.version import versions
 
 MAX_LOSS = 0.2  # points that --rank=auto may lose, unless it is told otherwise
-NORMALIZATION = "(x / 255 - 0.5) / 0.5"
 
 
 class Exported(NamedTuple):
@@ -221,7 +220,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
             "shape": [None, 3, side, side],
             "layout": "NCHW",
             "colour": "RGB",
-            "normalisation": NORMALIZATION,
+            "normalisation": FORMULA,
         },
         "output": {"name": run.output, "shape": shape},
         "accuracy": {"mean": accuracy.mean, **accuracy.sets} if accuracy else None,

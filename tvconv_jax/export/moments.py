@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.interpreter import arrays_of, run_all
-from tvconv_jax.tasks.run import normalize
 
 PICTURES, AT_ONCE = 512, 16
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.fine_tuning import unit
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import likely_order, plain_kernel
 from tvconv_jax.export.moments import parts, second_moments
-from tvconv_jax.tasks.run import normalize
 
 PICTURES = 128
 

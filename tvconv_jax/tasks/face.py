@@ -16,6 +16,7 @@ from rich.table import Table
 from tvconv_jax.data.augment import strengths_of
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics.complexity import count
@@ -36,7 +37,6 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalize,
     optimizer_of,
     plan_of,
     restore_best,

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.data import fundus, fundus_batches
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics import segmentation as metrics
@@ -27,7 +28,6 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalize,
     plan_of,
     restore_best,
     restore_last,

@@ -176,7 +176,7 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
         (["nowhere"], "nowhere holds no run"),
         (
             ["nowhere", "--ranks=0"],
-            "plain layers 1:10, 2:10, ..., or exact",
+            "shared-kernel layers 1:10, 2:10, ..., or exact",
         ),
         (
             ["nowhere", "--json=nowhere/a.json"],

@@ -14,7 +14,7 @@ import torch
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.native import native
-from tvconv_jax.export.precision import rounded
+from tvconv_jax.export.quantize import quantize
 from tvconv_jax.export.torch import model as torch_model
 from tvconv_jax.export.torch import writer as torch_writer
 
@@ -154,7 +154,7 @@ def test_fusing_leaves_one_operation_a_block(tmp_path):
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_reads_fewer_bits(precision, tmp_path):
-    graph = rounded(residual_blocks("low_rank"), precision)
+    graph = quantize(residual_blocks("low_rank"), precision)
     path, images = write(tmp_path, graph, precision), drawn(2, 3, 13, 13)
     assert_close(native.load(path)(images), answer(path, images))
 

@@ -53,6 +53,7 @@ PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an il
 # SHA-256 of the code that exporters wrote beside artifacts, newest first; this file alone knows them.
 KNOWN_CODE = {
     "model.py": (
+        "a3096760a5f4200068470f6a45d5b91cc30c185aa52ef2f1448c11fa5aa963ef",
         "858f0b31016b21d4f05fd0b512326896a0ecfaa5d3c889267896fe53543e9c3f",
         "b8cb6e8090d30091ef85bab4a189dcf1d2a07a9ec89051430d21276a7893c3f9",
         "41315d7e840f9fcf6b6e3d127d9c30c19f287f319f85c8a95e9e30a2164e3f0f",
@@ -60,12 +61,16 @@ KNOWN_CODE = {
         "e610c933494345b1bc39a8cc688e22ce3fe493b7c0d5c0340da3f12cb1a7121e",
     ),
     "native.py": (
+        "3054c27ad75d3bba87c6aba5c655ceee3d9befb052a44bbe00d26e4cba70dd72",
+        "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
         "8634433d92d278323da269cfbdacb71087380918cb187456ff4a49f36b7d18bb",
         "b5b4ce59742d3462a5354d76d43cfa7111e332efe859a55555e560bd4816962a",
         "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
-        "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
     ),
-    "native.cpp": ("f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",),
+    "native.cpp": (
+        "3973b1b433732535c9920e1570c95b117cf5b343a6ba1524abb9bc50c2c4e37f",
+        "f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",
+    ),
 }
 # Paths of these files in a checkout, below export/.
 PACKAGED = {"model.py": "torch/model.py", "native.py": "native/native.py", "native.cpp": "native/native.cpp"}

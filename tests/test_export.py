@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -479,21 +478,25 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
         assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
 
 
+def search(graph, rank, *, means=None, precision="float32", lines=None):
+    """Searches a rank on random images; ``means`` are the accuracies found one after the other."""
+    images = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8)
+    options = {"max_loss": 0.2, "fine_tune_steps": 0, "precision": precision, "lines": [] if lines is None else lines}
+    verify = (lambda means: lambda embed: next(means))(iter(means)) if means else None
+    return find_rank(graph, rank, lambda: (batch for batch in [images]), verify, **options)
+
+
 def test_more_terms_than_taps_are_as_many_as_there_are():
     graph, arrays = Graph(6), {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
-    run = SimpleNamespace(batches=lambda: (images for images in [np.zeros((4, 6, 6, 3), np.uint8)]))
-    found, rank = find_rank(run, graph, "12", 0.2, 0, "float32", [])
+    found, rank = search(graph, "12")
     assert rank == Rank(9) and len(found.nodes[0].arrays["kernels"]) == 9
-    means = iter([0.9, 0.85, 0.899, 0.85])  # of the exact model, of one term, of two, of two and a shared kernel
-    run.verify = lambda embed: SimpleNamespace(mean=next(means))
-    assert find_rank(run, graph, "auto", 0.2, 0, "int8", [])[1] == Rank(2)
-    means = iter([0.9] + 9 * [0.85])
+    means = [0.9, 0.85, 0.899, 0.85]  # of the exact model, of rank 1, of rank 2, of rank 2 and a shared kernel
+    assert search(graph, "auto", means=means, precision="int8")[1] == Rank(2)
     with pytest.raises(UserError, match="in int8 even rank 9 loses more than 0.2 points, of 90.00%; allow a larger"):
-        find_rank(run, graph, "auto", 0.2, 0, "int8", [])
-    run.verify = None
+        search(graph, "auto", means=[0.9] + 9 * [0.85], precision="int8")
     with pytest.raises(UserError, match="--rank=auto judges by verification sets; this run has none"):
-        find_rank(run, graph, "auto", 0.2, 0, "int8", [])
+        search(graph, "auto")
 
 
 @pytest.mark.parametrize(
@@ -505,11 +508,8 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
     ],
 )
 def test_auto_takes_the_lowest_rank_and_then_the_most_shared_kernels(means, found, tried):
-    pictures, lines, means = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8), [], iter(means)
-    run = SimpleNamespace(
-        batches=lambda: (images for images in [pictures]), verify=lambda embed: SimpleNamespace(mean=next(means))
-    )
-    graph, rank = find_rank(run, three_layers(), "auto", 0.2, 0, "float32", lines)
+    lines = []
+    graph, rank = search(three_layers(), "auto", means=means, lines=lines)
     assert rank == found and [line.split()[1].rstrip(":") for line in lines if line.startswith("  rank")] == tried
     assert sum(node.fields.get("groups") == 3 for node in graph.nodes) == found.shared
     assert "one per-pixel layer alone shares its kernel" in lines[0]

@@ -13,6 +13,7 @@ from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
 from tvconv_jax.export.fine_tuning import check_steps
 from tvconv_jax.export.fold import fold
+from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import in_full_float32
 from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.quantize import Precision, quantize
@@ -76,14 +77,18 @@ def export(
     if lowering != AUTO:
         like = Rank(1) if rank == "auto" else rank != "exact" and parse_rank(rank)
         check_lowering(truncate(exact, like)[0] if like else exact, formats, lowering)
-    images = normalize(jnp.asarray(run.images))
-    truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
-    worst = difference(run.output, np.asarray(compile_graph(exact)(run.images)), truth)
-    if not worst <= TOLERANCES[run.output]:
-        raise UserError(f"the folded model differs from the trained one by {worst:.1e}; please report this bug.")
-    lines = []
-    limit = MAX_LOSS if max_loss is None else max_loss
-    graph, found_rank = find_rank(run, exact, rank, limit, fine_tune_steps, precision, lines)
+    images, lines = normalize(jnp.asarray(run.images)), []
+    truth = _checked_outputs(run, exact, images)
+    graph, found_rank = find_rank(
+        exact,
+        rank,
+        run.batches,
+        (lambda embed: run.verify(embed).mean) if run.verify else None,
+        max_loss=MAX_LOSS if max_loss is None else max_loss,
+        fine_tune_steps=fine_tune_steps,
+        precision=precision,
+        lines=lines,
+    )
     graph = quantize(graph, precision)
     function = compile_graph(graph)
     accuracy = run.verify(function) if run.verify else None
@@ -100,6 +105,15 @@ def export(
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
     return Exported(found, "\n".join(lines))
+
+
+def _checked_outputs(run: Trained, exact: Graph, images: jax.Array) -> np.ndarray:
+    """Return the trained model's outputs, if the folded graph's are equal."""
+    truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
+    worst = difference(run.output, np.asarray(compile_graph(exact)(run.images)), truth)
+    if not worst <= TOLERANCES[run.output]:
+        raise UserError(f"the folded model differs from the trained one by {worst:.1e}; please report this bug.")
+    return truth
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Search for the lowest rank of per-pixel kernels that keeps a run's accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.fine_tuning import fine_tune
@@ -13,20 +14,29 @@ from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
 from tvconv_jax.export.quantize import Precision, quantize
 from tvconv_jax.export.shared_kernel import measure
-from tvconv_jax.tasks.trained import Embed, Trained
 from tvconv_jax.utils.errors import UserError
 
 MAX_LOSS = 0.2  # default of --max-loss, percentage points
 
+Verify = Callable[[Callable], float]  # a function of uint8 [n, s, s, 3] -> its mean accuracy
 
-def compile_graph(graph: Graph) -> Embed:
+
+def compile_graph(graph: Graph) -> Callable[[jax.Array], jax.Array]:
     """Return a function of ``uint8 [n, s, s, 3]`` to the graph's outputs."""
     run, arrays = jax.jit(make_run(graph)), arrays_of(graph)
     return lambda images: run(arrays, normalize(jnp.asarray(images)))
 
 
 def find_rank(
-    run: Trained, exact: Graph, rank: str, max_loss: float, steps: int, precision: Precision, lines: list[str]
+    exact: Graph,
+    rank: str,
+    batches: Callable[[], Generator[np.ndarray, None, None]],
+    verify: Verify | None,
+    *,
+    max_loss: float,
+    fine_tune_steps: int,
+    precision: Precision,
+    lines: list[str],
 ) -> tuple[Graph, Rank | None]:
     """Return the graph of a rank, fine-tuned, and the rank found, ``None`` for exact; ``lines`` get a log.
 
@@ -38,12 +48,12 @@ def find_rank(
         return exact, None
     if not per_pixel:
         raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
-    if rank == "auto" and run.verify is None:
+    if rank == "auto" and verify is None:
         raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
     given = None if rank == "auto" else parse_rank(rank)
     if given:
         check_rank(exact, given)
-    moments, distances = measure(exact, run.batches, shared=given is None or given.shared > 0)
+    moments, distances = measure(exact, batches, shared=given is None or given.shared > 0)
     order = list(distances)
     if distances:
         lines.append("distance of the outputs if one per-pixel layer alone shares its kernel among all pixels:")
@@ -51,14 +61,14 @@ def find_rank(
 
     def of_rank(rank: Rank) -> Graph:
         graph, _ = truncate(exact, rank, moments, order)
-        if not steps:
+        if not fine_tune_steps:
             return graph
         target, arrays = make_run(exact), arrays_of(exact)
-        with closing(run.batches()) as batches:
-            return fine_tune(graph, lambda x: target(arrays, x), batches, steps=steps)
+        with closing(batches()) as images:
+            return fine_tune(graph, lambda x: target(arrays, x), images, steps=fine_tune_steps)
 
     if given is None:
-        found, graph = _choose(run, of_rank, exact, max_loss, Rank(max(per_pixel), len(order)), precision, lines)
+        found, graph = _choose(of_rank, exact, verify, max_loss, Rank(max(per_pixel), len(order)), precision, lines)
     else:
         found = given._replace(terms=min(given.terms, max(per_pixel)))
         graph = of_rank(found)
@@ -69,16 +79,16 @@ def find_rank(
 
 
 def _choose(
-    run: Trained,
     of_rank: Callable[[Rank], Graph],
     exact: Graph,
+    verify: Verify,
     max_loss: float,
     limit: Rank,
     precision: Precision,
     lines: list[str],
 ) -> tuple[Rank, Graph]:
     """Try ranks one by one, then bisect the number of shared-kernel layers."""
-    target = run.verify(compile_graph(exact)).mean
+    target = verify(compile_graph(exact))
     lines.append(
         f"exact, float32: mean accuracy {target:.2%}; the lowest rank, and the most shared-kernel layers, that in "
         f"{precision} lose at most {max_loss} points:"
@@ -86,7 +96,7 @@ def _choose(
 
     def within(rank: Rank) -> Graph | None:
         graph = of_rank(rank)
-        mean = run.verify(compile_graph(quantize(graph, precision))).mean
+        mean = verify(compile_graph(quantize(graph, precision)))
         lines.append(f"  rank {rank}: {mean:.2%}")
         return graph if mean >= target - max_loss / 100 else None
 

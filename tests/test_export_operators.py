@@ -1,4 +1,4 @@
-"""Every operator exports: what can be frozen is, what makes its kernels from the picture answers as the JAX model."""
+"""Every operator exports: frozen where it can be, else as a module whose ONNX outputs equal the JAX model's."""
 
 import jax
 import numpy as np

@@ -68,7 +68,7 @@ KNOWN_CODE = {
         "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
     ),
     "native.cpp": (
-        "3973b1b433732535c9920e1570c95b117cf5b343a6ba1524abb9bc50c2c4e37f",
+        "cc5cec6794363196eaa9e21144ee39fa7fdabd151164e5ab9ad553eabdb469d6",
         "f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",
     ),
 }

@@ -1,16 +1,12 @@
 """Low-rank approximation of per-pixel kernels: a few depthwise convolutions, each times a gain at every pixel.
 
-The kernels of a channel are a matrix of pixels by taps. After training it is nearly of rank 1 or 2 (see the docs):
-``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``, and every runtime has a fast depthwise convolution. With two
-terms or more the first gain is one, ``W = kernel_1[tap] + sum_r gain_r[pixel] * kernel_r[tap]``: one map less to store
-and to multiply with.
+The kernels of a channel are a matrix of pixels by taps, after training nearly of rank 1 or 2 (see the docs):
+``W[pixel, tap] = sum_r gain_r[pixel] * kernel_r[tap]``. Every runtime has a fast depthwise convolution. With two terms
+or more the first gain is one, which saves a map. Without any gain a layer has a shared kernel, ``W = kernel[tap]``.
 
 The approximation minimizes the difference of the outputs, not of the kernels, by the second moments of the patches
 (:mod:`tvconv_jax.export.shared_kernel`). Neighbors are nearly equal in images, so errors of opposite sign at two
 neighboring taps cancel, and taps beyond the border do not matter.
-
-Without any gain a layer has a shared kernel, ``W = kernel[tap]``: a depthwise convolution, which runtimes have at its
-fastest. Layers inside a shortcut can often share their kernel (:mod:`tvconv_jax.export.shared_kernel`).
 """
 
 import math

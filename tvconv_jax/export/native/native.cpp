@@ -221,14 +221,14 @@ struct Row {
 template <class V, int K>
 void per_pixel(const Row& r) {
   constexpr int L = lanes<V>;
-  const int64_t side = K ? K : r.kernel, channels = r.channels;
+  const int64_t size = K ? K : r.kernel, channels = r.channels;
   const float *weights = r.weights, *bias = r.bias;
   for (int64_t c = 0; c < channels; c += L) {
     for (int64_t x = 0; x < r.width; x++) {
       V sum = load<V>(bias);
-      for (int64_t i = 0; i < side; i++) {
+      for (int64_t i = 0; i < size; i++) {
         const float* from = r.rows[i] + x * r.strides * channels + c;
-        for (int64_t j = 0; j < side; j++, weights += L) sum += load<V>(from + j * channels) * load<V>(weights);
+        for (int64_t j = 0; j < size; j++, weights += L) sum += load<V>(from + j * channels) * load<V>(weights);
       }
       store(r.to + x * r.stride + c, clamp(sum, r.range.low, r.range.high));
       bias += r.bias_map ? L : 0;
@@ -241,17 +241,17 @@ void per_pixel(const Row& r) {
 template <class V, int K, bool GAINS>
 void low_rank(const Row& r) {
   constexpr int L = lanes<V>;
-  const int64_t side = K ? K : r.kernel, channels = r.channels, taps = side * side;
+  const int64_t size = K ? K : r.kernel, channels = r.channels, taps = size * size;
   const float *weights = r.weights, *gains = r.gains;
   for (int64_t c = 0; c < channels; c += L) {
     for (int64_t rank = 0; rank < r.rank; rank++, weights += taps * L) {
       const float* bias = r.bias + c * (r.bias_map ? r.width : 1);
       for (int64_t x = 0; x < r.width; x++) {
         V sum{};
-        for (int64_t i = 0; i < side; i++) {
+        for (int64_t i = 0; i < size; i++) {
           const float* from = r.rows[i] + x * r.strides * channels + c;
-          for (int64_t j = 0; j < side; j++)
-            sum += load<V>(from + j * channels) * load<V>(weights + (i * side + j) * L);
+          for (int64_t j = 0; j < size; j++)
+            sum += load<V>(from + j * channels) * load<V>(weights + (i * size + j) * L);
         }
         float* to = r.to + x * r.stride + c;
         if (GAINS) sum *= load<V>(gains + x * L);
@@ -411,17 +411,17 @@ class Block {
   // The rows of an image [channel][h][w] that row y of the stem sees, padded; its taps at their offsets in them.
   void see(int64_t i, int64_t y, Product& p) {
     const Tensor& in = op_.in;
-    const int64_t side = op_.stem_kernel, pad = side / 2, width = in.width + 2 * pad;
+    const int64_t size = op_.stem_kernel, pad = size / 2, width = in.width + 2 * pad;
     const float* image = run_.pixels + (image_ + i) * in.channels * in.height * in.width;
     for (int64_t c = 0, tap = 0; c < in.channels; c++)
-      for (int64_t t = 0; t < side; t++) {
+      for (int64_t t = 0; t < size; t++) {
         int64_t at = y * op_.stem_strides - pad + t;
-        float* to = stem_ + (c * side + t) * width;
+        float* to = stem_ + (c * size + t) * width;
         std::memset(to, 0, 4 * width);
         if (at >= 0 && at < in.height) std::memcpy(to + pad, image + (c * in.height + at) * in.width, 4 * in.width);
-        for (int64_t j = 0; j < side; j++) offsets_[tap++] = (c * side + t) * width + j;
+        for (int64_t j = 0; j < size; j++) offsets_[tap++] = (c * size + t) * width + j;
       }
-    p.a = stem_, p.lda = op_.stem_strides, p.offsets = offsets_, p.k = in.channels * side * side;
+    p.a = stem_, p.lda = op_.stem_strides, p.offsets = offsets_, p.k = in.channels * size * size;
   }
 
   void convolve(int64_t i, int64_t y, int64_t part) {

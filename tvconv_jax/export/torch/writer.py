@@ -72,35 +72,14 @@ def write_files(
     weights, program = folder / "model.safetensors", folder / "model.pt2"
     weights.write_bytes(to_safetensors(graph, metadata, precision=precision))
     shutil.copyfile(torch_model.__file__, folder / "model.py")
-    write_program(weights, program, graph.shapes[0][0], metadata)
+    model, images = torch_model.load(weights), torch.zeros(2, 3, *graph.shapes[0][:2])
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.export.save(exported, program, extra_files={"tvconv_jax.json": json.dumps(metadata)})
 
     def runner(module: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-        def run(images: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return module(torch.from_numpy(images)).numpy()
-
-        return run
+        return torch.inference_mode()(lambda images: module(torch.from_numpy(images)).numpy())
 
     return [
-        (weights.name, "for model.py", runner(torch_model.load(weights))),
+        (weights.name, "for model.py", runner(model)),
         (program.name, "torch.export", runner(torch.export.load(program).module())),
     ]
-
-
-def write_program(weights: Path, path: Path, size: int, metadata: dict[str, Any]) -> None:
-    """Write a ``torch.export`` program that takes any batch.
-
-    Args:
-        weights: The safetensors file.
-        path: The ``.pt2`` file to write.
-        size: Height and width of images.
-        metadata: Stored as JSON in the extra file ``tvconv_jax.json``.
-    """
-    import torch
-
-    from tvconv_jax.export.torch import model as torch_model
-
-    model = torch_model.load(weights)
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (torch.zeros(2, 3, size, size),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={"tvconv_jax.json": json.dumps(metadata)})

@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 # What pip compiles on one core, this does on all; some packages carry files that no Python 3 compiles.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib > /dev/null 2>&1 || true
 
-.PHONY: help run test bench lock clean
+.PHONY: help run test docs bench lock clean
 
 help:
 	@echo "make run     train MobileNetV2 x0.1 with TVConv on the embedded faces, verify, print where everything lies"
 	@echo "make test    lint and run the tests"
-	@echo "make bench   speed of the operator and of a training step, beside a plain PyTorch twin"
-	@echo "make lock    resolve requirements.lock anew"
+	@echo "make docs    build the documentation site in docs/_build/html"
+	@echo "make bench   speed of the operator and of a training step, beside a PyTorch baseline"
+	@echo "make lock    resolve requirements.lock again"
 	@echo "make clean   remove .venv and caches"
 
 run: .venv/.base
@@ -25,6 +26,12 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+# Every page is executed again, since the package may have changed.
+docs: .venv/.docs
+	@rm -rf docs/_api docs/_build
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 bench: .venv/.test
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench operator $(ARGS)
@@ -42,21 +49,27 @@ bench: .venv/.test
 	@$(COMPILE)
 	@touch $@
 
-# The test extra holds the base package, so `make run` after it installs nothing.
-.venv/.test: .venv/.made pyproject.toml requirements.lock
-	@echo "Installing into .venv with what the tests need (a few minutes the first time) ..."
-	@$(PIP) -e '.[test]'
+# These hold the base package, so `make run` after them installs nothing; the tests' environment builds the site, too.
+.venv/.docs: .venv/.made pyproject.toml requirements.lock
+	@echo "Installing into .venv with what the site needs (a few minutes the first time) ..."
+	@$(PIP) -e '.[docs]'
 	@$(COMPILE)
 	@touch .venv/.base $@
+
+.venv/.test: .venv/.made pyproject.toml requirements.lock
+	@echo "Installing into .venv with what the tests need (a few minutes the first time) ..."
+	@$(PIP) -e '.[docs,test]'
+	@$(COMPILE)
+	@touch .venv/.base .venv/.docs $@
 
 # uv resolves for several Python versions at once, which pip cannot. CUDA's packages are torch's to pin.
 lock: .venv/.made
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test --upgrade \
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra docs --extra test --upgrade \
 	  --no-header --no-annotate --quiet pyproject.toml | grep -vE '^(nvidia-|cuda-|triton)' > requirements.new
 	@{ sed -n '/^#/p' requirements.lock; cat requirements.new; } > requirements.tmp
 	@mv requirements.tmp requirements.lock && rm requirements.new
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build docs/_api docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ import jax
 import pytest
 from absl import flags
 from filelock import FileLock
+from folders import touch
 
 # Silent broadcasting between ranks and silent mixing of dtypes hide mistakes: here they are errors.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,6 +60,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> No
     os.environ["TVCONV_JAX_CACHE"] = str(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))  # as the commands that tests run do
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@pytest.fixture
+def face_folder(tmp_path: Path) -> Path:
+    """A folder of three identities with two files each."""
+    for name in ("ann", "bob", "cyd"):
+        for i in range(2):
+            touch(tmp_path / "faces" / name / f"{i}.jpg", f"{name}{i}".encode())
+    return tmp_path / "faces"
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def test_ours_come_back(tmp_path):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("kind", [bytes, "flat", "column", "raw"])
-def test_every_protocol_and_kind_of_picture(tmp_path, protocol, kind):
+def test_every_protocol_and_kind_of_image(tmp_path, protocol, kind):
     raw = [np.full((4, 5, 3), i, np.uint8) for i in range(4)]
     arrays = {
         bytes: IMAGES,
@@ -89,7 +89,7 @@ def nested(depth):
         (np.array([b"x", None], object), "an array of dtype 'O8'"),
         (np.zeros(2, [("a", "u1"), ("b", "f4")]), "an array of dtype 'V5'"),
         (Call(np.zeros, 10**12), "zeros"),
-        ({"a": 1}, "a picture is a dictionary"),
+        ({"a": 1}, "an image is a dictionary"),
         ({1, 2}, "it holds (an object that only code could make|(builtins|__builtin__).set)"),
     ],
 )
@@ -129,9 +129,9 @@ def test_bombs_and_other_things_are_one_line(tmp_path, data):
     assert str(tmp_path / "a.bin") in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("picture", [IMAGES[0], np.frombuffer(IMAGES[0], np.uint8), np.zeros((50, 50, 3), np.uint8)])
-def test_a_picture_of_many_pairs_is_read_once(tmp_path, picture):
-    path = save(tmp_path / "a.bin", pickle.dumps(([picture] * 1000, [True] * 500)))
+@pytest.mark.parametrize("image", [IMAGES[0], np.frombuffer(IMAGES[0], np.uint8), np.zeros((50, 50, 3), np.uint8)])
+def test_an_image_of_many_pairs_is_read_once(tmp_path, image):
+    path = save(tmp_path / "a.bin", pickle.dumps(([image] * 1000, [True] * 500)))
     assert len({id(image) for image in read_bin(path)[0]}) == 1
     faces = BinFaces(path)
     assert faces[0]["image"] is faces[999]["image"]
@@ -197,10 +197,10 @@ SECRET = b"secret-bytes-of-the-file"
         (pickle.dumps((RAW, [1, 2])), "its flags are not all True or False, or 1 or 0, but one is 2"),
         (pickle.dumps((RAW, [0.5, 1.0])), "one is 0.5"),
         (pickle.dumps((RAW, [SECRET, 1])), "one is bytes"),
-        (pickle.dumps((SECRET, SAME)), "its pictures are bytes"),
-        (pickle.dumps(([SECRET.decode()] * 4, SAME)), "a picture is a text"),
+        (pickle.dumps((SECRET, SAME)), "its images are bytes"),
+        (pickle.dumps(([SECRET.decode()] * 4, SAME)), "an image is a text"),
         (pickle.dumps(([np.zeros((2, 2, 3), np.float32)] * 4, SAME)), r"an array float32 \[2, 2, 3\]"),
-        (pickle.dumps((np.zeros((4, 3, 8, 8), np.uint8), SAME)), "its pictures are an array"),
+        (pickle.dumps((np.zeros((4, 3, 8, 8), np.uint8), SAME)), "its images are an array"),
         (pickle.dumps(([np.zeros((0, 5, 3), np.uint8)] * 4, SAME)), r"an array uint8 \[0, 5, 3\]"),
         (pickle.dumps(SECRET), "it holds bytes; it must be"),
     ],

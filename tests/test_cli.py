@@ -15,8 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.records import cache_dir
-from tvconv_jax.data.tools.progress import track
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training import loop
@@ -24,6 +23,7 @@ from tvconv_jax.utils import cli, console, progress
 from tvconv_jax.utils.cli import ends_in_one_line
 from tvconv_jax.utils.errors import Stopped, UserError, as_line
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.progress import track
 
 PACKAGE = Path(cli.__file__).parents[1]
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}

@@ -57,7 +57,7 @@ def test_a_list_of_names_is_not_written_over(tmp_path, capsys):
 
 def test_folder_to_record_and_back(tmp_path, capsys):
     convert(lay(tmp_path / "faces", PICTURES), tmp_path / "train.rec")
-    assert "3 pictures of 2 identities" in capsys.readouterr().out
+    assert "3 images of 2 identities" in capsys.readouterr().out
     faces = RecordFaces(tmp_path / "train.rec")
     assert [faces[i]["label"] for i in range(3)] == [0, 0, 1]
     convert(tmp_path / "train.rec", tmp_path / "back")
@@ -186,7 +186,7 @@ def test_a_part_of_other_pictures_is_refused(tmp_path, capsys):
     before = (tmp_path / "a.rec.part").read_bytes()
     with pytest.raises(SystemExit, match="2"):
         convert(tmp_path / "faces", tmp_path / "a.rec")
-    assert "a.rec.part was begun with other pictures; remove it" in capsys.readouterr().err
+    assert "a.rec.part was begun with other images; remove it" in capsys.readouterr().err
     assert (tmp_path / "a.rec.part").read_bytes() == before
 
 

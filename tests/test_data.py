@@ -18,8 +18,8 @@ from tvconv_jax.data.formats.bin_file import write_bin
 from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
-from tvconv_jax.data.subset import write_kept
-from tvconv_jax.data.synthetic.faces import PERSON, VERIFICATION, draw_people, draw_photos, render
+from tvconv_jax.data.subset import write_include_list
+from tvconv_jax.data.synthetic.faces import IDENTITY, VERIFICATION, draw_identities, draw_photos, render
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.inspection import inspect
 from tvconv_jax.utils.errors import UserError
@@ -43,7 +43,7 @@ def jpeg(seed, side=24):
 
 @pytest.fixture
 def faces(tmp_path):
-    """Three people with three pictures each, and one verification set of ten pairs."""
+    """Three identities with three images each, and one verification set of ten pairs."""
     for person in range(3):
         for i in range(3):
             path = tmp_path / "train" / f"p{person}" / f"{i}.jpg"
@@ -60,22 +60,22 @@ def faces(tmp_path):
     return tmp_path
 
 
-def test_drawing_is_seeded_and_people_differ_more_than_their_photos():
+def test_drawing_is_seeded_and_identities_differ_more_than_their_photos():
     def draw(seed):
         random = np.random.default_rng(seed)
-        return render(draw_people(random, 4), draw_photos(random, 4), 24)
+        return render(draw_identities(random, 4), draw_photos(random, 4), 24)
 
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
     random = np.random.default_rng(0)
-    people, photos = draw_people(random, 2), draw_photos(random, 2)
+    people, photos = draw_identities(random, 2), draw_photos(random, 2)
     same_photo = {name: values[[0, 0]] for name, values in photos.items()}
     a, b = render(people, same_photo, 24)
-    assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another person
-    assert set(people) == set(PERSON)
+    assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another identity
+    assert set(people) == set(IDENTITY)
 
 
-def test_embedded_set_has_people_to_train_on_and_four_sets_of_others():
+def test_embedded_set_has_identities_to_train_on_and_four_sets_of_others():
     data = embedded()
     assert data.num_classes == 8 and len(data.train) == 64
     assert [data.train[i]["label"] for i in range(64)] == list(np.repeat(np.arange(8), 8))
@@ -119,7 +119,7 @@ def test_a_folder_without_train_holds_the_identities_itself(faces):
     for person in (faces / "train").iterdir():
         person.rename(faces / person.name)
     (faces / "train").rmdir()
-    data = folder(faces)  # "pairs" is a verification set, and not a fourth person
+    data = folder(faces)  # "pairs" is a verification set, and not a fourth identity
     assert data.num_classes == 3 and len(data.train) == 9 and set(data.verification) == {"pairs"}
     assert any("1 files that are not .jpg, .jpeg, .png (p1/photo.webp)" in note for note in data.notes)
     assert inspect(str(faces)).splitlines()[0].endswith("folders of identities")
@@ -131,19 +131,19 @@ def test_a_changed_file_is_seen(faces):
     assert folder(faces).train[0]["image"] != before
 
 
-def test_truncated_pictures_are_named_and_skipped_up_to_a_share(faces):
+def test_truncated_images_are_named_and_skipped_up_to_a_share(faces):
     whole = jpeg(5)
     (faces / "train" / "p1" / "0.jpg").write_bytes(whole[: len(whole) // 2])
     data = folder(faces)
     assert len(data.train) == 8
     assert len(data.notes) == 1 and "skipped 1 of 9" in data.notes[0] and "p1/0.jpg" in data.notes[0]
     assert folder(faces).notes == data.notes  # and again, from the cache
-    said = r"1 of 9 pictures cannot be read \(.*p1/0.jpg: it is truncated\), more than the share 0.01"
+    said = r"1 of 9 images cannot be read \(.*p1/0.jpg: it is truncated\), more than the share 0.01"
     with pytest.raises(UserError, match=said):
         folder(faces, max_corrupt=0.01)
 
 
-def test_a_picture_larger_than_any_is_skipped_too(faces, monkeypatch):
+def test_an_image_larger_than_any_is_skipped_too(faces, monkeypatch):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 24)
     assert "p1/0.jpg" in folder(faces).notes[0]
@@ -158,11 +158,11 @@ def test_a_cache_that_takes_no_files_is_one_line(tmp_path):
         raise AssertionError("wrote into a file")
 
 
-def test_other_sizes_are_resized_and_said_once(faces):
+def test_other_sizes_are_resized_and_reported_once(faces):
     (faces / "train" / "p1" / "0.jpg").write_bytes(jpeg(5, side=40))
     (faces / "train" / "p1" / "1.jpg").write_bytes(jpeg(5, side=40))
     data = folder(faces)
-    assert len(data.notes) == 1 and "2 of 9 pictures" in data.notes[0] and "resized to 24x24" in data.notes[0]
+    assert len(data.notes) == 1 and "2 of 9 images" in data.notes[0] and "resized to 24x24" in data.notes[0]
     assert decode(data.train[3]["image"], 24).shape == (24, 24, 3)
 
 
@@ -170,23 +170,23 @@ def test_other_sizes_are_resized_and_said_once(faces):
     ("spoil", "words"),
     [
         (lambda root: "", "data.root is empty; name the folder with --config.data.root=DIR"),
-        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: root / "nowhere", "is not a folder"),
         (lambda root: root / "elsewhere", "holds 0 identities"),
         (lambda root: [(root / "train" / p).rename(root / p) for p in ("p1", "p2")] and root, "holds 1 identities"),
         (lambda root: (root / "pairs" / "q3.jpg").unlink() or root, "q3.jpg does not exist; add the file"),
-        (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same person) or -1"),
+        (lambda root: append(root, "q1.jpg q2.jpg 0"), "pair.txt:11: flag '0' must be 1 (same identity) or -1"),
         (
             lambda root: append(root, "José.jpg q2.jpg 1", "latin-1"),
             "pairs_pair.txt cannot be read ('utf-8' codec can't",
         ),
         (lambda root: renamed(root, b"Jos\xe9.jpg"), "is not in UTF-8; rename the file."),
-        (lambda root: named(root, "step"), "no verification set can be called 'step', as the step in metrics.jsonl is"),
+        (lambda root: named(root, "step"), "no verification set can be called 'step', the name of the step in metrics"),
         (lambda root: named(root, "all"), "called 'all', which means all splits of a set; give it another name."),
         (lambda root: named(root, "a\nb"), "no verification set can be called 'a\\nb'; give it another name."),
         (lambda root: (root / "_pair.txt").touch() or root, "no verification set can be called ''; give it another"),
         (lambda root: append(root, "q1.jpg q2.jpg"), "must be 'left right flag'"),
-        (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be cut into 10 equal folds"),
-        (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no picture") and root, "1 of 10 pictures cannot be"),
+        (lambda root: append(root, "q1.jpg q2.jpg 1"), "11 pairs cannot be split into 10 equal folds"),
+        (lambda root: (root / "pairs" / "q3.jpg").write_bytes(b"no image") and root, "1 of 10 images cannot be"),
     ],
 )
 def test_bad_folders_get_one_line(faces, spoil, words):
@@ -224,14 +224,14 @@ def first_batches(data, count=2):
 
 def test_every_format_gives_the_same_first_batches(faces, tmp_path_factory):
     loose = casia(faces)
-    assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, pictures from folders"]
+    assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, images from folders"]
     root = tmp_path_factory.mktemp("casia")
     write_faces(root / "train.rec", loose.train)
     pictures, pairs = loose.verification["pairs"]
     both = [index for pair in zip(pairs.left, pairs.right, strict=True) for index in pair]
     write_bin(root / "pairs.bin", [pictures[index]["image"] for index in both], pairs.same)
     packed = casia(root)
-    assert packed.notes == ["train.rec: 9 pictures of 3 identities", "pairs: 10 pairs from pairs.bin"]
+    assert packed.notes == ["train.rec: 9 images of 3 identities", "pairs: 10 pairs from pairs.bin"]
     assert packed.num_classes == loose.num_classes == 3
     for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
         for key, value in ours.items():
@@ -248,8 +248,8 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
     convert(faces, f"tfds:{root}/people")
     for name in (f"tfds:{root}/people", root / "people"):
         packed = casia(name, verify_root=str(faces))
-        assert packed.num_classes == 3 and packed.notes[0].endswith("9 pictures of 3 identities")
-        assert packed.notes[1:] == ["pairs: 10 pairs, pictures from folders"]
+        assert packed.num_classes == 3 and packed.notes[0].endswith("9 images of 3 identities")
+        assert packed.notes[1:] == ["pairs: 10 pairs, images from folders"]
         for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
             for key, value in ours.items():
                 np.testing.assert_array_equal(value, theirs[key])
@@ -260,14 +260,14 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
     found = next((root / "numbered").rglob("dataset_info.json")).parent
     data = casia(f"tfds:{found}")
     assert data.num_classes == 3 and [data.train[i]["label"] for i in range(4)] == [0, 1, 2, 0]
-    assert "9 pictures of 3 identities" in data.notes[0]
+    assert "9 images of 3 identities" in data.notes[0]
     with pytest.raises(UserError, match="no prepared TFDS set 'nobody' in"):
         casia("tfds:nobody")
 
 
 def test_a_kept_list_trains_on_that_part(faces, tmp_path):
     kept = tmp_path / "kept.txt"
-    write_kept(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
+    write_include_list(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
     data = folder(faces, keep=str(kept))
     assert [(face["name"], face["label"]) for face in data.train] == [
         ("train/p0/0.jpg", 0),
@@ -275,13 +275,13 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
         ("train/p2/1.jpg", 1),
     ]
     assert data.num_classes == 2 and data.train.name(2) == "train/p2/1.jpg"
-    assert data.notes == [f"kept 3 of 9 pictures, 2 identities, by {kept}"]
+    assert data.notes == [f"kept 3 of 9 images, 2 identities, by {kept}"]
     for names, words in (
-        (["p0/0.jpg", "x/0.jpg", "x/1.jpg"], "names 'x/0.jpg' and 1 more, which the training set has not"),
+        (["p0/0.jpg", "x/0.jpg", "x/1.jpg"], "names 'x/0.jpg' and 1 more, which the training set does not have"),
         (["p0/0.jpg"], "keeps 1 identity"),
         ([], "is empty"),
     ):
-        write_kept(kept, names)
+        write_include_list(kept, names)
         with pytest.raises(UserError, match=words):
             folder(faces, keep=str(kept))
     with pytest.raises(UserError, match="cannot be read"):
@@ -291,13 +291,13 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
 def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
     convert(faces, tmp_path / "packed" / "train.rec")
     convert(faces, f"tfds:{tmp_path}/set")
-    write_kept(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
+    write_include_list(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
     for root in (faces, tmp_path / "packed", tmp_path / "set"):
         data = casia(root, keep=str(tmp_path / "kept.txt"))
         assert [data.train[i]["image"] for i in range(3)] == [jpeg(10), jpeg(12), jpeg(21)]
         assert [data.train[i]["label"] for i in range(3)] == [0, 0, 1] and data.num_classes == 2
-    (tmp_path / "packed" / "train.lst").unlink()  # pictures are then called by their keys
-    write_kept(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
+    (tmp_path / "packed" / "train.lst").unlink()  # images are then called by their keys
+    write_include_list(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
     assert len(casia(tmp_path / "packed", keep=str(tmp_path / "kept.txt")).train) == 2
 
 
@@ -324,33 +324,32 @@ def test_sixteen_bits_of_gray_become_eight_and_numbers_without_a_white_are_refus
     Image.fromarray(gray).save(faces / "train" / "p1" / "0.png")
     Image.fromarray(gray.astype(np.float32)).save(faces / "train" / "p1" / "1.jpg", "TIFF")
     data = folder(faces)
-    assert len(data.train) == 9 and "p1/1.jpg: its pixels, of the mode F, do not say what is white" in data.notes[0]
+    assert len(data.train) == 9
+    assert "p1/1.jpg: its pixels, of the mode F, do not define which value is white" in data.notes[0]
     names = [data.train.name(index) for index in range(9)]
     assert pixels(data.train[names.index("train/p1/0.png")]["image"]).max() == 253
 
 
-def test_a_bin_goes_before_loose_pictures_of_the_same_set(faces):
+def test_a_bin_goes_before_loose_images_of_the_same_set(faces):
     images = [jpeg(seed) for seed in range(20)]
     write_bin(faces / "pairs.bin", images, [True] * 10)
     data = casia(faces)
     assert data.notes == ["pairs: 10 pairs from pairs.bin"] and data.verification["pairs"][0][3]["image"] == images[3]
     (faces / "pairs.bin").unlink()
     write_bin(faces / "pairs.bin", images[:6], [True] * 3)
-    with pytest.raises(UserError, match="pairs.bin: 3 pairs cannot be cut into 10 equal folds"):
+    with pytest.raises(UserError, match="pairs.bin: 3 pairs cannot be split into 10 equal folds"):
         casia(faces)
 
 
-def test_a_bad_picture_in_a_record_is_named(tmp_path):
+def test_a_bad_image_in_a_record_is_named(tmp_path):
     faces = [{"image": jpeg(i), "label": i % 2, "name": ""} for i in (0, 2, 1, 3)]
     faces[2]["image"] = faces[2]["image"][:300]
     write_faces(tmp_path / "train.rec", faces)
-    with pytest.raises(
-        UserError, match=r"picture train.rec:3 cannot be decoded \(.*\); repair or remove it\. .*convert"
-    ):
+    with pytest.raises(UserError, match=r"image train.rec:3 cannot be decoded \(.*\); repair or remove it\. .*convert"):
         first_batches(casia(tmp_path))
     convert(tmp_path / "train.rec", tmp_path / "loose")  # the way out that it names
     data = casia(tmp_path / "loose", max_corrupt=0.25)
-    assert len(data.train) == 3 and data.notes[0].startswith("skipped 1 of 4 pictures that cannot be read")
+    assert len(data.train) == 3 and data.notes[0].startswith("skipped 1 of 4 images that cannot be read")
 
 
 def test_lfws_own_pair_list(faces):
@@ -379,7 +378,7 @@ def batches(source, **changes):
     return train_batches(source, **{"batch_size": 16, "image_size": 24, "seed": 0, **changes})
 
 
-def test_every_epoch_holds_every_picture_once_in_another_order():
+def test_every_epoch_holds_every_image_once_in_another_order():
     source = embedded().train
     iterator = batches(source)
     epochs = [np.concatenate([next(iterator)["index"] for _ in range(4)]) for _ in range(2)]
@@ -388,7 +387,7 @@ def test_every_epoch_holds_every_picture_once_in_another_order():
     assert (epochs[0] != epochs[1]).any()
 
 
-def test_the_same_seed_gives_the_same_batches_and_half_are_flipped_anew_each_epoch():
+def test_the_same_seed_gives_the_same_batches_and_half_are_flipped_again_each_epoch():
     source = embedded().train
     first, second, other = batches(source), batches(source), batches(source, seed=1)
     flipped = []
@@ -443,12 +442,12 @@ def test_processes_share_an_evaluation_with_a_ragged_end(processes):
     source, shares = embedded().train, np.array_split(np.arange(60), processes)
     whole = list(eval_batches(source, batch_size=60, image_size=24))
     parts = [list(eval_batches(source, batch_size=60, image_size=24, rows=rows)) for rows in shares]
-    for i, expected in enumerate(whole):  # 60 pictures, then 4: most processes have none of these
+    for i, expected in enumerate(whole):  # 60 images, then 4: most processes have none of these
         np.testing.assert_array_equal(np.concatenate([part[i]["image"] for part in parts]), expected["image"])
         assert all((part[i]["mask"] == expected["mask"]).all() for part in parts)
 
 
-def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():
+def test_evaluation_batches_hold_every_image_once_and_mask_the_rest():
     source = embedded().train
     parts = list(eval_batches(source, batch_size=24, image_size=24))
     assert [part["image"].shape for part in parts] == [(24, 24, 24, 3)] * 3
@@ -458,7 +457,7 @@ def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training pictures"):
+    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training images"):
         steps_per_epoch(embedded().train, 65)
 
 
@@ -471,7 +470,7 @@ def test_tensorflow_is_never_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_readmes_picture_is_drawn_from_a_seed(tmp_path):
+def test_the_readmes_image_is_drawn_from_a_seed(tmp_path):
     command = [sys.executable, "-m", "tvconv_jax.data.synthetic.preview", f"--out={tmp_path / 'faces.png'}"]
     subprocess.run(command, check=True)
     drawn, committed = (

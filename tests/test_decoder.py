@@ -16,7 +16,7 @@ from tvconv_jax.data.decoder import ImageError, gray, opened, orientation, pixel
 from tvconv_jax.data.formats.bin_file import BinFaces, write_bin
 from tvconv_jax.data.formats.record_faces import RecordFaces, write_faces
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.tools.image_stats import look
+from tvconv_jax.data.tools.image_stats import measure
 from tvconv_jax.data.tools.inspection import inspect
 from tvconv_jax.report.others import _outlines
 from tvconv_jax.utils.errors import UserError
@@ -146,8 +146,8 @@ def test_sixteen_bits_are_scaled_in_every_format_and_one_bit_is_black_and_white(
         (saved(COLOR, "TIFF", compression="tiff_lzw")[:300], "damaged|truncated"),
         (png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 26))), "unpacks to far more than an image needs"),
         (png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26))), "unpacks to far more than an image needs"),
-        (saved(COLOR.convert("F"), "TIFF"), "the mode F, do not say what is white"),
-        (saved(COLOR.convert("I"), "TIFF"), "the mode I, do not say what is white"),
+        (saved(COLOR.convert("F"), "TIFF"), "the mode F, do not define which value is white"),
+        (saved(COLOR.convert("I"), "TIFF"), "the mode I, do not define which value is white"),
         (saved(Image.new("LAB", (9, 9)), "TIFF"), "the mode LAB, are not RGB or gray"),
     ],
     ids=range(23),
@@ -239,7 +239,7 @@ def test_inspect_tells_why_an_image_cannot_be_read(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_one_pixel_is_looked_at_without_a_warning():
-    assert look(saved(Image.new("RGB", (1, 1), (90, 60, 30)), "PNG")).warmth == 1
+    assert measure(saved(Image.new("RGB", (1, 1), (90, 60, 30)), "PNG")).warmth == 1
 
 
 def test_a_report_goes_without_outlines_that_cannot_be_read(tmp_path):

@@ -12,7 +12,7 @@ from test_inspection import drawn, jpeg
 from test_main import Watched, leaves
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks import frontal, purify
 from tvconv_jax.tasks.configs import frontal_config
@@ -76,8 +76,8 @@ def test_every_layout_is_split_by_people(tmp_path, layout):
                 path = tmp_path / layout.format(pose=pose, person=f"p{person:02d}", i=i)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-    data = poses.load(tmp_path, test_share=0.3)
-    assert data.people == (7, 3) and len(data.train) == 28 and len(data.test) == 12
+    data = poses.load_poses(tmp_path, test_share=0.3)
+    assert data.identities == (7, 3) and len(data.train) == 28 and len(data.test) == 12
     parts = []
     for part in (data.train, data.test):
         names = [part.name(i) for i in range(len(part))]
@@ -90,10 +90,10 @@ def test_too_little_to_learn_from_is_one_line(tmp_path, cfp):
     (tmp_path / "frontal").mkdir()
     (tmp_path / "frontal" / "a_1.jpg").touch()
     with pytest.raises(UserError, match="holds no profile faces; put them into .*profile/"):
-        poses.load(tmp_path, test_share=0.2)
+        poses.load_poses(tmp_path, test_share=0.2)
     for share in (0.0, 1.0):
-        with pytest.raises(UserError, match="data.test_share .* of 20 people leaves none"):
-            poses.load(cfp, test_share=share)
+        with pytest.raises(UserError, match="data.test_share .* of 20 identities leaves none"):
+            poses.load_poses(cfp, test_share=share)
 
 
 def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path, cfp):
@@ -102,15 +102,15 @@ def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path, cfp):
     (tmp_path / "profile" / "more").symlink_to(cfp / "profile")
     (tmp_path / "profile" / "up").symlink_to(tmp_path)
     with pytest.raises(
-        UserError, match=r"no profile faces of the people to (train|test) on \(data.test_share 0.2\); people"
+        UserError, match=r"no profile faces of the identities to (train|test) on \(data.test_share 0.2\); identities"
     ):
-        poses.load(tmp_path, test_share=0.2)  # for `more` stands where a person would
+        poses.load_poses(tmp_path, test_share=0.2)  # for `more` stands where a person would
     (tmp_path / "profile" / "more").unlink()
     (tmp_path / "profile" / "up").unlink()
     (tmp_path / "profile").rmdir()
     (tmp_path / "profile").symlink_to(cfp / "profile")
-    data = poses.load(tmp_path, test_share=0.2)
-    assert data.people == (16, 4) and len(data.train) == 80 and len(data.test) == 20
+    data = poses.load_poses(tmp_path, test_share=0.2)
+    assert data.identities == (16, 4) and len(data.train) == 80 and len(data.test) == 20
 
 
 def test_random_crops_by_hand():
@@ -155,7 +155,7 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     assert scored == [20]
     assert "kept 15 of 24 pictures (62.5%) and 5 of 6 identities" in capsys.readouterr().out
     expected = [f"p{person}/{i}.jpg" for person in range(5) for i in range(3)]
-    assert read_kept(out / "kept.txt") == expected
+    assert read_include_list(out / "kept.txt") == expected
     assert (out / "scores.csv").read_text().count("\n") == 25
     counts = json.loads((out / "counts.json").read_text())
     assert counts["pictures_kept"] == 15 and counts["pictures_kept_of_an_identity_median"] == 3
@@ -183,7 +183,7 @@ def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, 
         main(arguments)
         said = capsys.readouterr().out
         assert "kept 22 of 24 pictures" in said and "2 cannot be decoded and are not kept: " in said
-        assert len(read_kept(tmp_path / "out" / "kept.txt")) == 22
+        assert len(read_include_list(tmp_path / "out" / "kept.txt")) == 22
     rows = list(csv.reader((tmp_path / "out" / "scores.csv").open()))
     assert {len(row) for row in rows} == {2} and ["p0, once p1/1.jpg", "nan"] in rows
     counts = json.loads((tmp_path / "out" / "counts.json").read_text())

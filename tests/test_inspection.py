@@ -10,7 +10,7 @@ from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.decoder import pixels
 from tvconv_jax.data.formats.bin_file import write_bin
 from tvconv_jax.data.tools.alignment import TEMPLATE, align, align_face, read_landmarks, similarity
-from tvconv_jax.data.tools.image_stats import look
+from tvconv_jax.data.tools.image_stats import measure
 from tvconv_jax.utils.errors import UserError
 
 SKIN, DARK = (205, 150, 125), (40, 25, 25)
@@ -55,9 +55,9 @@ def warnings(report):
 
 def test_a_clean_set(faces, capsys):
     report = inspect(capsys, faces)
-    assert "6 with 5 to 5 pictures, median 5; 0 with fewer than two" in report
+    assert "6 with 5 to 5 images, median 5; 0 with fewer than two" in report
     assert "30, of which 0 cannot be read" in report and "112x112: 30" in report and "30, gray 0" in report
-    assert "has them in 100.0%" in report and not warnings(report)
+    assert "template in 100.0%" in report and not warnings(report)
 
 
 def test_planted_faults_are_found(faces, capsys, tmp_path):
@@ -89,7 +89,7 @@ def test_sets_that_are_not_what_they_should_be(faces, capsys):
         path.write_bytes(jpeg(low[:96, :96, ::-1]))
     report = "\n".join(warnings(inspect(capsys, faces)))
     assert "most faces are bluer than skin" in report and "the eyes of 100% are not where" in report
-    assert "pictures that are not 112x112, 30: " in report and ", ..." in report and "several identities, 5: " in report
+    assert "images that are not 112x112, 30: " in report and ", ..." in report and "several identities, 5: " in report
     assert ", ..." not in inspect(capsys, faces, "--every-name")
 
 
@@ -100,22 +100,22 @@ def test_overlap_with_test_sets_beside(faces, capsys):
     (faces / "pairs.txt").write_text("\n".join(["10\t300", *lines]))
     (faces / "x_pair.txt").write_text("Person_4/1.jpg Person_0_0001.jpg 1\n")
     report = "\n".join(warnings(inspect(capsys, faces)))
-    assert "pictures that are also in the test set mine, 1: " in report and "Person_1/0.jpg" in report
+    assert "images that are also in the test set mine, 1: " in report and "Person_1/0.jpg" in report
     assert "identities that are also in the test set lfw, 2: Person_2, Person_3" in report
     assert "identities that are also in the test set x, 2: Person_0, Person_4" in report
     pairs = "pairs       20: 10 of one identity, 10 of two identities, in 10 folds"
-    assert f"mine.bin: a test set\n  {pairs}\n  pictures    40" in inspect(capsys, faces / "mine.bin")
+    assert f"mine.bin: a test set\n  {pairs}\n  images      40" in inspect(capsys, faces / "mine.bin")
     with pytest.raises(SystemExit, match="2"):
         main(["inspect", str(faces / "pairs.txt")])
-    assert f"lists 4 pictures, and none is in {faces / 'lfw'}; put them there." in capsys.readouterr().err
+    assert f"lists 4 images, and none is in {faces / 'lfw'}; put them there." in capsys.readouterr().err
     (faces / "lfw" / "Person_2").mkdir(parents=True)
     for number in (1, 2):
         (faces / "lfw" / "Person_2" / f"Person_2_{number:04d}.jpg").write_bytes(pictures[number])
     report = inspect(capsys, faces / "pairs.txt")
-    assert "pairs       2: 1 of one identity, 1 of two identities, in no equal folds\n  pictures    2," in report
-    assert "  ! lfw: 2 pairs cannot be cut into 10 equal folds; give a multiple of 10.\n" in report
+    assert "pairs       2: 1 of one identity, 1 of two identities, in no equal folds\n  images      2," in report
+    assert "  ! lfw: 2 pairs cannot be split into 10 equal folds; give a multiple of 10.\n" in report
     missing = "somebody/somebody_0001.jpg, Person_3/Person_3_0002.jpg"
-    assert f"  ! pictures that it lists are missing, 2: {missing}\n" in report
+    assert f"  ! listed images are missing, 2: {missing}\n" in report
 
 
 @pytest.mark.parametrize("kind", ["rec", "tfds"])
@@ -140,13 +140,13 @@ def test_pictures_that_viewers_turn_are_found(faces, capsys):
         exif[ExifTags.Base.Orientation] = 6
         picture.save(path, exif=exif)
     (turned,) = warnings(inspect(capsys, faces))
-    assert turned.endswith(f"viewers turn (EXIF), and training does not: save them turned, 1: {path}")
+    assert turned.endswith(f"viewers rotate (EXIF), and training does not: save them rotated, 1: {path}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["inspect", "faces", "--sheet=sheet"], "sheet must end as a picture does: .png, .jpg"),
+        (["inspect", "faces", "--sheet=sheet"], "sheet must end as an image does: .png, .jpg"),
         (["align", "a", "b", "c", "--size=0"], "'0' must be a whole number from 8"),
         (["speed", "faces", "--seconds=0"], "'0' must be greater than 0, and finite"),
     ],
@@ -159,7 +159,7 @@ def test_numbers_and_names_are_looked_at_first(arguments, words, capsys):
 
 def test_gray_is_gray():
     gray = np.asarray(Image.fromarray(drawn(0)).convert("L").convert("RGB"))
-    assert look(jpeg(gray)).gray and not look(jpeg(gray)).swapped and not look(jpeg(drawn(0))).gray
+    assert measure(jpeg(gray)).gray and not measure(jpeg(gray)).swapped and not measure(jpeg(drawn(0))).gray
 
 
 def test_similarity_by_hand():
@@ -210,7 +210,7 @@ def test_align_command(tmp_path, capsys):
         said = capsys.readouterr().out
         assert said.startswith(start) and "1 cannot be read: ann/2.jpg" in said
     aligned = pixels((tmp_path / "out" / "ann" / "1.jpg").read_bytes())
-    assert aligned.shape == (96, 96, 3) and look(jpeg(aligned)).eyes > 1
+    assert aligned.shape == (96, 96, 3) and measure(jpeg(aligned)).eyes > 1
     assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["1.jpg"]
 
 
@@ -230,9 +230,9 @@ def test_no_picture_takes_the_place_of_another(tmp_path):
     (tmp_path / "a").mkdir()
     for kind in ("png", "jpg"):
         (tmp_path / "a" / f"1.{kind}").write_bytes(jpeg(drawn(0)))
-    with pytest.raises(UserError, match=r"lists a/1.png and a/1.jpg, which would both become a/1.jpg; leave one"):
+    with pytest.raises(UserError, match=r"lists a/1.png and a/1.jpg, which would both become a/1.jpg; remove one"):
         align(tmp_path, tmp_path / "list.txt", tmp_path / "out")
-    with pytest.raises(UserError, match="is the folder of the pictures themselves; name another"):
+    with pytest.raises(UserError, match="is the folder of the images themselves; name another"):
         align(tmp_path, tmp_path / "list.txt", tmp_path / "a" / "..")
 
 
@@ -248,4 +248,4 @@ def test_bad_landmarks_name_the_line(tmp_path, line):
 def test_speed_command(faces, capsys):
     main(["speed", str(faces), "--size=24", "--seconds=0.01"])
     said = capsys.readouterr().out
-    assert "Pillow, a plain loop" in said and "pipeline, 2 worker processes" in said
+    assert "Pillow, in a loop" in said and "pipeline, 2 worker processes" in said

@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+from folders import touch
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -15,7 +16,7 @@ from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.listing import LeftOut, walk
 from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.subset import KeptFaces
+from tvconv_jax.data.subset import select_listed
 from tvconv_jax.data.tools import poses
 from tvconv_jax.data.tools.alignment import align
 from tvconv_jax.data.tools.conversion import convert
@@ -23,21 +24,6 @@ from tvconv_jax.data.tools.inspection import inspect
 from tvconv_jax.utils.errors import UserError
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
-
-
-def touch(path, content=b"image"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-@pytest.fixture
-def people(tmp_path):
-    """Three identities with two files each."""
-    for name in ("ann", "bob", "cyd"):
-        for i in range(2):
-            touch(tmp_path / "faces" / name / f"{i}.jpg", f"{name}{i}".encode())
-    return tmp_path / "faces"
 
 
 JUNK = [
@@ -50,14 +36,14 @@ JUNK = [
 
 @pytest.mark.parametrize("name", JUNK)
 @pytest.mark.parametrize("where", ["", "ann"])
-def test_junk_is_left_out_and_counted(people, name, where):
-    before = training_files(people, LeftOut())
-    touch(people / where / name, APPLE_DOUBLE)
+def test_junk_is_left_out_and_counted(face_folder, name, where):
+    before = training_files(face_folder, LeftOut())
+    touch(face_folder / where / name, APPLE_DOUBLE)
     left_out = LeftOut()
-    assert training_files(people, left_out) == before and len(before) == 6
-    first = (people / where / name).relative_to(people).parts[: 2 if where else 1]
-    note = f"left out of {people}: 1 hidden or system files or folders ({'/'.join(first)})"
-    assert left_out.notes(people) == [note]
+    assert training_files(face_folder, left_out) == before and len(before) == 6
+    first = (face_folder / where / name).relative_to(face_folder).parts[: 2 if where else 1]
+    note = f"left out of {face_folder}: 1 hidden or system files or folders ({'/'.join(first)})"
+    assert left_out.notes(face_folder) == [note]
 
 
 def make_pipe(path):
@@ -95,14 +81,14 @@ def make_socket(path):
         ("docs/readme.txt", touch, "files that are not .jpg, .jpeg, .png"),
     ],
 )
-def test_what_is_no_image_of_an_identity_is_counted(people, name, make, reason):
-    before = training_files(people, LeftOut())
-    make(people / name)
+def test_what_is_no_image_of_an_identity_is_counted(face_folder, name, make, reason):
+    before = training_files(face_folder, LeftOut())
+    make(face_folder / name)
     left_out = LeftOut()
-    assert training_files(people, left_out) == before
-    (note,) = left_out.notes(people)
+    assert training_files(face_folder, left_out) == before
+    (note,) = left_out.notes(face_folder)
     assert f"1 {reason} ({name})" in note
-    assert open_faces(people).notes == [note] and f"note: {note}" in inspect(str(people))
+    assert open_faces(face_folder).notes == [note] and f"note: {note}" in inspect(str(face_folder))
 
 
 @pytest.mark.parametrize(
@@ -114,14 +100,14 @@ def test_what_is_no_image_of_an_identity_is_counted(people, name, make, reason):
         ("dan/a.BMP", touch, r"\(1, such as a.BMP\); convert them, or move the folder elsewhere"),
     ],
 )
-def test_an_identity_is_not_lost_without_a_word(people, name, make, words):
-    (people / "dan").mkdir()
-    make(people / name)
+def test_an_identity_is_not_lost_without_a_word(face_folder, name, make, words):
+    (face_folder / "dan").mkdir()
+    make(face_folder / name)
     with pytest.raises(UserError, match=rf"faces/dan would be lost as an identity: .*{words}"):
-        training_files(people, LeftOut())
+        training_files(face_folder, LeftOut())
 
 
-def test_a_folder_that_cannot_be_read_is_an_error_unless_it_is_junk(people, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_an_error_unless_it_is_junk(face_folder, monkeypatch):
     scandir = os.scandir
 
     def denied(path):
@@ -131,15 +117,15 @@ def test_a_folder_that_cannot_be_read_is_an_error_unless_it_is_junk(people, monk
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(UserError, match=r"bob cannot be read \(Permission denied\), so what is in it would be lost"):
-        training_files(people, LeftOut())
-    (people / "bob").rename(people / "lost+found")
-    assert len(training_files(people, LeftOut())) == 4
+        training_files(face_folder, LeftOut())
+    (face_folder / "bob").rename(face_folder / "lost+found")
+    assert len(training_files(face_folder, LeftOut())) == 4
 
 
-def test_links_are_followed_and_no_circle_is_walked(people, tmp_path):
-    (people / "dan").symlink_to(touch(tmp_path / "dan" / "0.jpg").parent)
+def test_links_are_followed_and_no_circle_is_walked(face_folder, tmp_path):
+    (face_folder / "dan").symlink_to(touch(tmp_path / "dan" / "0.jpg").parent)
     touch(tmp_path / "dan" / "1.jpg")
-    assert len(training_files(people, LeftOut())) == 8
+    assert len(training_files(face_folder, LeftOut())) == 8
     for a, b in (("x", "y"), ("y", "x")):  # two folders that lead to each other
         (tmp_path / a).mkdir()
         (tmp_path / a / "link").symlink_to(tmp_path / b)
@@ -149,15 +135,15 @@ def test_links_are_followed_and_no_circle_is_walked(people, tmp_path):
     assert list(left_out.paths) == [listing.LOOP]
 
 
-def test_names_stand_in_one_line(people):
-    touch(people / ".a\nb\u2028")
+def test_names_stand_in_one_line(face_folder):
+    touch(face_folder / ".a\nb\u2028")
     left_out = LeftOut()
-    training_files(people, left_out)
-    assert left_out.notes(people)[0].endswith(r"(.a\nb\u2028)")
+    training_files(face_folder, left_out)
+    assert left_out.notes(face_folder)[0].endswith(r"(.a\nb\u2028)")
 
 
-def test_a_packed_set_below_is_pointed_at(people, tmp_path):
-    convert(people, tmp_path / "root" / "train" / "train.rec")
+def test_a_packed_set_below_is_pointed_at(face_folder, tmp_path):
+    convert(face_folder, tmp_path / "root" / "train" / "train.rec")
     for root in (tmp_path / "root", tmp_path / "root" / "train"):
         words = (
             rf"holds 0 identities .*A packed set is in .*train/train.rec: .*--config.data.root={tmp_path}/root/train"
@@ -166,14 +152,14 @@ def test_a_packed_set_below_is_pointed_at(people, tmp_path):
             training_files(root, LeftOut())
 
 
-def test_apple_doubles_are_neither_packed_nor_aligned(people, tmp_path):
-    touch(people / "ann" / "._0.jpg", APPLE_DOUBLE)
-    said = convert(people, tmp_path / "a.rec")
-    assert said.splitlines()[1].startswith(f"  left out of {people}: 1 hidden")
+def test_apple_doubles_are_neither_packed_nor_aligned(face_folder, tmp_path):
+    touch(face_folder / "ann" / "._0.jpg", APPLE_DOUBLE)
+    said = convert(face_folder, tmp_path / "a.rec")
+    assert said.splitlines()[1].startswith(f"  left out of {face_folder}: 1 hidden")
     assert len(RecordFaces(tmp_path / "a.rec")) == 6
     points = " ".join(map(str, range(10)))
     (tmp_path / "list.txt").write_text(f"ann/0.jpg {points}\nann/._0.jpg {points}\n")
-    said = align(people, tmp_path / "list.txt", tmp_path / "aligned")
+    said = align(face_folder, tmp_path / "list.txt", tmp_path / "aligned")
     assert "1 of" in said and "are hidden or system files or folders: left out" in said
 
 
@@ -190,7 +176,7 @@ def test_poses_by_the_same_rule(tmp_path):
             os.mkfifo(tmp_path / f"{person}" / pose / "1.jpg")
     touch(tmp_path / "0" / "x.jpg")
     touch(tmp_path / "__MACOSX" / "5" / "frontal" / "0.jpg")
-    data = poses.load(tmp_path, test_share=0.5)
+    data = poses.load_poses(tmp_path, test_share=0.5)
     assert len(data.train) == len(data.test) == 4
     (note,) = data.notes
     for words in ("9 hidden", "8 pipes", "1 images in no folder frontal or profile (0/x.jpg)"):
@@ -215,22 +201,22 @@ def test_lists_and_bins_that_are_junk_are_no_verification_sets(images):
         load(images)
 
 
-def test_identities_without_a_whole_picture_are_told(images):
+def test_identities_without_a_whole_image_are_reported(images):
     touch(images / "dan" / "0.jpg", b"")
-    assert "1 identities have no picture that can be read: left out (dan)" in load(images).notes
+    assert "1 identities have no image that can be read: left out (dan)" in load(images).notes
     for path in images.glob("p0/*"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="holds 1 identities with pictures that can be read .4 of 7 cannot"):
+    with pytest.raises(UserError, match="holds 1 identities with images that can be read .4 of 7 cannot"):
         load(images)
 
 
 def test_one_copy_in_the_cache_serves_every_size_and_share(images, tmp_path, monkeypatch):
     monkeypatch.setenv("TVCONV_JAX_CACHE", str(tmp_path / "cache"))
     (images / "p0" / "bad.png").write_bytes(b"")
-    assert any("5 of 7 pictures" in note and "resized to 24x24" in note for note in load(images).notes)
-    assert any("6 of 7 pictures" in note and "resized to 48x48" in note for note in load(images, image_size=48).notes)
+    assert any("5 of 7 images" in note and "resized to 24x24" in note for note in load(images).notes)
+    assert any("6 of 7 images" in note and "resized to 48x48" in note for note in load(images, image_size=48).notes)
     assert any("skipped 1 of 7" in note for note in load(images, max_corrupt=0.2).notes)
-    with pytest.raises(UserError, match="1 of 7 pictures cannot be read"):
+    with pytest.raises(UserError, match="1 of 7 images cannot be read"):
         load(images, max_corrupt=0.0)
     assert len(list((tmp_path / "cache").glob("folder-*"))) == 1
     touch(images / "p0" / "new.txt")  # what is left out is told as it is now, and copies nothing
@@ -253,4 +239,4 @@ def test_names_are_read_without_the_images(tmp_path, monkeypatch):
         file.unlink()
     assert ImageSource(builder, "train").name(3) == "p1/3.jpg"
     (tmp_path / "kept.txt").write_text("p0/0.jpg\np1/3.jpg\n")
-    assert KeptFaces(source, tmp_path / "kept.txt").name(1) == "p1/3.jpg"
+    assert select_listed(source, tmp_path / "kept.txt")[0].name(1) == "p1/3.jpg"

@@ -17,7 +17,7 @@ from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.listing import is_junk
 from tvconv_jax.data.records import RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools.alignment import read_landmarks
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.held_out import open_held_out
@@ -56,7 +56,7 @@ def test_one_reader_for_every_encoding_and_line_end(tmp_path, encoding, end):
     path.write_bytes(end.join(["a.jpg 1 2 3 4 5 6 7 8 9 0", ""]).encode(encoding))
     assert read_landmarks(path)[0].file == "a.jpg"
     path.write_bytes(end.join(["a/1.jpg", "", "b/x\u2028y.jpg"]).encode(encoding))
-    assert read_kept(path) == ["a/1.jpg", "b/x\u2028y.jpg"]
+    assert read_include_list(path) == ["a/1.jpg", "b/x\u2028y.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_pairs_with_blanks_absolute_paths_and_backslashes(tmp_path):
     assert names == sorted(["a 1.jpg", "b/2.JPG", str(away), "1", f"{tmp_path}/x/b/2.JPG"])
     assert pairs.same.tolist() == [True, False, True, False, True] * 2
     with pytest.raises(
-        UserError, match=r"x_pair.txt:1: 'a 1.jpg b/2.JPG 1' must be .* parted by tabs where names hold"
+        UserError, match=r"x_pair.txt:1: 'a 1.jpg b/2.JPG 1' must be .* separated by tabs if names hold"
     ):
         read_rows(pair_list(tmp_path, ["a 1.jpg b/2.JPG 1"]))
 
@@ -199,7 +199,7 @@ def test_lists_of_names_in_every_form(tmp_path, lines):
         (b"", "names no key 1 and 2 more"),
         (b"\n\n", "names no key 1 and 2 more"),
         (b"1\t0\ta/1.jpg\n2\t0\ta/2.jpg\n", "names no key 5."),
-        (b"1\t0\ta1.jpg\n", "line 1, 'a1.jpg', has no folder that would name an identity"),
+        (b"1\t0\ta1.jpg\n", "line 1, 'a1.jpg', has no folder to name an identity"),
         (b"\n1\t0\t../../ann.jpg\n", "line 2, '../../ann.jpg', has no"),
         (b"1\t0\t..\\a.jpg\n", "has no folder"),
         (b"1\t0\t/a.jpg\n", "has no folder"),

@@ -233,7 +233,7 @@ def test_every_key_of_the_config_is_read(tmp_path, capsys):
     assert "mean" in capsys.readouterr().out
     read, config = set(), face_config("data=folder", model="mobilenetv2", width=0.1)
     config.data.root = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FaceJob(Watched(config, read))
     assert "data.root" in read
 

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from folders import touch
 from PIL import Image
 
 from tvconv_jax.data import listing
@@ -19,61 +20,48 @@ from tvconv_jax.data.formats.tfds_faces import is_tfds, locate
 from tvconv_jax.data.fundus import PHASES, load_folder
 from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.sets import kind_of, open_faces, packed_in
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools.alignment import read_landmarks
 from tvconv_jax.data.tools.conversion import convert
-from tvconv_jax.data.tools.held_out import beside, open_held_out
+from tvconv_jax.data.tools.held_out import open_beside, open_held_out
 from tvconv_jax.data.tools.inspection import inspect
-from tvconv_jax.data.tools.poses import load as load_poses
+from tvconv_jax.data.tools.poses import load_poses
 from tvconv_jax.utils.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
 
 
-def touch(path, content=b"image"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-@pytest.fixture
-def people(tmp_path):
-    """Three identities of one image each."""
-    for name in ("ann", "bob", "cyd"):
-        touch(tmp_path / "faces" / name / "0.jpg", name.encode())
-    return tmp_path / "faces"
-
-
-def test_a_link_to_an_identity_beside_it_is_not_another_identity(people, tmp_path):
-    (people / "zoe").symlink_to("ann")
-    (people / "dan").symlink_to(touch(tmp_path / "far" / "0.jpg").parent)
-    (people / "eve").symlink_to(tmp_path / "far")
+def test_a_link_to_an_identity_beside_it_is_not_another_identity(face_folder, tmp_path):
+    (face_folder / "zoe").symlink_to("ann")
+    (face_folder / "dan").symlink_to(touch(tmp_path / "far" / "0.jpg").parent)
+    (face_folder / "eve").symlink_to(tmp_path / "far")
     left_out = LeftOut()
-    assert sorted(path.parent.name for path in training_files(people, left_out)) == ["ann", "bob", "cyd", "dan"]
-    assert left_out.paths == {listing.TWICE: [people / "eve", people / "zoe"]}
+    found = training_files(face_folder, left_out)
+    assert len(found) == 7 and {path.parent.name for path in found} == {"ann", "bob", "cyd", "dan"}
+    assert left_out.paths == {listing.TWICE: [face_folder / "eve", face_folder / "zoe"]}
 
 
-def test_poses_are_named_in_any_case_and_a_linked_person_is_one(tmp_path):
+def test_poses_are_named_in_any_case_and_a_linked_identity_is_one(tmp_path):
     for person in range(8):
         for pose in ("Frontal", "PROFILE"):
             touch(tmp_path / f"{person}" / pose / "1.jpg")
     (tmp_path / "alias").symlink_to("3")
     found = load_poses(tmp_path, test_share=0.25)
-    assert found.people == (6, 2) and "links to a folder that stands beside them (alias)" in found.notes[0]
+    assert found.identities == (6, 2) and "links to a folder that stands beside them (alias)" in found.notes[0]
 
 
 @pytest.mark.parametrize("name", ["train.rec", "lfw.bin", "x_pair.txt", "TRAIN.REC"])
 @pytest.mark.parametrize("kind", ["dangling links", "folders", "pipes, sockets or devices"])
-def test_what_is_called_as_data_and_is_not_a_file_is_never_passed_over(people, name, kind):
-    path = people.parent / name
+def test_what_is_called_as_data_and_is_not_a_file_is_never_passed_over(face_folder, name, kind):
+    path = face_folder.parent / name
     {"dangling links": lambda p: p.symlink_to("/nowhere"), "folders": os.mkdir}.get(kind, os.mkfifo)(path)
     with pytest.raises(UserError, match=f"{name} must be a file, but is among the {kind}; mend, rename or remove it"):
-        (packed_in if name.lower().endswith(".rec") else beside)(people.parent)
+        (packed_in if name.lower().endswith(".rec") else open_beside)(face_folder.parent)
 
 
-def test_names_of_data_count_in_any_case(people, tmp_path):
-    assert convert(people, tmp_path / "Train.REC").startswith("3 pictures")
-    assert packed_in(tmp_path) == tmp_path / "Train.REC" and len(open_faces(tmp_path / "Train.REC").labels) == 3
+def test_names_of_data_count_in_any_case(face_folder, tmp_path):
+    assert convert(face_folder, tmp_path / "Train.REC").startswith("6 ")
+    assert packed_in(tmp_path) == tmp_path / "Train.REC" and len(open_faces(tmp_path / "Train.REC").labels) == 6
     for name in ("a_pair.TXT", "Pairs.txt"):
         touch(tmp_path / name)
     assert [path.name for path in pair_lists(tmp_path)] == ["a_pair.TXT", "Pairs.txt"]
@@ -82,8 +70,8 @@ def test_names_of_data_count_in_any_case(people, tmp_path):
         open_held_out(touch(tmp_path / "A.BIN", b"x"))
 
 
-def test_a_packed_set_of_another_name_is_told_to_be_renamed(people, tmp_path):
-    convert(people, tmp_path / "set" / "faces.rec")
+def test_a_packed_set_of_another_name_gets_a_hint_to_rename_it(face_folder, tmp_path):
+    convert(face_folder, tmp_path / "set" / "faces.rec")
     with pytest.raises(UserError, match="faces.rec: call it train.rec, and train on it with data=casia"):
         training_files(tmp_path / "set", LeftOut())
 
@@ -102,7 +90,7 @@ def test_what_is_not_a_set_is_called_what_it_is(tmp_path):
     [(LFS, "a Git LFS pointer"), (b"<!DOCTYPE html><p>", "an HTML page"), (b"\x1f\x8b\x08", "a gzip archive")],
 )
 def test_a_list_that_is_another_file_is_called_so(tmp_path, content, words):
-    for read in (read_rows, read_landmarks, read_kept):
+    for read in (read_rows, read_landmarks, read_include_list):
         with pytest.raises(UserError, match=f"x_pair.txt is {words}.*, not lines of text; [gn]"):
             read(touch(tmp_path / "x_pair.txt", content))
 
@@ -139,7 +127,7 @@ def test_paths_of_windows_in_every_list(tmp_path):
     landmarks = touch(tmp_path / "l.txt", b"ann\\0.jpg 1 2 3 4 5 6 7 8 9 0\n")
     assert read_landmarks(landmarks)[0].file == "ann/0.jpg"
     kept = touch(tmp_path / "k.txt", b"C:\\faces\\ann\\0.jpg\r\n \r\n./bob/0.jpg\n/data/cyd/0.jpg\nann/0.jpg\n")
-    assert read_kept(kept) == ["ann/0.jpg", "bob/0.jpg", "cyd/0.jpg"]
+    assert read_include_list(kept) == ["ann/0.jpg", "bob/0.jpg", "cyd/0.jpg"]
 
 
 @pytest.mark.parametrize("points", ["1e300 -1e300 " * 4 + "0 0", "1e-300 0 " * 4 + "0 0", "nan 1 " * 5, "3 3 " * 5])
@@ -149,7 +137,7 @@ def test_landmarks_that_no_face_can_have_are_refused(tmp_path, points):
 
 
 def face_set(header=(3, 5)):
-    """Record 0, two pictures with labels in a vector, two identities."""
+    """Record 0, two images with labels in a vector, two identities."""
     records = [pack(header, 0), pack((0.0,), 1, b"x"), pack((1.0,), 2, b"y"), pack((1, 2), 3), pack((2, 3), 4)]
     return [framed(record) for record in records]
 
@@ -158,7 +146,7 @@ def face_set(header=(3, 5)):
     ("change", "words"),
     [
         (lambda lines: ["-5\t0", *lines[1:]], "names key -5; keys are 0 or more"),
-        (lambda lines: lines[1:], "holds labels and no picture, as records of identities do"),
+        (lambda lines: lines[1:], "holds labels and no image, as records of identities do"),
         (lambda lines: [lines[0], lines[1], "2\t" + lines[1].split("\t")[1], *lines[3:]], "gives two keys one offset"),
         (lambda lines: [LFS.decode()], "is a Git LFS pointer"),
     ],
@@ -191,8 +179,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert "b.idx is not a file" in RecordFaces(touch(tmp_path / "b.rec", framed(pack(0.0, 0, b"x")))).note
 
 
-def test_a_picture_cut_into_parts_behind_a_vector_is_a_picture(tmp_path):
-    # Its first part is as long as a record without a picture.
+def test_an_image_cut_into_parts_behind_a_vector_is_an_image(tmp_path):
+    # Its first part is as long as a record without an image.
     payload = pack((0.0,), 0, MAGIC + b"tail")
     record = framed(payload)
     assert struct.unpack_from("<I", record, 4)[0] & (2**29 - 1) == len(payload) - 8
@@ -201,7 +189,7 @@ def test_a_picture_cut_into_parts_behind_a_vector_is_a_picture(tmp_path):
 
 @pytest.fixture
 def dofe(tmp_path):
-    """The DoFE layout, one picture a part."""
+    """The DoFE layout, one image a part."""
     mask = np.full((20, 20), 255, np.uint8)
     mask[4:16, 4:16], mask[8:12, 8:12] = 128, 0
     for domain in range(1, 5):
@@ -213,12 +201,12 @@ def dofe(tmp_path):
     return tmp_path / "fundus"
 
 
-def test_masks_belong_to_pictures_in_any_case_of_the_suffix(dofe, tmp_path):
+def test_masks_belong_to_images_in_any_case_of_the_suffix(dofe, tmp_path):
     for mask in dofe.glob("*/*/ROIs/mask/a.png"):
         mask.rename(mask.with_suffix(".PNG"))
     assert len(load_folder(str(dofe), tmp_path / "cache").train[1]) == 1
     touch(dofe / "Domain1/test/ROIs/mask/a.png")
-    with pytest.raises(UserError, match=r"mask/a.PNG and a.png are of one name; rename or remove one"):
+    with pytest.raises(UserError, match=r"mask/a.PNG and a.png have the same name; rename or remove one"):
         load_folder(str(dofe), tmp_path / "cache")
 
 
@@ -231,7 +219,7 @@ def test_masks_belong_to_pictures_in_any_case_of_the_suffix(dofe, tmp_path):
         ("train", "Train", "train/ROIs/image is not a folder"),
     ],
 )
-def test_what_is_missing_in_the_layout_is_told_with_what_is_there(dofe, tmp_path, place, becomes, words):
+def test_what_is_missing_in_the_layout_is_reported_with_what_is_there(dofe, tmp_path, place, becomes, words):
     path = dofe / "Domain1" / place
     path.rename(path.with_name(becomes))
     with pytest.raises(UserError, match=words):
@@ -248,8 +236,8 @@ def test_a_version_of_tfds_that_was_not_finished_is_not_a_set(tmp_path):
         locate(str(tmp_path / "begun"))
 
 
-def test_records_of_tfds_that_are_another_file_are_called_so(people, tmp_path):
-    convert(people, f"tfds:{tmp_path / 'some_faces'}")
+def test_records_of_tfds_that_are_another_file_are_called_so(face_folder, tmp_path):
+    convert(face_folder, f"tfds:{tmp_path / 'some_faces'}")
     shard = next((tmp_path / "some_faces").glob("*/*.array_record*"))
     for content, words in ((LFS, "a Git LFS pointer"), (b"<html>", "an HTML page")):
         shard.write_bytes(content)
@@ -257,8 +245,8 @@ def test_records_of_tfds_that_are_another_file_are_called_so(people, tmp_path):
             open_faces(f"tfds:{tmp_path / 'some_faces'}")
 
 
-def test_a_file_is_not_a_folder_to_convert_into(people, tmp_path):
-    convert(people, tmp_path / "a.rec")
+def test_a_file_is_not_a_folder_to_convert_into(face_folder, tmp_path):
+    convert(face_folder, tmp_path / "a.rec")
     with pytest.raises(UserError, match="mine is a file and is not written over; name a folder"):
         convert(tmp_path / "a.rec", touch(tmp_path / "mine"))
 

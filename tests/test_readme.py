@@ -1,4 +1,4 @@
-"""What the README and the docs show runs; what they name exists."""
+"""What the README and the site show runs; what they name exists. ``make docs`` runs the cells of the pages."""
 
 import importlib
 import re
@@ -9,25 +9,42 @@ import pytest
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = [page.read_text() for page in PAGES]
-EXAMPLES = [found for text in TEXTS for found in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
-# These need a run, or an image.
-EXCERPTS = [found for text in TEXTS for found in re.findall(r"```py\n(.*?)```", text, re.DOTALL)]
-COMMAND = re.compile(r"(?:^|`)(?:launch/cpu_env.sh )?python -m (tvconv_jax[.\w]*)([^`\n]*)", re.MULTILINE)
-COMMANDS = list(dict.fromkeys(found for page in PAGES for found in COMMAND.findall(page.read_text())))
+SITE = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *SITE]
+TEXTS = {page: page.read_text().replace("\\\n", " ") for page in PAGES}
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+FENCED = {
+    fence: [found for text in TEXTS.values() for found in re.findall(rf"```{fence}\n(.*?)```", text, re.DOTALL)]
+    for fence in ("python", "py")  # the latter need a run, or an image
+}
+COMMAND = re.compile(
+    r"(?:^|`|^!|-- )(?:launch/cpu_env.sh )?python -m ((?:tvconv_jax|tests\.stress)[.\w]*)([^`\n]*)", re.MULTILINE
+)
+COMMANDS = list(dict.fromkeys(found for text in TEXTS.values() for found in COMMAND.findall(text)))
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def load_config(name, text=""):
+    scope = {}
+    exec(compile((ROOT / name).read_text(), name, "exec"), scope)
+    return scope["get_config"](text)
+
+
+@pytest.mark.parametrize("example", FENCED["python"], ids=range(len(FENCED["python"])))
 def test_every_example_runs(example):
     exec(compile(example, "example", "exec"), {})
 
 
-@pytest.mark.parametrize("excerpt", EXCERPTS, ids=range(len(EXCERPTS)))
+@pytest.mark.parametrize("excerpt", FENCED["py"], ids=range(len(FENCED["py"])))
 def test_every_excerpt_imports_what_exists(excerpt):
     """They run in the tests of what they show."""
     compile(excerpt, "excerpt", "exec")
     exec("\n".join(re.findall(r"^(?:from|import) .*$", excerpt, re.M)), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_cell_is_on_a_page_that_is_executed(page):
+    if "{code-cell}" in TEXTS[page]:
+        assert TEXTS[page].startswith("---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n")
 
 
 @pytest.mark.parametrize(("module", "arguments"), COMMANDS, ids=range(len(COMMANDS)))
@@ -37,17 +54,15 @@ def test_every_command_names_what_exists(module, arguments):
     if hasattr(imported, "__path__"):  # a package's command
         imported = importlib.import_module(f"{imported.__name__}.__main__")
     assert hasattr(imported, "main")
+    assert imported.__name__.removesuffix(".__main__") == module, "an old name"
     for name, text in re.findall(r"--config=(configs/\w+\.py):?(\S*)", arguments):
-        scope = {}
-        exec(compile((ROOT / name).read_text(), name, "exec"), scope)
-        text = text.replace("OPERATOR", "depthwise").replace("SEED", "0")
-        scope["get_config"](text)
+        load_config(name, text.replace("OPERATOR", "depthwise").replace("SEED", "0"))
     for name in re.findall(r"configs/sweeps/\w+\.py", arguments):
         assert (ROOT / name).exists() or "NAME" in name, name
 
 
 def heading(line):
-    """What GitHub makes of a heading for links to it."""
+    """What GitHub, and MyST, make of a heading for links to it."""
     return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
 
 
@@ -56,16 +71,29 @@ def test_the_readme_is_two_screens():
     assert len(lines) <= 150 and max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_file_and_heading_it_links_to_exists(page):
-    text = page.read_text()
+    text = TEXTS[page]
     named = dict(re.findall(r"^\[([a-z]\w*)\]: (\S+)$", text, re.M))
     assert set(re.findall(r"\]\[([a-z]\w*)\]", text)) == named.keys()
     for target in [*re.findall(r"\]\(([^)]+)\)", text), *named.values()]:
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")
-        linked = (page.parent / file) if file else page
+        linked = (page.parent / file).resolve() if file else page
         assert linked.exists(), target
         if anchor:
+            if linked.name == "contributing.md":  # which includes it
+                linked = ROOT / "CONTRIBUTING.md"
             assert anchor in [heading(line) for line in linked.read_text().splitlines() if line.startswith("#")], target
+
+
+def test_the_map_names_files_that_exist():
+    for path in re.findall(r"`([\w/]+(?:/|\.py|\.md))`", TEXTS[ROOT / "docs" / "design.md"]):
+        folder = ROOT if path.startswith(("tests/", "configs/", "docs/", "tvconv_jax/")) else ROOT / "tvconv_jax"
+        assert (folder / path).exists(), path
+
+
+def test_every_script_that_is_named_exists():
+    for path in {path for text in TEXTS.values() for path in re.findall(r"\blaunch/[\w.]+\w", text)}:
+        assert (ROOT / path).exists(), path

@@ -15,7 +15,7 @@ from tvconv_jax.data.formats.recordio import MAGIC, RecordFile, RecordWriter, fr
 from tvconv_jax.utils.errors import UserError
 
 # Bytes in which the magic is frequent, at aligned places and others.
-payloads = st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"picture"]), max_size=12).map(b"".join)
+payloads = st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"image"]), max_size=12).map(b"".join)
 
 
 def write(path, records):
@@ -120,7 +120,7 @@ def test_labels_are_one_or_several():
 
 def test_faces_with_identities_come_back(tmp_path):
     faces = [face(4, b"a"), face(4, b"b"), face(2, b"c" + MAGIC * 3)]
-    assert write_faces(tmp_path / "train.rec", faces, size=(112, 112)) == 3
+    write_faces(tmp_path / "train.rec", faces, size=(112, 112))
     assert (tmp_path / "property").read_text() == "5,112,112\n"
     read = RecordFaces(tmp_path / "train.rec")
     assert [face["image"] for face in read] == [face["image"] for face in faces]
@@ -128,7 +128,7 @@ def test_faces_with_identities_come_back(tmp_path):
     assert read.ranges.tolist() == [[1, 3], [3, 4]] and read.keys.tolist() == [1, 2, 3]
     again = pickle.loads(pickle.dumps(read))  # as a worker process gets it
     assert again[2] == read[2] and again[2]["name"] == "train.rec:3"
-    with pytest.raises(UserError, match="identity 1 comes back at picture 3; sort"):
+    with pytest.raises(UserError, match="identity 1 comes back at image 3; sort"):
         write_faces(tmp_path / "b.rec", [face(1), face(2), face(1)])
 
 
@@ -150,7 +150,7 @@ def test_faces_without_an_index_or_identities(tmp_path):
         ([pack((2, 9), 0), pack(0.0, 1, b"x"), pack((1, 2), 2)], "those keys do not exist"),
         (
             [pack((2, 3), 0), pack(0.0, 1, b"x"), pack((1, 7), 2)],
-            r"its range of pictures \[1.0, 7.0\] does not lie within",
+            r"its range of images \[1.0, 7.0\] is not within",
         ),
         ([pack((float("nan"), 3), 0), pack(0.0, 1, b"x")], "record 0 at byte 0 is damaged"),
         ([pack(0.5, 0, b"x")], "record 0 at byte 0 is damaged: its label 0.5 is not a whole number"),
@@ -179,7 +179,7 @@ def test_an_index_that_does_not_fit_is_set_aside(tmp_path, index, words):
     (tmp_path / "a.idx").write_bytes(index)
     faces = RecordFaces(path)
     assert [face["image"] for face in faces] == [b"x0", b"x1", b"x2"] and faces.keys.tolist() == [0, 1, 2]
-    assert re.search(f"a.idx is not used, and the 3 pictures are found without it: .*{words}", faces.note)
+    assert re.search(f"a.idx is not used, and the 3 images are found without it: .*{words}", faces.note)
     path.write_bytes(path.read_bytes()[:-8])  # where walking over finds a fault, that one is told
     with pytest.raises(UserError):
         RecordFaces(path)

@@ -161,6 +161,10 @@ def tarred():
         (pickled(b"(" * 10**5 + b"l" * 10**5 + b"."), "it is a list"),
         (pickled(b"\x80\x02I" + b"9" * 10**5 + b"\n."), "its pickle is damaged"),
         (pickled(b"\0" * 10**8), "it unpacks to many times its size"),
+        (
+            pickled(b"\x80\x02ctorch._utils\n_rebuild_tensor\nN}U\x0c__defaults__K\x05s\x86b."),
+            "a state for what has none",
+        ),
         (pickle.dumps({"a": np.zeros(3)}), "it is a pickle that torch.save did not write"),
         (pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"secret", "its pickle is damaged"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a Git LFS pointer"),

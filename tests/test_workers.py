@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tvconv_jax.data import fundus_batches, watchdog, workers
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
-from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.tasks import trained
@@ -89,7 +89,7 @@ def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatc
             (worker,) = set(multiprocessing.active_children()) - {busy}
             os.kill(worker.pid, signal.SIGSTOP)
         assert soon(lambda: not worker.is_alive()) and worker.exitcode == -signal.SIGKILL
-        for number in workers.ASKING:  # as they reach a whole group; what is being trained still gets its batches
+        for number in workers.STOP_SIGNALS:  # as they reach a whole group; what is being trained still gets its batches
             os.kill(busy.pid, number)
         before = other.get_state()
         for _ in range(6):
@@ -134,7 +134,7 @@ def test_a_run_closes_its_batches_however_it_ends(tmp_path, error):
     assert job.batches == ["closed"]
 
 
-def test_an_export_closes_the_training_pictures():
+def test_an_export_closes_the_training_images():
     job = Job()
     with closing(trained.training_images(job)) as pictures:
         assert next(pictures) == "one" and job.batches == []
@@ -144,8 +144,10 @@ def test_an_export_closes_the_training_pictures():
 PARENT = """
 import multiprocessing, time
 if __name__ == "__main__":
-    from tvconv_jax.data import embedded, pipeline, records, watchdog
-    source, _, _ = embedded.load("smoke", records.cache_dir())
+    from tvconv_jax.data import pipeline, watchdog
+    from tvconv_jax.data.cache import cache_dir
+    from tvconv_jax.data.synthetic import embedded
+    source, _, _ = embedded.load("smoke", cache_dir())
     batches = pipeline.train_batches(source, batch_size=8, image_size=24, seed=0, workers=1)
     batches = watchdog.WatchedBatches(batches, timeout=60.0, source="the faces")
     next(batches)
@@ -173,7 +175,7 @@ def test_a_killed_parent_leaves_no_worker_and_no_shared_memory(tmp_path):
 
 
 def test_a_child_on_a_tether_ends_with_its_parent():
-    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "tether.py")]
+    sleep = [sys.executable, "-IS", str(ROOT / "tvconv_jax" / "utils" / "tether.py")]
     code = f"import os, subprocess, time; c = {sleep!r} + [str(os.getpid()), '', 'sleep', '60']; "
     code += "print(subprocess.Popen(c).pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)
@@ -189,7 +191,7 @@ def test_a_child_on_a_tether_ends_with_its_parent():
     assert missing.returncode == 1 and missing.stderr == "error: no-such-program: No such file or directory\n"
 
 
-def test_shared_memory_that_is_too_small_is_said_before_the_first_step(monkeypatch):
+def test_shared_memory_that_is_too_small_is_reported_before_the_first_step(monkeypatch):
     """Docker gives a container 64 MB; two workers, each with four batches of 14 MB, need twice that."""
     source, _, _ = embedded.load("smoke", cache_dir())
     monkeypatch.setattr(workers, "free_shared_memory", lambda: 2**16)

@@ -20,8 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.records import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export.artifacts import load_format
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune

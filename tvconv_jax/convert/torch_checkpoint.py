@@ -1,31 +1,39 @@
-"""Weights that others trained, of PyTorch, PyTorch Lightning or as safetensors, read without executing anything."""
+"""Pretrained weights in files of PyTorch, PyTorch Lightning or safetensors, read without executing anything.
 
+Source of the safetensors format: https://huggingface.co/docs/safetensors.
+"""
+
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvconv_jax.convert.safetensors_file import read_safetensors
-from tvconv_jax.convert.torch_pickle import Content, StandIn, Tensor, Unreadable, read_legacy, read_zip
+from tvconv_jax.convert import torch_pickle
+from tvconv_jax.convert.torch_pickle import Content, StandIn, Tensor, Unreadable
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.plain_files import parse_json
 from tvconv_jax.utils.signatures import PICKLE, describe_file
 
-# Where projects keep the weights, the first that is there; what is averaged over training comes last.
+# Keys under which projects keep the weights, most likely first; averages over training come last.
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "backbone", "module", "params", "weights")
 KEYS += ("model_state", "state", "student", "teacher", "model_ema", "ema", "ema_state_dict", "state_dict_ema")
-# What wraps a model: DDP, Lightning, torch.compile, and classes that hold a backbone and a head.
+# Prefixes of wrappers: DDP, Lightning, torch.compile, and classes that hold a backbone and a head.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 HEAD = "head."  # of the reference's Lightning module, beside its model
-_DEEPEST = 4  # dictionaries within dictionaries
+_MAX_DEPTH = 4  # dictionaries within dictionaries
+_SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bfloat16", "BOOL": "?"}
+_SAFETENSORS |= {f"{sign}{8 * size}": f"{sign.lower()}{size}" for sign in "IU" for size in (1, 2, 4, 8)}
+_MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
 
 
 def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
     """Read the weights in a file of PyTorch, PyTorch Lightning or safetensors; nothing in it is executed.
 
     Args:
-        path: What ``torch.save`` wrote, of any version: a ``state_dict``, or dictionaries with one in them, under one
-            of :data:`KEYS` or as the only one; or a safetensors file.
+        path: A safetensors file, or one of ``torch.save`` of any version: a ``state_dict``, or dictionaries with one
+            in them, under one of :data:`KEYS` or as the only one.
 
     Returns:
         Arrays by name, without the prefixes of :data:`WRAPPERS` that all of them share.
@@ -40,11 +48,11 @@ def read_torch_checkpoint(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             what = describe_file(path)
             if what == "a safetensors file":
-                return without_wrappers(_checked(read_safetensors(path)))
+                return without_wrappers(_read_safetensors(path))
             if what and what.startswith("a file that torch.save wrote") or what in ("a ZIP archive", PICKLE):
                 legacy = file.read(2) != b"PK"
                 file.seek(0)
-                content = read_legacy(file) if legacy else read_zip(file, path.stat().st_size)
+                content = torch_pickle.read_legacy(file) if legacy else torch_pickle.read_zip(file, path.stat().st_size)
                 return without_wrappers(_arrays(content))
             raise Unreadable(f"it is {what}" if what else "it is damaged, or of another program")
     except OSError as error:
@@ -72,7 +80,7 @@ def without_wrappers(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _arrays(content: Content) -> dict[str, np.ndarray]:
-    """The numbers of the state dict in a file."""
+    """Return the arrays of the state dict in a file."""
     state = _state_dict(content.value)
     arrays = {}
     for name, value in state.items():
@@ -81,7 +89,7 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
             continue
         try:
             if not isinstance(value, Tensor):
-                raise Unreadable("it is not a tensor, and what only code could make of it is not made")
+                raise Unreadable("it is not a tensor, and no code is executed to make one")
             arrays[name] = content.array(value)
         except Unreadable as error:
             raise ValueError(f"{_plain(name)} cannot be read ({error})") from None
@@ -89,15 +97,15 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
 
 
 def _state_dict(value: Any) -> dict[str, Any]:
-    """The state dict in nested dictionaries: the outermost under one of the known keys, or else the only one."""
+    """Return the state dict in nested dictionaries: the outermost under one of the known keys, or else the only one."""
     if isinstance(value, StandIn):
-        raise ValueError("it is a whole pickled object, and what only code could make of it is not made")
+        raise ValueError("it is a whole pickled object, and no code is executed to make it")
     if not isinstance(value, dict):
         raise ValueError(f"it is a {'list' if type(value) in (list, tuple) else 'single value'}, not names and tensors")
     found = dict(_states(value, ()))
     if not found:
         raise ValueError(f"it holds {_keys(value)}, and no tensors by name")
-    for rank in range(1, 1 + _DEEPEST):
+    for rank in range(1, 1 + _MAX_DEPTH):
         known = [keys for keys in found if len(keys) < rank and all(key in KEYS for key in keys)]
         if known:
             return found[min(known, key=lambda keys: [KEYS.index(key) for key in keys])]
@@ -111,10 +119,10 @@ def _state_dict(value: Any) -> dict[str, Any]:
 
 
 def _states(value: dict[Any, Any], keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every dictionary of names and tensors, the innermost ones, with the keys that lead there; not of optimizers."""
+    """Yield every innermost dictionary of names and tensors, with the keys to it; those of optimizers are skipped."""
     names = [key for key in value if isinstance(key, str)]
     found = False
-    for key in names if len(keys) < _DEEPEST else ():
+    for key in names if len(keys) < _MAX_DEPTH else ():
         if isinstance(value[key], dict) and not any(word in key for word in ("optim", "sched", "scaler")):
             for each in _states(value[key], (*keys, key)):
                 found = True
@@ -123,10 +131,37 @@ def _states(value: dict[Any, Any], keys: tuple[str, ...]) -> Iterator[tuple[tupl
         yield keys, value
 
 
-def _checked(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if not state:
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Read all tensors of a safetensors file; bfloat16 comes as float32."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, _MAX_HEADER):
+            raise ValueError("its header is longer than the file")
+        try:
+            header = parse_json(file.read(length))
+        except ValueError:
+            header = None
+    if not isinstance(header, dict):
+        raise ValueError("its header is damaged")
+    header.pop("__metadata__", None)
+    if not header:
         raise ValueError("it is empty")
-    return state
+    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    return {name: _safetensor(name, entry, data) for name, entry in header.items()}
+
+
+def _safetensor(name: str, entry: Any, data: np.ndarray) -> np.ndarray:
+    try:
+        dtype, shape, (begin, end) = _SAFETENSORS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if any(type(value) is not int or value < 0 for value in (*shape, begin, end)) or end > len(data):
+            raise ValueError("bad numbers")
+        array = torch_pickle.to_array(data[begin:end].tobytes(), dtype, "<")
+        if end - begin != math.prod(shape) * torch_pickle.element_size(dtype):
+            raise ValueError("another size")
+        return array.reshape(shape)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{_plain(name)} is damaged, truncated or of a kind that is not read") from None
 
 
 def _keys(value: Mapping[Any, Any]) -> str:
@@ -135,5 +170,5 @@ def _keys(value: Mapping[Any, Any]) -> str:
 
 
 def _plain(key: Any) -> str:
-    """A key as an error may show it."""
+    """Return a key as an error may show it."""
     return "".join(letter for letter in str(key) if letter.isprintable())[:60] if isinstance(key, (str, int)) else "?"

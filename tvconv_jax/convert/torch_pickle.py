@@ -1,14 +1,13 @@
-"""What ``torch.save`` wrote, read without PyTorch and without executing anything.
+"""Files of ``torch.save``, read without PyTorch and without executing anything.
 
-A file is a pickle of nested values and the raw numbers of tensors: a zip of both since PyTorch 1.6, one behind the
-other before. The unpickler here is Python's own, written in Python. It finds names by ``find_class`` alone, which knows
-tensors and gives an empty stand-in for all else: Lightning keeps arguments, callbacks and optimizers beside the
-weights, in classes of its own. Source of both layouts: PyTorch ``torch/serialization.py``.
+A file is a pickle of nested values and the raw numbers of tensors. Since PyTorch 1.6 it is a zip of both; before, one
+follows the other. The table knows tensors and puts an empty stand-in in the place of everything else: Lightning keeps
+arguments, callbacks and optimizers beside the weights, in classes of its own. Source of both layouts: PyTorch
+``torch/serialization.py``.
 """
 
 import io
 import math
-import pickle
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,58 +15,28 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-_STORAGES = {
-    "FloatStorage": "f4",
-    "DoubleStorage": "f8",
-    "HalfStorage": "f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "i8",
-    "IntStorage": "i4",
-    "ShortStorage": "i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-    "ComplexFloatStorage": "c8",
-    "ComplexDoubleStorage": "c16",
-}
-_TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
-_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+from tvconv_jax.utils.restricted_pickle import Refused, StandIn, check_keys, load
+
+_STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4"}
+_STORAGES |= {"Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16"}
 LEGACY = 0x1950A86A20F9469CFC6C  # the number that opens a file of before PyTorch 1.6
 # A file may be packed again, but one that unpacks to so much more is a bomb.
 _MAX_RATIO, _MAX_EXTRA = 16, 2**24
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)  # errors of zipfile on a damaged archive
 
 
 class Unreadable(ValueError):
-    """What is wrong with a file; the message shows none of its bytes."""
-
-
-class StandIn:
-    """In the place of everything that is no tensor; takes what it is given and does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __new__(cls, *_: Any, **__: Any) -> "StandIn":
-        return super().__new__(cls)
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __setitem__(self, *_: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    def extend(self, _: Any) -> None: ...
-
-    def add(self, _: Any) -> None: ...
+    """An error of a file that cannot be read; the message shows none of its bytes."""
 
 
 class _Dict(dict):
-    """In the place of an ``OrderedDict`` with attributes."""
+    """An ``OrderedDict``, whose attributes are left out."""
+
+    def __setstate__(self, _: Any) -> None: ...
 
 
-class _Kind(NamedTuple):
-    """The kind of numbers that a storage holds."""
-
-    dtype: str
+class _DType(str):
+    """The dtype of a storage."""
 
 
 class _Storage(NamedTuple):
@@ -78,7 +47,7 @@ class _Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor whose numbers are not read yet: where they are in a storage, counted in numbers."""
+    """A tensor whose numbers are not read yet; its place in a storage is counted in numbers."""
 
     storage: _Storage
     offset: int
@@ -87,7 +56,7 @@ class Tensor(NamedTuple):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor | StandIn:
-    """``torch._utils._rebuild_tensor`` and its second version; a conjugate or negative view is left out."""
+    """Stand for ``torch._utils._rebuild_tensor`` and its second version; a conjugate or negative view is left out."""
     values = (offset, *shape, *strides)
     known = isinstance(storage, _Storage) and len(shape) == len(strides) and not (len(rest) > 2 and rest[2])
     if not known or any(type(value) is not int or value < 0 for value in values):
@@ -95,83 +64,24 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-class _Machine(pickle._Unpickler):
-    """Python's unpickler without anything that it could call, and without what a few bytes can make huge or deep."""
+def _ordered(pairs: Any = ()) -> _Dict:  # of pairs, in Python 2
+    check_keys([pair[0] for pair in pairs])
+    return _Dict(pairs)
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
-        self.dtypes: dict[str, str] = {}  # of storages, by key
 
-    dispatch = dict(pickle._Unpickler.dispatch)
-    for _code in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4):
-        del dispatch[_code[0]]
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch._utils" and name in _TENSORS:
-            return _tensor
-        if module == "torch._utils" and name in _PARAMETERS:
-            return lambda tensor, *_: tensor
-        if module == "torch" and name in _STORAGES:
-            return _Kind(_STORAGES[name])
-        return _Dict if (module, name) == ("collections", "OrderedDict") else StandIn
-
-    def persistent_load(self, pid: Any) -> _Storage | StandIn:
-        kind, storage, key, _, _, view = (*pid, *[None] * 6)[:6] if isinstance(pid, tuple) else [None] * 6
-        if kind == "module":  # of a whole model of before 1.6, in the place of its class
-            return StandIn
-        if not isinstance(storage, _Kind) or not isinstance(key, (str, int)):
-            return StandIn()
-        self.dtypes[str(key)] = storage.dtype
-        return _Storage(storage.dtype, str(key)) if view is None else StandIn()
-
-    def _check_keys(self, keys: list[Any]) -> None:
-        """Python hashes a key however deep it is nested, until its stack ends."""
-        simple = (str, int, float, bytes, StandIn, type(None))
-        parts = [part for key in keys for part in (key if type(key) is tuple else (key,))]
-        if not all(isinstance(part, simple) for part in parts):
-            raise Unreadable("it has a dictionary with keys that are not texts or numbers")
-
-    def load_setitem(self) -> None:
-        self._check_keys(self.stack[-2:-1])
-        super().load_setitem()
-
-    def load_setitems(self) -> None:
-        self._check_keys(self.stack[::2])
-        super().load_setitems()
-
-    def load_dict(self) -> None:
-        self._check_keys(self.stack[::2])
-        super().load_dict()
-
-    def load_reduce(self) -> None:
-        if self.stack[-2] is _Dict:  # of pairs, in Python 2
-            self._check_keys([pair[0] for pairs in self.stack[-1] for pair in pairs])
-        super().load_reduce()
-
-    def load_additems(self) -> None:
-        self.pop_mark()
-
-    def load_frozenset(self) -> None:
-        self.pop_mark()
-        self.append(StandIn())
-
-    for _code, _load in (
-        (pickle.SETITEM, load_setitem),
-        (pickle.SETITEMS, load_setitems),
-        (pickle.DICT, load_dict),
-        (pickle.REDUCE, load_reduce),
-        (pickle.ADDITEMS, load_additems),
-        (pickle.FROZENSET, load_frozenset),
-    ):
-        dispatch[_code[0]] = _load
+TABLE = {f"torch.{name}Storage": _DType(dtype) for name, dtype in _STORAGES.items()}
+TABLE |= {f"torch._utils.{name}": _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")}
+_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+TABLE |= {f"torch._utils.{name}": lambda tensor, *_: tensor for name in _PARAMETERS}
+TABLE |= {"collections.OrderedDict": _ordered}
 
 
 class Content(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         value: Nested values, with :class:`Tensor` in the places of tensors.
-        array: Gives the numbers of a tensor; raises :class:`Unreadable`.
+        array: Returns the numbers of a tensor; raises :class:`Unreadable`.
     """
 
     value: Any
@@ -182,8 +92,8 @@ def read_zip(file: BinaryIO, size: int) -> Content:
     """Read a file of PyTorch 1.6 or newer.
 
     Args:
-        file: Opened; it must stay so as long as arrays are read.
-        size: Its bytes.
+        file: The open file; keep it open until all arrays are read.
+        size: Its size in bytes.
 
     Raises:
         Unreadable: If it is something else, or damaged.
@@ -198,19 +108,19 @@ def read_zip(file: BinaryIO, size: int) -> Content:
             raise Unreadable("it has no data.pkl" if not pickles else "it has several data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         order = ">" if members.get(f"{folder}byteorder") and archive.read(f"{folder}byteorder") == b"big" else "<"
-        value, _ = _unpickled(io.BytesIO(archive.read(pickles[0])))
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise Unreadable(_said(error)) from None
+        value, _ = _unpickle(io.BytesIO(archive.read(pickles[0])))
+    except _DAMAGED as error:
+        raise Unreadable(_message(error)) from None
     known: dict[_Storage, np.ndarray] = {}
 
     def array(tensor: Tensor) -> np.ndarray:
         storage = tensor.storage
         if storage not in known:
             try:
-                known[storage] = _numbers(archive.read(f"{folder}data/{storage.key}"), storage.dtype, order)
-            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError) as error:
-                raise Unreadable(_said(error)) from None
-        return _placed(tensor, known[storage])
+                known[storage] = to_array(archive.read(f"{folder}data/{storage.key}"), storage.dtype, order)
+            except (*_DAMAGED, KeyError) as error:
+                raise Unreadable(_message(error)) from None
+        return _view(tensor, known[storage])
 
     return Content(value, array)
 
@@ -221,48 +131,62 @@ def read_legacy(file: BinaryIO) -> Content:
     Raises:
         Unreadable: If it is something else, or damaged.
     """
-    if _unpickled(file)[0] != LEGACY or _unpickled(file)[0] != 1001:
+    if _unpickle(file)[0] != LEGACY or _unpickle(file)[0] != 1001:
         raise Unreadable("it is a pickle that torch.save did not write")
-    (system, _), (value, dtypes), (keys, _) = (_unpickled(file) for _ in range(3))
+    (system, _), (value, dtypes), (keys, _) = (_unpickle(file) for _ in range(3))
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     if not isinstance(keys, list):
-        raise Unreadable("it does not say where its numbers are")
+        raise Unreadable("it does not list its storages")
     known: dict[str, np.ndarray] = {}
     for key in map(str, keys):
         count = int.from_bytes(file.read(8), "little" if order == "<" else "big")
-        if key not in dtypes:  # nothing tells the size
+        if key not in dtypes:  # so its size is unknown
             raise Unreadable("it has numbers of an unknown kind")
-        size = 2 if dtypes[key] == "bfloat16" else np.dtype(dtypes[key]).itemsize
+        size = element_size(dtypes[key])
         data = file.read(count * size) if count < 2**48 else b""
         if len(data) < count * size:
             raise Unreadable("it is truncated")
-        known[key] = _numbers(data, dtypes[key], order)
-    return Content(value, lambda tensor: _placed(tensor, known.get(tensor.storage.key, np.zeros(0))))
+        known[key] = to_array(data, dtypes[key], order)
+    return Content(value, lambda tensor: _view(tensor, known.get(tensor.storage.key, np.zeros(0))))
 
 
-def _unpickled(file: BinaryIO) -> tuple[Any, dict[str, str]]:
-    """The next pickle of a file, and the kinds of numbers in the storages that it names."""
-    machine = _Machine(file)
+def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, str]]:
+    """Return the next pickle of a file, and the dtypes of the storages that it names, by their keys."""
+    dtypes: dict[str, str] = {}
+
+    def storage(pid: Any) -> Any:
+        kind, dtype, key, _, _, view = (*pid, *[None] * 6)[:6] if isinstance(pid, tuple) else [None] * 6
+        if kind == "module":  # in a whole model of before 1.6, in the place of its class
+            return StandIn
+        if not isinstance(dtype, _DType) or not isinstance(key, (str, int)):
+            return StandIn()
+        dtypes[str(key)] = dtype
+        return _Storage(dtype, str(key)) if view is None else StandIn()
+
     try:
-        return machine.load(), machine.dtypes
-    except Unreadable:
-        raise
-    except Exception:  # whatever a damaged pickle makes of Python; its messages repeat bytes of the file
+        return load(file, TABLE, encoding="latin1", stand_ins=True, persistent_load=storage), dtypes
+    except Refused as error:
+        raise Unreadable(f"it has {error}") from None
+    except ValueError:
         raise Unreadable("its pickle is damaged") from None
 
 
-def _numbers(data: bytes, dtype: str, order: str) -> np.ndarray:
-    """Numbers in this machine's order; bfloat16, the upper halves of float32, as float32."""
-    size = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-    data = data[: len(data) // size * size]
+def to_array(data: bytes, dtype: str, order: str) -> np.ndarray:
+    """Return numbers in this machine's byte order; bfloat16, the upper halves of float32, as float32."""
+    data = data[: len(data) // element_size(dtype) * element_size(dtype)]
     if dtype == "bfloat16":
         return (np.frombuffer(data, f"{order}u2").astype("<u4") << 16).view("<f4")
     numbers = np.frombuffer(data, np.dtype(dtype).newbyteorder(order))
     return numbers.astype(dtype, copy=False)
 
 
-def _placed(tensor: Tensor, storage: np.ndarray) -> np.ndarray:
-    """The tensor's view of its storage: a file cannot make it look beyond that, or grow."""
+def element_size(dtype: str) -> int:
+    """Return the bytes of a number."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _view(tensor: Tensor, storage: np.ndarray) -> np.ndarray:
+    """Return the tensor's view of its storage; a file cannot make it reach beyond that."""
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     if math.prod(tensor.shape) > storage.size or (0 not in tensor.shape and last >= storage.size):
         raise Unreadable("a tensor larger than its storage")
@@ -270,7 +194,7 @@ def _placed(tensor: Tensor, storage: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
 
 
-def _said(error: Exception) -> str:
-    """What went wrong, in characters that are printed on every terminal."""
+def _message(error: Exception) -> str:
+    """Return an error's message, in characters that every terminal prints."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return "".join(letter for letter in text if letter.isascii() and letter.isprintable())[:100] or "it is damaged"

@@ -1,137 +1,122 @@
-"""Face data as the field keeps it.
+"""Commands for face data in the field's formats.
 
-    python -m tvconv_jax.data inspect PATH                what a set holds, and what in it costs accuracy
+    python -m tvconv_jax.data inspect PATH                a report on a set, and on defects that cost accuracy
     python -m tvconv_jax.data convert SOURCE TARGET       from one format into another, byte for byte
     python -m tvconv_jax.data align SOURCE POINTS TARGET  by five landmarks, to the field's template
     python -m tvconv_jax.data purify SOURCE               the frontal part, by a classifier of configs/frontal.py
-    python -m tvconv_jax.data speed SOURCE                how many pictures a second the pipeline gives
+    python -m tvconv_jax.data speed SOURCE                images/s of decoders and of the pipeline
 
 A set is a folder of ``<identity>/*.jpg``, a ``.rec``, ``tfds:NAME``, or for verification ``<set>_pair.txt`` or
-``<set>.bin``. Each command says more with ``--help``.
+``<set>.bin``. ``--help`` after a command lists its options.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tvconv_jax.utils.cli import (
-    TFDS,
-    Parser,
-    ends_in_one_line,
-    image_size,
-    number,
-    output_file,
-    output_folder,
-    path_argument,
-    seconds,
-    seed_argument,
-    source_argument,
-    target_argument,
-)
+from tvconv_jax.utils import cli
 
-GOES_ON = "the same command goes on."
+NOTHING, GOES_ON = "nothing was written.", "the same command goes on."
+SETS = "folder of identities, .rec or tfds:NAME"
 
 
-def _convert(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.tools.conversion import convert  # late, as in every command: some are slow to import
-
-    return convert(args.source, args.target)
-
-
-def _align(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.tools.alignment import align
-
-    return align(args.source, args.landmarks, args.target, side=args.size)
-
-
-def _inspect(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.tools.inspection import inspect
-
-    return inspect(
-        args.path, tests=args.tests, side=args.size, sheet=args.sheet, seed=args.seed, every_name=args.every_name
-    )
-
-
-def _purify(args: argparse.Namespace) -> str:
-    from tvconv_jax.tasks.purify import purify
-
-    return purify(args.source, args.classifier, args.out, threshold=args.threshold)
-
-
-def _speed(args: argparse.Namespace) -> str:
-    from tvconv_jax.data.tools.speed import speed
-
-    return speed(args.sources, side=args.size, seconds=args.seconds)
-
-
-def _picture(text: str) -> Path:
+def _image_file(text: str) -> Path:
     from PIL import Image
 
-    path = output_file(text)
+    path = cli.output_file(text)
     if path.suffix.lower() not in Image.registered_extensions():
-        raise argparse.ArgumentTypeError(f"{text} must end as a picture does: .png, .jpg")
+        raise argparse.ArgumentTypeError(f"{text} must end as an image does: .png, .jpg")
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def _arg(name: str, parse: Any, text: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, {"type": parse, "help": text, **options}
 
-    def add(name: str, run: Callable, text: str, after: str = "nothing was written.") -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run, after=after)
-        return command
 
-    command = add("inspect", _inspect, "what a set holds, and what in it costs accuracy")
-    command.add_argument("path", type=source_argument, help="training set, verification set, or a folder with both")
-    command.add_argument(
-        "--tests", nargs="*", type=source_argument, default=[], help="more test sets or lists, to look for overlap with"
-    )
-    command.add_argument("--size", type=image_size, default=112, help="side that pictures should have; default 112")
-    command.add_argument("--sheet", type=_picture, help="picture to write: what stands out, and a sample of the rest")
-    command.add_argument("--seed", type=seed_argument, default=0, help="of that sample")
-    command.add_argument("--every-name", action="store_true", help="tell all names of what was found, not ten")
+def _size(default: int, text: str) -> tuple[str, dict[str, Any]]:
+    return _arg("--size", cli.image_size, f"{text}; default {default}", default=default)
 
-    command = add("convert", _convert, "from one format into another, byte for byte")
-    command.add_argument(
-        "source", type=source_argument, help="folder of identities, .rec, tfds:NAME, <set>_pair.txt or .bin"
-    )
-    command.add_argument("target", type=target_argument, help="what to write, named alike")
 
-    command = add("align", _align, "faces aligned by five landmarks, to the 112x112 template of the field", GOES_ON)
-    command.add_argument("source", type=path_argument, help="folder of the pictures")
-    command.add_argument(
-        "landmarks", type=path_argument, help="list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth)"
-    )
-    command.add_argument("target", type=output_folder, help="folder to write")
-    command.add_argument("--size", type=image_size, default=112, help="side of the aligned faces: 112 (default) or 96")
-
-    command = add("purify", _purify, "lists what a frontal classifier would keep of a training set", GOES_ON)
-    command.add_argument("source", type=source_argument, help="folder of identities, .rec or tfds:NAME")
-    command.add_argument(
-        "--classifier", type=path_argument, default="runs/frontal", help="workdir of configs/frontal.py"
-    )
-    command.add_argument("--out", type=output_folder, default="runs/purify", help="workdir to write")
-    command.add_argument(
-        "--threshold", type=number(0, 1), default=0.5, help="least probability to be frontal; default 0.5"
-    )
-
-    command = add("speed", _speed, "pictures a second of decoders and of the whole pipeline")
-    command.add_argument("sources", nargs="+", type=source_argument, help="folder of identities, .rec or tfds:NAME")
-    command.add_argument("--size", type=image_size, default=96, help="side to which pictures are brought; default 96")
-    command.add_argument("--seconds", type=seconds, default=3.0, help="that each measurement lasts; default 3")
-    return parser
+# Each command is a function of its name in a module, imported when it runs (some are slow to import): the module, the
+# help, the function's arguments, and the state of the files after an error.
+COMMANDS = {
+    "inspect": (
+        "tvconv_jax.data.tools.inspection",
+        "a report on a set, and on defects that cost accuracy",
+        [
+            _arg("path", cli.source_argument, "training set, verification set, or a folder with both"),
+            _arg("--tests", cli.source_argument, "more sets or lists to search for overlap", nargs="*", default=[]),
+            _size(112, "expected height and width of the images"),
+            _arg("--sheet", _image_file, "image to write: outliers, and a sample of the rest"),
+            _arg("--seed", cli.seed_argument, "seed of that sample", default=0),
+            ("--every-name", {"action": "store_true", "help": "list all names of a finding, not ten"}),
+        ],
+        NOTHING,
+    ),
+    "convert": (
+        "tvconv_jax.data.tools.conversion",
+        "from one format into another, byte for byte",
+        [
+            _arg("source", cli.source_argument, f"{SETS}, <set>_pair.txt or .bin"),
+            _arg("target", cli.target_argument, "path to write, in the same notation"),
+        ],
+        NOTHING,
+    ),
+    "align": (
+        "tvconv_jax.data.tools.alignment",
+        "faces aligned by five landmarks, to the 112x112 template of the field",
+        [
+            _arg("source", cli.path_argument, "folder of the images"),
+            _arg("landmarks", cli.path_argument, "list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth)"),
+            _arg("target", cli.output_folder, "folder to write"),
+            _size(112, "height and width of the aligned faces, 112 or 96"),
+        ],
+        GOES_ON,
+    ),
+    "purify": (
+        "tvconv_jax.tasks.purify",
+        "a list of the images of a training set that a frontal classifier keeps",
+        [
+            _arg("source", cli.source_argument, SETS),
+            _arg("--classifier", cli.path_argument, "workdir of configs/frontal.py", default="runs/frontal"),
+            _arg("--out", cli.output_folder, "workdir to write", default="runs/purify"),
+            _arg("--threshold", cli.number(0, 1), "least probability to be frontal; default 0.5", default=0.5),
+        ],
+        GOES_ON,
+    ),
+    "speed": (
+        "tvconv_jax.data.tools.speed",
+        "images/s of decoders and of the whole pipeline",
+        [
+            _arg("sources", cli.source_argument, SETS, nargs="+"),
+            _size(96, "height and width to which images are resized"),
+            _arg("--seconds", cli.seconds, "duration of each measurement; default 3", default=3.0),
+        ],
+        NOTHING,
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
-    args = _parser().parse_args(argv)
-    if args.run is _convert and not (args.target.startswith(TFDS) or args.target.endswith((".bin", ".idx"))):
-        args.after = GOES_ON  # loose pictures and records; the others are written whole or not at all
-    with ends_in_one_line(args.after):
-        print(args.run(args))
+    """Run the command line; see the module's docstring."""
+    parser = cli.Parser(
+        prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text, options, _) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=text, description=text)
+        for argument, kwargs in options:
+            subparser.add_argument(argument, **kwargs)
+    arguments = vars(parser.parse_args(argv))
+    name = arguments.pop("command")
+    module, _, _, after = COMMANDS[name]
+    target = arguments.get("target", "")
+    if name == "convert" and not (target.startswith(cli.TFDS) or target.endswith((".bin", ".idx"))):
+        after = GOES_ON  # loose images and records; the others are written whole or not at all
+    with cli.ends_in_one_line(after):
+        print(getattr(importlib.import_module(module), name)(**arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The rule for what belongs to a user's folder of data: what is read, and what is left out and counted."""
+"""The rule for a user's folder of data: which files are read, and which are left out and counted."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -14,8 +14,8 @@ JUNK_NAMES = {
     *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),  # Windows
     *("lost+found", "__pycache__"),
 }
-# Images in formats that training does not read; a note says so.
-OTHER_IMAGES = {
+# All images, also in formats that training does not read.
+IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpg", ".jpeg", ".pgm", ".png"),
     *(".ppm", ".tif", ".tiff", ".webp"),
 }
@@ -32,7 +32,7 @@ EMPTY = "folders without images"
 
 
 class LeftOut:
-    """What is left out of a folder of data, by reason."""
+    """Files and folders that are left out of a folder of data, by reason."""
 
     def __init__(self) -> None:
         self.paths: dict[str, list[Path]] = {}
@@ -43,7 +43,7 @@ class LeftOut:
             self.paths.setdefault(reason, []).extend(paths)
 
     def notes(self, base: Path) -> list[str]:
-        """One line with the count and the first example of every reason; no line if nothing is left out."""
+        """Return one line with the count and the first example of every reason; none if nothing is left out."""
         counts = [
             f"{len(paths)} {reason} ({_shown(min(paths), base)}{', ...' if paths[1:] else ''})"
             for reason, paths in self.paths.items()
@@ -56,25 +56,20 @@ def _shown(path: Path, base: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as it can stand in one line."""
+    """Return a file's name, escaped if it would not fit into one line."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left by a system or another program."""
+    """Return whether a file or folder of this name is hidden, or left by a system or another program."""
     return name.startswith((".", "~$")) or name.casefold() in JUNK_NAMES
 
 
 def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> tuple[list[Path], list[Path]]:
-    """List what lies directly in a folder.
+    """List the folders and the regular files in a folder, links to them included, each sorted by name.
 
-    Args:
-        folder: The folder.
-        left_out: Where to count what is left out: junk, broken links, sockets and the like.
-        above: Device and inode of folders to which no link may lead back.
-
-    Returns:
-        Folders and regular files, links to them included, each sorted by name.
+    Junk, broken links, sockets and the like go to ``left_out``, and so do links back to folders in ``above``, given by
+    device and inode.
 
     Raises:
         UserError: If the folder cannot be read.
@@ -92,7 +87,7 @@ def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = (
         ) from None
     for entry in found:
         path = folder / entry.name
-        reason = JUNK if is_junk(entry.name) else _fault(entry, above)
+        reason = JUNK if is_junk(entry.name) else _defect(entry, above)
         if reason:
             left_out.add(reason, path)
         else:
@@ -101,24 +96,24 @@ def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = (
 
 
 def _once(folders: list[Path], left_out: LeftOut) -> list[Path]:
-    """Folders without the links that lead to one of the others: its images would count twice, for two identities."""
+    """Drop links to another of these folders: its images would count twice, for two identities."""
     links = [path for path in folders if path.is_symlink()]
     if not links:
         return folders
-    known = {_identity(path) for path in folders if not path.is_symlink()}
+    known = {_inode(path) for path in folders if not path.is_symlink()}
     for link in links:
-        if _identity(link) in known:
+        if _inode(link) in known:
             left_out.add(TWICE, link)
             folders.remove(link)
-        known.add(_identity(link))
+        known.add(_inode(link))
     return folders
 
 
-def _fault(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
-    """Why an entry is neither a folder nor a file to read; empty if it is one."""
+def _defect(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
+    """Return the reason to leave out an entry; empty if it is a folder or a file to read."""
     try:
         if entry.is_dir():
-            return LOOP if entry.is_symlink() and _identity(entry.path) in above else ""
+            return LOOP if entry.is_symlink() and _inode(entry.path) in above else ""
         if entry.is_file():
             return ""
         return ODD if os.path.exists(entry.path) else BROKEN
@@ -126,23 +121,14 @@ def _fault(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
         return BROKEN
 
 
-def _identity(folder: str | Path) -> tuple[int, int]:
+def _inode(folder: str | Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
 def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> Iterator[Path]:
-    """Yield the regular files of a folder at any depth, following links but never in a circle.
-
-    Args:
-        base: The folder.
-        left_out: Where to count what is left out.
-        above: Device and inode of folders to which no link may lead back.
-
-    Raises:
-        UserError: If a folder cannot be read.
-    """
-    above = {*above, _identity(base)} if base.is_dir() else above
+    """Yield the regular files of a folder at any depth, following links but never in a circle; see :func:`scan`."""
+    above = {*above, _inode(base)} if base.is_dir() else above
     folders, files = scan(base, left_out, above)
     yield from files
     for folder in folders:
@@ -150,10 +136,10 @@ def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ())
 
 
 def named(base: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """List the regular files directly in a folder that are called as wanted, sorted; junk is passed over.
+    """List the regular files directly in a folder for which ``wanted`` is true, sorted, without junk.
 
     Raises:
-        UserError: If the folder cannot be read, or something else than a file is called so.
+        UserError: If the folder cannot be read, or something that is not a file has such a name.
     """
     if not base.is_dir():
         return []
@@ -166,18 +152,17 @@ def named(base: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 
 def select(files: list[Path], suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
-    """The files with one of these suffixes, in any case; the others are counted."""
-    chosen = [path for path in files if path.suffix.lower() in suffixes]
+    """Select the files with one of these suffixes, in any case; the others are counted."""
     left_out.add(OTHER.format(", ".join(suffixes)), *(path for path in files if path.suffix.lower() not in suffixes))
-    return chosen
+    return [path for path in files if path.suffix.lower() in suffixes]
 
 
 def flat(folder: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
-    """Every image directly in a folder, sorted; what lies deeper or has another suffix is counted."""
+    """List the images directly in a folder, sorted; those that lie deeper or have another suffix are counted."""
     if not folder.is_dir():
         return []
     folders, files = scan(folder, left_out)
-    _count_deep(folders, suffixes, left_out, {_identity(folder)})
+    _count_deep(folders, suffixes, left_out, {_inode(folder)})
     return select(files, suffixes, left_out)
 
 
@@ -189,24 +174,18 @@ def _count_deep(
         left_out.add(DEEP if deep else EMPTY, *(deep or [folder]))
 
 
-def identity_images(people: Path, suffixes: tuple[str, ...], left_out: LeftOut, apart: Collection[str]) -> list[Path]:
-    """Every image that lies in a folder of its identity, ``people/<identity>/*``, sorted.
-
-    Args:
-        people: The folder of identities.
-        suffixes: Of images, in small letters.
-        left_out: Where to count what is left out.
-        apart: Names of folders that are not identities.
+def identity_images(base: Path, suffixes: tuple[str, ...], left_out: LeftOut, ignore: Collection[str]) -> list[Path]:
+    """List the images in folders of their identities, ``base/<identity>/*``, sorted, without folders in ``ignore``.
 
     Raises:
         UserError: If an identity has images, but none where they are read.
     """
-    if not people.is_dir():
+    if not base.is_dir():
         return []
-    above = {_identity(people)}
-    folders, files = scan(people, left_out, above)
+    above = {_inode(base)}
+    folders, files = scan(base, left_out, above)
     left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in suffixes))
-    images = [_images_of(folder, suffixes, left_out, above) for folder in folders if folder.name not in apart]
+    images = [_images_of(folder, suffixes, left_out, above) for folder in folders if folder.name not in ignore]
     return sorted(path for found in images for path in found)
 
 
@@ -214,7 +193,7 @@ def _images_of(
     identity: Path, suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]]
 ) -> list[Path]:
     lost = LeftOut()
-    above = {*above, _identity(identity)}
+    above = {*above, _inode(identity)}
     folders, files = scan(identity, lost, above)
     images = select(files, suffixes, lost)
     _count_deep(folders, suffixes, lost, above)
@@ -228,14 +207,14 @@ def _images_of(
 
 def _check_nothing_is_lost(identity: Path, suffixes: tuple[str, ...], lost: LeftOut) -> None:
     """Raise if an identity without images has some in the wrong place, in another format or behind dead links."""
-    ways_out = {
+    hints = {
         DEEP: f"move them up into {identity.name}/, or name it as the set if they are identities",
         BROKEN: "mend the links",
         OTHER.format(", ".join(suffixes)): "convert them",
     }
-    for reason, hint in ways_out.items():
-        if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in OTHER_IMAGES]:
+    for reason, hint in hints.items():
+        if found := [path for path in lost.paths.get(reason, ()) if path.suffix.lower() in IMAGE_SUFFIXES]:
             raise UserError(
-                f"{printable(str(identity))} would be lost as an identity: what it holds are {reason} ({len(found)}, "
+                f"{printable(str(identity))} would be lost as an identity: it holds {reason} ({len(found)}, "
                 f"such as {_shown(found[0], identity)}); {hint}, or move the folder elsewhere."
             )

@@ -1,33 +1,30 @@
-"""Batches that come, or an error that says why not: a data worker that died, or one that is stuck."""
+"""Batches with a timeout, and errors that name the cause: a data worker that died, or one that is stuck."""
 
 import multiprocessing
 import queue
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
-from tvconv_jax.data.workers import WORKER_DIED, block_asking, lack_of
+from tvconv_jax.data.workers import WORKER_DIED, block_stop_signals, find_lack
 from tvconv_jax.utils.errors import TrainingError
 
-PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and once more after the workers were killed
+PATIENCE = 5.0  # seconds for threads and workers to end by themselves, and again after the workers were killed
 _OPEN: weakref.WeakSet = weakref.WeakSet()  # of this process
 
 
-class WatchedBatches:
-    """Passes batches on; waits ``timeout`` seconds for each, and no longer. A context manager that closes them.
+class WatchedBatches(Iterator, AbstractContextManager):
+    """An iterator that waits at most ``timeout`` seconds for each batch; a context manager that closes it.
 
-    Each batch is fetched by a thread while the caller waits for it, so nothing is read ahead and the position is
-    where the caller thinks it is.
+    A thread fetches each batch while the caller waits for it. So nothing is read ahead, and the position is that of
+    the last batch.
 
     Args:
         batches: An iterator with ``get_state``, ``set_state`` and ``close``.
-        timeout: Seconds; 0 waits for ever.
-        source: What they are read from, for messages.
-
-    Attributes:
-        timeout: May be changed between two batches.
+        timeout: Seconds; 0 waits forever. It may be changed between two batches.
+        source: Name of the data, for messages.
     """
 
     def __init__(self, batches: Any, *, timeout: float, source: str) -> None:
@@ -37,23 +34,20 @@ class WatchedBatches:
         self._before: set | None = None  # child processes that there were before the first batch
         self._workers: set | None = None
         self._stuck = False
-        # A thread stuck in reading cannot be ended, and as a daemon it need not be. It knows nothing of this object,
-        # so that one that is forgotten is closed too.
+        # A thread stuck in reading cannot be ended, so it is a daemon. It does not refer to this object, so that a
+        # forgotten one is closed too.
         self._thread = threading.Thread(target=_fetch, args=[batches, self._wanted, self._found], daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, self._wanted.put, False)
         self._end.atexit = False
         _OPEN.add(self)
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> Any:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
             TrainingError: If none came in time, a worker process died, or shared memory is full.
-            ValueError: If they are closed.
+            ValueError: If the iterator is closed.
         """
         self._open()
         if self._before is None:
@@ -76,26 +70,23 @@ class WatchedBatches:
         return batch
 
     def get_state(self) -> Any:
-        """The position behind the last batch."""
+        """Return the position after the last batch."""
         with self._explained():
             return self._open().get_state()
 
     def set_state(self, state: Any) -> None:
-        """Goes to a position."""
+        """Go to a position."""
         with self._explained():
             self._open().set_state(state)
 
     def close(self) -> None:
-        """Ends the thread, Grain's threads and its worker processes, within seconds whatever they are stuck in."""
+        """End the thread, Grain's threads and its worker processes within seconds, even if they are stuck."""
         _OPEN.discard(self)
         self._end()
-        self._batches = None  # so that Grain's own clean-up is over before the interpreter's begins
+        self._batches = None  # Grain's own clean-up must end before the interpreter's begins
         self._thread.join(1 if self._stuck else PATIENCE + len(self._workers or ()))  # they end one after the other
         if self._thread.is_alive() and self._kill():
             self._thread.join(PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -106,12 +97,12 @@ class WatchedBatches:
         return self._batches
 
     def _children(self) -> set:
-        """Processes that were started since the first batch was asked for, apart from those of other pipelines."""
+        """Return the processes started since the first batch was requested, without those of other pipelines."""
         others = [other._workers for other in _OPEN if other is not self and other._workers]
         return set(multiprocessing.active_children()).difference(self._before or (), *others)
 
     def _kill(self) -> bool:
-        """Kills this pipeline's worker processes; whether there were any."""
+        """Kill this pipeline's worker processes; return whether there were any."""
         workers = self._children() if self._workers is None else self._workers
         for worker in workers:
             worker.kill()
@@ -119,29 +110,29 @@ class WatchedBatches:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns what Grain says of a worker that died, or of shared memory that is full, into one line."""
+        """Turn Grain's error for a dead worker, or for full shared memory, into one line."""
         try:
             yield
         except Exception as error:
-            if lack := lack_of(error):
-                raise TrainingError(f"{lack}. The last checkpoint is whole.") from None
+            if cause := find_lack(error):
+                raise TrainingError(f"{cause}. The last checkpoint is whole.") from None
             if WORKER_DIED not in str(error):
                 raise
             code = str(error).partition("exit code ")[2].partition(".")[0]
             raise TrainingError(
-                f"a data worker that reads {self._source} died (exit code {code}; -9: killed, often for want of "
-                f"memory). The same command goes on, for the last checkpoint is whole; fewer --config.data.workers "
-                f"need a new --workdir."
+                f"a data worker that reads {self._source} died (exit code {code}; -9: killed, often for lack of "
+                f"memory). Rerun the same command to resume from the last checkpoint; fewer --config.data.workers need "
+                f"a new --workdir."
             ) from None
 
 
 def _fetch(batches: Any, wanted: queue.SimpleQueue, found: queue.SimpleQueue) -> None:
-    """Fetches a batch whenever one is wanted; in the end closes them, for only one thread may touch them at a time."""
-    block_asking()
+    """Fetch a batch whenever one is wanted, then close: only one thread may use the iterator at a time."""
+    block_stop_signals()
     while wanted.get():
         try:
             found.put((next(batches), None))
         except Exception as error:  # raised again where it is waited for
             found.put((None, error))
-    with suppress(Exception):  # of an iterator that failed before; nobody waits for its words
+    with suppress(Exception):  # of an iterator that failed before; nobody waits for its error
         batches.close()

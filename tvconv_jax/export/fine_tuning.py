@@ -8,10 +8,10 @@ import numpy as np
 import optax
 
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run, unit, with_arrays
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.progress import track
 
 
 def check_steps(steps: int, ranks: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.interpreter import arrays_of, make_run, run_all, unit
 from tvconv_jax.export.low_rank import likely_order, shared_kernel
+from tvconv_jax.utils.progress import track
 
 MOMENT_IMAGES, DISTANCE_IMAGES, CHUNK = 512, 128, 16
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tvconv_jax.data.decoder import decode
 from tvconv_jax.data.faces import FaceData
 from tvconv_jax.data.formats.pairs import Pairs
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.source import Source
 from tvconv_jax.metrics.roc import Roc, accepted_at, roc
 from tvconv_jax.report.axes import Axis
 from tvconv_jax.report.html import Html, details, joined, table, tag

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.data.formats import folder
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
@@ -122,7 +122,7 @@ class FrontalJob:
     @property
     def notes(self) -> list[str]:
         """What the person at the terminal should know before the first step."""
-        train, test = self.data.people
+        train, test = self.data.identities
         counts = f"{len(self.data.train)} pictures of {train} people; tested on {len(self.data.test)} of {test} others"
         return [f"data: {self.config.data.root} ({counts})", *self.data.notes]
 
@@ -248,7 +248,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 def _job(config: ConfigDict) -> FrontalJob:
     base = folder.existing(config.data.root)
-    return FrontalJob(config, poses.load(base, test_share=config.data.test_share))
+    return FrontalJob(config, poses.load_poses(base, test_share=config.data.test_share))
 
 
 def _print(result: Accuracy, what: str) -> None:

@@ -38,6 +38,13 @@ def user_path(text: str | Path) -> Path:
         raise UserError(f"{text}: no home directory is known that ~ could stand for; give the whole path.") from None
 
 
+def check_absent(*paths: Path) -> None:
+    """Raise a ``UserError`` if one of these paths exists."""
+    for path in map(Path, paths):
+        if path.exists():
+            raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     write_bytes(path, text.encode())

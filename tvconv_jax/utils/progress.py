@@ -3,11 +3,12 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 EVERY = 30.0  # seconds
+Item = TypeVar("Item")
 
 
 def minutes(seconds: float) -> str:
@@ -95,3 +96,24 @@ class Reporter:
 
 
 reporter = Reporter()  # of this process
+
+
+def track(items: Iterable[Item], *, total: int, text: str, reporter: Reporter = reporter) -> Iterator[Item]:
+    """Yield the items; a bar on a terminal, or a plain line every half minute, shows how many of ``total`` are done."""
+    from rich.console import Console  # late: most who import this module never show a bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    done, since = 0, reporter.clock()
+
+    def line() -> str:
+        left = f", {minutes((reporter.clock() - since) / done * (total - done))} left" if done else ""
+        return f"{text}: {done:,} of {total:,}{left}"
+
+    with (
+        reporter.doing(line, sys.stderr),
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
+    ):
+        for item in progress.track(items, total=total, description=text):
+            yield item
+            done += 1

@@ -5,25 +5,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tvconv_jax.data.cache import digest
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image
 from tvconv_jax.data.formats.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, printable, scan
-from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
-from tvconv_jax.data.tools.progress import track
+from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
+from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, read_json, user_path, write_json
+from tvconv_jax.utils.progress import track
 
-# Names that a verification set cannot have, and why.
+# Names that a verification set cannot have, with the reasons.
 RESERVED = {
-    "train": "as the training pictures are",
+    "train": "the name of the training images",
     "all": "which means all splits of a set",
-    "step": "as the step in metrics.jsonl is",
-    "score": "as the mean over the sets is",
+    "step": "the name of the step in metrics.jsonl",
+    "score": "the name of the mean over the sets",
 }
 
 
 class FolderFaces(RecordBuilder):
-    """Copies of the user's loose pictures, in the cache."""
+    """Copies of the user's loose images, in the cache."""
 
     name = "folder_faces"
 
@@ -31,34 +33,35 @@ class FolderFaces(RecordBuilder):
 def load(
     base: Path, cache: Path, *, image_size: int, max_corrupt: float, train: bool = True
 ) -> tuple[ImageSource | None, dict[str, tuple[ImageSource, Pairs]], dict[str, Any]]:
-    """Copies the faces of a folder into records, unless the cache holds them as they are now.
+    """Copy the faces of a folder into records, unless the cache holds their current state.
 
     Args:
-        base: The folder; every ``<set>_pair.txt`` in it is a verification set with its pictures in ``base/<set>/``.
+        base: The folder; every ``<set>_pair.txt`` in it is a verification set with its images in ``base/<set>/``.
         cache: The cache folder.
-        image_size: Side that pictures are expected to have; the others are counted in the notes.
-        max_corrupt: Share of unreadable training pictures that is skipped; a larger one is an error.
-        train: Whether to take the identities; ``False`` where the training pictures come from elsewhere.
+        image_size: Expected height and width in pixels; the notes count images of another size.
+        max_corrupt: Largest share of unreadable training images that is skipped; a larger one is an error.
+        train: Whether to read the identities; ``False`` if the training images come from elsewhere.
 
     Returns:
-        The training pictures; each verification set's pictures and pairs; ``{"identities": int, "notes": [str]}``.
+        The training images; each verification set's images and pairs; ``{"identities": int, "notes": [str]}``.
 
     Raises:
-        UserError: If the folder is missing, holds no identities or only one, or a picture or a pair list is bad.
+        UserError: If the folder is missing, holds fewer than two identities, or an image or a pair list is bad.
     """
     lists, left_out = _pair_lists(base), LeftOut()
     splits = {"train": training_files(base, left_out)} if train else {}
     splits |= {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
     if not splits:
         return None, {}, {"identities": 0, "notes": []}
-    # The records are made anew as soon as a file comes, goes or changes; they serve every image_size and max_corrupt.
+    # The records are made again when a file is added, removed or changed. They do not depend on image_size.
     check_names(path for files in splits.values() for path in files)
-    stamps = [_stamp(split, path) for split in splits for path in splits[split]]
+    stats = ((split, path, path.stat()) for split in splits for path in splits[split])
+    stamps = [f"{split} {path} {stat.st_size} {stat.st_mtime_ns}" for split, path, stat in stats]
     folder = cache / f"folder-{digest(READING, str(base), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
         with one_writer(folder):
-            if not summary_file.exists():  # no other process wrote it while this one waited
+            if not summary_file.exists():  # another process may have written it meanwhile
                 _write(folder, base, splits, max_corrupt)
     summary = read_json(summary_file, f"remove {folder}")
     notes = left_out.notes(base)
@@ -70,13 +73,8 @@ def load(
     return sources.get("train"), verification, {"identities": summary["identities"], "notes": notes}
 
 
-def _stamp(split: str, path: Path) -> str:
-    status = path.stat()
-    return f"{split} {path} {status.st_size} {status.st_mtime_ns}"
-
-
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
-    """By set: ``<set>_pair.txt``, and LFW's own ``pairs.txt`` where there is no ``lfw_pair.txt``."""
+    """Return pairs and names by set; LFW's own ``pairs.txt`` is used only without an ``lfw_pair.txt``."""
     lists = {}
     for path in pair_lists(base):
         name, _ = set_of(path)
@@ -87,43 +85,39 @@ def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:
 
 
 def check_set_name(path: Path, name: str) -> None:
-    """Raises a ``UserError`` if a verification set cannot be called so."""
+    """Raise a ``UserError`` if a verification set cannot have this name."""
     if name in RESERVED:
         raise UserError(f"{path}: no verification set can be called {name!r}, {RESERVED[name]}; give it another name.")
 
 
 def existing(root: str, key: str = "data.root") -> Path:
-    """The folder that a config key names; a ``UserError`` if there is none."""
+    """Return the folder that a config key names; raise a ``UserError`` if there is none."""
     if not root:
         raise UserError(f"{key} is empty; name the folder with --config.{key}=DIR.")
     base = user_path(root).absolute()
     if not base.is_dir():
-        raise UserError(f"{key} {base} is no folder; name one with --config.{key}=DIR.")
+        raise UserError(f"{key} {base} is not a folder; name one with --config.{key}=DIR.")
     return base
 
 
 def training_files(base: Path, left_out: LeftOut) -> list[Path]:
-    """Every picture of every identity, sorted.
-
-    Args:
-        base: The folder; identities lie in it or in its ``train``.
-        left_out: Where to count what is left out.
+    """Return every image of every identity in a folder or in its ``train``, sorted.
 
     Raises:
-        UserError: If there are no two identities, or one would be lost.
+        UserError: If there are fewer than two identities, or one would be lost.
     """
     files = identity_files(base, left_out)
     identities = {path.parent for path in files}
     if len(identities) < 2:
         raise UserError(
-            f"{_people(base)} holds {len(identities)} identities with pictures; training needs two or more folders "
-            f"<identity>/*.jpg in it{_elsewhere(base)}{''.join(f' ({note})' for note in left_out.notes(base))}."
+            f"{_identity_folder(base)} holds {len(identities)} identities with images; training needs two or more "
+            f"folders <identity>/*.jpg in it{_elsewhere(base)}{''.join(f' ({note})' for note in left_out.notes(base))}."
         )
     return files
 
 
 def _elsewhere(base: Path) -> str:
-    """Where a packed set lies that may have been meant: in the folder or one below it."""
+    """Return a hint about a packed set, which may have been meant, in the folder or one below it."""
     if not base.is_dir():
         return ""
     folders, files = scan(base, LeftOut())
@@ -136,28 +130,28 @@ def _elsewhere(base: Path) -> str:
     return f". A packed set is in {packed}: {rename}train on it with data=casia and --config.data.root={packed.parent}"
 
 
-def _people(base: Path) -> Path:
-    """The folder of identities: the one named ``train``, or ``base`` itself."""
+def _identity_folder(base: Path) -> Path:
+    """Return the folder of identities: the one named ``train``, or ``base`` itself."""
     return base / "train" if (base / "train").is_dir() else base
 
 
 def identity_files(base: Path, left_out: LeftOut) -> list[Path]:
-    """The pictures in the folders of identities, sorted; the folders of the verification sets beside them are none."""
-    people = _people(base)
-    apart = {set_of(path)[0] for path in pair_lists(base)} if people == base else set()
-    return identity_images(people, SUFFIXES, left_out, apart)
+    """Return the images in the folders of identities, sorted; folders of verification sets are left out."""
+    folder = _identity_folder(base)
+    ignore = {set_of(path)[0] for path in pair_lists(base)} if folder == base else set()
+    return identity_images(folder, SUFFIXES, left_out, ignore)
 
 
 def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt: float) -> None:
-    """Checks every picture, then writes the records and, last, the summary that makes them complete."""
+    """Check every image, then write the records and, last, the summary that marks them as complete."""
     checked = {}
     for split, files in splits.items():
         splits[split], checked[split] = _readable(files)
-        _notes(checked[split], max_corrupt if split == "train" else 0, 0)  # too many are an error, and nothing is kept
+        _notes(checked[split], max_corrupt if split == "train" else 0, 0)  # raises before anything is written
         if split == "train":
             _check_identities(files, splits[split], checked[split])
-    people = sorted({path.parent.name for path in splits.get("train", [])})
-    identities = {name: label for label, name in enumerate(people)}
+    names = sorted({path.parent.name for path in splits.get("train", [])})
+    identities = {name: label for label, name in enumerate(names)}
 
     def records(files: list[Path]) -> Iterator[Record]:
         for path in files:
@@ -171,18 +165,18 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt:
 
 
 def _check_identities(files: list[Path], good: list[Path], checked: dict[str, Any]) -> None:
-    """Notes identities of which no picture can be read; an error if fewer than two are left."""
-    people, left = ({path.parent.name for path in paths} for paths in (files, good))
-    checked["lost"] = sorted(people - left)
+    """Note identities without a readable image; raise a ``UserError`` if fewer than two are left."""
+    identities, left = ({path.parent.name for path in paths} for paths in (files, good))
+    checked["lost"] = sorted(identities - left)
     if len(left) < 2:
         raise UserError(
-            f"{checked['folder']} holds {len(left)} identities with pictures that can be read "
+            f"{checked['folder']} holds {len(left)} identities with images that can be read "
             f"({len(checked['bad'])} of {len(files)} cannot); training needs two or more: repair them."
         )
 
 
 def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
-    """The files that decode whole, and what :func:`_notes` tells of all: faults and sizes."""
+    """Return the files that can be decoded, and the errors and sizes for :func:`_notes`."""
     good, bad, sizes = [], [], Counter()
     for path in track(files, total=len(files), text=f"Checking {files[0].parent.parent.name}"):
         try:
@@ -194,19 +188,20 @@ def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
     return good, {"folder": str(files[0].parent.parent), "files": len(files), "bad": bad, "sizes": sizes}
 
 
-def _notes(checked: dict[str, Any], max_corrupt: float, side: int) -> list[str]:
-    """What is skipped or of another size; an error if more than a share cannot be read."""
+def _notes(checked: dict[str, Any], max_corrupt: float, image_size: int) -> list[str]:
+    """Return notes on skipped and resized images; raise a ``UserError`` if more than a share cannot be read."""
     bad, count, notes = checked["bad"], checked["files"], []
     named = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
     if len(bad) > max_corrupt * count:
         raise UserError(
-            f"{len(bad)} of {count} pictures cannot be read ({named}), more than the share {max_corrupt} that "
-            f"is skipped; repair or remove them."
+            f"{len(bad)} of {count} images cannot be read ({named}), more than the share {max_corrupt} that is "
+            f"skipped; repair or remove them."
         )
     if bad:
-        notes.append(f"skipped {len(bad)} of {count} pictures that cannot be read: {named}")
+        notes.append(f"skipped {len(bad)} of {count} images that cannot be read: {named}")
     if lost := checked.get("lost"):
-        notes.append(f"{len(lost)} identities have no picture that can be read: left out ({printable(lost[0])})")
-    if resized := sum(checked["sizes"].values()) - checked["sizes"].get(f"{side}x{side}", 0):
-        notes.append(f"{resized} of {count} pictures in {checked['folder']} are resized to {side}x{side}")
+        notes.append(f"{len(lost)} identities have no image that can be read: left out ({printable(lost[0])})")
+    size = f"{image_size}x{image_size}"
+    if resized := sum(checked["sizes"].values()) - checked["sizes"].get(size, 0):
+        notes.append(f"{resized} of {count} images in {checked['folder']} are resized to {size}")
     return notes

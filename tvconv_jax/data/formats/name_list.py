@@ -1,4 +1,4 @@
-"""Names of a packed set's images from the ``.lst`` beside it: a list that fits is used, another is noted."""
+"""Names of a packed set's images, from the ``.lst`` beside it. A list that does not fit the set is noted."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,16 +10,16 @@ from tvconv_jax.utils.files import read_lines, whole_number
 def read_names(path: Path, keys: Sequence[int], labels: Sequence[int]) -> tuple[list[str], str]:
     """Names ``identity/file`` of images from a list, as MXNet's im2rec or insightface writes it.
 
-    im2rec: ``key label ... path``, by tabs. insightface: ``1 path label``, in the order of the records. Of a path the
-    last two parts count, absolute or not, with slashes or backslashes.
+    im2rec: ``key label ... path``, by tabs. insightface: ``1 path label``, in the order of the records. The last two
+    parts of a path are used, absolute or not, with slashes or backslashes.
 
     Args:
         path: The list; it may be missing.
         keys: The images' keys, ascending.
-        labels: Their labels.
+        labels: The images' labels.
 
     Returns:
-        A name for each image, or none if there is no list or it does not fit; why it does not, in a line.
+        A name for each image, or none if there is no list or it does not fit; a line with the reason why it does not.
     """
     try:
         names = _fitting(path, keys, labels) if path.is_file() else []
@@ -51,7 +51,7 @@ def _fitting(path: Path, keys: Sequence[int], labels: Sequence[int]) -> list[str
 
 
 def one_to_one(folders: Sequence[str], labels: Sequence[int]) -> bool:
-    """Whether each folder holds the images of one label, and of no other."""
+    """Return whether each folder holds the images of one label, and of no other."""
     pairs = set(zip(folders, labels, strict=True))
     return len({folder for folder, _ in pairs}) == len({label for _, label in pairs}) == len(pairs)
 
@@ -77,5 +77,5 @@ def _name(path: Path, number: int, fields: list[str], place: int) -> str:
     name = PureWindowsPath(text) if of_windows else PurePosixPath(text)
     parts = [part for part in name.parts if part != name.anchor][-2:]
     if len(parts) < 2 or ".." in parts:
-        raise UserError(f"{path}: line {number}, {ascii(text)}, has no folder that would name an identity.")
+        raise UserError(f"{path}: line {number}, {ascii(text)}, has no folder to name an identity.")
     return "/".join(parts)

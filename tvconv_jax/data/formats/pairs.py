@@ -1,4 +1,4 @@
-"""Pair lists of face verification: which two pictures, the same person or not, in which of ten folds."""
+"""Pair lists of face verification: two images, whether they show one identity, and one of ten folds."""
 
 import os
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, whole_number
 
 FOLDS = 10
-LIST_END, LFW_LIST = "_pair.txt", "pairs.txt"  # how lists of pairs are called
+LIST_END, LFW_LIST = "_pair.txt", "pairs.txt"  # names of lists of pairs
 
 
 class Pairs(NamedTuple):
-    """Pairs of pictures, by their index in a list of unique pictures.
+    """Pairs of images, by their index in a list of unique images.
 
     Attributes:
         left: ``int32 [n]``.
         right: ``int32 [n]``.
-        same: ``bool [n]``, whether both show one person.
+        same: ``bool [n]``, whether both show one identity.
         folds: ``int32 [n]``, 0-9, equal in size.
     """
 
@@ -33,27 +33,16 @@ class Pairs(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a list of pairs.
+    """One line of a list of pairs."""
 
-    Attributes:
-        number: Of the line, from 1.
-        left: Image file, within the folder of the set or absolute.
-        right: Image file.
-        same: Whether both show one identity.
-    """
-
-    number: int
-    left: str
+    number: int  # of the line, from 1
+    left: str  # image file, within the folder of the set or absolute
     right: str
-    same: bool
+    same: bool  # whether both show one identity
 
 
 def set_of(path: Path) -> tuple[str, Path]:
-    """Name and image folder of the set that a list of pairs belongs to: ``<set>_pair.txt``, or LFW's ``pairs.txt``.
-
-    Raises:
-        UserError: If no set can be called so.
-    """
+    """Return name and image folder of a list's set; raise a ``UserError`` if a set cannot have this name."""
     name = "lfw" if _is_lfw(path) else path.name[: -len(LIST_END)] if is_list(path) else path.name
     if not name.strip() or not name.isprintable():
         raise UserError(f"{str(path)!r}: no verification set can be called {name!r}; give it another name.")
@@ -61,7 +50,7 @@ def set_of(path: Path) -> tuple[str, Path]:
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file is a list of pairs by its name, in any case."""
+    """Return whether a file is a list of pairs by its name, in any case."""
     return _is_lfw(path) or path.name.lower().endswith(LIST_END)
 
 
@@ -70,7 +59,7 @@ def _is_lfw(path: Path) -> bool:
 
 
 def pair_lists(base: Path) -> list[Path]:
-    """The lists of pairs directly in a folder, sorted, LFW's own last."""
+    """Return the lists of pairs directly in a folder, sorted, LFW's own last."""
     return sorted(listing.named(base, is_list), key=_is_lfw)
 
 
@@ -79,25 +68,22 @@ def read_rows(path: Path) -> list[Row]:
 
     ``<set>_pair.txt`` holds ``left right flag`` a line, flag 1 (same) or -1. ``pairs.txt`` holds ``name 1 2`` or
     ``name 1 other 2`` a line, after a line of one or two numbers, http://vis-www.cs.umass.edu/lfw/pairs.txt. Fields are
-    parted by tabs or, where a line has no tab that parts them so, by blanks.
+    separated by tabs or, if tabs do not give that many, by blanks.
 
     Raises:
-        UserError: If a line is of another kind.
+        UserError: If a line has another form.
     """
     return _lfw_rows(path) if _is_lfw(path) else _flag_rows(path)
 
 
 def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
-    """Read a list of pairs whose images are there, folds in file order.
-
-    Args:
-        path: The list; see :func:`read_rows`.
+    """Read a list of pairs whose images exist, folds in file order.
 
     Returns:
         The pairs, and the sorted names of the images that they index.
 
     Raises:
-        UserError: If a line is of another kind, an image is missing, or the number of pairs is not a multiple of ten.
+        UserError: If a line has another form, an image is missing, or the number of pairs is not a multiple of ten.
     """
     _, root = set_of(path)
     rows = read_rows(path)
@@ -113,18 +99,15 @@ def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
         left=np.array([index[row.left] for row in rows], np.int32),
         right=np.array([index[row.right] for row in rows], np.int32),
         same=np.array([row.same for row in rows], bool),
-        folds=cut_folds(len(rows), str(path)),
+        folds=split_folds(len(rows), str(path)),
     )
     return pairs, names
 
 
 def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
-    """Raise a ``UserError`` if a set or one of its folds holds pairs of one kind: nothing can be distinguished there.
+    """Raise a ``UserError`` if a set, ``what``, or one of its folds holds pairs of one kind only.
 
-    Args:
-        same: ``bool [n]``, whether each pair shows one identity.
-        folds: ``int [n]``, the fold of each.
-        what: Whose pairs.
+    ``same`` is ``bool [n]``, whether each pair shows one identity, and ``folds`` ``int [n]``, the fold of each.
     """
     if same.all() or not same.any():
         raise UserError(f"{what} holds pairs of {_kind(same)} only; both kinds are needed: complete or remove it.")
@@ -133,7 +116,7 @@ def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
         if len(kinds) and (kinds.all() or not kinds.any()):
             raise UserError(
                 f"{what}: fold {fold + 1} of {FOLDS} holds only pairs of {_kind(kinds)}, but every fold needs both "
-                f"kinds; interleave the list, whose folds are cut in its order, {len(kinds)} pairs each."
+                f"kinds; interleave the list, whose folds follow its order, {len(kinds)} pairs each."
             )
 
 
@@ -142,17 +125,13 @@ def _kind(same: np.ndarray) -> str:
 
 
 def in_order(same: np.ndarray, what: str) -> Pairs:
-    """Pairs of pictures that lie one after the other: 0 and 1, 2 and 3, ...
-
-    Raises:
-        UserError: If their number is not a multiple of ten; ``what`` says whose.
-    """
+    """Return the pairs of consecutive images, 0 and 1, 2 and 3, ..., of the set ``what``; see :func:`split_folds`."""
     numbers = np.arange(len(same), dtype=np.int32)
-    return Pairs(2 * numbers, 2 * numbers + 1, same, cut_folds(len(same), what))
+    return Pairs(2 * numbers, 2 * numbers + 1, same, split_folds(len(same), what))
 
 
 def _fields(path: Path, counts: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not blank; by tabs where these give one of the counts, else by blanks."""
+    """Yield number and fields of each line with text; split at tabs if that gives one of the counts, else at blanks."""
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             tabbed = [field.strip(" ") for field in line.strip().split("\t")]
@@ -164,11 +143,11 @@ def _flag_rows(path: Path) -> list[Row]:
     for number, fields in _fields(path, (3,)):
         if len(fields) != 3:
             raise UserError(
-                f"{path}:{number}: {' '.join(fields)!r} must be 'left right flag', parted by tabs where names hold "
+                f"{path}:{number}: {' '.join(fields)!r} must be 'left right flag', separated by tabs if names hold "
                 f"blanks; correct or drop the line."
             )
         if fields[2] not in ("1", "-1"):
-            raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same person) or -1; correct the line.")
+            raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same identity) or -1; correct the line.")
         rows.append(Row(number, *map(posix, fields[:2]), fields[2] == "1"))
     return rows
 
@@ -177,13 +156,13 @@ def _lfw_rows(path: Path) -> list[Row]:
     rows, (_, root) = [], set_of(path)
     files: dict[str, dict[str, str]] = {}
     for place, (number, fields) in enumerate(_fields(path, (3, 4))):
-        if place == 0 and len(fields) in (1, 2) and all(map(_is_number, fields)):
+        if place == 0 and len(fields) in (1, 2) and None not in map(whole_number, fields):
             continue  # folds, and pairs of each kind in one
         same = len(fields) == 3
-        if len(fields) not in (3, 4) or not (_is_number(fields[1]) and _is_number(fields[-1])):
+        if len(fields) not in (3, 4) or None in map(whole_number, (fields[1], fields[-1])):
             raise UserError(
-                f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2', parted by tabs where "
-                f"names hold blanks; correct it."
+                f"{path}:{number}: {' '.join(fields)!r} must be 'name 1 2' or 'name 1 other 2', separated by tabs "
+                f"if names hold blanks; correct it."
             )
         images = ((fields[0], fields[1]), (fields[0 if same else 2], fields[-1]))
         left, right = (_lfw_file(root, files, name, int(image)) for name, image in images)
@@ -191,12 +170,8 @@ def _lfw_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _is_number(text: str) -> bool:
-    return whole_number(text) is not None
-
-
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:
-    """``name/name_0001.jpg``, or with whatever suffix of an image it is there."""
+    """Return ``name/name_0001.jpg``, or with the suffix that the file has."""
     if name not in files:
         there = listing.flat(root / name, SUFFIXES, listing.LeftOut())
         files[name] = {path.stem: path.name for path in sorted(there, key=lambda path: path.suffix == ".jpg")}
@@ -204,8 +179,8 @@ def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: in
     return f"{name}/{files[name].get(stem, stem + '.jpg')}"
 
 
-def cut_folds(pairs: int, what: str) -> np.ndarray:
-    """The fold of each of some pairs, in their order, ``int32 [n]``; a ``UserError`` if there are no ten equal ones."""
+def split_folds(pairs: int, what: str) -> np.ndarray:
+    """Return the fold of each pair, in order, ``int32 [n]``; raise a ``UserError`` unless ten equal folds exist."""
     if not pairs or pairs % FOLDS:
-        raise UserError(f"{what}: {pairs} pairs cannot be cut into {FOLDS} equal folds; give a multiple of {FOLDS}.")
+        raise UserError(f"{what}: {pairs} pairs cannot be split into {FOLDS} equal folds; give a multiple of {FOLDS}.")
     return np.arange(pairs, dtype=np.int32) * FOLDS // pairs

@@ -1,4 +1,4 @@
-"""The ``.idx`` of a ``.rec``: where the record of each key starts, ``key <tab> offset`` a line."""
+"""The ``.idx`` of a ``.rec``: the offset of each key's record, ``key <tab> offset`` a line."""
 
 from pathlib import Path
 
@@ -10,17 +10,11 @@ from tvconv_jax.utils.signatures import describe_instead_of_text
 
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an ``.idx``.
-
-    Args:
-        path: The file, ``key offset`` lines in any order.
-
-    Returns:
-        Keys in ascending order and the offset of each, ``int64 [n]``.
+    """Read an ``.idx``: keys in ascending order and the offset of each, ``int64 [n]``.
 
     Raises:
         UserError: If it cannot be read, a line is not a pair of whole numbers, a key is below 0, or a key or an
-            offset stands there twice.
+            offset appears twice.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not a file.")
@@ -36,8 +30,7 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path} is {what}: its lines must be 'key offset', two whole numbers.") from None
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]
-    twice = keys[1:][keys[1:] == keys[:-1]]
-    if twice.size:
+    if (twice := keys[1:][keys[1:] == keys[:-1]]).size:
         raise UserError(f"{path} names key {twice[0]} twice; every record has a key of its own.")
     if keys.size and keys[0] < 0:
         raise UserError(f"{path} names key {keys[0]}; keys are 0 or more.")
@@ -47,5 +40,5 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_index(path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
-    """Writes an ``.idx``, whole or not at all."""
+    """Write an ``.idx``, whole or not at all."""
     write_text(path, "".join(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)))

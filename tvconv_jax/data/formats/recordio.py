@@ -1,9 +1,9 @@
 """RecordIO, the ``.rec``/``.idx`` files of MXNet, read and written without MXNet.
 
-A record is one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian;
-flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record wherever the magic
-stands at a multiple of four in it and leaves it out; a reader puts it back. An index names each record by a key:
-lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
+A record has one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian.
+Flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record at every magic that
+stands at a multiple of four in it, and leaves that magic out; a reader puts it back. An index names each record by a
+key: lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, ``src/recordio.cc`` (Apache-2.0).
 """
 
 import mmap
@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import sync
+from tvconv_jax.utils.files import check_absent, sync
 from tvconv_jax.utils.signatures import describe
 from tvconv_jax.utils.storage import lock
 
@@ -27,18 +27,16 @@ MAX_LENGTH = 2**29 - 1
 
 
 class RecordFile:
-    """Records of one ``.rec`` by byte offset; memory-mapped, and opened anew by a process that unpickles it.
-
-    Args:
-        path: The ``.rec`` file.
+    """Records of one ``.rec`` by byte offset; memory-mapped, and opened again by a process that unpickles it.
 
     Raises:
-        UserError: If there is no such file, or it is empty.
+        UserError: If there is no such file, or it is empty. All methods: if an offset is not the start of a whole
+            record; the message names file and offset.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
+        if self.path.exists() and not self.path.is_file():  # a pipe would block without end
             raise UserError(f"{path} is not a file; name a .rec file.")
         try:
             with open(self.path, "rb") as file:
@@ -52,72 +50,61 @@ class RecordFile:
         return RecordFile, (self.path,)
 
     def __len__(self) -> int:
-        """Bytes in the file."""
         return len(self._bytes)
 
     def read(self, offset: int) -> bytes:
-        """The record that starts at ``offset``.
-
-        Raises:
-            UserError: If none starts there, or the file ends inside it; names file and offset.
-        """
+        """Return the record that starts at ``offset``."""
         return MAGIC.join(self._bytes[start:stop] for start, stop in self._parts(offset))
 
     def scan(self) -> np.ndarray:
-        """Offsets of all records, ``int64``, by walking over the file.
-
-        Raises:
-            UserError: If something else than a record stands in between.
-        """
+        """Return the offsets of all records, ``int64``, by walking over the file."""
         offsets, offset = [], 0
         while offset < len(self):
             offsets.append(offset)
-            for _, stop in self._parts(offset):
-                offset = stop + -stop % 4
+            offset = self.end(offset)
         return np.array(offsets, np.int64)
 
-    def gaps(self, offsets: np.ndarray) -> bool:
-        """Whether there are bytes between the records at these offsets, before or behind them.
+    def end(self, offset: int) -> int:
+        """Return the offset behind a record and its padding, which may lie behind the end of the file."""
+        *_, (_, stop) = self._parts(offset)
+        return stop + -stop % 4
 
-        Raises:
-            UserError: As :meth:`read`.
-        """
+    def has_gaps(self, offsets: np.ndarray) -> bool:
+        """Return whether there are bytes between the records at these offsets, before or behind them."""
         starts, inside = np.sort(offsets), (offsets >= 0) & (offsets + 8 <= len(self))
         if not inside.all():
             raise self._error(int(offsets[~inside][0]), f"the file ends at byte {len(self)}")
-        frames = np.frombuffer(self._bytes, np.uint8)[starts[:, None] + np.arange(8)].view("<u4")
-        whole = (frames[:, 1] >> 29 == WHOLE) & (frames[:, 0] == np.frombuffer(MAGIC, "<u4"))
-        ends = starts + 8 + (frames[:, 1] & MAX_LENGTH).astype(np.int64)
-        for row in np.flatnonzero(~whole):
-            *_, (_, ends[row]) = self._parts(int(starts[row]))
+        whole, ends = self._headers(starts)
+        ends += starts + 8
         ends += -ends % 4
+        for row in np.flatnonzero(~whole):
+            ends[row] = self.end(int(starts[row]))
         return bool(starts[0] > 0 or (starts[1:] != ends[:-1]).any() or ends[-1] < len(self))
 
     def heads(self, offsets: np.ndarray, size: int) -> np.ndarray:
-        """The first ``size`` bytes of many records at once, ``uint8 [n, size]``; zeros where one is shorter.
-
-        Raises:
-            UserError: As :meth:`read`.
-        """
-        view = np.frombuffer(self._bytes, np.uint8)
+        """Return the first ``size`` bytes of many records, ``uint8 [n, size]``; zeros where one is shorter."""
         inside = offsets + 8 + size <= len(self)
-        frames = view[np.where(inside, offsets, 0)[:, None] + np.arange(8)].view("<u4")
-        long = (frames[:, 1] >> 29 == WHOLE) & (frames[:, 1] & MAX_LENGTH >= size)
-        plain = inside & long & (frames[:, 0] == np.frombuffer(MAGIC, "<u4"))
+        whole, lengths = self._headers(np.where(inside, offsets, 0))
+        plain = inside & whole & (lengths >= size)
         heads = np.zeros((len(offsets), size), np.uint8)
-        heads[plain] = view[offsets[plain][:, None] + np.arange(8, 8 + size)]
+        heads[plain] = np.frombuffer(self._bytes, np.uint8)[offsets[plain][:, None] + np.arange(8, 8 + size)]
         for row in np.flatnonzero(~plain):  # cut into parts, short, or damaged
             head = self.read(int(offsets[row]))[:size]
             heads[row, : len(head)] = np.frombuffer(head, np.uint8)
         return heads
 
     def sizes(self, offsets: np.ndarray) -> np.ndarray:
-        """Bytes of each record, ``int64 [n]``; -1 of one that is cut into parts."""
-        frames = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4")
-        return np.where(frames[:, 1] >> 29 == WHOLE, (frames[:, 1] & MAX_LENGTH).astype(np.int64), -1)
+        """Return the bytes of each record, ``int64 [n]``; -1 for a record that is cut into parts."""
+        return np.where(*self._headers(offsets), -1)
+
+    def _headers(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether a whole record starts at each offset, and the length in its header."""
+        headers = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4")
+        whole = (headers[:, 0] == np.frombuffer(MAGIC, "<u4")) & (headers[:, 1] >> 29 == WHOLE)
+        return whole, (headers[:, 1] & MAX_LENGTH).astype(np.int64)
 
     def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
-        """Where the bytes of each part of a record start and stop."""
+        """Yield the start and the stop of each part of a record."""
         expected = (WHOLE, FIRST)
         while True:
             if not 0 <= offset <= len(self) - 8:
@@ -140,20 +127,20 @@ class RecordFile:
             offset, expected = stop + -stop % 4, (MIDDLE, LAST)
 
     def _error(self, offset: int, reason: str) -> UserError:
-        return UserError(f"{self.path}: no record can be read at byte {offset}: {reason}. Get the file anew.")
+        return UserError(f"{self.path}: no record can be read at byte {offset}: {reason}. Get the file again.")
 
 
 class RecordWriter:
-    """Writes a ``.rec`` and its ``.idx``; both get their names only when all is written.
+    """A writer of a ``.rec`` and its ``.idx``; both get their names only when all is written.
 
     Args:
         path: The ``.rec`` to write.
-        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped; what
-            is written stays in ``path.part`` then, whatever stops this one.
-        check: Told the places of those records before anything is written; what it raises leaves all as it is.
+        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped. The
+            written records then stay in ``path.part``, whatever stops this writer.
+        check: Called with the offsets of those records before anything is written; if it raises, the file is unchanged.
 
     Attributes:
-        taken: The payloads' places that were taken over, as offsets in ``path.part``.
+        taken: The offsets in ``path.part`` of the records that were taken over.
 
     Raises:
         UserError: If it or its index exists already.
@@ -163,11 +150,9 @@ class RecordWriter:
         self.path, self._resume = Path(path), resume
         index, part = index_path(self.path), _part(self.path)
         # A writer that was killed between its two last steps left its index beside the part.
-        for there in (self.path, *(() if part.exists() else (index,))):
-            if there.exists():
-                raise UserError(f"{there} exists and is not written over; choose another name or remove it.")
+        check_absent(self.path, *(() if part.exists() else (index,)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._begin()
+        self._lock = self._lock_part()
         try:
             self.taken, end = _whole_records(part, resume) if resume else ([], 0)
             check(self.taken)
@@ -180,33 +165,27 @@ class RecordWriter:
         self._index = open(_part(index), "w")  # noqa: SIM115
         self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
 
-    def _begin(self) -> IO:
+    def _lock_part(self) -> IO:
         part = _part(self.path)
         try:
             file, _ = lock(part, wait=False, mode="ab")
         except BlockingIOError:
-            raise UserError(
-                f"{part} is being written by another process; wait for it, or choose another name."
-            ) from None
-        if self.path.exists():  # another one has written it since it was looked for
+            raise UserError(f"{part} is being written by another process; wait for it, or choose another.") from None
+        if self.path.exists():  # another process wrote it after the first check
             part.unlink()
             file.close()
-            raise UserError(f"{self.path} exists and is not written over; choose another name or remove it.")
+            check_absent(self.path)
         return file
 
     def write(self, key: int, payload: bytes) -> None:
-        """Appends a record under ``key``.
-
-        Raises:
-            ValueError: If it is longer than the format can say.
-        """
+        """Append a record under ``key``; raise a ``ValueError`` if it is longer than the format allows."""
         if len(payload) > MAX_LENGTH:
             raise ValueError(f"record {key} has {len(payload)} bytes; RecordIO holds up to {MAX_LENGTH}.")
         self._index.write(f"{key}\t{self._records.tell()}\n")
         self._records.write(framed(payload))
 
     def rewrite_first(self, payload: bytes) -> None:
-        """Puts a payload of the same length, without the magic in it, in the place of the first record's."""
+        """Replace the payload of the first record by one of the same length, without the magic in it."""
         self._records.seek(0)
         self._records.write(framed(payload))
         self._records.seek(0, os.SEEK_END)
@@ -215,7 +194,7 @@ class RecordWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._lock:  # until all has its name
+        with self._lock:  # until both files have their names
             for file, path in ((self._index, index_path(self.path)), (self._records, self.path)):
                 file.close()
                 if kind is None:
@@ -226,24 +205,22 @@ class RecordWriter:
 
 
 def _whole_records(path: Path, count: int) -> tuple[list[int], int]:
-    """Offsets of the first whole records of a file that ends anywhere, and where the last of them ends."""
+    """Return the offsets of the first whole records of a file that ends anywhere, and the end of the last of them."""
     offsets, end = [], 0
     try:
         file = RecordFile(path)
         while len(offsets) < count and end < len(file):
-            start = end
-            for _, stop in file._parts(start):
-                end = stop + -stop % 4
+            start, end = end, file.end(end)
             if end > len(file):  # without its padding
                 return offsets, start
             offsets.append(start)
     except UserError:
-        end = start if offsets else 0
+        pass
     return offsets, end
 
 
 def framed(payload: bytes) -> bytes:
-    """A record as it stands in a file: cut at every aligned magic, each part with its header, padded to 4."""
+    """Return a record as in a file: cut at every aligned magic, each part with its header, padded to 4 bytes."""
     cuts, at = [], payload.find(MAGIC)
     while at >= 0:
         if at % 4 == 0:
@@ -259,7 +236,7 @@ def framed(payload: bytes) -> bytes:
 
 
 def index_path(records: Path) -> Path:
-    """The ``.idx`` that belongs to a ``.rec``."""
+    """Return the path of the ``.idx`` that belongs to a ``.rec``."""
     return records.with_suffix(".idx")
 
 

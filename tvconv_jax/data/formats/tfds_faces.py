@@ -1,4 +1,4 @@
-"""Faces in TFDS sets: those that the user has already, and those that ``convert`` writes."""
+"""Faces in TFDS sets: those of the user, and those that ``convert`` writes."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tvconv_jax.data.formats.tfds_folder import one_line, open_folder, shards
 from tvconv_jax.data.formats.tfrecord import TFRecords
 from tvconv_jax.data.listing import is_junk
-from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepare, read
+from tvconv_jax.data.records import Names, RecordBuilder, columns, prepare
+from tvconv_jax.data.source import Record, read
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
 
@@ -22,18 +23,15 @@ INFO = "dataset_info.json"
 
 
 class TfdsFaces:
-    """Random access to the pictures of a prepared TFDS set, in the set's order; TensorFlow is never imported.
-
-    Args:
-        path: The folder of the set's version, as :func:`locate` finds it.
+    """Random access to the images of a prepared TFDS set, in the set's order; TensorFlow is never imported.
 
     Attributes:
-        identities: Names of the labels, where the set says them: of a ``ClassLabel``, or the texts by which LFW tells
-            people apart; ``None`` otherwise.
-        named: Whether the pictures have names.
+        identities: Names of the labels, from a ``ClassLabel`` or from texts, which LFW has as labels; ``None`` if the
+            set has no names.
+        named: Whether the images have names.
 
     Raises:
-        UserError: If the set has no pictures with labels, or several splits but none called ``train``, or is damaged,
+        UserError: If the set has no images with labels, or several splits but none called ``train``, or is damaged,
             or names code.
     """
 
@@ -83,7 +81,7 @@ class TfdsFaces:
             return [self._record(int(index), example) for index, example in zip(indices, examples, strict=True)]
 
     def name(self, index: int) -> str:
-        """What a picture is called in messages: its own name, or the set's and its place."""
+        """Return an image's name in messages: its own, or the set's name and the image's place."""
         if not self.named:
             return f"{self._set}:{index}"
         with one_line(self.path):
@@ -103,38 +101,35 @@ class TfdsFaces:
 
 
 def _columns(features: tfds.features.FeaturesDict, path: Path) -> tuple[str, str]:
-    """The features that hold the picture and whose it is; ``image`` and ``label`` where there are several."""
+    """Return the names of the image and the label features; ``image`` and ``label`` if there are several."""
     images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    labels = [name for name, feature in features.items() if name != "name" and _tells_apart(feature)]
+    labels = [name for name, feature in features.items() if name != "name" and _is_label(feature)]
     if not images or not labels:
-        raise UserError(f"{path} must hold pictures with labels; its features are {', '.join(features)}.")
+        raise UserError(f"{path} must hold images with labels; its features are {', '.join(features)}.")
     return "image" if "image" in images else images[0], "label" if "label" in labels else labels[0]
 
 
-def _tells_apart(feature: Any) -> bool:
+def _is_label(feature: Any) -> bool:
     kinds = (tfds.features.ClassLabel, tfds.features.Text)
     return isinstance(feature, kinds) or (feature.shape == () and np.issubdtype(feature.np_dtype, np.integer))
 
 
 def is_tfds(path: Path) -> bool:
-    """Whether a folder is a prepared TFDS set: it, or one of its versions, holds ``dataset_info.json``."""
+    """Return whether a folder is a prepared TFDS set: it, or one of its versions, holds ``dataset_info.json``."""
     return (path / INFO).exists() or bool(_versions(path))
 
 
 def _versions(path: Path) -> list[Path]:
-    """The folders of a set's versions, without those of which TFDS was stopped while it wrote them."""
+    """Return the folders of a set's versions, without those that TFDS did not complete."""
     folders = [found.parent for found in path.glob(f"*/{INFO}")]
     return [folder for folder in folders if not is_junk(folder.name) and ".incomplete" not in folder.name]
 
 
 def locate(name: str) -> Path:
-    """The folder of a prepared set.
-
-    Args:
-        name: What stands behind ``tfds:``: a folder, or a set in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+    """Return the folder of a prepared set: ``name``, or a set in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Raises:
-        UserError: If there is none; says where it was looked for.
+        UserError: If there is none; names the folders that were searched.
     """
     base = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     places = [user_path(name).absolute()]
@@ -153,25 +148,22 @@ def _version(text: str) -> tuple:
 
 
 def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str]) -> Path:
-    """Writes a set that TFDS and :class:`TfdsFaces` read, as ``target/1.0.0``; whole or not at all.
+    """Write a set that TFDS and :class:`TfdsFaces` read, whole or not at all; return the folder of its version.
 
     Args:
-        target: The set's folder; its name is the set's.
-        records: The pictures; labels index ``identities``.
+        target: The set's folder, with the name of the set.
+        records: The images; labels index ``identities``.
         identities: Names of the labels.
 
-    Returns:
-        The folder of the version.
-
     Raises:
-        UserError: If the set is there, or its name is none that TFDS takes.
+        UserError: If the set exists, or TFDS does not accept its name.
     """
     target = target.absolute()
     if not target.name.isidentifier() or target.name != target.name.lower():
-        raise UserError(f"{target.name!r} is no name for a TFDS set; use small letters, digits and underscores.")
+        raise UserError(f"{target.name!r} is not a name for a TFDS set; use lowercase letters, digits and underscores.")
     if is_tfds(target):
         raise UserError(f"{target} exists and is not written over; choose another name or remove it.")
     kind = type("ConvertedFaces", (RecordBuilder,), {"name": target.name}, skip_registration=True)
     builder = kind(splits={"train": records}, identities=identities, data_dir=target.parent)
-    prepare(builder, f"{target.name}")
+    prepare(builder, target.name)
     return Path(builder.data_path)

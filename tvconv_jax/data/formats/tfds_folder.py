@@ -1,7 +1,6 @@
-"""Folders of TFDS sets, opened without importing anything that they name, and every error of them as one line.
+"""Folders of TFDS sets, opened without importing anything that they name; every error is one line.
 
-TFDS imports whatever module ``features.json`` names, so the file is looked at first: classes of TFDS itself may stand
-in it, and nothing else.
+TFDS imports any module that ``features.json`` names. So the file is checked first: it may name only classes of TFDS.
 """
 
 import os
@@ -24,13 +23,7 @@ _NESTED = ("json", "jsonFeature", "json_feature")  # keys under which it looks f
 
 
 def open_folder(path: Path) -> tfds.core.DatasetBuilder:
-    """Open a prepared set.
-
-    Args:
-        path: The folder of its version, which holds ``dataset_info.json`` and ``features.json``.
-
-    Returns:
-        A builder that can tell of the set, and that builds nothing.
+    """Return a builder that describes the prepared set in a folder, and builds nothing.
 
     Raises:
         UserError: If the folder is damaged, or names classes that are not TFDS's own.
@@ -41,11 +34,7 @@ def open_folder(path: Path) -> tfds.core.DatasetBuilder:
 
 
 def shards(builder: tfds.core.DatasetBuilder, split: str, path: Path) -> list[Path]:
-    """List the files of a split.
-
-    Raises:
-        UserError: If one is missing, or does not lie within the folder.
-    """
+    """List the files of a split; raise a ``UserError`` if one is missing, or lies outside of the folder."""
     with one_line(path):
         files = [Path(os.path.normpath(file)) for file in builder.info.splits[split].filepaths]
     for file in files:
@@ -59,7 +48,7 @@ def shards(builder: tfds.core.DatasetBuilder, split: str, path: Path) -> list[Pa
 
 
 def _other_kind(file: Path) -> str | None:
-    """What a file is, if not records: these begin with zeros in the length of the first one, or as Riegeli does."""
+    """Name a file that does not begin as records do: with the length of the first one, or with Riegeli's header."""
     with open(file, "rb") as content:
         head = content.read(512)
     return describe(head) if head and head[4:8] != bytes(4) else None
@@ -67,7 +56,7 @@ def _other_kind(file: Path) -> str | None:
 
 @contextmanager
 def one_line(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged folder makes of TFDS into one line."""
+    """Turn any error of TFDS about a damaged folder into one line."""
     try:
         yield
     except (UserError, MemoryError):
@@ -96,7 +85,7 @@ def _check_features(path: Path) -> None:
 
 
 def _named_classes(features: Any) -> Iterator[Any]:
-    """Every class that TFDS may look up, at whatever depth; what cannot be looked through counts as one too."""
+    """Yield every class that TFDS may look up, at any depth, and all that cannot be searched for classes."""
     waiting = [features]
     while waiting:
         value = waiting.pop()

@@ -1,4 +1,4 @@
-"""Faces aligned by five landmarks, as the field aligns them: a similarity transform to a fixed template."""
+"""Alignment of faces by five landmarks: a similarity transform to the field's template."""
 
 import io
 import os
@@ -11,35 +11,30 @@ from PIL import Image
 
 from tvconv_jax.data.decoder import ImageError, as_seen, read_image
 from tvconv_jax.data.listing import JUNK, is_junk
-from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, write_bytes
+from tvconv_jax.utils.progress import track
 
-# Left eye, right eye (as seen in the picture), nose tip, left and right corner of the mouth: x, y in pixels of a
-# 112x112 picture. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
+# Left eye, right eye (as seen in the image), nose tip, left and right corner of the mouth: x, y in pixels of a
+# 112x112 image. Source: deepinsight/insightface, python-package/insightface/utils/face_align.py, arcface_dst.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-TEMPLATE_SIDE = 112
-FARTHEST, NEAREST = 1e6, 1e-3  # pixels: landmarks out of every picture, and all at one place
+TEMPLATE_SIZE = 112
+MAX_DISTANCE, MIN_SPREAD = 1e6, 1e-3  # pixels: landmarks far outside of an image, and all at one place
 QUALITY = 95
-ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # what becomes of a picture
+ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # outcomes for an image
 
 
 class Landmarks(NamedTuple):
-    """Five points of one picture.
+    """Five points of one image."""
 
-    Attributes:
-        file: Its path within the source folder.
-        points: ``float64 [5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
-    """
-
-    file: str
-    points: np.ndarray
+    file: str  # path within the source folder
+    points: np.ndarray  # float64 [5, 2], x and y in pixels, in the order of TEMPLATE
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity transform (rotation, one scale, shift; no mirroring) that brings points nearest to a target.
+    """Return the similarity transform (rotation, scale, translation; no mirroring) that fits points to a target.
 
     Args:
         points: ``[n, 2]``.
@@ -49,10 +44,10 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
         ``float64 [2, 3]``: ``target ~ m[:, :2] @ point + m[:, 2]``, least squares.
 
     Raises:
-        ValueError: If all points are one.
+        ValueError: If all points are the same.
 
-    Source: the closed form for the plane, with points as complex numbers: ``scale * e^(i angle)`` is the
-    regression coefficient of the centered target on the centered points; equal to Umeyama (1991) without mirroring.
+    Source: the closed form for the plane, with points as complex numbers. ``scale * e^(i angle)`` is the regression
+    coefficient of the centered target on the centered points. It equals Umeyama (1991) without mirroring.
     """
     z, w = (array[:, 0] + 1j * array[:, 1] for array in (np.asarray(points, float), np.asarray(target, float)))
     centered = z - z.mean()
@@ -64,36 +59,30 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def align_face(image: np.ndarray, points: np.ndarray, side: int = TEMPLATE_SIDE) -> np.ndarray:
-    """One aligned face.
+def align_face(image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
+    """Return an aligned face.
 
     Args:
         image: ``uint8 [h, w, 3]``.
         points: ``[5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
-        side: Of the result; other sides than 112 scale the template.
+        size: Height and width of the result in pixels; the template is scaled to it.
 
     Returns:
-        ``uint8 [side, side, 3]``, bicubic; black where the picture has no pixels.
+        ``uint8 [size, size, 3]``, bicubic; black outside of the image.
     """
     # Landmarks count from the middle of the first pixel, Pillow from its corner.
-    points, target = np.asarray(points, float) + 0.5, TEMPLATE * side / TEMPLATE_SIDE + 0.5
-    picture, scale = Image.fromarray(image), np.hypot(*similarity(points, target)[:, 0])
-    steps = max(1, int(1 / scale))  # a warp samples single pixels, so a picture that shrinks is averaged down before
-    if steps > 1:
-        picture = picture.reduce(steps)
-    matrix = similarity(points / steps, target)
+    points, target = np.asarray(points, float) + 0.5, TEMPLATE * size / TEMPLATE_SIZE + 0.5
+    opened, scale = Image.fromarray(image), np.hypot(*similarity(points, target)[:, 0])
+    factor = max(1, int(1 / scale))  # a warp samples single pixels, so a large image is averaged down before
+    if factor > 1:
+        opened = opened.reduce(factor)
+    matrix = similarity(points / factor, target)
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
-    return np.asarray(
-        picture.transform((side, side), Image.Transform.AFFINE, inverse.ravel(), Image.Resampling.BICUBIC)
-    )
+    return np.asarray(opened.transform((size, size), Image.Transform.AFFINE, inverse.ravel(), Image.Resampling.BICUBIC))
 
 
 def read_landmarks(path: Path) -> list[Landmarks]:
-    """Reads a list of landmarks: ``file x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`` a line, by tabs, blanks or commas.
-
-    Raises:
-        UserError: If the file is missing or a line is of another kind.
-    """
+    """Read a list of landmarks: ``file x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`` a line, by tabs, blanks or commas."""
     lines = read_lines(path, "name a list of landmarks")
     return [_landmarks(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
@@ -109,49 +98,44 @@ def _landmarks(path: Path, number: int, line: str) -> Landmarks:
         points = np.full((5, 2), np.nan)
     file = posix(file)
     parts = Path(file).parts
-    if not np.abs(points).max() <= FARTHEST or np.ptp(points, axis=0).max() < NEAREST:
+    if not np.abs(points).max() <= MAX_DISTANCE or np.ptp(points, axis=0).max() < MIN_SPREAD:
         raise UserError(f"{path}:{number}: {line!r} must be 'file x1 y1 ... x5 y5', five points; correct it.")
     if ".." in parts or Path(file).is_absolute():
         raise UserError(f"{path}:{number}: {file!r} must lie within the source folder; correct it.")
     return Landmarks(file, points)
 
 
-def align(source: Path, landmarks: Path, target: Path, *, side: int = TEMPLATE_SIDE) -> str:
-    """Aligns the pictures of a folder, those that a list has landmarks for.
+def align(source: Path, landmarks: Path, target: Path, *, size: int = TEMPLATE_SIZE) -> str:
+    """Align the images of a folder for which a list has landmarks; return a line on the outcome.
 
     Args:
-        source: The folder. Pictures are taken as they are seen, turned as their EXIF data says.
+        source: The folder. Images are rotated by their EXIF data, as viewers show them.
         landmarks: The list; see :func:`read_landmarks`.
-        target: The folder to write, JPEGs of quality 95 under the same names; pictures that are there are left.
-        side: Of the aligned faces, 112 or 96 by custom.
-
-    Returns:
-        What was done, in a line.
+        target: The folder to write, JPEGs of quality 95 under the same names; existing images are kept.
+        size: Height and width of the aligned faces in pixels, 112 or 96 by custom.
 
     Raises:
-        UserError: If none of the listed pictures is there, two of them would become one, or the target is the source;
-            and as :func:`read_landmarks`.
+        UserError: If the list is missing or has lines of another form, none of the listed images exists, two of them
+            would get one name, or the target is the source.
     """
     if target.resolve() == source.resolve():
-        raise UserError(f"{target} is the folder of the pictures themselves; name another one to write.")
+        raise UserError(f"{target} is the folder of the images themselves; name another one to write.")
     found = read_landmarks(landmarks)
     listed = [entry for entry in found if not any(map(is_junk, Path(entry.file).parts))]
-    there = [entry for entry in listed if os.path.isfile(source / entry.file)]
-    if not there:
-        raise UserError(f"none of the {len(listed)} pictures of {landmarks} is in {source}; name their common folder.")
-    _check_targets(landmarks, there)
-    outcomes = list(_align_all(source, track(there, total=len(there), text="Aligning"), target, side))
-    said = [f"{outcomes.count(ALIGNED)} faces aligned to {side}x{side}"]
-    if FOUND in outcomes:
-        said.append(f"{outcomes.count(FOUND)} were in {target} already")
-    if len(listed) > len(there):
-        said.append(f"{len(listed) - len(there)} of {landmarks} are not in {source}")
-    if junk := len(found) - len(listed):
-        said.append(f"{junk} of {landmarks} are {JUNK}: left out")
-    bad = [entry.file for entry, outcome in zip(there, outcomes, strict=True) if outcome == BROKEN]
-    if bad:
-        said.append(f"{len(bad)} cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}")
-    return "; ".join(said)
+    exist = [entry for entry in listed if os.path.isfile(source / entry.file)]
+    if not exist:
+        raise UserError(f"none of the {len(listed)} images of {landmarks} is in {source}; name their common folder.")
+    _check_targets(landmarks, exist)
+    outcomes = list(_align_all(source, track(exist, total=len(exist), text="Aligning"), target, size))
+    bad = [entry.file for entry, outcome in zip(exist, outcomes, strict=True) if outcome == BROKEN]
+    counts = (
+        (outcomes.count(FOUND), f"were in {target} already"),
+        (len(listed) - len(exist), f"of {landmarks} are not in {source}"),
+        (len(found) - len(listed), f"of {landmarks} are {JUNK}: left out"),
+        (len(bad), f"cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}"),
+    )
+    lines = [f"{outcomes.count(ALIGNED)} faces aligned to {size}x{size}"]
+    return "; ".join([*lines, *(f"{count} {text}" for count, text in counts if count)])
 
 
 def _target(entry: Landmarks) -> Path:
@@ -164,21 +148,21 @@ def _check_targets(landmarks: Path, entries: Sequence[Landmarks]) -> None:
         path = _target(entry)
         if path in taken:
             raise UserError(
-                f"{landmarks} lists {taken[path]} and {entry.file}, which would both become {path}; leave one of them "
-                f"out, or rename it."
+                f"{landmarks} lists {taken[path]} and {entry.file}, which would both become {path}; remove one of "
+                f"them, or rename it."
             )
         taken[path] = entry.file
 
 
-def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, side: int) -> Iterator[str]:
-    """What became of each picture."""
+def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, size: int) -> Iterator[str]:
+    """Yield the outcome for each image."""
     for entry in entries:
         path = target / _target(entry)
         if path.exists():
             yield FOUND
             continue
         try:
-            face = align_face(as_seen(read_image(source / entry.file)), entry.points, side)
+            face = align_face(as_seen(read_image(source / entry.file)), entry.points, size)
         except ImageError:
             yield BROKEN
             continue

@@ -1,42 +1,42 @@
-"""A contact sheet: what was found in a set of faces, and a sample of it."""
+"""A contact sheet of a set of faces: the images of each finding, and a random sample."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from tvconv_jax.data.records import Source
-from tvconv_jax.data.tools.image_stats import thumbnail
+from tvconv_jax.data.decoder import ImageError, decode
+from tvconv_jax.data.source import Source
+from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.utils.files import replacing
 
-SIDE, GAP, LINE, COLUMNS, ROWS = 64, 4, 18, 16, 6
+SIZE, COLUMNS, ROWS = 64, 16, 6
 
 
 def write_sheet(path: Path, source: Source, found: Mapping[str, Sequence[int]], *, seed: int = 0) -> None:
-    """Writes a picture: a row of pictures for each finding, and below a random sample of the set.
+    """Write an image file with a row of images for each finding, and below a random sample of the set.
 
     Args:
-        path: The file, ``.png`` or whatever else Pillow writes; one that is there is replaced.
-        source: The pictures.
-        found: By the text of a finding, the pictures that it is about; as many as fit in a row are shown.
-        seed: Of the sample.
+        path: The file, ``.png`` or another format that Pillow writes; an existing one is replaced.
+        source: The images.
+        found: Indices of images by the title of a finding; one row of them is shown.
+        seed: Seed of the sample.
     """
     count = min(len(source), COLUMNS * ROWS)
     sample = np.sort(np.random.default_rng(seed).choice(len(source), count, replace=False)).tolist()
-    rows = [(text, list(indices[:COLUMNS])) for text, indices in found.items()]
+    rows = [(title, indices[:COLUMNS]) for title, indices in found.items()]
     for start in range(0, count, COLUMNS):
         rows.append(("" if start else "a sample of the set", sample[start : start + COLUMNS]))
-    height = GAP + sum(SIDE + GAP + (LINE if text else 0) for text, _ in rows)
-    canvas = Image.new("RGB", (COLUMNS * (SIDE + GAP) + GAP, height), "white")
-    ink, y = ImageDraw.Draw(canvas), GAP
-    for text, indices in rows:
-        if text:
-            ink.text((GAP, y), text, fill="black", font_size=12)
-            y += LINE
-        for column, index in enumerate(indices):
-            canvas.paste(thumbnail(source[int(index)]["image"], SIDE), (GAP + column * (SIDE + GAP), y))
-        y += SIDE + GAP
+    images = [Row(title, [_thumbnail(source[int(index)]["image"]) for index in indices]) for title, indices in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        canvas.save(part)
+        draw_contact_sheet(images, size=SIZE, columns=COLUMNS).save(part)
+
+
+def _thumbnail(image: bytes) -> Image.Image:
+    """Return a small image; a gray field if the bytes cannot be decoded."""
+    try:
+        return Image.fromarray(decode(image, SIZE))
+    except ImageError:
+        return Image.new("RGB", (SIZE, SIZE), (128, 128, 128))

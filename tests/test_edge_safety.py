@@ -197,7 +197,7 @@ def test_a_model_that_names_other_files_is_refused(tmp_path, location, capsys):
     for data in (in_graph, model.SerializeToString()):
         Path(path).write_bytes(data)
         code, line = failure(capsys, path, "--check-only")
-        assert code == 2 and "keeps numbers in other files" in line
+        assert code == 2 and "keeps weights in other files" in line
 
 
 def test_images_that_unpack_to_more_than_memory_are_refused(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,22 +14,23 @@ import torch
 
 from tvconv_jax import create_model
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export import artifacts, exporting, owned, trained
+from tvconv_jax.export import artifacts, exporting, owned
 from tvconv_jax.export.__main__ import main
-from tvconv_jax.export.channel_blocks import in_blocks
 from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import Rank, likely_order, parse_rank, truncate
-from tvconv_jax.export.moments import second_moments
 from tvconv_jax.export.native import native
 from tvconv_jax.export.onnx import writer as onnx_writer
+from tvconv_jax.export.onnx.channel_blocks import in_blocks
 from tvconv_jax.export.onnx.speed import runner
-from tvconv_jax.export.plain_layers import plain_distances
-from tvconv_jax.export.precision import rounded
+from tvconv_jax.export.quantize import quantize
+from tvconv_jax.export.rank_search import find_rank
+from tvconv_jax.export.shared_kernel import second_moments, shared_distances
 from tvconv_jax.export.torch import model as torch_model
 from tvconv_jax.export.torch import writer as torch_writer
+from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
@@ -62,7 +62,7 @@ def drawn_variable(name, shape):
 
 
 def drawn_model(name, side, fields):
-    """The graph of a model with statistics and maps as training leaves them, pictures, and its answers to them."""
+    """The graph of a model with statistics and maps as training leaves them, images, and its outputs."""
     model, images = create_model(name, **fields), drawn((3, side, side, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
@@ -123,7 +123,7 @@ def test_onnx_answers_alike_in_any_batch(folded):
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_channels_in_blocks_are_the_same_model(folded, precision):
     graph, images, _ = folded
-    graph = rounded(graph, precision)
+    graph = quantize(graph, precision)
     filled = in_blocks(graph)
     assert relative(by_jax(filled, images), by_jax(graph, images)) < TOLERANCE
     stored = by_onnx(filled, images, precision=precision)
@@ -163,9 +163,9 @@ def test_one_channel_is_filled_up_too_and_a_scale_for_all_stays_one():
     x = graph.add("conv", x, arrays={"kernel": drawn((1, 1, 1, 5)), "bias": drawn((6, 6, 5))}, **plain)
     graph.add("linear", graph.add("mean", x, keep_grid=False), arrays={"kernel": drawn((5, 2)), "bias": drawn((2,))})
     for precision in ("float32", "int8"):
-        filled = in_blocks(rounded(graph, precision), 4)
+        filled = in_blocks(quantize(graph, precision), 4)
         assert [shape[2] for shape in filled.shapes] == [3, 4, 8, 8, 2]
-        np.testing.assert_allclose(by_jax(filled, images), by_jax(rounded(graph, precision), images), rtol=1e-5)
+        np.testing.assert_allclose(by_jax(filled, images), by_jax(quantize(graph, precision), images), rtol=1e-5)
 
 
 def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
@@ -175,8 +175,7 @@ def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
     with torch.inference_mode():
         found = model(torch.from_numpy(channels_first(images)).to(memory_format=torch.channels_last)).numpy()
     assert relative(found, channels_first(expected)) < TOLERANCE
-    torch_writer.write_module(tmp_path)
-    imports = [line for line in (tmp_path / "model.py").read_text().splitlines() if "import " in line[:20]]
+    imports = [line for line in Path(torch_model.__file__).read_text().splitlines() if "import " in line[:20]]
     assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}
 
 
@@ -215,9 +214,9 @@ def test_scales_make_every_grid():
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_fewer_bits_are_exactly_what_the_rounded_graph_says(folded, precision, tmp_path):
+def test_stored_weights_are_those_of_the_quantized_graph(folded, precision, tmp_path):
     graph, images, expected = folded
-    small = rounded(graph, precision)
+    small = quantize(graph, precision)
     ours = channels_first(by_jax(small, images))
     found = {
         "onnx": by_onnx(small, images, precision=precision),
@@ -227,7 +226,7 @@ def test_fewer_bits_are_exactly_what_the_rounded_graph_says(folded, precision, t
     for runtime, answers in found.items():
         assert relative(answers, ours) < TOLERANCE, runtime
     assert relative(ours, channels_first(expected)) > TOLERANCE  # it is not the exact model any more
-    sizes = [len(torch_writer.to_safetensors(rounded(graph, p), {}, precision=p)) for p in ("float32", precision)]
+    sizes = [len(torch_writer.to_safetensors(quantize(graph, p), {}, precision=p)) for p in ("float32", precision)]
     assert sizes[0] / sizes[1] > {"float16": 1.8, "int8": 2.9}[precision]
 
 
@@ -237,7 +236,7 @@ def test_float16_holds_kernels_beyond_its_largest_number(tmp_path):
     weights[..., 1] *= 1e6
     y = graph.add("per_pixel", 0, arrays={"weights": weights, "bias": drawn((3,))}, strides=1, activation="identity")
     graph.add("mean", y, keep_grid=False)
-    half = rounded(graph, "float16")
+    half = quantize(graph, "float16")
     stored = half.nodes[0].arrays["weights"]
     assert np.all(np.abs(stored - weights) <= 2.0**-11 * np.abs(weights) + 1e-7)
     ours = by_jax(half, x)
@@ -291,7 +290,7 @@ def test_with_moments_the_answers_are_approximated_not_the_kernels(rank):
 
 
 @pytest.mark.parametrize("with_moments", [False, True])
-def test_a_plain_layer_has_the_best_of_kernels_that_are_the_same_everywhere(with_moments):
+def test_a_shared_kernel_is_the_nearest_to_those_of_all_pixels(with_moments):
     weights, seen = drawn((4, 4, 9, 2)), drawn((200, 4, 4, 9, 2))
     seen[:, 0, :, :3] = 0
     graph = Graph(4)
@@ -323,20 +322,20 @@ def test_ranks_are_read_as_they_are_written(text):
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1:", ":6", "1:-2", "1:2:3", "one", "0:3"])
 def test_what_is_no_rank_is_refused(text):
-    with pytest.raises(ValueError, match="must be a number of terms, 1, 2"):
+    with pytest.raises(ValueError, match="must be a rank, 1, 2"):
         parse_rank(text)
 
 
-def test_more_plain_layers_than_there_are_and_a_bias_for_every_pixel_are_refused():
+def test_more_shared_kernels_than_layers_and_a_bias_for_every_pixel_are_refused():
     graph = Graph(4)
     arrays = {"weights": drawn((4, 4, 9, 3)), "bias": drawn((4, 4, 3))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="relu6")
-    with pytest.raises(UserError, match="rank 1:1 has 1 plain layers; of this model 0 can be"):
+    with pytest.raises(UserError, match="rank 1:1 has 1 shared-kernel layers; of this model 0 can be"):
         truncate(graph, Rank(1, 1))
     arrays["bias"] = drawn((3,))
     graph.add("per_pixel", 1, arrays=arrays, strides=1, activation="relu6")
     assert [node.kind for node in truncate(graph, Rank(1, 1))[0].nodes] == ["low_rank", "conv"]
-    with pytest.raises(UserError, match="rank 1:2 has 2 plain layers; of this model 1 can be"):
+    with pytest.raises(UserError, match="rank 1:2 has 2 shared-kernel layers; of this model 1 can be"):
         truncate(graph, Rank(1, 2))
 
 
@@ -354,7 +353,7 @@ def three_layers():
     return graph
 
 
-def test_layers_with_a_shortcut_are_the_first_to_become_plain():
+def test_layers_in_a_shortcut_are_the_first_to_share_their_kernel():
     assert likely_order(three_layers()) == [1, 2, 0]
     lower, _ = truncate(three_layers(), Rank(1, 2))
     spatial = [node.kind for node in lower.nodes if node.kind == "low_rank" or node.fields.get("groups") == 3]
@@ -362,16 +361,16 @@ def test_layers_with_a_shortcut_are_the_first_to_become_plain():
 
 
 @pytest.mark.parametrize("same", [0, 1, 2])
-def test_measured_is_what_becomes_plain_first(same):
+def test_layers_share_their_kernel_in_the_order_of_their_distances(same):
     """A layer whose kernels are the same at all pixels loses nothing; another that is nearly so little."""
     graph, places = three_layers(), (0, 2, 5)
     for layer, place in enumerate(places):
         weights = graph.nodes[place].arrays["weights"]
         spread = {same: 0, (same + 1) % 3: 1e-2}.get(layer, 1)
         weights[:] = weights[:1, :1] + spread * (weights - weights[:1, :1])
-    pictures = np.random.RandomState(0).randint(0, 256, (20, 6, 6, 3), np.uint8)
-    moments = second_moments(graph, iter([pictures]))
-    distances = plain_distances(graph, moments, iter([pictures]), pictures=16)
+    batch = np.random.RandomState(0).randint(0, 256, (20, 6, 6, 3), np.uint8)
+    moments = second_moments(graph, iter([batch]))
+    distances = shared_distances(graph, moments, iter([batch]), count=16)
     order = list(distances)
     assert order == [same, (same + 1) % 3, (same + 2) % 3] and distances[same] < 1e-6 < distances[order[1]]
     kinds = [truncate(graph, Rank(1, 1), moments, order)[0].nodes[place].kind for place in places]
@@ -379,12 +378,12 @@ def test_measured_is_what_becomes_plain_first(same):
 
 
 def test_moments_are_means_of_products_of_what_taps_see():
-    """By hand: a layer of strides 2 on the picture itself."""
+    """By hand: a layer of strides 2 on the image itself."""
     graph = Graph(6)
     weights = drawn((3, 3, 9, 3))
     graph.add("per_pixel", 0, arrays={"weights": weights, "bias": drawn((3,))}, strides=2, activation="identity")
     images = np.random.RandomState(0).randint(0, 256, (5, 6, 6, 3), np.uint8)
-    (found,) = second_moments(graph, iter([images[:4], images[1:]]), pictures=8)
+    (found,) = second_moments(graph, iter([images[:4], images[1:]]), count=8)
     x = np.pad(np.concatenate([images[:4], images[1:]]) / 127.5 - 1, ((0, 0), (1, 1), (1, 1), (0, 0)))
     for t, u in ((0, 0), (0, 5), (8, 4)):
         one, other = (x[:, i : i + 5 : 2, j : j + 5 : 2] for i, j in (divmod(t, 3), divmod(u, 3)))
@@ -396,7 +395,7 @@ def test_a_truncated_model_is_the_jax_model_with_truncated_kernels(folded, rank,
     """The same kernels, once as a sum of gains times depthwise convolutions, once as a kernel a pixel."""
     graph, images, _ = folded
     biases = [node.arrays["bias"].ndim for node in graph.nodes if node.kind == "per_pixel"]
-    if rank.plain_layers and (not biases or max(biases) > 1):
+    if rank.shared and (not biases or max(biases) > 1):
         with pytest.raises(UserError, match="rank 2:1"):
             truncate(graph, rank)
         return
@@ -443,15 +442,15 @@ def run(tmp_path_factory):
     return workdir
 
 
-def test_fine_tuning_is_given_the_training_pictures_of_old_runs_too(run, tmp_path):
+def test_fine_tuning_is_given_the_training_images_of_old_runs_too(run, tmp_path):
     """A run from before ``data.timeout`` was a key."""
     config = json.loads((run / "config.json").read_text())
     del config["data"]["timeout"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
     found = trained.load(tmp_path)
-    pictures = next(found.batches())
-    assert pictures.shape == (config["data"]["batch_size"], *found.images.shape[1:]) and pictures.dtype == np.uint8
+    batch = next(found.batches())
+    assert batch.shape == (config["data"]["batch_size"], *found.images.shape[1:]) and batch.dtype == np.uint8
 
 
 def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
@@ -460,7 +459,7 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", "check.npz"}
     assert {path.name for path in out.iterdir()} == names
-    assert "rank 1; energy of the answers kept" in printed and "the same person: cosine above" in printed
+    assert "rank 1; energy of the outputs kept" in printed and "same identity: cosine above" in printed
     model = onnx.load(out / "model.onnx")
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)
     metadata = json.loads(model.metadata_props[0].value)
@@ -478,21 +477,25 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
         assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
 
 
+def search(graph, rank, *, means=None, precision="float32", lines=None):
+    """Searches a rank on random images; ``means`` are the accuracies found one after the other."""
+    images = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8)
+    options = {"max_loss": 0.2, "fine_tune_steps": 0, "precision": precision, "lines": [] if lines is None else lines}
+    verify = (lambda means: lambda embed: next(means))(iter(means)) if means else None
+    return find_rank(graph, rank, lambda: (batch for batch in [images]), verify, **options)
+
+
 def test_more_terms_than_taps_are_as_many_as_there_are():
     graph, arrays = Graph(6), {"weights": drawn((6, 6, 9, 3)), "bias": drawn((3,))}
     graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
-    run = SimpleNamespace(batches=lambda: (images for images in [np.zeros((4, 6, 6, 3), np.uint8)]))
-    found, rank = exporting._truncated(run, graph, "12", 0.2, 0, "float32", [])
+    found, rank = search(graph, "12")
     assert rank == Rank(9) and len(found.nodes[0].arrays["kernels"]) == 9
-    means = iter([0.9, 0.85, 0.899, 0.85])  # of the exact model, of one term, of two, of two and a plain layer
-    run.verify = lambda embed: SimpleNamespace(mean=next(means))
-    assert exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])[1] == Rank(2)
-    means = iter([0.9] + 9 * [0.85])
-    with pytest.raises(UserError, match="in int8 even 9 terms lose more than 0.2 points, of 90.00%; allow a larger"):
-        exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
-    run.verify = None
+    means = [0.9, 0.85, 0.899, 0.85]  # of the exact model, of rank 1, of rank 2, of rank 2 and a shared kernel
+    assert search(graph, "auto", means=means, precision="int8")[1] == Rank(2)
+    with pytest.raises(UserError, match="in int8 even rank 9 loses more than 0.2 points, of 90.00%; allow a larger"):
+        search(graph, "auto", means=[0.9] + 9 * [0.85], precision="int8")
     with pytest.raises(UserError, match="--rank=auto judges by verification sets; this run has none"):
-        exporting._truncated(run, graph, "auto", 0.2, 0, "int8", [])
+        search(graph, "auto")
 
 
 @pytest.mark.parametrize(
@@ -503,15 +506,12 @@ def test_more_terms_than_taps_are_as_many_as_there_are():
         ([0.9, 0.9, 0.85, 0.85], Rank(1), ["1", "1:2", "1:1"]),
     ],
 )
-def test_auto_takes_the_fewest_terms_and_then_the_most_plain_layers(means, found, tried):
-    pictures, lines, means = np.random.RandomState(0).randint(0, 256, (16, 6, 6, 3), np.uint8), [], iter(means)
-    run = SimpleNamespace(
-        batches=lambda: (images for images in [pictures]), verify=lambda embed: SimpleNamespace(mean=next(means))
-    )
-    graph, rank = exporting._truncated(run, three_layers(), "auto", 0.2, 0, "float32", lines)
+def test_auto_takes_the_lowest_rank_and_then_the_most_shared_kernels(means, found, tried):
+    lines = []
+    graph, rank = search(three_layers(), "auto", means=means, lines=lines)
     assert rank == found and [line.split()[1].rstrip(":") for line in lines if line.startswith("  rank")] == tried
-    assert sum(node.fields.get("groups") == 3 for node in graph.nodes) == found.plain_layers
-    assert "one kernel for all pixels in that one alone" in lines[0]
+    assert sum(node.fields.get("groups") == 3 for node in graph.nodes) == found.shared
+    assert "one per-pixel layer alone shares its kernel" in lines[0]
 
 
 def linear_model():
@@ -626,20 +626,20 @@ def test_a_wrong_artifact_is_refused_and_what_was_there_stays(run, tmp_path, mon
     [
         (["--workdir=nowhere"], "nowhere holds no run (config.json); name a workdir of tvconv_jax.main."),
         (["--workdir={run}", "--formats=tflite"], "'tflite' is unknown; there are: onnx, torch, native"),
-        (["--workdir={run}", "--rank=0"], "'0' must be a number of terms, 1, 2, ..., or with plain layers 1:10"),
-        (["--workdir={run}", "--rank=2:18"], "rank 2:18 has 18 plain layers; of this model"),
+        (["--workdir={run}", "--rank=0"], "'0' must be a rank, 1, 2, ..., or with shared-kernel layers 1:10"),
+        (["--workdir={run}", "--rank=2:18"], "rank 2:18 has 18 shared-kernel layers; of this model"),
         (["--workdir={run}", "--best"], "holds no best checkpoint"),
         (["--workdir={run}", "--fine-tune=-1", "--rank=1"], "--fine-tune=-1 must be at least 0"),
         (["--workdir={run}", "--rank=auto", "--max-loss=nan"], "'nan' must be 0 or more, and finite"),
         (
             ["--workdir={run}", "--rank=1", "--lowering=unfold"],
-            "--lowering=unfold is none that this model has at this --rank: auto, sums, convs, sums-blocks, ",
+            "--lowering=unfold is not one of this model's lowerings at this --rank: auto, sums, convs, sums-blocks, ",
         ),
         (
             ["--workdir={run}", "--lowering=sums", "--formats=torch"],
-            "--lowering=sums is of ONNX, this is --formats=torch",
+            "--lowering=sums is for ONNX, this is --formats=torch",
         ),
-        (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for truncated kernels, and exact keeps all"),
+        (["--workdir={run}", "--fine-tune=9"], "--fine-tune=9 is for low-rank kernels, and exact keeps all"),
         (
             ["--workdir={run}", "--max-loss=1", "--rank=2"],
             "--max-loss=1 is what --rank=auto may lose, this is --rank=2",

@@ -1,4 +1,4 @@
-"""Every operator exports: what can be frozen is, what makes its kernels from the picture answers as the JAX model."""
+"""Every operator exports: frozen where it can be, else as a module whose ONNX outputs equal the JAX model's."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tvconv_jax import DepthwiseConv, create_model
 from tvconv_jax.export import artifacts, fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
-from tvconv_jax.export.onnx import modules as onnx_modules
+from tvconv_jax.export.onnx import operators
 from tvconv_jax.export.onnx import writer as onnx_writer
 from tvconv_jax.export.onnx.speed import runner
 from tvconv_jax.models import mobilenetv2
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4  # of normalized embeddings: what an artifact is refused for
 SMALL = {"affinity_channels": 2, "hidden_channels": 4, "hidden_layers": 0, "use_bias": True}
 # Stage 1 has no expansion; the second block of stage 2 has a shortcut.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2))
-DYNAMIC = [name for name, (module, _) in CASES.items() if module in onnx_modules.MODULES]
+DYNAMIC = [name for name, (module, _) in CASES.items() if module.__name__ in operators.MODULES]
 STATIC = {"locally_connected": "per_pixel", "tvconv_linear": "per_pixel", "tvconv_lowrank": "low_rank"}
 
 
@@ -119,7 +119,8 @@ def test_other_formats_say_what_they_hold():
     artifacts.check_formats(folding.graph, ["onnx"])
     artifacts.check_formats(graph, ["onnx", "torch", "native"])
     with pytest.raises(
-        UserError, match="Involution cannot be frozen; torch and native artifacts hold what can: depthwise, .*"
+        UserError,
+        match="Involution cannot be frozen; torch and native artifacts hold operators that can: depth.*",
     ):
         artifacts.check_formats(folding.graph, ["onnx", "torch", "native"])
 
@@ -128,4 +129,4 @@ def test_a_module_without_an_onnx_form_is_named():
     with pytest.raises(
         UserError, match="DepthwiseConv has no ONNX form; what has: CondConv, .*; add a row to MODULES."
     ):
-        onnx_modules.write(None, DepthwiseConv(), {}, "images", (8, 8, 3))
+        operators.write(None, DepthwiseConv(), {}, "images", (8, 8, 3))

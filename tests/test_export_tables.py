@@ -31,7 +31,7 @@ def test_the_reference_is_in_turn_with_ours_and_answers_alike():
 
 
 def test_strided_is_a_kernel_a_pixel():
-    """By hand: every pixel of a 4x4 picture sees the pixel to its upper left, times its own number."""
+    """By hand: every pixel of a 4x4 image sees the pixel to its upper left, times its own number."""
     weights = np.zeros((1, 9, 2, 2), np.float32)
     weights[0, 0] = [[1, 2], [3, 4]]
     images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4)
@@ -176,7 +176,7 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
         (["nowhere"], "nowhere holds no run"),
         (
             ["nowhere", "--ranks=0"],
-            "plain layers 1:10, 2:10, ..., or exact",
+            "shared-kernel layers 1:10, 2:10, ..., or exact",
         ),
         (
             ["nowhere", "--json=nowhere/a.json"],

@@ -15,8 +15,8 @@ from tvconv_jax.experiments.pixel_figure import measure_pixels
 from tvconv_jax.experiments.sweep import load_sweep
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.experiments.variance_figure import choose_layer, features_of, layers_of, measure_variance
-from tvconv_jax.export.trained import load
 from tvconv_jax.tasks.finetune import read_checkpoint
+from tvconv_jax.tasks.trained import load
 from tvconv_jax.training.maps import map_files, read_maps
 from tvconv_jax.utils.errors import UserError
 

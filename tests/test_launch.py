@@ -124,7 +124,7 @@ def test_pi_takes_the_last_onnxruntime_that_python_39_has(tmp_path, models, host
     assert "pip numpy onnxruntime==1.19.2" in Path(host["LOG"]).read_text().splitlines()
 
 
-@pytest.mark.parametrize("file", ["edge/benchmark.py", "export/native.py"])
+@pytest.mark.parametrize("file", ["edge/benchmark.py", "export/native/native.py"])
 def test_what_is_copied_is_python_39(file):
     ast.parse((LAUNCH.parent / "tvconv_jax" / file).read_text(), feature_version=(3, 9))
 

@@ -14,7 +14,7 @@ import torch
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.native import native
-from tvconv_jax.export.precision import rounded
+from tvconv_jax.export.quantize import quantize
 from tvconv_jax.export.torch import model as torch_model
 from tvconv_jax.export.torch import writer as torch_writer
 
@@ -154,7 +154,7 @@ def test_fusing_leaves_one_operation_a_block(tmp_path):
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_reads_fewer_bits(precision, tmp_path):
-    graph = rounded(residual_blocks("low_rank"), precision)
+    graph = quantize(residual_blocks("low_rank"), precision)
     path, images = write(tmp_path, graph, precision), drawn(2, 3, 13, 13)
     assert_close(native.load(path)(images), answer(path, images))
 
@@ -229,10 +229,10 @@ def dilated(graph):
         (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(9, 9)), "a node 'resize'"),
         (dilated, "dilation 2"),
         (lambda graph: conv(graph, conv(graph, 0, 4, side=3), 4, side=3), "3x3 over all channels"),
-        (lambda graph: spatial(graph, 0, "depthwise"), "a node 'spatial' on the picture"),
-        (lambda graph: graph.add("max_pool", 0), "a node 'max_pool' on the picture"),
-        (lambda graph: graph.add("channels", 0, begin=1, end=3), "a node 'channels' on the picture"),
-        (lambda graph: graph.add("add", conv(graph, 0, 3, side=3), 0), "a node 'add' on the picture"),
+        (lambda graph: spatial(graph, 0, "depthwise"), "a node 'spatial' on the image"),
+        (lambda graph: graph.add("max_pool", 0), "a node 'max_pool' on the image"),
+        (lambda graph: graph.add("channels", 0, begin=1, end=3), "a node 'channels' on the image"),
+        (lambda graph: graph.add("add", conv(graph, 0, 3, side=3), 0), "a node 'add' on the image"),
         (lambda graph: graph.add("add", conv(graph, 0, 3, side=3)), "a node 'add' of 1 inputs"),
         (lambda graph: graph.add("channels", conv(graph, 0, 3, side=3), begin=2, end=2), "a tensor 6 x 6 x 0"),
         (lambda graph: conv(graph, 0, 4, side=3, strides=-1), "strides -1"),

@@ -18,7 +18,7 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
-from tvconv_jax.export import trained
+from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.run import run
 from tvconv_jax.training import loop
@@ -136,7 +136,7 @@ def test_a_run_closes_its_batches_however_it_ends(tmp_path, error):
 
 def test_an_export_closes_the_training_images():
     job = Job()
-    with closing(trained._pictures(job)) as pictures:
+    with closing(trained.training_images(job)) as pictures:
         assert next(pictures) == "one" and job.batches == []
     assert job.batches == ["closed"]
 

@@ -8,7 +8,6 @@ verification sets of each run; size is of the PyTorch artifact; speed is onnxrun
 """
 
 import argparse
-import importlib
 import statistics
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,20 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.data.cache import cache_dir
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export import trained
-from tvconv_jax.export.artifacts import missing
+from tvconv_jax.export.artifacts import load_format
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
-from tvconv_jax.export.plain_layers import judged
-from tvconv_jax.export.precision import PRECISIONS, rounded
+from tvconv_jax.export.quantize import PRECISIONS, quantize
+from tvconv_jax.export.shared_kernel import measure
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
-from tvconv_jax.tasks import command
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks import command, trained
 from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
 from tvconv_jax.utils.errors import UserError
@@ -87,12 +85,12 @@ def of_run(
         check_rank(exact, rank)
     moments, order = [], {}
     if truncated:
-        moments, order = judged(exact, run.batches, plain=any(rank.plain_layers for rank in truncated))
+        moments, order = measure(exact, run.batches, shared=any(rank.shared for rank in truncated))
     for rank in ranks:
         graphs[rank], energy = _of_rank(run, exact, rank, moments, list(order), fine_tune_steps)
         function = jax.jit(make_run(graphs[rank]))  # one program for all precisions
         for precision in precisions:
-            graph = rounded(graphs[rank], precision)
+            graph = quantize(graphs[rank], precision)
             arrays = arrays_of(graph)
             accuracy = run.verify(lambda images, f=function, a=arrays: f(a, normalize(jnp.asarray(images)))).mean
             size = len(to_safetensors(graph, {}, precision=precision))
@@ -185,15 +183,6 @@ def _precisions(text: str) -> list[str]:
     return list(dict.fromkeys(text.split(",")))
 
 
-def _import_exporter() -> None:
-    """Before anything is measured; without it nothing says how fast."""
-    try:
-        importlib.import_module("tvconv_jax.export.onnx.speed")
-        importlib.import_module("tvconv_jax.export.onnx.writer")
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = Parser(
@@ -217,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.keep_compiled_programs(cache_dir())
     workdirs = [workdir.absolute() for workdir in args.workdirs]
     with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
-        _import_exporter()
+        load_format("onnx")  # before anything is measured
         check_steps(args.fine_tune, args.ranks)
         _check_runs(workdirs)
         variants: list[Variant] = []

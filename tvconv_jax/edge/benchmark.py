@@ -1,20 +1,19 @@
-"""Speed, memory and correctness of exported models, on the device itself; this one file is all to copy.
+"""Benchmark of exported models on the device itself: speed, memory and correctness. Copy this one file.
 
     python benchmark.py model.onnx                            checked, weighed, timed
-    python benchmark.py --compare A.onnx B.onnx               in turns; ratios of B over A
+    python benchmark.py --compare A.onnx B.onnx               interleaved; ratios of B over A
     python -m tvconv_jax.edge.benchmark ARTIFACT ...          the same, where tvconv_jax is installed
 
-It needs Python 3.9, numpy and one runtime. An ARTIFACT is what ``python -m tvconv_jax.export`` wrote: ``.onnx``
-(onnxruntime; openvino on request), ``.safetensors`` with its ``model.py`` beside it, or ``.pt2``, which
-``torch.export.load`` reads (torch; inductor on request; native for ``.safetensors`` with ``native.py`` and
-``native.cpp`` beside it, which need a C++ compiler instead of a runtime).
+It needs Python 3.9, numpy and one runtime. An ARTIFACT was written by ``python -m tvconv_jax.export``: ``.onnx``
+(onnxruntime; openvino on request), ``.pt2`` (torch; inductor on request), or ``.safetensors`` with its ``model.py``
+beside it (torch), or with ``native.py`` and ``native.cpp`` (native: a C++ compiler instead of a runtime).
 
-``model.py``, ``native.py`` and ``native.cpp`` are code, and a ``.pt2`` can hold some. They are run only if they are
-what an exporter wrote: code byte for byte, a program without pickles, libraries and expressions of Python. Anything
-else is refused, unless ``--run-code`` says that you trust it. Nothing else is loaded.
+``model.py``, ``native.py`` and ``native.cpp`` are code, and a ``.pt2`` can hold some. They run only if an exporter
+wrote them: code byte for byte; programs without pickles, libraries and Python expressions. ``--run-code`` says that you
+trust anything else.
 
-A ``check.npz`` beside the artifact holds images and the JAX model's answers to them; an artifact that answers otherwise
-ends the run with exit code 1. A time is one run's, on images in memory, after warm-up.
+A ``check.npz`` beside the artifact holds images and the JAX model's outputs. An artifact with other outputs ends the
+run with exit code 1. Times are of one run on images in memory, after warm-up.
 """
 
 from __future__ import annotations
@@ -45,15 +44,16 @@ from typing import Any
 
 import numpy as np
 
-# Seconds of rest before a stretch, because another runtime's threads keep spinning for a while after their work.
-ROUNDS, REST, MEMORY_BATCH = 5, 0.02, 8
+ROUNDS, MEMORY_BATCH = 5, 8
+REST = 0.02  # seconds before each measurement: another runtime's threads keep spinning for a while after their work
 MAX_BYTES = 2**30  # of check.npz
-# Largest difference allowed: of embeddings brought to length one; of logits, relative to the largest.
+# Largest allowed difference: of embeddings at unit length; of logits, relative to the largest.
 TOLERANCES = {"embeddings": 1e-4, "logits": 1e-3}
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
-# SHA-256 of the code that exporters wrote beside an artifact, newest first, so that this file alone can tell.
+# SHA-256 of the code that exporters wrote beside artifacts, newest first; this file alone knows them.
 KNOWN_CODE = {
     "model.py": (
+        "a3096760a5f4200068470f6a45d5b91cc30c185aa52ef2f1448c11fa5aa963ef",
         "858f0b31016b21d4f05fd0b512326896a0ecfaa5d3c889267896fe53543e9c3f",
         "b8cb6e8090d30091ef85bab4a189dcf1d2a07a9ec89051430d21276a7893c3f9",
         "41315d7e840f9fcf6b6e3d127d9c30c19f287f319f85c8a95e9e30a2164e3f0f",
@@ -61,20 +61,24 @@ KNOWN_CODE = {
         "e610c933494345b1bc39a8cc688e22ce3fe493b7c0d5c0340da3f12cb1a7121e",
     ),
     "native.py": (
+        "3054c27ad75d3bba87c6aba5c655ceee3d9befb052a44bbe00d26e4cba70dd72",
+        "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
         "8634433d92d278323da269cfbdacb71087380918cb187456ff4a49f36b7d18bb",
         "b5b4ce59742d3462a5354d76d43cfa7111e332efe859a55555e560bd4816962a",
         "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
-        "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
     ),
-    "native.cpp": ("f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",),
+    "native.cpp": (
+        "cc5cec6794363196eaa9e21144ee39fa7fdabd151164e5ab9ad553eabdb469d6",
+        "f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",
+    ),
 }
-# Where these files lie in a checkout, below export/.
+# Paths of these files in a checkout, below export/.
 PACKAGED = {"model.py": "torch/model.py", "native.py": "native/native.py", "native.cpp": "native/native.cpp"}
 ARM_CORES = {"0xd03": "Cortex-A53", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76"}
 
 
 class Mistake(Exception):
-    """One line for the user, and the exit code: 2, or 1 for an artifact that answers wrongly."""
+    """One line for the user, and the exit code: 2, or 1 for an artifact with wrong outputs."""
 
     def __init__(self, message: str, code: int = 2) -> None:
         super().__init__(" ".join(message.split()))
@@ -82,13 +86,13 @@ class Mistake(Exception):
 
 
 class OnnxRuntime:
-    """A model in onnxruntime, a session for each number of threads; the other runtimes have the same methods."""
+    """A model in onnxruntime, with a session for each number of threads; other runtimes have the same methods."""
 
     name, package, suffixes = "onnxruntime", "onnxruntime", (".onnx",)
 
     def __init__(self, path: Path, threads: int, *, run_code: bool = False) -> None:
-        self.path, self.module, self.sessions = path, importlib.import_module(self.package), {}
-        self.run_code = run_code
+        self.path, self.run_code, self.sessions = path, run_code, {}
+        self.module = importlib.import_module(self.package)
         text = self.read(threads)
         try:
             self.metadata = json.loads(text or "")
@@ -102,18 +106,18 @@ class OnnxRuntime:
             self.title += f", rank {self.metadata['rank']}"
 
     def read(self, threads: int) -> str | None:
-        """Reads the file and returns the exporter's metadata in it."""
+        """Read the file and return the exporter's metadata in it."""
         check_onnx(self.path)
         return self._session(threads).get_modelmeta().custom_metadata_map.get("tvconv_jax")
 
     def call(self, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-        """A function that runs the model on these images, ``float32 [n, 3, h, w]``."""
+        """Return a function that runs the model on images, ``float32 [n, 3, h, w]``."""
         session = self._session(threads)
         feed = {session.get_inputs()[0].name: images}
         return lambda: session.run(None, feed)[0]
 
     def use(self, threads: int) -> None:
-        """Called before the model runs with so many threads."""
+        """Prepare for runs with that many threads."""
 
     def _session(self, threads: int) -> Any:
         if threads not in self.sessions:
@@ -125,7 +129,7 @@ class OnnxRuntime:
 
 
 class OpenVino(OnnxRuntime):
-    """Compiled for every batch and number of threads, in float32: by default it may compute in 16 bits."""
+    """OpenVINO, compiled for every batch and number of threads, in float32: its default may be 16 bits."""
 
     name = package = "openvino"
 
@@ -153,7 +157,7 @@ class Torch(OnnxRuntime):
         self.use(threads)
         if self.path.suffix == ".pt2":
             file = str(self.path) if self.run_code else harmless_program(self.path)
-            logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # errors are told here, in one line
+            logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # errors become one line here
             about = {"tvconv_jax.json": ""}
             self.model = importlib.import_module("torch.export").load(file, extra_files=about).module()
             return about["tvconv_jax.json"]
@@ -163,15 +167,10 @@ class Torch(OnnxRuntime):
 
     def call(self, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
         model, tensor = self.model, self.tensor(images)
-
-        def infer() -> np.ndarray:
-            with self.module.inference_mode():
-                return model(tensor).numpy()
-
-        return infer
+        return self.module.inference_mode()(lambda: model(tensor).numpy())
 
     def tensor(self, images: np.ndarray) -> Any:
-        """The images as the model takes them."""
+        """Return the images as the model takes them."""
         return self.module.from_numpy(images)
 
     def use(self, threads: int) -> None:
@@ -179,7 +178,7 @@ class Torch(OnnxRuntime):
 
 
 class Inductor(Torch):
-    """Compiled by TorchInductor for every batch and number of threads, weights frozen, channels last."""
+    """TorchInductor, compiled for every batch and number of threads, weights frozen, channels last."""
 
     name = "inductor"
 
@@ -196,7 +195,7 @@ class Inductor(Torch):
 
 
 class Native(OnnxRuntime):
-    """The exporter's own engine: a C++ compiler instead of a runtime; it compiles on the first load, and keeps it."""
+    """The exporter's own engine, compiled on the first load and cached."""
 
     name, package, suffixes = "native", "numpy", (".safetensors",)
 
@@ -217,7 +216,7 @@ RUNTIMES = {kind.name: kind for kind in (OnnxRuntime, OpenVino, Torch, Inductor,
 
 
 def _beside(path: Path, name: str, run_code: bool) -> Any:
-    """The module of that name beside an artifact, executed: the very bytes that were looked at, no ``__pycache__``."""
+    """Execute the module of that name beside an artifact: the very bytes that were checked, no ``__pycache__``."""
     file = path.with_name(name)
     source = _code(file, run_code)
     module = types.ModuleType(f"tvconv_jax_artifact_{len(sys.modules)}")
@@ -228,7 +227,7 @@ def _beside(path: Path, name: str, run_code: bool) -> Any:
 
 
 def _code(file: Path, run_code: bool) -> bytes:
-    """The bytes of a file of code, if an exporter wrote them or the user trusts them."""
+    """Return the bytes of a file of code, if an exporter wrote them or the user trusts them."""
     source = existing(file).read_bytes()
     if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
         return source
@@ -236,19 +235,19 @@ def _code(file: Path, run_code: bool) -> bytes:
     if packaged.is_file() and packaged.read_bytes() == source:
         return source
     raise Mistake(
-        f"{file} is code, and not what python -m tvconv_jax.export writes, so it is not run; export again, or read "
-        f"it and add --run-code if you trust it."
+        f"{file} is code that python -m tvconv_jax.export did not write, so it is not run; export again, or read it "
+        f"and add --run-code if you trust it."
     )
 
 
-# What a program of torch.export consists of, behind the name of its folder. Samples are pickled, and left out.
+# Files of a torch.export program, below its folder. Samples are pickled, and left out.
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|\.format_version|\.storage_alignment|"
     r"extra/tvconv_jax\.json|models/model\.json|data/sample_inputs/model\.pt|data/weights/weight_\d+|"
     r"data/constants/tensor_\d+|data/(weights/model_weights|constants/model_constants)_config\.json"
 )
 _SAMPLES, _PROGRAM = "data/sample_inputs/model.pt", "models/model.json"
-# PyTorch looks up a target's name, and evaluates expr_str and guards_code as Python; code is generated from all names.
+# PyTorch looks up targets by name, evaluates expr_str and guards_code as Python, and generates code from all names.
 _TARGET = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b)[a-z_]\w*\.\w+|_operator\.(?:add|sub|mul|floordiv|mod|getitem|[lg][te]|eq|ne)",
     re.A,
@@ -263,20 +262,17 @@ _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
 def harmless_program(path: Path) -> io.BytesIO:
-    """A ``.pt2`` as ``torch.export.load`` takes it, once nothing is in it that could run code.
+    """Return a ``.pt2`` for ``torch.export.load``, once it is known to hold only numbers and operators.
 
-    PyTorch unpickles samples, weights and constants, loads compiled libraries, and evaluates texts of the program. What
-    the exporter writes needs none of that. The archive is written anew from what was looked at, because readers of zip
+    PyTorch unpickles samples, weights and constants, loads compiled libraries, and evaluates strings of the program.
+    The exporter's files need none of that. The archive is written again from the checked parts, because readers of zip
     files differ in what they find.
-
-    Raises:
-        Mistake: If there is more in it than numbers and operators.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise Mistake(
-                    f"{path} is compressed or damaged; torch.export.save writes it as it is. Export it again."
+                    f"{path} is compressed or damaged; torch.export.save compresses nothing. Export it again."
                 )
             members = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
             alien = [name for name in members if not _MEMBERS.fullmatch(name)]
@@ -285,14 +281,13 @@ def harmless_program(path: Path) -> io.BytesIO:
         if _SAMPLES in members:
             members[_SAMPLES] = b""
         for name, data in members.items():
-            if name.endswith("_config.json") and any(
-                value is not False for value in _values(json.loads(data), "use_pickle")
-            ):
+            pickles = _values(json.loads(data), "use_pickle") if name.endswith("_config.json") else ()
+            if any(value is not False for value in pickles):
                 raise _holds_code(path, "holds a pickle")
         members[_PROGRAM] = _checked_program(path, json.loads(members[_PROGRAM]))
     except Mistake:
         raise
-    except Exception:  # whatever a damaged file makes of zipfile and json
+    except Exception:  # of zipfile and json, for a damaged file
         raise Mistake(f"{path} is truncated or is not a .pt2 file; copy it again.") from None
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -304,21 +299,20 @@ def harmless_program(path: Path) -> io.BytesIO:
 
 def _holds_code(path: Path, what: str) -> Mistake:
     return Mistake(
-        f"{path} {what}, with which a .pt2 can run code, and which python -m tvconv_jax.export does not write; export "
-        f"it again, or add --run-code if you trust it."
+        f"{path} {what}, which can run code and which python -m tvconv_jax.export does not write; export it again, or "
+        f"add --run-code if you trust it."
     )
 
 
 def _checked_program(path: Path, program: dict[str, Any]) -> bytes:
-    """The program as JSON, without what the exporter's machine said of its source."""
+    """Return the program as JSON, without metadata about its source."""
     for node in program["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {}
     for key, text in _texts(program):
         if key in ("in_spec", "out_spec"):
-            kinds = [*_values(json.loads(text), "type")]
-            sound = all(kind in _CONTAINERS for kind in kinds) and all(
-                context in (None, "null", "[]") for context in _values(json.loads(text), "context")
-            )
+            spec = json.loads(text)
+            sound = all(kind in _CONTAINERS for kind in _values(spec, "type"))
+            sound = sound and all(context in (None, "null", "[]") for context in _values(spec, "context"))
         else:
             plain = {"target": _TARGET}.get(key, _PLAIN).fullmatch(text)
             sound = len(text) <= 300 and ("".join(_SYMBOLIC.findall(text)) == text if key == "expr_str" else plain)
@@ -328,7 +322,7 @@ def _checked_program(path: Path, program: dict[str, Any]) -> bytes:
 
 
 def _nested(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every entry of every dictionary in it, however deep, and the items of lists under the name of the list."""
+    """Yield every entry of every dictionary, however deep, and the items of lists under the name of the list."""
     waiting = [("", tree)]
     while waiting:
         key, value = waiting.pop()
@@ -344,14 +338,14 @@ def _values(tree: Any, name: str) -> Iterator[Any]:
 
 
 def _texts(tree: Any) -> Iterator[tuple[str, str]]:
-    """Texts with the keys that they stand under, and the keys themselves."""
+    """Yield strings with their keys, and the keys themselves."""
     for key, value in _nested(tree):
         yield "a key", key
         if isinstance(value, str):
             yield key, value
 
 
-# By kind of message of ONNX: which kind the fields with more messages in them are. Source: onnx.proto, IR 8 to 12.
+# By kind of ONNX message: the kinds of its fields that are messages. Source: onnx.proto, IR 8 to 12.
 _ONNX = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -365,36 +359,33 @@ _ONNX = {
 
 
 def check_onnx(path: Path) -> None:
-    """Refuses a model whose numbers lie in other files: a runtime would read whatever path the model names."""
+    """Refuse a model with weights in other files: a runtime would read any path that the model names."""
     try:
-        with existing(path).open("rb") as file:  # mapped, so that weights count for no memory
+        with existing(path).open("rb") as file:  # mapped, so that weights take no memory
             waiting = [("model", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))]
         while waiting:
             kind, data = waiting.pop()
             if kind == "another file":
-                raise Mistake(f"{path} keeps numbers in other files, which are not read; save it as one file.")
+                raise Mistake(f"{path} keeps weights in other files, which are not read; save it as one file.")
             waiting += [(_ONNX[kind][field], value) for field, value in _fields(data) if field in _ONNX[kind]]
     except (IndexError, ValueError):
         raise ValueError("it is truncated or is not an .onnx file; copy it again") from None
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message of protobuf that have a length, with their numbers."""
+    """Yield numbers and contents of the fields of a protobuf message that have a length."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
+        size = {0: 0, 1: 8, 5: 4}.get(tag & 7)
+        if tag & 7 in (0, 2):
+            value, at = _varint(data, at)
+            size = value if tag & 7 == 2 else 0
+        if size is None or at + size > len(data):
+            raise ValueError("a field of an unknown kind, or one that ends beyond the message")
         if tag & 7 == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field ends beyond the message")
             yield tag >> 3, data[at : at + size]
-            at += size
-        elif tag & 7 == 0:
-            _, at = _varint(data, at)
-        elif tag & 7 in (1, 5):
-            at += {1: 8, 5: 4}[tag & 7]
-        else:
-            raise ValueError("a field of an unknown kind")
+        at += size
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -409,29 +400,29 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _safetensors_metadata(path: Path) -> str | None:
-    """The header's, once the file is known to be as long as the header says."""
+    """Return the metadata in the header, if the file is as long as the header says."""
     size = existing(path).stat().st_size
     try:
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(start - 8, size)))
-        own = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", {})
         if start + max(tensor["data_offsets"][1] for tensor in header.values()) == size:
-            return own.get("tvconv_jax")
+            return metadata.get("tvconv_jax")
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise Mistake(f"{path} is truncated or is not a .safetensors file; copy it again.")
 
 
 def existing(path: Path) -> Path:
-    """The path, if a file is there."""
+    """Return the path of a file that exists."""
     if not path.is_file():
         raise Mistake(f"{path} is not there; copy the whole folder that python -m tvconv_jax.export wrote.")
     return path
 
 
 def choose_runtime(path: Path, runtime: str) -> str:
-    """The runtime's name, ``auto`` by the file's suffix; the file is there and is of a kind that it runs."""
+    """Return the runtime's name, ``auto`` by the file's suffix, if it can run the file."""
     able = [name for name, kind in RUNTIMES.items() if existing(path).suffix in kind.suffixes]
     if not able:
         raise Mistake(f"{path} is not loaded: artifacts end in .onnx, .safetensors or .pt2.")
@@ -441,7 +432,7 @@ def choose_runtime(path: Path, runtime: str) -> str:
 
 
 def import_runtime(runtime: str) -> None:
-    """Imports the runtime, or says how to install it."""
+    """Import the runtime, or say how to install it."""
     package = RUNTIMES[runtime].package
     try:
         importlib.import_module(package)
@@ -451,15 +442,14 @@ def import_runtime(runtime: str) -> None:
 
 
 def load(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> OnnxRuntime:
-    """The model in its runtime; ``run_code``: whatever code the artifact comes with."""
+    """Load a model; ``run_code`` trusts whatever code comes with it."""
     import_runtime(runtime)
-    return explained(
-        lambda: RUNTIMES[runtime](path, threads, run_code=run_code), f"{path} cannot be loaded by {runtime}"
-    )
+    kind = RUNTIMES[runtime]
+    return explained(lambda: kind(path, threads, run_code=run_code), f"{path} cannot be loaded by {runtime}")
 
 
 def ready(model: OnnxRuntime, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """A function that runs the model on these images; it has run once."""
+    """Return a function that runs the model on images; it has run once."""
     if model.batch not in (None, len(images)):
         raise Mistake(f"{model.path} does not take a batch of {len(images)}, only --batch={model.batch}.")
     model.use(threads)
@@ -470,7 +460,7 @@ def ready(model: OnnxRuntime, images: np.ndarray, threads: int) -> Callable[[], 
 
 
 def explained(call: Callable[[], Any], what: str) -> Any:
-    """Calls; every runtime has exceptions of its own, which all become one line."""
+    """Call a function; any exception of a runtime becomes one line."""
     try:
         return call()
     except Mistake:
@@ -480,43 +470,43 @@ def explained(call: Callable[[], Any], what: str) -> Any:
 
 
 def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
-    """Runs the images of ``check.npz``, all at once and the first alone, and compares with the JAX model's answers.
+    """Run the images of ``check.npz``, all at once and the first alone, and compare with the JAX model's outputs.
 
     Raises:
-        Mistake: If the file is not of this artifact (code 2), or the answers differ (code 1).
+        Mistake: If the file is not of this artifact (code 2), or the outputs differ (code 1).
     """
     try:
         with np.load(existing(file)) as arrays:
             if sum(entry.file_size for entry in arrays.zip.infolist()) > MAX_BYTES:
                 raise ValueError("it unpacks to more than memory may hold")
-            images, answers = arrays["images"], arrays[model.output] if model.output in arrays.files else None
+            images, outputs = arrays["images"], arrays[model.output] if model.output in arrays.files else None
     except Mistake:
         raise
-    except Exception:  # whatever a damaged file makes of zipfile and numpy; no pickle is loaded
-        raise Mistake(f"{file} is truncated or is not an .npz file of images and answers; copy it again.") from None
+    except Exception:  # of zipfile and numpy, for a damaged file; no pickle is loaded
+        raise Mistake(f"{file} is truncated or is not an .npz file of images and outputs; copy it again.") from None
     if not len(images):
         raise Mistake(f"{file} holds no images; copy the one that python -m tvconv_jax.export wrote.")
-    if answers is None:
+    if outputs is None:
         raise Mistake(f"{file} holds no {model.output}, which {model.path} gives: they are of different models.")
     if list(images.shape[1:]) != model.shape:
         raise Mistake(f"{file} holds images {list(images.shape[1:])}, {model.path} takes {model.shape}: another size.")
-    worst, scale = 0.0, np.abs(answers).max() if model.output == "logits" else 1.0
+    worst, scale = 0.0, np.abs(outputs).max() if model.output == "logits" else 1.0
     for n in [model.batch] if model.batch else [1, len(images)]:
         actual = ready(model, np.resize(images, (n, *images.shape[1:])), threads)()
-        expected = np.resize(answers, (n, *answers.shape[1:]))
+        expected = np.resize(outputs, (n, *outputs.shape[1:]))
         if actual.shape != expected.shape:
-            raise Mistake(f"{model.path} answers {list(actual.shape)}, {file} holds {list(expected.shape)}.")
+            raise Mistake(f"{model.path} returns {list(actual.shape)}, {file} holds {list(expected.shape)}.")
         if model.output == "embeddings":
             actual, expected = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (actual, expected))
         worst = float(np.maximum(worst, np.abs(actual - expected).max() / scale))  # NaN stays
     if not worst <= model.allowed:
         text = f"{model.path} in {model.name} differs from {file} by {worst:.2g}; {model.allowed:g} is allowed"
-        raise Mistake(f"{text}: they are of different exports, or that runtime computes wrongly.", 1)
+        raise Mistake(f"{text}: they are of different exports, or the runtime is wrong.", 1)
     return {"file": str(file), "output": model.output, "max_difference": worst, "allowed": model.allowed}
 
 
 def weigh(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> dict[str, Any]:
-    """Load time, and peak memory with the runtime alone and with runs (and compiling), of this fresh process."""
+    """Measure load time, and peak memory with the runtime alone and with runs (and compiling), of a fresh process."""
     import_runtime(runtime)
     alone, start = peak_memory(), time.perf_counter()
     model = load(path, runtime, threads, run_code=run_code)
@@ -529,7 +519,7 @@ def weigh(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> 
 
 
 def weigh_in_fresh_process(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> dict[str, Any]:
-    """As :func:`weigh`; where the runtime kills the process, this one lives to tell."""
+    """Call :func:`weigh` in a fresh process, which a runtime may kill."""
     command = [sys.executable, __file__, str(path), "--weigh", f"--runtime={runtime}", f"--threads={threads}"]
     command += ["--run-code"] if run_code else []
     done = subprocess.run(command, capture_output=True, text=True)
@@ -543,7 +533,7 @@ def weigh_in_fresh_process(path: Path, runtime: str, threads: int, *, run_code: 
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most: VmHWM where there is one, which a parent's memory is no part of."""
+    """Return the peak memory in bytes: VmHWM where there is one, since it excludes the parent's memory."""
     for line in (_text("/proc/self/status") or "").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -553,19 +543,21 @@ def peak_memory() -> int:
 
 
 def make_images(model: OnnxRuntime, batch: int) -> np.ndarray:
-    """Noise in the range of images, the same every time."""
+    """Return noise in the range of images, the same every time."""
     return np.random.default_rng(0).uniform(-1, 1, (batch, *model.shape)).astype(np.float32)
 
 
 def measure(models: Sequence[OnnxRuntime], points: Sequence[tuple[int, int]], seconds: float) -> list[list[dict]]:
-    """Times every model at every (batch, threads), in turns, in rounds over all of them.
+    """Time every model at every (batch, threads), interleaved, in rounds over all of them.
 
     Returns:
-        For each model an entry a point: ``batch``, ``threads``, ``runs``, milliseconds ``median_ms``, ``p90_ms`` and
-        ``p99_ms``, and ``images_per_second`` at the median.
+        For each model and point ``batch``, ``threads``, ``runs``, ``median_ms``, ``p90_ms``, ``p99_ms``, and
+        ``images_per_second`` at the median.
     """
     images = make_images(models[0], max(batch for batch, _ in points))
-    calls = {(point, i): ready(one, images[: point[0]], point[1]) for point in points for i, one in enumerate(models)}
+    calls = {
+        (point, i): ready(model, images[: point[0]], point[1]) for point in points for i, model in enumerate(models)
+    }
     times: dict[Any, list[float]] = {key: [] for key in calls}
     for _ in range(ROUNDS):
         for (point, i), call in calls.items():
@@ -588,35 +580,35 @@ def _figures(batch: int, threads: int, times: Sequence[float]) -> dict[str, floa
 
 
 def best(points: Sequence[dict]) -> dict[str, Any]:
-    """The point of most images per second."""
+    """Return the point with the most images/s."""
     return max(points, key=lambda point: point["images_per_second"])
 
 
 def compare(measured: Sequence[Sequence[dict]]) -> list[dict[str, Any]]:
-    """Images per second of every model but the first over the first's: point by point, and best over best."""
-    ratios = []
-    for i, others in enumerate(measured[1:], start=1):
-        points = []
-        for one, other in zip(measured[0], others):  # noqa: B905, Python 3.9 has no strict=
-            place = {key: one[key] for key in ("batch", "threads")}
-            points.append({**place, "ratio": other["images_per_second"] / one["images_per_second"]})
-        ratio = best(others)["images_per_second"] / best(measured[0])["images_per_second"]
+    """Return ratios of images/s of every other model over the first: point by point, and best over best."""
+    first, ratios = measured[0], []
+    for i, other in enumerate(measured[1:], start=1):
+        points = [
+            {"batch": a["batch"], "threads": a["threads"], "ratio": b["images_per_second"] / a["images_per_second"]}
+            for a, b in zip(first, other)  # noqa: B905, Python 3.9 has no strict=
+        ]
+        ratio = best(other)["images_per_second"] / best(first)["images_per_second"]
         ratios.append({"artifact": i, "over": 0, "points": points, "best_over_best": ratio})
     return ratios
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
-    """What the machine says of itself; None where it says nothing."""
+    """Describe the machine; None where nothing is known."""
     lines = [line.partition(":") for line in (_text("/proc/cpuinfo") or "").splitlines()]
-    said = {key.strip(): value.strip() for key, _, value in lines}
+    fields = {key.strip(): value.strip() for key, _, value in lines}
     return {
         "model": _text("/proc/device-tree/model"),
-        "processor": said.get("model name") or ARM_CORES.get(said.get("CPU part", "")) or platform.machine(),
+        "processor": fields.get("model name") or ARM_CORES.get(fields.get("CPU part", "")) or platform.machine(),
         "cores": cores(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": platform.platform(),
@@ -624,52 +616,46 @@ def machine() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """Temperature in degrees Celsius, and the Raspberry Pi's throttling bits (0: never throttled); None if unknown."""
+    """Return the temperature in degrees Celsius and a Raspberry Pi's throttling bits (0: never); None if unknown."""
     degrees = _text("/sys/class/thermal/thermal_zone0/temp")
     bits = _text("/sys/devices/platform/soc/soc:firmware/get_throttled")
-    try:
-        said = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=10).stdout
-        bits = said.strip().partition("0x")[2] or bits
-    except (OSError, subprocess.SubprocessError):
-        pass
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=10)
+        bits = done.stdout.strip().partition("0x")[2] or bits
     temperature = _number(degrees, 10)
     return {"temperature": temperature and temperature / 1000, "throttled": _number(bits, 16)}
 
 
 def _number(text: str | None, base: int) -> int | None:
-    try:
+    with contextlib.suppress(ValueError):
         return int(text or "", base)
-    except ValueError:
-        return None
+    return None
 
 
 def slowed(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether a Pi throttled meanwhile: it does now (bits 0-3), or has since it was asked before (16-19, kept on)."""
+    """Return whether a Pi throttled meanwhile: it does now (bits 0-3), or did since ``before`` (16-19, kept on)."""
     bits = after["throttled"] or 0
     return bool(bits & 0xF or bits & ~(before["throttled"] or 0))
 
 
 def _text(path: str) -> str | None:
-    try:
+    with contextlib.suppress(OSError):
         return Path(path).read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return None
+    return None
 
 
 def print_check(entry: dict[str, Any]) -> None:
-    """How close an artifact is to the JAX model."""
-    said = entry["check"] and "{output} equal {file} to {max_difference:.1e}, {allowed:g} is allowed"
-    said = said.format(**entry["check"]) if said else "not checked, no check.npz is beside it"
-    print(f"{entry['file']} ({entry['title']}): {said}", flush=True)
+    """Print how close an artifact is to the JAX model."""
+    text = "{output} equal {file} to {max_difference:.1e}, {allowed:g} is allowed"
+    text = text.format(**entry["check"]) if entry["check"] else "not checked, there is no check.npz beside it"
+    print(f"{entry['file']} ({entry['title']}): {text}", flush=True)
 
 
 def print_points(entry: dict[str, Any]) -> None:
-    """What an artifact weighs, and its table."""
-    memory = entry["memory"]
+    """Print size, load time, memory and the table of an artifact."""
+    memory, size = entry["memory"], f"{entry['file_bytes'] / 1e6:.2f} MB, loaded in {entry['load_s']:.2f} s"
     peak, alone = (f"{memory[key] / 1e6:.0f} MB" for key in ("peak_bytes", "runtime_alone_bytes"))
-    print(
-        f"\n{entry['file']} ({entry['title']}): {entry['file_bytes'] / 1e6:.2f} MB, loaded in {entry['load_s']:.2f} s"
-    )
+    print(f"\n{entry['file']} ({entry['title']}): {size}")
     print(f"peak memory of a fresh process at batch {memory['batch']}: {peak}; with the runtime alone: {alone}")
     print(f"{'batch':>7}{'threads':>9}{'median ms':>12}{'p90':>10}{'p99':>10}{'images/s':>11}")
     for point in entry["points"]:
@@ -678,17 +664,17 @@ def print_points(entry: dict[str, Any]) -> None:
 
 
 def print_ratios(results: dict[str, Any]) -> None:
-    """Every further artifact over the first."""
+    """Print ratios of every other artifact over the first."""
     titles = [f"{entry['file']} ({entry['title']})" for entry in results["artifacts"]]
     for ratios in results["compare"]:
-        print(f"\nimages per second of {titles[ratios['artifact']]} over {titles[0]}, interleaved:")
+        print(f"\nimages/s of {titles[ratios['artifact']]} over {titles[0]}, interleaved:")
         for point in ratios["points"]:
             print("{batch:>7}{threads:>9}{ratio:>11.2f}x".format(**point))
         print(f"{'best over best':>16}{ratios['best_over_best']:>11.2f}x")
 
 
 def check_json(file: Path | None) -> None:
-    """Before anything is measured: figures that are wanted can be written there."""
+    """Refuse a file for the figures that cannot be written, before anything is measured."""
     if not file:
         return
     folder = file.absolute().parent
@@ -697,32 +683,26 @@ def check_json(file: Path | None) -> None:
     if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise Mistake(f"--json={file} is a folder, or may not be written; name another file.")
     if file.exists():
-        print(f"note: {file} is there and will be written over", file=sys.stderr)
+        print(f"note: {file} exists and will be written over", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> None:
-    """What the command does, once its arguments are parsed."""
+    """Run the command."""
     runtimes = [choose_runtime(path, name) for path, name in _each(args.artifacts, args.runtime, "--runtime")]
     checks = _each(args.artifacts, args.check or [None], "--check")
     if args.weigh:
         return print(json.dumps(weigh(args.artifacts[0], runtimes[0], args.threads[0], run_code=args.run_code)))
     if args.compare and len(args.artifacts) < 2:
-        raise Mistake("--compare takes two artifacts or more; the first is what the others are compared with.")
+        raise Mistake("--compare takes two artifacts or more; the others are compared with the first.")
     check_json(args.json)
     threads = [n for n in args.threads if n <= cores()]
     if not threads:
         raise Mistake(f"--threads={min(args.threads)} is more than the {cores()} cores that this process may use.")
-    models, entries, trust = [], [], {"run_code": args.run_code}
+    models, entries = [], []
     for (path, file), runtime in zip(checks, runtimes):  # noqa: B905, Python 3.9 has no strict=
-        weight = {} if args.check_only else weigh_in_fresh_process(path, runtime, max(threads), **trust)
-        model = load(path, runtime, threads[0], **trust)
-        beside = path.with_name("check.npz")
-        file = file or (beside if args.check_only or beside.exists() else None)
-        checked = check(model, file, threads[0]) if file else None
-        about = {"file": str(path), "title": model.title, "runtime": runtime, "metadata": model.metadata}
+        model, entry = load_and_check(args, path, file, runtime, threads)
         models.append(model)
-        entries.append({**about, **weight, "check": checked})
-        print_check(entries[-1])
+        entries.append(entry)
     if args.compare and len({(model.output, *model.shape) for model in models}) > 1:
         kinds = "; ".join(f"{model.path} gives {model.output} of images {model.shape}" for model in models)
         raise Mistake(f"--compare takes models of one kind and image size: {kinds}.")
@@ -735,12 +715,28 @@ def run(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
+def load_and_check(
+    args: argparse.Namespace, path: Path, file: Path | None, runtime: str, threads: list[int]
+) -> tuple[OnnxRuntime, dict[str, Any]]:
+    """Weigh, load and check an artifact, and print the check; return the model and its results."""
+    trust = {"run_code": args.run_code}
+    weight = {} if args.check_only else weigh_in_fresh_process(path, runtime, max(threads), **trust)
+    model = load(path, runtime, threads[0], **trust)
+    beside = path.with_name("check.npz")
+    file = file or (beside if args.check_only or beside.exists() else None)
+    checked = check(model, file, threads[0]) if file else None
+    about = {"file": str(path), "title": model.title, "runtime": runtime, "metadata": model.metadata}
+    entry = {**about, **weight, "check": checked}
+    print_check(entry)
+    return model, entry
+
+
 def time_all(args: argparse.Namespace, threads: list[int], models: list[OnnxRuntime], results: dict[str, Any]) -> None:
-    """Times the models, prints what came out and adds it to the results."""
+    """Time the models, print their tables and add them to the results."""
     entries, about = results["artifacts"], results["machine"] | results["versions"]
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items() if value))
     if len(threads) < len(args.threads):
-        print(f"threads above the {cores()} cores that this process may use are left out")
+        print(f"numbers of threads above the {cores()} cores that this process may use are left out")
     points = [(batch, n) for batch in args.batch for n in threads]
     groups = [models] if args.compare else [[model] for model in models]
     measured = [figures for group in groups for figures in measure(group, points, args.seconds)]
@@ -755,7 +751,7 @@ def time_all(args: argparse.Namespace, threads: list[int], models: list[OnnxRunt
 
 
 def _each(artifacts: Sequence[Path], values: Sequence[Any], flag: str) -> list[tuple[Path, Any]]:
-    """Every artifact with its value: one value is for all."""
+    """Pair every artifact with its value; one value is for all."""
     if len(values) not in (1, len(artifacts)):
         raise Mistake(f"{flag} has {len(values)} values for {len(artifacts)} artifacts; give one, or one for each.")
     return [(path, values[i % len(values)]) for i, path in enumerate(artifacts)]
@@ -769,7 +765,7 @@ def _integers(text: str) -> list[int]:
 
 
 def seconds(text: str) -> float:
-    """For argparse: not negative, and not without end."""
+    """Parse seconds, for argparse."""
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more, and finite")
@@ -779,7 +775,7 @@ def seconds(text: str) -> float:
 def _runtimes(text: str) -> list[str]:
     for name in text.split(","):
         if name not in ("auto", *RUNTIMES):
-            raise argparse.ArgumentTypeError(f"{name!r} is none of: auto, {', '.join(RUNTIMES)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of: auto, {', '.join(RUNTIMES)}")
     return text.split(",")
 
 
@@ -789,26 +785,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = _Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    parser.add_argument("--compare", action="store_true", help="all take turns; ratios of the others over the first")
+    add, runtimes = parser.add_argument, ", ".join(RUNTIMES)
+    trust = "run model.py, native.py, native.cpp and .pt2 programs that no exporter wrote: their code is executed"
+    add("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    add("--compare", action="store_true", help="interleave all; ratios of the others over the first")
     about = "default: check.npz beside it, if there; repeated: one for each"
-    parser.add_argument("--check", action="append", type=Path, metavar="FILE", help=about)
-    parser.add_argument("--check-only", action="store_true", help="times and weighs nothing")
-    parser.add_argument("--batch", type=_integers, default=[1, 2, 4, 8, 16], help="default: 1,2,4,8,16")
-    parser.add_argument(
-        "--threads", type=_integers, default=[1, 2, 4], help="default: 1,2,4; up to the cores there are"
-    )
-    about = f"one, or one for each artifact, of: auto, {', '.join(RUNTIMES)}"
-    parser.add_argument("--runtime", type=_runtimes, default=["auto"], help=about)
-    parser.add_argument("--seconds", type=seconds, default=2.0, help="per artifact, batch and threads: default 2")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there too")
-    about = (
-        "runs model.py, native.py, native.cpp and .pt2 programs that no exporter wrote: whatever they hold is executed"
-    )
-    parser.add_argument("--run-code", action="store_true", help=about)
-    parser.add_argument("--weigh", action="store_true", help=argparse.SUPPRESS)  # load time, memory: see weigh
+    add("--check", action="append", type=Path, metavar="FILE", help=about)
+    add("--check-only", action="store_true", help="time and weigh nothing")
+    add("--batch", type=_integers, default=[1, 2, 4, 8, 16], help="default: 1,2,4,8,16")
+    add("--threads", type=_integers, default=[1, 2, 4], help="default: 1,2,4; at most the number of cores")
+    add("--runtime", type=_runtimes, default=["auto"], help=f"one, or one for each artifact, of: auto, {runtimes}")
+    add("--seconds", type=seconds, default=2.0, help="per artifact, batch and threads: default 2")
+    add("--json", type=Path, metavar="FILE", help="also write all figures there")
+    add("--run-code", action="store_true", help=trust)
+    add("--weigh", action="store_true", help=argparse.SUPPRESS)  # load time, memory: see weigh
     try:
         run(parser.parse_args(argv))
     except Mistake as error:
@@ -818,8 +810,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-class _Courteous(io.RawIOBase):
-    """A descriptor that takes every byte: what nobody reads, or no disk has room for, is dropped."""
+class _LossyOutput(io.RawIOBase):
+    """A descriptor that takes every byte; it drops bytes that nobody reads or no disk has room for."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -839,14 +831,14 @@ class _Courteous(io.RawIOBase):
         return size
 
 
-def _be_courteous() -> None:
-    """Output never ends the measurement, as with ``| head -1`` or a dead ssh."""
+def _ignore_broken_output() -> None:
+    """Keep measuring if nobody reads the output, as with ``| head -1`` or a dead ssh."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None, where it is closed
-        raw = io.BufferedWriter(_Courteous(descriptor))
+        raw = io.BufferedWriter(_LossyOutput(descriptor))
         setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))
 
 
 if __name__ == "__main__":
-    _be_courteous()
+    _ignore_broken_output()
     main()

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.experiments.drawing import AXIS, GRID, TEXT, new_figure, save
 from tvconv_jax.experiments.image_sets import PictureSet, open_sets
-from tvconv_jax.export.trained import load
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.trained import load
 from tvconv_jax.utils.errors import UserError
 
 PIXELS = "pixels"  # the layer before the first one

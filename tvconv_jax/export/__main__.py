@@ -1,10 +1,10 @@
-"""Exports the model of a workdir to ONNX, PyTorch and a native engine.
+"""Export the model of a workdir to ONNX, PyTorch or a native engine.
 
     python -m tvconv_jax.export --workdir=runs/a --formats=onnx,torch --out=runs/a/export
     python -m tvconv_jax.export --workdir=runs/a --rank=auto --precision=float16 --out=runs/a/small
 
-Every file is run on pictures of the run and compared with the JAX model before it is kept. Operators that make their
-kernels from the picture (condconv, involution, attention, ...) and MLP-Mixer go to ONNX alone: ``--formats=onnx``.
+Every file is run on test images of the run and compared with the JAX model before it is kept. MLP-Mixer and operators
+that make their kernels from the image (condconv, involution, attention, ...) need ``--formats=onnx``.
 """
 
 import argparse
@@ -40,32 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", type=path_argument, required=True, help="a run of tvconv_jax.main")
     add("--out", type=path_argument, required=True, help="folder to write")
     add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
-    add(
-        "--rank",
-        type=_rank,
-        default="exact",
-        help="of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10: 1, and 10 layers of one kernel each",
-    )
+    rank = "rank of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10 is rank 1, with 10 shared-kernel layers"
+    add("--rank", type=_rank, default="exact", help=rank)
     add("--max-loss", type=number(0), help="points of mean accuracy that auto may lose; default 0.2")
-    add(
-        "--fine-tune",
-        type=int,
-        default=0,
-        metavar="STEPS",
-        help="batches to learn from after truncation; default 0",
-    )
-    add("--precision", choices=("float32", "float16", "int8"), default="float32", help="in which weights are stored")
-    add(
-        "--lowering",
-        default="auto",
-        help="how ONNX is written: auto (default), as is fastest here, or a name of its own",
-    )
-    add("--best", action="store_true", help="takes the best checkpoint, not the last")
+    steps = "batches of fine-tuning after truncation; default 0"
+    add("--fine-tune", type=int, default=0, metavar="STEPS", help=steps)
+    add("--precision", choices=("float32", "float16", "int8"), default="float32", help="of the stored weights")
+    add("--lowering", default="auto", help="of ONNX: auto (default), the fastest on this machine, or its name")
+    add("--best", action="store_true", help="export the best checkpoint, not the last")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     args = _parser().parse_args(argv)
     with ends_in_one_line("nothing was written."):
         from tvconv_jax.export.exporting import export

@@ -1,4 +1,4 @@
-"""Brings a truncated graph back towards the exact one: a few steps in which it learns the exact one's answers."""
+"""Fine-tuning of a truncated graph by distillation: it learns the exact graph's outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.graph import Graph
-from tvconv_jax.export.interpreter import arrays_of, make_run, with_arrays
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.export.interpreter import arrays_of, make_run, unit, with_arrays
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import track
 
 
 def check_steps(steps: int, ranks: Sequence[str]) -> None:
-    """Raises a ``UserError`` for steps of ``--fine-tune`` that do not fit the ranks asked for."""
+    """Raise a ``UserError`` for steps of ``--fine-tune`` that do not fit the ranks."""
     if steps < 0:
-        raise UserError(f"--fine-tune={steps} must be at least 0, the batches to learn from.")
+        raise UserError(f"--fine-tune={steps} must be at least 0, the number of batches.")
     if steps and set(ranks) == {"exact"}:
-        raise UserError(f"--fine-tune={steps} is for truncated kernels, and exact keeps all; name a rank of 1, 2, ...")
+        raise UserError(f"--fine-tune={steps} is for low-rank kernels, and exact keeps all; give --rank=1, 2, ...")
 
 
 def fine_tune(
@@ -30,24 +30,21 @@ def fine_tune(
     steps: int,
     learning_rate: float = 1e-3,
 ) -> Graph:
-    """Distils the exact model into the graph: least squares of unit-length answers, Adam, a cosine rate.
+    """Return the graph with trained arrays: least squares of outputs of unit length, Adam, cosine learning rate.
 
     Args:
         graph: The truncated graph; all of its arrays are trained.
-        exact: Normalized images ``[n, s, s, 3]`` to answers.
+        exact: The exact model, normalized images ``[n, s, s, 3]`` to outputs.
         batches: ``uint8 [n, s, s, 3]``.
-        steps: Batches to learn from.
-        learning_rate: At the beginning.
-
-    Returns:
-        The graph with other arrays.
+        steps: Number of batches.
+        learning_rate: Initial learning rate.
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, for the idea.
     """
     run, optimizer = make_run(graph), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(arrays: list, images: jax.Array) -> jax.Array:
-        found, expected = (unit(answers) for answers in (run(arrays, images), exact(images)))
+        found, expected = (unit(outputs) for outputs in (run(arrays, images), exact(images)))
         return jnp.mean(jnp.sum(jnp.square(found - expected), axis=-1))
 
     @jax.jit
@@ -61,9 +58,3 @@ def fine_tune(
     for _ in track(range(steps), total=steps, text="Fine-tuning"):
         arrays, state = step(arrays, state, next(batches))
     return with_arrays(graph, arrays)
-
-
-def unit(answers: jax.Array) -> jax.Array:
-    """Answers to pictures as rows of unit length."""
-    rows = answers.reshape(len(answers), -1)
-    return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)

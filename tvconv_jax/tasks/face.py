@@ -16,7 +16,8 @@ from rich.table import Table
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
-from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
+from tvconv_jax.data.normalization import normalize
+from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
@@ -25,7 +26,7 @@ from tvconv_jax.report import report_data as evidence
 from tvconv_jax.report.report_data import ReportData
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
-from tvconv_jax.tasks.embedding import embed_all, make_embed
+from tvconv_jax.tasks.embedding import Embed, embed_all, make_embed
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.forward import Forward, forward_of
@@ -36,7 +37,6 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalize,
     optimizer_of,
     plan_of,
     restore_best,
@@ -44,6 +44,7 @@ from tvconv_jax.tasks.run import (
     run,
     schedule_of,
 )
+from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import check_metric_names, command_line, device_description
@@ -148,11 +149,15 @@ class FaceJob:
     def compare(self, state: TrainState) -> dict[str, Compared]:
         """Results and scores on every verification set, with the frozen model."""
         variables = self._freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
+        return self.compare_embeddings(self._embed, variables, protocol=self.config.eval.protocol)
+
+    def compare_embeddings(self, embed: Embed, variables: Any, *, protocol: str) -> dict[str, Compared]:
+        """Return results and scores of an embedding function on every verification set."""
         results = {}
         for name, (source, pairs) in self.data.verification.items():
-            embeddings = embed_all(self._embed, variables, source, self.config, self.mesh)
+            embeddings = embed_all(embed, variables, source, self.config, self.mesh)
             left, right = embeddings[pairs.left], embeddings[pairs.right]
-            result = ten_fold(left, right, pairs.same, pairs.folds, protocol=self.config.eval.protocol)
+            result = ten_fold(left, right, pairs.same, pairs.folds, protocol=protocol)
             results[name] = Compared(result, cosine_scores(left, right))
         return results
 
@@ -245,6 +250,34 @@ def report(config: ConfigDict, workdir: Path) -> None:
         with suppress(UserError):
             data = load_faces(config.data)
     write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+
+
+def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
+    """Return a trained run; its accuracy is that of single embeddings."""
+    check_trained(workdir)
+    job = FaceJob(config)
+    state = (restore_best if best else restore_last)(job, workdir)
+    source = next(iter(job.data.verification.values()), (job.data.train,))[0]
+    count = min(MAX_IMAGES, len(source))
+    (batch,) = eval_batches(source, batch_size=count, image_size=config.data.image_size, stop=count)
+
+    def verify(embed: Callable[[jax.Array], jax.Array]) -> Accuracy:
+        compared = job.compare_embeddings(lambda _, images: embed(images), None, protocol="standard")
+        sets = {name: one.result.accuracy for name, one in compared.items()}
+        thresholds = [one.result.threshold for one in compared.values()]
+        return Accuracy(float(np.mean(list(sets.values()))), sets, float(np.mean(thresholds)))
+
+    return Trained(
+        config,
+        job.model,
+        {"params": state.params["model"], "batch_stats": state.batch_stats},
+        int(state.step),
+        batch["image"],
+        lambda: training_images(job),
+        verify if job.data.verification else None,
+        "embeddings",
+        {},
+    )
 
 
 def _report(job: FaceJob, ended: TrainResult, workdir: Path) -> None:

@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.formats import folder
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
@@ -23,7 +24,6 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalize,
     optimizer_of,
     plan_of,
     restore_best,

@@ -249,11 +249,6 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     )
 
 
-def normalize(images: jax.Array) -> jax.Array:
-    """``uint8`` pixels to float32 in [-1, 1]: ``(x / 255 - 0.5) / 0.5``."""
-    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
-
-
 def check_choice(name: str, value: Any, choices: Iterable) -> None:
     """Raises a ``UserError`` that lists the choices, if ``value`` is none of them."""
     if value not in choices:

@@ -14,12 +14,21 @@ from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.data import fundus, fundus_batches
 from tvconv_jax.data.cache import cache_dir
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.report import report_data as evidence
 from tvconv_jax.report.run import shows_pictures, write_report
-from tvconv_jax.tasks.evaluation import Predicted, chosen_names, dices, measure, print_table, write_results
+from tvconv_jax.tasks.evaluation import (
+    STRUCTURES,
+    Predicted,
+    chosen_names,
+    dices,
+    measure,
+    print_table,
+    write_results,
+)
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (
@@ -27,13 +36,13 @@ from tvconv_jax.tasks.run import (
     check_trained,
     mesh_of,
     model_of,
-    normalize,
     plan_of,
     restore_best,
     restore_last,
     run,
     schedule_of,
 )
+from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, put_batch
@@ -42,6 +51,7 @@ from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.plain_files import parse_json
 
 # Which state is measured in the end, and what that means for the figure.
 SELECTIONS = {
@@ -266,3 +276,31 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     state = restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir)
     found = [measure(one, config.eval) for one in job.predict(state, job.data.test[config.data.test_domain])]
     print_table(found, config, f"Domain {config.data.test_domain}, checkpoint of step {int(state.step)}")
+
+
+def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
+    """Return a trained run; its results are the recorded Dice of the unseen domain, if they are of that step."""
+    check_trained(workdir)
+    job = SegmentationJob(config)
+    state = (restore_best if best else restore_last)(job, workdir)
+    source = job.data.test[config.data.test_domain]
+    size = {"batch_size": min(8, len(source)), "image_size": config.data.image_size}  # 64 of 256x256 are slow to check
+    return Trained(
+        config,
+        job.model,
+        {"params": state.params, "batch_stats": state.batch_stats},
+        int(state.step),
+        next(fundus_batches.eval_batches(source, **size)).images,
+        lambda: training_images(job),
+        None,
+        "logits",
+        _recorded_dice(workdir, int(state.step)),
+    )
+
+
+def _recorded_dice(workdir: Path, step: int) -> dict[str, Any]:
+    try:
+        results = parse_json((workdir / "results.json").read_text())
+        return {"dice": {name: results[name]["dice"] for name in STRUCTURES}} if results["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended
+        return {}

@@ -1,8 +1,8 @@
 // Runs exported face models on a CPU; native.py compiles this file on the device, plans the operations and calls run().
 //
 // A model is a list of operations with a barrier after each. The one that matters is the block: a pointwise
-// convolution that widens (or the stem's convolution, or a copy), a spatial operator, a pointwise convolution that
-// narrows, and what is added to it. It walks down the rows of an image with a few channels at a time; of the wide
+// convolution that expands (or the stem's convolution, or a copy), a spatial operator, a pointwise convolution that
+// projects, and the addition of a shortcut. It walks down the rows of an image with a few channels at a time; of the wide
 // tensor only the `kernel` newest rows of these channels exist, in a ring that stays in the first caches. So the wide
 // tensor never meets memory, and of per-pixel weights, which are as large, every number is read once for all images of
 // a group, in the order in which it lies in memory.
@@ -74,7 +74,7 @@ enum Kind { BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR };
 enum Producer { COPY, POINTWISE, STEM };
 enum Spatial { NONE, DEPTHWISE, PER_PIXEL, LOW_RANK };
 
-// Where a tensor is: `base` floats an image, from the arena's start; -1: nowhere.
+// Location of a tensor: `base` floats an image, from the arena's start; -1: nowhere.
 struct Tensor {
   int64_t base, channel, stride, height, width, channels;
 };
@@ -113,7 +113,7 @@ struct Ahead {
 struct Run {
   const Op* ops;
   int64_t count, images;
-  const float* pictures;
+  const float* pixels;
   float* arena;
 
   float* at(const Tensor& tensor, int64_t image, int64_t row = 0) const {
@@ -217,18 +217,18 @@ struct Row {
   Range range;
 };
 
-// Weights are [vector][width][tap][lanes]. K is the kernel's side where it is known.
+// Weights are [vector][width][tap][lanes]. K is the kernel's size where it is known.
 template <class V, int K>
 void per_pixel(const Row& r) {
   constexpr int L = lanes<V>;
-  const int64_t side = K ? K : r.kernel, channels = r.channels;
+  const int64_t size = K ? K : r.kernel, channels = r.channels;
   const float *weights = r.weights, *bias = r.bias;
   for (int64_t c = 0; c < channels; c += L) {
     for (int64_t x = 0; x < r.width; x++) {
       V sum = load<V>(bias);
-      for (int64_t i = 0; i < side; i++) {
+      for (int64_t i = 0; i < size; i++) {
         const float* from = r.rows[i] + x * r.strides * channels + c;
-        for (int64_t j = 0; j < side; j++, weights += L) sum += load<V>(from + j * channels) * load<V>(weights);
+        for (int64_t j = 0; j < size; j++, weights += L) sum += load<V>(from + j * channels) * load<V>(weights);
       }
       store(r.to + x * r.stride + c, clamp(sum, r.range.low, r.range.high));
       bias += r.bias_map ? L : 0;
@@ -241,17 +241,17 @@ void per_pixel(const Row& r) {
 template <class V, int K, bool GAINS>
 void low_rank(const Row& r) {
   constexpr int L = lanes<V>;
-  const int64_t side = K ? K : r.kernel, channels = r.channels, taps = side * side;
+  const int64_t size = K ? K : r.kernel, channels = r.channels, taps = size * size;
   const float *weights = r.weights, *gains = r.gains;
   for (int64_t c = 0; c < channels; c += L) {
     for (int64_t rank = 0; rank < r.rank; rank++, weights += taps * L) {
       const float* bias = r.bias + c * (r.bias_map ? r.width : 1);
       for (int64_t x = 0; x < r.width; x++) {
         V sum{};
-        for (int64_t i = 0; i < side; i++) {
+        for (int64_t i = 0; i < size; i++) {
           const float* from = r.rows[i] + x * r.strides * channels + c;
-          for (int64_t j = 0; j < side; j++)
-            sum += load<V>(from + j * channels) * load<V>(weights + (i * side + j) * L);
+          for (int64_t j = 0; j < size; j++)
+            sum += load<V>(from + j * channels) * load<V>(weights + (i * size + j) * L);
         }
         float* to = r.to + x * r.stride + c;
         if (GAINS) sum *= load<V>(gains + x * L);
@@ -295,11 +295,11 @@ class Scratch {
   size_t size_ = 0;
 };
 
-constexpr int MOST = 4096;  // of numbers in one sum of a product: channels, or the stem's taps
+constexpr int MAX_SUM = 4096;  // most numbers in one sum of a product: channels, or the stem's taps
 
 struct Identity {
-  int offsets[MOST];
-  Identity() { for (int i = 0; i < MOST; i++) offsets[i] = i; }
+  int offsets[MAX_SUM];
+  Identity() { for (int i = 0; i < MAX_SUM; i++) offsets[i] = i; }
 } identity;
 
 // Some images, some rows of one block operation.
@@ -408,20 +408,20 @@ class Block {
     product(p, op_.wide.width, parts);
   }
 
-  // The rows of a picture [channel][h][w] that row y of the stem sees, padded; its taps at their offsets in them.
+  // The rows of an image [channel][h][w] that row y of the stem sees, padded; its taps at their offsets in them.
   void see(int64_t i, int64_t y, Product& p) {
     const Tensor& in = op_.in;
-    const int64_t side = op_.stem_kernel, pad = side / 2, width = in.width + 2 * pad;
-    const float* picture = run_.pictures + (image_ + i) * in.channels * in.height * in.width;
+    const int64_t size = op_.stem_kernel, pad = size / 2, width = in.width + 2 * pad;
+    const float* image = run_.pixels + (image_ + i) * in.channels * in.height * in.width;
     for (int64_t c = 0, tap = 0; c < in.channels; c++)
-      for (int64_t t = 0; t < side; t++) {
+      for (int64_t t = 0; t < size; t++) {
         int64_t at = y * op_.stem_strides - pad + t;
-        float* to = stem_ + (c * side + t) * width;
+        float* to = stem_ + (c * size + t) * width;
         std::memset(to, 0, 4 * width);
-        if (at >= 0 && at < in.height) std::memcpy(to + pad, picture + (c * in.height + at) * in.width, 4 * in.width);
-        for (int64_t j = 0; j < side; j++) offsets_[tap++] = (c * side + t) * width + j;
+        if (at >= 0 && at < in.height) std::memcpy(to + pad, image + (c * in.height + at) * in.width, 4 * in.width);
+        for (int64_t j = 0; j < size; j++) offsets_[tap++] = (c * size + t) * width + j;
       }
-    p.a = stem_, p.lda = op_.stem_strides, p.offsets = offsets_, p.k = in.channels * side * side;
+    p.a = stem_, p.lda = op_.stem_strides, p.offsets = offsets_, p.k = in.channels * size * size;
   }
 
   void convolve(int64_t i, int64_t y, int64_t part) {
@@ -449,7 +449,7 @@ class Block {
   const Run& run_;
   int64_t image_, images_, begin_, end_, pad_, padded_, first_, channels_;
   float *ring_, *row_, *stem_;
-  int offsets_[MOST];
+  int offsets_[MAX_SUM];
   Ahead ahead_;
 };
 
@@ -624,8 +624,8 @@ int64_t size_of_op() { return sizeof(Op); }
 void* make_pool(int threads) { return new Pool(threads); }
 void free_pool(void* pool) { delete static_cast<Pool*>(pool); }
 
-// pictures [n, 3, h, w]; arena: the floats of all tensors of one image, n times.
-void run(void* pool, const Op* ops, int64_t count, int64_t n, const float* pictures, float* arena) {
-  static_cast<Pool*>(pool)->run({ops, count, n, pictures, arena});
+// pixels: images [n, 3, h, w]; arena: the floats of all tensors of one image, n times.
+void run(void* pool, const Op* ops, int64_t count, int64_t n, const float* pixels, float* arena) {
+  static_cast<Pool*>(pool)->run({ops, count, n, pixels, arena});
 }
 }

@@ -1,4 +1,4 @@
-"""A face model exported by tvconv_jax, on the CPU: numpy and a C++ compiler are all it needs.
+"""Face model exported by tvconv_jax, on the CPU, with numpy and a C++ compiler.
 
     from native import load
     model = load("model.safetensors", threads=2)
@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -34,8 +35,8 @@ COPY, POINTWISE, STEM = range(3)
 SPATIAL = {"conv": 1, "per_pixel": 2, "low_rank": 3}
 RANGES = {"identity": (-3e38, 3e38), "relu": (0, 3e38), "relu6": (0, 6)}
 DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
-MOST = 4096  # numbers in one sum; as in native.cpp
-# What a file that is no exported model, or a damaged one, makes of the code that reads it.
+MAX_SUM = 4096  # most numbers in one sum; as in native.cpp
+# Errors of the code that reads a damaged file, or one that is not an exported model.
 WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -65,41 +66,37 @@ _Op = _structure(
 )
 
 
-def parts(vectors: int, most: int) -> list[tuple[int, int]]:
-    """Begin and end of nearly equal parts of at most so many vectors; as ``Parts`` of native.cpp."""
-    count = -(-vectors // most)
+def parts(vectors: int, limit: int) -> list[tuple[int, int]]:
+    """Return begin and end of nearly equal parts of at most ``limit`` vectors; as ``Parts`` of native.cpp."""
+    count = -(-vectors // limit)
     return [(vectors * i // count, vectors * (i + 1) // count) for i in range(count)]
 
 
 def padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """Zeros at the end of an axis."""
+    """Pad an axis with zeros at its end."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - array.shape[axis])
     return np.pad(array, widths)
 
 
 class Channels:
-    """How some channels are cut into vectors, and these into parts.
+    """Channels cut into vectors, and these into parts; ``size`` channels with the padding of the last vector."""
 
-    Attributes:
-        size: Channels with those that fill the last vector.
-    """
-
-    def __init__(self, channels: int, widths: Sequence[int], most: int) -> None:
-        """With the vector width, of those there are, that leaves the fewest channels empty."""
+    def __init__(self, channels: int, widths: Sequence[int], limit: int) -> None:
+        """Choose the vector width that leaves the fewest channels empty."""
         self.lanes = min(widths, key=lambda width: (-(-channels // width) * width, -width))
         self.vectors = -(-channels // self.lanes)
-        self.size, self.parts = self.vectors * self.lanes, parts(self.vectors, most)
+        self.size, self.parts = self.vectors * self.lanes, parts(self.vectors, limit)
 
     def cut(self, array: np.ndarray, axis: int) -> Iterator[np.ndarray]:
-        """The parts of an array, that axis as two, vector and lane."""
+        """Yield the parts of an array, that axis as two, vector and lane."""
         array = padded(array, axis, self.size)
         for begin, end in self.parts:
             part = array.take(range(begin * self.lanes, end * self.lanes), axis)
             yield part.reshape(*array.shape[:axis], end - begin, self.lanes, *array.shape[axis + 1 :])
 
     def pack(self, array: np.ndarray, axis: int, order: Sequence[int]) -> np.ndarray:
-        """The parts one after the other, the axes of each in that order."""
+        """Concatenate the parts, the axes of each in that order."""
         return np.concatenate([part.transpose(order).ravel() for part in self.cut(array, axis)])
 
     def structure(self) -> _Parts:
@@ -107,7 +104,7 @@ class Channels:
 
 
 class Value:
-    """A tensor while it is planned: channels ``begin`` and on of memory that may be shared."""
+    """Tensor while it is planned: channels from ``begin`` on, of memory that may be shared."""
 
     def __init__(self, height: int, width: int, channels: int, stride: int, memory: dict | None = None, begin: int = 0):
         if min(height, width, channels) < 1:
@@ -120,30 +117,30 @@ class Value:
 
 
 def role(node: dict, arrays: dict[str, np.ndarray]) -> str:
-    """``dense``, ``spatial``, or the node's kind."""
+    """Return ``dense``, ``spatial``, or the node's kind."""
     fields, kind = node["fields"], node["kind"]
     if kind == "conv":
-        out, own, side, _ = arrays["kernel"].shape
-        if fields["dilation"] != 1 or fields["padding"] != side // 2 or side % 2 == 0:
+        out, inputs, size, _ = arrays["kernel"].shape
+        if fields["dilation"] != 1 or fields["padding"] != size // 2 or size % 2 == 0:
             raise Unsupported(f"a convolution of dilation {fields['dilation']} and padding {fields['padding']}")
         if fields["groups"] == 1:
             return "dense"
-        if own != 1 or fields["groups"] != out:
+        if inputs != 1 or fields["groups"] != out:
             raise Unsupported(f"a convolution of {fields['groups']} groups for {out} channels")
     return "spatial" if kind in SPATIAL else kind
 
 
 def check(nodes: Sequence[dict], roles: Sequence[str]) -> None:
-    """Refuses nodes with which the engine would read outside of its memory.
+    """Refuse nodes with which the engine would read outside of its memory.
 
-    The picture has no place among the tensors, and a layout of its own, which only the stem's convolution reads.
+    The image is not among the tensors and has another layout, which only the stem's convolution reads.
     """
     for node, name in zip(nodes, roles):  # noqa: B905, Python 3.9 has no strict=
         inputs, strides = node["inputs"], node["fields"].get("strides", 1)
         if name != "concat" and len(inputs) != (2 if name == "add" else 1):
             raise Unsupported(f"a node {name!r} of {len(inputs)} inputs")
         if 0 in inputs and name != "dense":
-            raise Unsupported(f"a node {name!r} on the picture")
+            raise Unsupported(f"a node {name!r} on the image")
         if type(strides) is not int or strides < 1:
             raise Unsupported(f"strides {strides!r}")
     if not nodes:
@@ -151,7 +148,7 @@ def check(nodes: Sequence[dict], roles: Sequence[str]) -> None:
 
 
 def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list[int]]:
-    """Numbers of the nodes that become one operation each, in the order in which they run."""
+    """Return the numbers of the nodes that become one operation each, in the order in which they run."""
     readers: dict[int, list[int]] = {}
     for number, node in enumerate(nodes, start=1):
         for i in node["inputs"]:
@@ -175,24 +172,18 @@ def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list
 
 
 class Plan:
-    """Operations, the memory of their tensors, and their weights as the engine reads them.
+    """Operations of native.cpp (``ops``), the floats of one image's tensors, and the last tensor (``value``)."""
 
-    Attributes:
-        ops: Of native.cpp.
-        floats: Of the tensors of one image.
-        value: The last tensor.
-    """
-
-    def __init__(self, nodes: Sequence[dict], arrays: dict[str, np.ndarray], side: int, lib: Any, fuse: bool) -> None:
-        """From the nodes and arrays of the file."""
-        self._nodes, self._most = nodes, lib.vectors_of_panel()
+    def __init__(self, nodes: Sequence[dict], arrays: dict[str, np.ndarray], size: int, lib: Any, fuse: bool) -> None:
+        """Plan the nodes of a file."""
+        self._nodes, self._limit = nodes, lib.vectors_of_panel()
         self._widths = sorted({lib.lanes_of_vector(), min(8, lib.lanes_of_vector())})
         self._arrays = [
             {name: arrays[f"{number}.{name}"] for name in node["arrays"]} for number, node in enumerate(nodes, start=1)
         ]
         self._roles = [role(*pair) for pair in zip(nodes, self._arrays)]  # noqa: B905, Python 3.9 has no strict=
         check(nodes, self._roles)
-        self._values = {0: Value(side, side, 3, 3, {})}
+        self._values = {0: Value(size, size, 3, 3, {})}
         self._planned: list[tuple[_Op, dict[str, Value], dict[str, np.ndarray]]] = []
         for chain in chains(nodes, self._roles, fuse):
             names = [self._roles[i - 1] for i in chain]
@@ -211,18 +202,21 @@ class Plan:
     def _inputs(self, number: int) -> list[Value]:
         return [self._values[i] for i in self._nodes[number - 1]["inputs"]]
 
+    def _cut(self, channels: int) -> Channels:
+        return Channels(channels, self._widths, self._limit)
+
     def _new(self, grid: Sequence[int], channels: int) -> Value:
-        return Value(*grid, channels, Channels(channels, self._widths, self._most).size)
+        return Value(*grid, channels, self._cut(channels).size)
 
     def _block(self, chain: list[int]) -> Value:
-        """Produce, spatial, project, add: those of them that there are."""
+        """Plan a block: produce, spatial, project, add, each if it is there."""
         roles, inputs = [self._roles[i - 1] for i in chain], self._inputs(chain[0])
         reads, fields, weights = {"input": inputs[0]}, {"producer": COPY, "kernel": 1, "strides": 1}, {}
         wide = inputs[0]
         if roles[0] == "dense":
-            channels = Channels(self._arrays[chain[0] - 1]["kernel"].shape[0], self._widths, self._most)
+            channels = self._cut(self._arrays[chain[0] - 1]["kernel"].shape[0])
             wide = self._produce(chain[0], channels, wide, fields, weights)
-        channels = Channels(wide.channels, self._widths, self._most)
+        channels = self._cut(wide.channels)
         reads["wide"] = out = wide
         if "spatial" in roles:
             out = self._spatial(chain[roles.index("spatial")], channels, wide, fields, weights)
@@ -238,14 +232,14 @@ class Plan:
 
     def _produce(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
         node, kernel = self._nodes[number - 1], self._arrays[number - 1]["kernel"]
-        (d, _, side, _), strides = kernel.shape, node["fields"]["strides"]
+        (d, _, size, _), strides = kernel.shape, node["fields"]["strides"]
         stem = x.memory == {}
-        if not stem and (side, strides) != (1, 1):
-            raise Unsupported(f"a convolution of {side}x{side} over all channels, strides {strides}")
-        fields.update(producer=STEM if stem else POINTWISE, stem_kernel=side, stem_strides=strides)
+        if not stem and (size, strides) != (1, 1):
+            raise Unsupported(f"a convolution of {size}x{size} over all channels, strides {strides}")
+        fields.update(producer=STEM if stem else POINTWISE, stem_kernel=size, stem_strides=strides)
         fields["produce_range"] = RANGES[node["fields"]["activation"]]
-        kernel = kernel.reshape(d, x.channels * side * side)
-        if kernel.shape[1] > MOST or side > 63:
+        kernel = kernel.reshape(d, x.channels * size * size)
+        if kernel.shape[1] > MAX_SUM or size > 63:
             raise Unsupported(f"a sum of {kernel.shape[1]} numbers")
         weights["produce_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
         weights["produce_bias"] = self._bias(number, channels, d)
@@ -276,21 +270,21 @@ class Plan:
             ones = np.ones((rank - len(gains), *gains.shape[1:]), np.float32)  # the first may have none
             gains = np.concatenate([ones, gains])
             weights["gains"] = channels.pack(gains, 1, (3, 1, 0, 4, 2))
-        side = round(taps**0.5)
-        if side**2 != taps or side % 2 == 0 or side > 63:
+        size = round(taps**0.5)
+        if size**2 != taps or size % 2 == 0 or size > 63:
             raise Unsupported(f"a kernel of {taps} taps")
         if bias.ndim == 3:
             weights["bias"] = channels.pack(bias.reshape(c, height, width), 0, (2, 0, 3, 1))
         else:
             weights["bias"] = padded(bias.reshape(c), 0, channels.size)
         weights["weights"] = packed
-        fields.update(spatial=SPATIAL[kind], kernel=side, strides=strides, rank=rank, bias_map=bias.ndim == 3)
+        fields.update(spatial=SPATIAL[kind], kernel=size, strides=strides, rank=rank, bias_map=bias.ndim == 3)
         fields["range"] = RANGES[node["fields"]["activation"]]
         return self._new(grid, c)
 
     def _project(self, number: int, middle: Channels, x: Value, fields: dict, weights: dict) -> Value:
         kernel = self._arrays[number - 1]["kernel"]
-        channels = Channels(len(kernel), self._widths, self._most)
+        channels = self._cut(len(kernel))
         kernel = kernel.reshape(len(kernel), x.channels).T
         rows = [part.reshape(-1, len(kernel[0])) for part in middle.cut(kernel, 0)]
         weights["project_weights"] = np.concatenate([channels.pack(part, 1, (0, 1, 2)) for part in rows])
@@ -302,10 +296,10 @@ class Plan:
     def _linear(self, chain: list[int]) -> Value:
         (x,), fields, weights = self._inputs(chain[0]), {}, {}
         kernel = self._arrays[chain[0] - 1]["kernel"].reshape(-1, x.channels)
-        channels = Channels(len(kernel), self._widths, self._most)
+        channels = self._cut(len(kernel))
         weights["project_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
         weights["project_bias"] = self._bias(chain[0], channels, len(kernel))
-        if x.grid != (1, 1) or x.channels > MOST:
+        if x.grid != (1, 1) or x.channels > MAX_SUM:
             raise Unsupported(f"a linear layer of {x.channels} channels on a grid {x.grid}")
         fields = {"last": channels.structure(), "project_range": RANGES["identity"]}
         return self._emit(LINEAR, {"input": x}, self._new((1, 1), len(kernel)), weights, **fields)
@@ -334,8 +328,8 @@ class Plan:
         return Value(*x.grid, end - begin, x.stride, x.memory, x.begin + begin)
 
     def _concat(self, chain: list[int]) -> Value:
-        """One after the other; followed by a shuffle, every second channel each."""
-        inputs, out, begin = self._inputs(chain[0]), None, 0
+        """Plan a concatenation; followed by a shuffle, each input goes to every second channel."""
+        inputs, begin = self._inputs(chain[0]), 0
         out = self._new(inputs[0].grid, sum(x.channels for x in inputs))
         halves = len(chain) == 2 and [x.channels * 2 for x in inputs] == [out.channels] * 2
         if len(chain) == 2 and not halves:
@@ -359,7 +353,7 @@ class Plan:
         self._emit(MOVE, {"input": x}, into, {}, step=step)
 
     def _place(self) -> int:
-        """Gives every tensor a place that no other has while it is needed; floats of all."""
+        """Place every tensor where no other is while it is needed; return the floats of all."""
         until: dict[int, int] = {id(self.value.memory): len(self._planned)}
         for i, (_, values, _) in enumerate(self._planned):
             for value in values.values():
@@ -380,7 +374,7 @@ class Plan:
         return total
 
     def _finish(self) -> Any:
-        """The operations with the addresses of their weights, which lie one after the other in their order."""
+        """Return the operations with the addresses of their weights, which lie in the order of the operations."""
         sizes = [-(-array.size // 16) * 16 for _, _, weights in self._planned for array in weights.values()]
         self._memory, at = memory(sum(sizes)), 0
         for op, values, weights in self._planned:
@@ -398,34 +392,27 @@ class Plan:
 
 
 def memory(floats: int) -> np.ndarray:
-    """Aligned memory, in huge pages where the system has them."""
+    """Return aligned memory, in huge pages where the system has them."""
     pages = mmap.mmap(-1, max(4 * floats, 1))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pass
     return np.frombuffer(pages, np.float32, floats)
 
 
 class Model:
-    """A model, its threads and its memory; call it with images.
+    """Model with its threads and its memory; call it with images. ``metadata`` is the exporter's."""
 
-    Attributes:
-        metadata: Of the exporter.
-        plan: What the engine runs.
-    """
-
-    def __init__(self, metadata: dict[str, Any], plan: Plan, lib: Any, side: int, threads: int) -> None:
-        """With a plan for pictures of that height and width."""
-        self.metadata, self.plan, self._lib, self._side = metadata, plan, lib, side
+    def __init__(self, metadata: dict[str, Any], plan: Plan, lib: Any, size: int, threads: int) -> None:
+        """Take a plan for images of that height and width."""
+        self.metadata, self.plan, self._lib, self._size = metadata, plan, lib, size
         self._lock, self._pools, self._arena, self._holds = threading.Lock(), {}, None, 0
         self._process = os.getpid()
         weakref.finalize(self, _free, lib, self._pools, self._process)
         self.use(threads)
 
     def use(self, threads: int) -> None:
-        """So many threads from now on."""
+        """Use that many threads from now on."""
         if threads < 1:
             raise ValueError(f"threads={threads} must be at least 1.")
         self._threads = threads
@@ -438,10 +425,10 @@ class Model:
         return self._pools[self._threads]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Embeddings ``float32 [n, d]`` of images ``float32 [n, 3, s, s]``."""
+        """Return embeddings ``float32 [n, d]`` of images ``float32 [n, 3, s, s]``."""
         images, plan, n = np.ascontiguousarray(images, np.float32), self.plan, len(images)
-        if images.shape[1:] != (3, self._side, self._side):
-            expected = f"[n, 3, {self._side}, {self._side}]"
+        if images.shape[1:] != (3, self._size, self._size):
+            expected = f"[n, 3, {self._size}, {self._size}]"
             raise ValueError(f"images {list(images.shape)} must be {expected}; resize them, channels first.")
         with self._lock:
             if n > self._holds or self._arena is None:
@@ -455,14 +442,14 @@ class Model:
 
 
 def _free(lib: Any, pools: dict[int, int], process: int) -> None:
-    """Ends a model's threads; in a forked process there are none."""
+    """End a model's threads; in a forked process there are none."""
     if process == os.getpid():
         for pool in pools.values():
             lib.free_pool(pool)
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The metadata and the arrays, in float32, of a safetensors file; nothing in it is executed."""
+    """Return the metadata and the arrays, in float32, of a safetensors file; nothing in it is executed."""
     data, arrays = memoryview(Path(path).read_bytes()), {}
     try:
         (size,) = struct.unpack("<Q", data[:8])
@@ -480,7 +467,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """Describe the processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -489,8 +476,8 @@ def _processor() -> str:
     return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(keys)}))
 
 
-def _said(command: Sequence[str]) -> str:
-    """What a command prints; its first line with an error, if it fails."""
+def _output_of(command: Sequence[str]) -> str:
+    """Return the output of a command; raise its first line with an error, if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
@@ -499,7 +486,7 @@ def _said(command: Sequence[str]) -> str:
 
 
 def compiled() -> Path:
-    """The engine for this machine, compiled if it has not been."""
+    """Return the engine's library for this machine, compiled if it is not cached."""
     source = Path(__file__).with_name("native.cpp")
     if not source.is_file():
         raise FileNotFoundError(f"{source} is not there; copy native.cpp beside native.py.")
@@ -507,14 +494,12 @@ def compiled() -> Path:
     compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
         raise RuntimeError(f"there is no C++ compiler ({', '.join(names)}): sudo apt-get install g++, or set CXX.")
-    about = [source.read_text(), *FLAGS, _said([compiler, "--version"]), _processor()]
+    about = [source.read_text(), *FLAGS, _output_of([compiler, "--version"]), _processor()]
     key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:32]
     try:
         folder = Path(os.environ.get("TVCONV_JAX_CACHE") or "~/.cache/tvconv_jax/native").expanduser()
     except RuntimeError:
-        raise RuntimeError(
-            "there is no home directory to keep the engine in: set TVCONV_JAX_CACHE to a folder."
-        ) from None
+        raise RuntimeError("there is no home directory for the engine: set TVCONV_JAX_CACHE to a folder.") from None
     library = folder / f"{key}.so"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -527,7 +512,7 @@ def compiled() -> Path:
     except OSError as error:
         raise RuntimeError(f"{folder} cannot hold the engine ({error}): set TVCONV_JAX_CACHE to a folder.") from None
     try:
-        _said([compiler, *FLAGS, "-o", name, str(source)])
+        _output_of([compiler, *FLAGS, "-o", name, str(source)])
         os.replace(name, library)  # whole, or not there
     finally:
         Path(name).unlink(missing_ok=True)
@@ -535,14 +520,13 @@ def compiled() -> Path:
 
 
 def engine() -> Any:
-    """The compiled functions."""
+    """Load the compiled functions."""
     library = compiled()
     try:
         lib = ctypes.CDLL(str(library))
     except OSError as error:
-        raise RuntimeError(
-            f"{error}: delete that file, or set TVCONV_JAX_CACHE to a folder that may hold programs."
-        ) from None
+        hint = "delete that file, or set TVCONV_JAX_CACHE to a folder that may hold programs."
+        raise RuntimeError(f"{error}: {hint}") from None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     lib.size_of_op.restype, lib.make_pool.restype = integer, pointer
     lib.free_pool.argtypes, lib.free_pool.restype = [pointer], None
@@ -553,29 +537,29 @@ def engine() -> Any:
 
 
 def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
-    """The model of a ``.safetensors`` file that ``python -m tvconv_jax.export`` wrote.
+    """Load a ``.safetensors`` file that ``python -m tvconv_jax.export`` wrote.
 
     Args:
         path: The file.
         threads: Threads of a run.
-        fuse: Whether widening, spatial operator, narrowing and addition become one operation.
+        fuse: Whether expansion, spatial operator, projection and addition become one operation.
 
     Returns:
         A function of images ``float32 [n, 3, s, s]`` that returns ``float32 [n, d]``.
 
     Raises:
-        ValueError: If the file is no such model, or of a kind that the engine does not run.
-        RuntimeError: If there is no C++ compiler, or nowhere to keep what it makes.
+        ValueError: If the file is not such a model, or of a kind that the engine does not run.
+        RuntimeError: If there is no C++ compiler, or no folder for the compiled engine.
     """
     metadata, arrays = read(path)
     lib = engine()
     try:
-        _, channels, side, width = metadata["input"]["shape"]
-        if (channels, side) != (3, width):
-            raise Unsupported(f"an image {channels} x {side} x {width}")
-        plan = Plan(metadata["nodes"], arrays, side, lib, fuse)
+        _, channels, size, width = metadata["input"]["shape"]
+        if (channels, size) != (3, width):
+            raise Unsupported(f"an image {channels} x {size} x {width}")
+        plan = Plan(metadata["nodes"], arrays, size, lib, fuse)
     except ValueError as error:
         raise ValueError(f"{path} is not loaded: {' '.join(str(error).split())}") from None
     except WRONG as error:
         raise ValueError(f"{path} is not a model exported by tvconv_jax ({type(error).__name__}: {error}).") from None
-    return Model(metadata, plan, lib, side, threads)
+    return Model(metadata, plan, lib, size, threads)

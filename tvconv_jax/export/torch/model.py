@@ -1,4 +1,4 @@
-"""A model exported by tvconv_jax, for PyTorch: one file that imports torch alone.
+"""Model exported by tvconv_jax, for PyTorch: one file that imports torch alone.
 
     from model import load
     model = load("model.safetensors")
@@ -19,7 +19,7 @@ ACTIVATIONS = {"identity": lambda x: x, "relu": F.relu, "relu6": F.relu6}
 
 
 class Model(nn.Module):
-    """Runs a list of nodes; weights are buffers, named by node and array."""
+    """Module that runs a list of nodes; weights are buffers, named by node and array."""
 
     def __init__(self, nodes, arrays):
         super().__init__()
@@ -36,42 +36,40 @@ class Model(nn.Module):
         return values[-1]
 
 
-def conv(fields, arrays, x):
+def with_bias(fields, arrays, y):
     bias = arrays["bias"]
-    y = F.conv2d(
-        x,
-        arrays["kernel"],
-        bias if bias.ndim == 1 else None,
-        fields["strides"],
-        fields["padding"],
-        fields["dilation"],
-        fields["groups"],
-    )
-    return ACTIVATIONS[fields["activation"]](y if bias.ndim == 1 else y + bias)
+    return ACTIVATIONS[fields["activation"]](y + (bias[:, None, None] if bias.ndim == 1 else bias))
+
+
+def conv(fields, arrays, x):
+    bias = arrays["bias"] if arrays["bias"].ndim == 1 else None
+    steps = (fields[name] for name in ("strides", "padding", "dilation", "groups"))
+    y = F.conv2d(x, arrays["kernel"], bias, *steps)
+    return with_bias(fields, arrays, y) if bias is None else ACTIVATIONS[fields["activation"]](y)
 
 
 def per_pixel(fields, arrays, x):
-    """Weights ``[k * k, c, ho, wo]``: one shifted view of the input each, times its weights, summed."""
-    weights, bias, strides = arrays["weights"], arrays["bias"], fields["strides"]
-    side = round(len(weights) ** 0.5)
+    """Sum shifted views of the input times their weights ``[k * k, c, ho, wo]``."""
+    weights, strides = arrays["weights"], fields["strides"]
+    size = round(len(weights) ** 0.5)
     height, width = weights.shape[2:]
-    x = F.pad(x, [side // 2] * 4)
+    x = F.pad(x, [size // 2] * 4)
     total = 0
-    for tap in range(side * side):
-        i, j = divmod(tap, side)
-        seen = x[:, :, i : i + strides * (height - 1) + 1 : strides, j : j + strides * (width - 1) + 1 : strides]
-        total = total + seen * weights[tap]
-    return ACTIVATIONS[fields["activation"]](total + (bias[:, None, None] if bias.ndim == 1 else bias))
+    for tap in range(size * size):
+        i, j = divmod(tap, size)
+        view = x[:, :, i : i + strides * (height - 1) + 1 : strides, j : j + strides * (width - 1) + 1 : strides]
+        total = total + view * weights[tap]
+    return with_bias(fields, arrays, total)
 
 
 def low_rank(fields, arrays, x):
-    """A few depthwise convolutions, each times a gain at every pixel; with one gain less the first has none."""
-    gains, bias = arrays["gains"], arrays["bias"]
-    total, kernels = 0, arrays["kernels"].split(gains.shape[1])
+    """Sum depthwise convolutions, each times a gain at every pixel; with one gain less the first has none."""
+    gains, total = arrays["gains"], 0
+    kernels = arrays["kernels"].split(gains.shape[1])
     gains = [1.0] * (len(kernels) - len(gains)) + list(gains)
     for gain, kernel in zip(gains, kernels):  # noqa: B905, Python 3.9 has no strict=
         total = total + gain * F.conv2d(x, kernel, None, fields["strides"], kernel.shape[2] // 2, 1, len(kernel))
-    return ACTIVATIONS[fields["activation"]](total + (bias[:, None, None] if bias.ndim == 1 else bias))
+    return with_bias(fields, arrays, total)
 
 
 def shuffle(_, arrays, x):
@@ -101,7 +99,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "I8": torch.int8}
 
 
 def read(path):
-    """The metadata and the tensors of a safetensors file, without executing anything in it."""
+    """Return the metadata and the tensors of a safetensors file; nothing in it is executed."""
     with open(path, "rb") as file:
         data = file.read()
     try:
@@ -120,18 +118,17 @@ def read(path):
     return metadata, tensors
 
 
-def dequantised(tensors):
-    """Everything as float32; ``name.scale`` holds what a stored array is to be multiplied by."""
-    scales = {name: tensor for name, tensor in tensors.items() if name.endswith(".scale")}
+def dequantized(tensors):
+    """Return all tensors as float32, times their ``name.scale`` where there is one."""
     whole = {}
     for name, tensor in tensors.items():
-        if name not in scales:
-            scale = scales.get(f"{name}.scale")
+        if not name.endswith(".scale"):
+            scale = tensors.get(f"{name}.scale")
             whole[name] = tensor.float() if scale is None else tensor.float() * scale.float()
     return whole
 
 
 def load(path):
-    """The model of a ``.safetensors`` file that ``python -m tvconv_jax.export`` wrote."""
+    """Return the model of a ``.safetensors`` file that ``python -m tvconv_jax.export`` wrote."""
     metadata, tensors = read(path)
-    return Model(metadata["nodes"], dequantised(tensors))
+    return Model(metadata["nodes"], dequantized(tensors))

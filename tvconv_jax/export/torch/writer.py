@@ -1,16 +1,18 @@
-"""A graph as PyTorch artifacts: ``model.safetensors``, the plain module ``model.py``, a ``torch.export`` program."""
+"""Graphs as PyTorch artifacts: ``model.safetensors``, the module ``model.py``, a ``torch.export`` program."""
 
 import json
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tvconv_jax.export.graph import Graph, Node
-from tvconv_jax.export.precision import Precision, in_bits
+from tvconv_jax.export.quantize import Precision, stored
 
-# PyTorch's layouts of a node's arrays, images being [n, c, h, w].
+# PyTorch's layouts of a node's arrays, for images [n, c, h, w].
 LAYOUTS = {
     "kernel": lambda a: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T,
     "weights": lambda a: a.transpose(2, 3, 0, 1),  # [k * k, c, ho, wo]
@@ -21,15 +23,12 @@ LAYOUTS = {
 
 
 def to_safetensors(graph: Graph, metadata: dict[str, Any], *, precision: Precision = "float32") -> bytes:
-    """Writes the weights, and in the metadata the nodes that they belong to.
+    """Return the bytes of a safetensors file: the weights, and the nodes in its metadata.
 
     Args:
-        graph: What to write, as :func:`tvconv_jax.export.precision.rounded` left it.
-        metadata: Kept as JSON under the key ``tvconv_jax``; ``nodes`` is added.
-        precision: In which weights are stored.
-
-    Returns:
-        The bytes of the file.
+        graph: The graph, as :func:`tvconv_jax.export.quantize.quantize` left it.
+        metadata: Stored as JSON under the key ``tvconv_jax``; ``nodes`` is added.
+        precision: Of the stored weights.
 
     Source: the format, https://huggingface.co/docs/safetensors.
     """
@@ -57,30 +56,30 @@ def _stored(node: Node, name: str, precision: Precision) -> dict[str, np.ndarray
     if name == "bias" or precision == "float32":
         return {name: array}
     if name not in node.scales:
-        return {name: in_bits(array, None, precision)}
+        return {name: stored(array, None, precision)}
     scale = np.ascontiguousarray(LAYOUTS[name](node.scales[name]))
-    return {name: in_bits(array, scale, precision), f"{name}.scale": scale}
+    return {name: stored(array, scale, precision), f"{name}.scale": scale}
 
 
-def write_module(folder: Path) -> None:
-    """Writes ``model.py``, which loads the safetensors file and needs nothing but torch."""
-    (folder / "model.py").write_text(Path(__file__).with_name("model.py").read_text())
-
-
-def write_program(weights: Path, path: Path, side: int, metadata: dict[str, Any]) -> None:
-    """Writes a ``torch.export`` program of any batch.
-
-    Args:
-        weights: The safetensors file.
-        path: The ``.pt2`` file to write.
-        side: Height and width of the pictures.
-        metadata: Kept as JSON, the extra file ``tvconv_jax.json``.
-    """
+def write_files(
+    folder: Path, graph: Graph, metadata: dict[str, Any], precision: Precision, lowering: str
+) -> list[tuple[str, str, Callable]]:
+    """Write the weights, ``model.py`` and ``model.pt2``; see :data:`tvconv_jax.export.artifacts.FORMATS`."""
     import torch
 
     from tvconv_jax.export.torch import model as torch_model
 
-    model = torch_model.load(weights)
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={"tvconv_jax.json": json.dumps(metadata)})
+    weights, program = folder / "model.safetensors", folder / "model.pt2"
+    weights.write_bytes(to_safetensors(graph, metadata, precision=precision))
+    shutil.copyfile(torch_model.__file__, folder / "model.py")
+    model, images = torch_model.load(weights), torch.zeros(2, 3, *graph.shapes[0][:2])
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.export.save(exported, program, extra_files={"tvconv_jax.json": json.dumps(metadata)})
+
+    def runner(module: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+        return torch.inference_mode()(lambda images: module(torch.from_numpy(images)).numpy())
+
+    return [
+        (weights.name, "for model.py", runner(model)),
+        (program.name, "torch.export", runner(torch.export.load(program).module())),
+    ]

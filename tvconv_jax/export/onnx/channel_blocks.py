@@ -1,8 +1,7 @@
-"""Channels filled up with zeros to whole blocks, for runtimes that compute in blocks of channels.
+"""Channels padded with zeros to whole blocks, for runtimes that compute in blocks of channels.
 
-onnxruntime on x86 keeps channels in blocks of 8 or, with AVX-512, of 16. A depthwise convolution whose channels make no
-whole blocks it computes in a slow way, and what has fewer channels than a block it copies back and reads in a slow way.
-Narrow models have both, and zeros are cheaper.
+onnxruntime on x86 keeps channels in blocks of 8 or, with AVX-512, of 16. It is slow at depthwise convolutions without
+whole blocks, and at values with fewer channels than a block. Narrow models have both, and zeros are cheaper.
 """
 
 import numpy as np
@@ -14,18 +13,11 @@ THROUGH = ("low_rank", "add", "max_pool", "mean")  # as many channels come out a
 
 
 def in_blocks(graph: Graph, block: int = BLOCK) -> Graph:
-    """The same model with more channels inside, those that are new always 0.
+    """Return an equal graph with zero channels added.
 
-    Filled up is what convolutions over all channels make for others of them, or for the linear layer, to read; what is
-    concatenated, sliced or resized, and what modules and exact per-pixel kernels read and write, keeps its channels:
-    no runtime computes those in blocks.
-
-    Args:
-        graph: What to fill up.
-        block: The multiple that channels should be.
-
-    Returns:
-        A graph with equal answers.
+    Values between convolutions over all channels, or before the linear layer, are padded to multiples of ``block``
+    channels. Values that are concatenated, sliced or resized keep their channels, and so do those around modules and
+    exact per-pixel kernels: no runtime computes these in blocks.
     """
     groups = _tied(graph)
     fixed = {groups[0], groups[-1]}
@@ -43,7 +35,7 @@ def in_blocks(graph: Graph, block: int = BLOCK) -> Graph:
 
 
 def _is_full(node: Node) -> bool:
-    """Whether it is a convolution over all channels."""
+    """Return whether a node is a convolution over all channels."""
     return node.kind == "conv" and node.fields["groups"] == 1
 
 
@@ -52,7 +44,7 @@ def _is_through(node: Node) -> bool:
 
 
 def _tied(graph: Graph) -> list[int]:
-    """For every number in the graph one that stands for all that must have as many channels."""
+    """Return a group for every value; values of a group have equally many channels."""
     group = list(range(len(graph.shapes)))
     for number, node in enumerate(graph.nodes, start=1):
         if _is_through(node):
@@ -62,20 +54,20 @@ def _tied(graph: Graph) -> list[int]:
 
 
 def _filled(node: Node, inputs: int, outputs: int) -> Node:
-    """With so many channels of the input and of the output."""
+    """Return the node with that many input and output channels."""
     fields = {**node.fields, "groups": outputs} if node.kind == "conv" and not _is_full(node) else node.fields
 
     def more(name: str) -> list[tuple[int, int]]:
-        sides = list(node.arrays[name].shape)
+        shape = list(node.arrays[name].shape)
         if name == "kernel" and (node.kind == "linear" or _is_full(node)):
-            sides[-2] = inputs
+            shape[-2] = inputs
         if _is_full(node) or _is_through(node):
-            sides[-1] = outputs
-        return [(0, side - old) for old, side in zip(node.arrays[name].shape, sides, strict=True)]
+            shape[-1] = outputs
+        return [(0, size - old) for old, size in zip(node.arrays[name].shape, shape, strict=True)]
 
     def of_scale(name: str) -> list[tuple[int, int]]:
-        """None along axes that share a scale, for then the new channels do too."""
-        return [(0, 0) if side == 1 else new for side, new in zip(node.scales[name].shape, more(name), strict=True)]
+        # An axis of size 1 shares a scale, with the new channels too.
+        return [(0, 0) if size == 1 else new for size, new in zip(node.scales[name].shape, more(name), strict=True)]
 
     return node._replace(
         arrays={name: np.pad(array, more(name)) for name, array in node.arrays.items()},

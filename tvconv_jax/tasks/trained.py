@@ -1,0 +1,79 @@
+"""Trained run with its model, images and accuracy, for export and figures."""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tvconv_jax.tasks import TASKS, load_task
+from tvconv_jax.tasks.configs.saved import read_config
+from tvconv_jax.utils.errors import UserError
+
+Embed = Callable[[jax.Array], jax.Array]  # uint8 images [n, s, s, 3] -> embeddings [n, d]
+MAX_IMAGES = 64  # on which artifacts are checked
+
+
+class Accuracy(NamedTuple):
+    """Verification accuracy of single embeddings, as a device makes them: no mirrored image is added.
+
+    Attributes:
+        mean: Mean over the sets, 0 to 1.
+        sets: By name of the set.
+        cosine: Threshold, mean over folds and sets; the same identity above it.
+    """
+
+    mean: float
+    sets: dict[str, float]
+    cosine: float
+
+
+class Trained(NamedTuple):
+    """Trained run.
+
+    Attributes:
+        config: Its config.
+        model: The linen module.
+        variables: ``params`` and ``batch_stats``.
+        step: Step of the checkpoint.
+        images: ``uint8 [n, s, s, 3]``, test images of the run.
+        batches: Opens endless training images, ``uint8 [n, s, s, 3]``; close them.
+        verify: Accuracy of an embedding function on the run's own sets; ``None`` where there are none.
+        output: ``"embeddings"`` or ``"logits"``.
+        results: Recorded results of this checkpoint that ``verify`` does not measure: Dice, 0 to 1, where there is one.
+    """
+
+    config: ConfigDict
+    model: nn.Module
+    variables: dict[str, Any]
+    step: int
+    images: np.ndarray
+    batches: Callable[[], Generator[np.ndarray, None, None]]
+    verify: Callable[[Embed], Accuracy] | None
+    output: str
+    results: dict[str, Any]
+
+
+def load(workdir: Path, *, best: bool = False) -> Trained:
+    """Restore the last checkpoint of a workdir, or the best one.
+
+    Raises:
+        UserError: If there is no run in the folder, or its task has no ``trained`` function.
+    """
+    config = read_config(workdir)
+    task = load_task(config.task)
+    if not hasattr(task, "trained"):
+        names = ", ".join(name for name in TASKS if hasattr(load_task(name), "trained"))
+        raise UserError(f"{workdir} is a run of the task {config.task!r}; tasks that can be exported: {names}.")
+    return task.trained(config, workdir.absolute(), best=best)
+
+
+def training_images(job: Any) -> Generator[np.ndarray, None, None]:
+    """Yield a job's batches of training images, ``uint8 [n, s, s, 3]``, without end."""
+    with closing(job.task().batches) as batches:  # opened by the first next(), closed with this generator
+        for batch in batches:
+            yield batch["image"]

@@ -86,8 +86,8 @@ def test_with_zeros_a_layer_starts_as_a_depthwise_one_only_away_from_the_border(
     [
         ({"model.affinity_init": "mean"}, "model.affinity_init 'mean' is unknown; there are: ones, data, normal."),
         (
-            {"model.affinity_init": "data", "start.checkpoint": "runs/one"},
-            "model.affinity_init 'data' would be undone by start.checkpoint; leave one of them out.",
+            {"model.affinity_init": "data", "finetune.checkpoint": "runs/one"},
+            "model.affinity_init 'data' would be undone by finetune.checkpoint; leave one of them out.",
         ),
         (
             {"model.generator_padding": "wrap"},

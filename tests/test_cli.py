@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks import command
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training import loop
 from tvconv_jax.utils import cli, console, progress
 from tvconv_jax.utils.cli import ends_in_one_line
@@ -170,7 +170,7 @@ def test_a_failure_that_would_come_again_does_not_promise_that_the_command_goes_
 
 def test_a_config_without_a_key_is_one_line():
     with pytest.raises(SystemExit) as end, ends_in_one_line("nothing was written."):
-        ConfigDict({"task": "face"}).train.nan  # noqa: B018
+        ConfigDict({"task": "face"}).train.on_nonfinite  # noqa: B018
     assert end.value.code == 2
     for fault in (KeyError("train"), AttributeError("train")):  # of ours
         assert as_line(fault, "") is None
@@ -390,6 +390,6 @@ OTHERS = [
 def test_a_config_json_of_another_program_is_one_line(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="not a config of this program.; choose another --workdir"):
-        command.check_workdir(ConfigDict({"task": "face"}), tmp_path)
+        saved_config.check_workdir(ConfigDict({"task": "face"}), tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         read_config(tmp_path)

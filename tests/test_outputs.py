@@ -31,7 +31,7 @@ def own(tmp_path):
 def test_a_workdir_with_files_of_no_run_is_refused(own, name):
     folder = own(name).parent
     with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --workdir"):
-        command.check_workdir(ConfigDict({}), folder)
+        saved_config.check_workdir(ConfigDict({}), folder)
 
 
 @pytest.mark.parametrize("name", purify.WRITTEN)

@@ -55,7 +55,7 @@ class Faces:
 def faces_run(workdir, source="folder", **changes):
     """The files of a face run that ended, and the data that it read."""
     config = face_config("data=folder" if source == "folder" else "smoke", model="mobilenetv2", width=0.1)
-    config.eval.report_pictures = changes.get("report_pictures", False)
+    config.eval.report_images = changes.get("report_images", False)
     config.data.update({"root": EVIL} if source == "folder" else {})
     random, names = np.random.default_rng(0), (EVIL, "pose")
     same = {name: np.arange(40) % 2 == 0 for name in names}
@@ -186,8 +186,8 @@ def test_a_run_on_real_faces_shows_names_and_no_picture(tmp_path):
     page = written(tmp_path / "run", config, found, data)
     assert all(source.shown == 0 for source, _ in data.verification.values())  # none was even opened
     assert page.count("data:image/") == 2 and "image/jpeg" not in page  # the affinity maps of two layers
-    assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_pictures=True" in page
-    config.eval.report_pictures = True
+    assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_images=True" in page
+    config.eval.report_images = True
     page = written(tmp_path / "run", config, found, data)
     assert page.count("data:image/jpeg") == 24  # six of each kind in two sets
 
@@ -249,12 +249,12 @@ def test_a_report_is_made_again_where_the_data_is_gone(tmp_path, capsys):
     assert f"wrote {workdir / 'report.html'}" in capsys.readouterr().out
     assert "The data of this run was not at hand" in again and "image/jpeg" not in again
     rest = [re.sub('<section id="worst".*?</section>', "", text) for text in (again, page)]
-    key = 'report_pictures</th><td class="words"><code>'
+    key = 'report_images</th><td class="words"><code>'
     assert rest[0].replace(f"{key}True", f"{key}False") == rest[1]
 
 
 def test_a_set_that_has_gone_or_changed_is_named_and_the_others_are_shown(tmp_path):
-    config, found, data = faces_run(tmp_path / "run", report_pictures=True)
+    config, found, data = faces_run(tmp_path / "run", report_images=True)
     source, pairs = data.verification.pop(EVIL)
     page = written(tmp_path / "run", config, found, data)
     assert "the pairs that were measured were not at hand" in page and page.count("data:image/jpeg") == 12
@@ -271,7 +271,7 @@ def test_commands_are_those_that_there_are(tmp_path):
 
 
 def test_an_older_run_asks_for_no_pictures():
-    assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_pictures": False, "batch_size": 2}
+    assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_images": False, "batch_size": 2}
     assert "eval" not in complete({"task": "frontal"})
 
 

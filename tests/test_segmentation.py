@@ -28,7 +28,7 @@ MARGIN = 0.05
 def small(arguments="test_domain=1"):
     config = odoc_config(f"smoke,epochs=20,image_size=48,{arguments}")
     config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 20.0, 30, 100
-    config.eval.show = "Domain1/002.png"
+    config.eval.visualize = "Domain1/002.png"
     return config
 
 
@@ -81,7 +81,7 @@ def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
 
 def test_selections_look_where_they_say(trained):
     """Held out: the test pictures of the training domains. Reference: the test domain, said in the results."""
-    jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,select={select}")) for select in
+    jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,checkpoint={select}")) for select in
             ("last", "held_out", "reference")}  # fmt: skip
     watched = {select: job._watched_domains() for select, job in jobs.items()}
     assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
@@ -119,7 +119,7 @@ def test_outlines_lie_on_the_masks_borders():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("eval.select", "best", "eval.select 'best' is unknown; there are: last, held_out, reference."),
+        ("eval.checkpoint", "best", "eval.checkpoint 'best' is unknown; there are: last, held_out, reference."),
         ("eval.hd95", "max", "there are: pooled, directed."),
         ("eval.empty", "0", "there are: 100, nan, diagonal."),
         ("data.test_domain", 5, "data.test_domain 5 is unknown; there are: 1, 2, 3, 4."),
@@ -129,8 +129,8 @@ def test_outlines_lie_on_the_masks_borders():
         ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
         ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
         ("data.per_domain", 0, "must be a positive multiple"),
-        ("train.accumulate", 3, "train.accumulate 3 would give every part one domain alone"),
-        ("eval.show", "Domain1/9.png", "eval.show 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
+        ("train.grad_accum_steps", 3, "train.grad_accum_steps 3 would give every part one domain alone"),
+        ("eval.visualize", "Domain1/9.png", "eval.visualize 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_line(key, value, words):

@@ -20,9 +20,10 @@ from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
 from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import check_batch_size, make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
@@ -95,7 +96,7 @@ class Batches:
         self.at = state["at"]
 
 
-def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", scored=True, steep=-1, data=None):
+def run(workdir, *, total=12, bad=None, on_step=None, width=2, on_nonfinite="stop", scored=True, steep=-1, data=None):
     """A whole run in a workdir; returns its parameters and what was logged."""
     workdir.mkdir(exist_ok=True)
     mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
@@ -115,7 +116,7 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", score
             on_step(int(state.step))
         return {"score": float(-state.params["w"][0])} if scored else {}
 
-    step = make_train_step(loss, optimizer, mesh, nan=nan)
+    step = make_train_step(loss, optimizer, mesh, on_nonfinite=on_nonfinite)
     task = loop.Task(step, batches, evaluate, lambda i: f"picture {i}", data or {})
     plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
     line = ProgressLine(total, 4)
@@ -149,7 +150,7 @@ def test_a_run_in_two_parts_equals_one_in_one_piece(tmp_path):
 
 def test_tensorboard_is_given_the_numbers_without_pytorch(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tvconv_jax.training.events import Events;"
+        "import sys; from pathlib import Path; from tvconv_jax.training.logging import Events;"
         "events = Events(Path(sys.argv[1]), 5); events.write(5, 'loss', 2.5); events.close();"
         "assert not any(name.startswith('torch') for name in sys.modules)"
     )
@@ -172,7 +173,7 @@ def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):
 
 def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("tvconv_jax.training.logging.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: now))
     line, results = ProgressLine(12, 4), tmp_path / "results.json"
     assert measured_speed(line, results) is None
     results.write_text("{")
@@ -191,8 +192,8 @@ def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_pa
 def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     reporter = Reporter(clock=lambda: clock.now, threaded=False)
-    monkeypatch.setattr("tvconv_jax.training.logging.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr("tvconv_jax.training.logging.reporter", reporter)
+    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tvconv_jax.training.progress.reporter", reporter)
 
     def said(now):
         clock.now = now

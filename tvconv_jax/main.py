@@ -52,7 +52,7 @@ def main(_: Sequence[str]) -> None:
     if MODE.value != "plan" or WORKDIR.value:
         # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
         how = [f"eval.{key}" for key in config.eval if key != "select"] if MODE.value == "eval" else []
-        command.check_workdir(config, workdir, ignore=how)
+        saved_config.check_workdir(config, workdir, ignore=how)
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
         _plan(config)

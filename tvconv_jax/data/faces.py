@@ -53,8 +53,8 @@ def load_faces(config: ConfigDict) -> FaceData:
     else:
         train, verification, summary = found.load(config.root, cache_dir(), verify_root=config.verify_root, **size)
     identities, notes = summary["identities"], summary["notes"]
-    if config.keep:
-        train = KeptFaces(train, user_path(config.keep))
+    if config.include_list:
+        train = KeptFaces(train, user_path(config.include_list))
         notes.append(train.note)
         identities = train.identities
     text = f"{config.source} {config.root} ({identities} identities, {len(train)} pictures)"

@@ -35,7 +35,7 @@ class KeptFaces(Relabelled):
         if missing:
             raise UserError(
                 f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
-                f"training set has not; give the list that was made from this set, as data.keep."
+                f"training set has not; give the list that was made from this set, as data.include_list."
             )
         counts = Counter(names)
         twice = next((name for name in wanted if counts[name] > 1), "")
@@ -61,10 +61,10 @@ def read_kept(path: Path) -> list[str]:
     Raises:
         UserError: If the file is missing, empty, or no text.
     """
-    lines = read_lines(path, "give the list that purify wrote, as data.keep")
+    lines = read_lines(path, "give the list that purify wrote, as data.include_list")
     names = list(dict.fromkeys(short_name(posix(line)) for line in lines if line.strip()))
     if not names:
-        raise UserError(f"data.keep {path} is empty; give the list that purify wrote.")
+        raise UserError(f"data.include_list {path} is empty; give the list that purify wrote.")
     return names
 
 

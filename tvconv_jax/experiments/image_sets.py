@@ -12,7 +12,7 @@ from tvconv_jax.data.listing import SUFFIXES, LeftOut, walk
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.records import Record, Source, cache_dir
 from tvconv_jax.data.sets import LooseFiles
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
 
 BATCH = 100

@@ -29,8 +29,8 @@ from tvconv_jax.experiments.sweep_results import check_result, read_lines
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.experiments.sweep_table import cells_of, markdown, show
 from tvconv_jax.report.sweep import Entry, write_sweep_report
-from tvconv_jax.tasks.command import differences
-from tvconv_jax.training.steps import check_reachable
+from tvconv_jax.tasks.saved_config import differences
+from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import as_json, is_left_over, user_path, write_text

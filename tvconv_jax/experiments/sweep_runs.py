@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tvconv_jax.experiments.sweep_file import Setting
-from tvconv_jax.tasks.command import config_of, flat
+from tvconv_jax.tasks.command import config_of
+from tvconv_jax.tasks.saved_config import flat
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import reporter
 from tvconv_jax.utils.tether import tethered

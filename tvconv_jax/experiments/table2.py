@@ -62,7 +62,7 @@ def main(_: Sequence[str]) -> None:
     configs = {fold: _config(fold) for fold in folds}
     for fold, config in configs.items():  # before anything runs
         check_values(config)
-        command.check_workdir(config, _workdir(out, fold))
+        saved_config.check_workdir(config, _workdir(out, fold))
     results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
     jax.devices()  # that there are none is a mistake of the whole table, not a fold's
     command.keep_compiled_programs(cache_dir())

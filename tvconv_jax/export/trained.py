@@ -17,8 +17,8 @@ from tvconv_jax.tasks.embedding import embed_all
 from tvconv_jax.tasks.evaluation import STRUCTURES
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.tasks.segmentation import SegmentationJob
-from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.plain_files import parse_json
 

@@ -10,8 +10,8 @@ from tvconv_jax.report import report_data as evidence
 from tvconv_jax.report.curves import read_metrics
 from tvconv_jax.report.run import NAME
 from tvconv_jax.tasks import load_task
-from tvconv_jax.tasks.workdir import read_config
-from tvconv_jax.training.steps import check_reachable
+from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, path_argument
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.plain_files import parse_json
@@ -24,7 +24,7 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
 
     Args:
         workdir: Of the run.
-        pictures: Shows pictures of the data whatever ``eval.report_pictures`` was.
+        pictures: Shows pictures of the data whatever ``eval.report_images`` was.
 
     Returns:
         The report.
@@ -38,7 +38,7 @@ def remake(workdir: Path, *, pictures: bool = False) -> Path:
     if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json: the run has not ended; the command that began it goes on.")
     _check_files(workdir)
-    config.eval.report_pictures = pictures or config.eval.get("report_pictures", False)
+    config.eval.report_images = pictures or config.eval.get("report_images", False)
     task.report(config, workdir.absolute())
     return workdir / NAME
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvconv_jax.report.html import Html, details, joined, table, tag
 from tvconv_jax.report.images import image, map_strip
 from tvconv_jax.report.page import Figure, Section, paragraphs
-from tvconv_jax.training import steps
+from tvconv_jax.training import checkpoint_files
 
 Settings = dict[str, Any]
 TASKS = {
@@ -98,7 +98,7 @@ def cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
         ]
     if results["images_per_second"]:
         rows.append(["pictures a second in training", f"{results['images_per_second']:,}", results["device"]])
-    saved = steps.found(workdir / "checkpoints" / "last")
+    saved = checkpoint_files.found(workdir / "checkpoints" / "last")
     if saved:
         size = sum(file.stat().st_size for file in saved[max(saved)].rglob("*") if file.is_file())
         rows.append(["checkpoint on disk", f"{size / 1e6:.1f} MB", "with the optimizer's state"])

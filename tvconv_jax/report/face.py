@@ -145,7 +145,7 @@ def _rule() -> Html:
             [
                 "Pictures of real people stay out of reports, which are passed on; names of files stand here instead. "
                 "A run with ",
-                tag("code", "--config.eval.report_pictures=True"),
+                tag("code", "--config.eval.report_images=True"),
                 " shows them.",
             ]
         )

@@ -54,7 +54,7 @@ def _outlines(workdir: Path, pictures: bool) -> list[Section]:
             "Pictures of real people stay out of reports, which are passed on; they lie beside this file, in ",
             tag("code", file.name),
             ". With ",
-            tag("code", "--config.eval.report_pictures=True"),
+            tag("code", "--config.eval.report_images=True"),
             " they stand here.",
         )
     return [Section("outlines", "Outlines", body)]

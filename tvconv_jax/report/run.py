@@ -31,11 +31,11 @@ class Own(NamedTuple):
 
 
 def shows_pictures(config: ConfigDict) -> bool:
-    """Whether a report may hold pictures of the data: they were drawn by this package, or ``eval.report_pictures``.
+    """Whether a report may hold pictures of the data: they were drawn by this package, or ``eval.report_images``.
 
     Pictures of real people get into a report only where somebody asked for that; reports are passed on.
     """
-    return bool(config.eval.report_pictures) or config.data.source == "embedded"
+    return bool(config.eval.report_images) or config.data.source == "embedded"
 
 
 def write_report(

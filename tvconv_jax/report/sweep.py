@@ -13,7 +13,7 @@ from tvconv_jax.report.html import Html, joined, markup, table, tag
 from tvconv_jax.report.page import Figure, Section, page, paragraphs
 from tvconv_jax.report.plots import Labels, Point, scatter
 from tvconv_jax.report.run import NAME
-from tvconv_jax.training.logging import command_line
+from tvconv_jax.training.provenance import command_line
 from tvconv_jax.utils.files import write_text
 
 MEAN = "mean accuracy %"

@@ -44,8 +44,10 @@ class AffinityStart:
         check_choice("model.affinity_init", init, INITS)
         if init != "ones" and config.model.get("operator") not in WITH_MAPS:
             raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
-        if init != "ones" and config.start.checkpoint:
-            raise UserError(f"model.affinity_init {init!r} would be undone by start.checkpoint; leave one of them out.")
+        if init != "ones" and config.finetune.checkpoint:
+            raise UserError(
+                f"model.affinity_init {init!r} would be undone by finetune.checkpoint; leave one of them out."
+            )
         self._init, self._seed, self._source, self._side = init, config.seed, source, config.data.image_size
 
     @functools.cached_property

@@ -109,7 +109,7 @@ def write_results(
     same = [dices(one.picture._replace(pred=_resized(constant, one.picture.true.shape[:2]))) for one in found]
     _write_csv(workdir / "scores.csv", found)
     if config.eval.pictures:
-        _draw(workdir / "pictures.png", found, config.eval.pictures, chosen_names(config.eval.show))
+        _draw(workdir / "pictures.png", found, config.eval.pictures, chosen_names(config.eval.visualize))
     write_json(
         workdir / "results.json",
         {
@@ -168,7 +168,7 @@ def _write_csv(path: Path, found: Sequence[Measured]) -> None:
 
 
 def chosen_names(text: str) -> list[str]:
-    """Names of ``eval.show``, ``"Domain4/000.png,Domain4/007.png"``."""
+    """Names of ``eval.visualize``, ``"Domain4/000.png,Domain4/007.png"``."""
     return [name for name in text.split(",") if name]
 
 

@@ -91,7 +91,7 @@ class FaceJob:
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
-        cut = {"parts": config.train.accumulate, "batch_norm": config.train.batch_norm}
+        cut = {"parts": config.train.grad_accum_steps, "batch_norm": config.train.batch_norm}
         check_batch_size("data.batch_size", self.batch_size, self.mesh, **cut)
         eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
@@ -104,7 +104,7 @@ class FaceJob:
         for name, (_, pairs) in self.data.verification.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
+        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.finetune.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
         self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
@@ -126,17 +126,17 @@ class FaceJob:
 
     def init_fn(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
         """The fresh state with what ``config`` puts into it, and a word about it."""
-        start = self.config.start
+        start = self.config.finetune
         state = state.replace(params=self._affinity.put(state.params))
-        if start.checkpoint:
-            state = start_from(start.checkpoint, state, self.model, say)
-        if start.freeze:
-            say(describe_frozen(state.params, start.freeze))
+        if finetune.checkpoint:
+            state = start_from(finetune.checkpoint, state, self.model, say)
+        if finetune.freeze:
+            say(describe_frozen(state.params, finetune.freeze))
         return state
 
     def start(self) -> dict[str, Any] | None:
         """How far this job's fresh model is from depthwise convolutions; ``None`` if no kernel of it is generated."""
-        if self.config.start.checkpoint:
+        if self.config.finetune.checkpoint:
             return None
         variables = jax.device_put(self._fresh_variables(), replicated(self.mesh))  # where a state lies: compiled once
         return deviation(self._freeze({**variables, "params": self._affinity.put(variables["params"])}))
@@ -173,8 +173,8 @@ class FaceJob:
             make_loss(forward_of(config, self.model, self.mesh), head),
             self.optimizer,
             self.mesh,
-            accumulate=config.train.accumulate,
-            nan=config.train.nan,
+            grad_accum_steps=config.train.grad_accum_steps,
+            on_nonfinite=config.train.on_nonfinite,
         )
 
     def task(self) -> loop.Task:

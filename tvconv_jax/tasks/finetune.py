@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.convert.reference import from_torch
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
-from tvconv_jax.training import checksums, steps
+from tvconv_jax.training import checkpoint_files
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
@@ -43,9 +43,9 @@ def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> o
         names = ["/".join(path) for path in flatten_dict(params)]
         for pattern in patterns.split(","):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise UserError(f"start.freeze {pattern!r} matches none of {_short(names)}; correct it.")
+                raise UserError(f"finetune.freeze {pattern!r} matches none of {_short(names)}; correct it.")
         if all(_frozen(name, patterns) for name in names):
-            raise UserError(f"start.freeze {patterns!r} matches every parameter; leave some to train.")
+            raise UserError(f"finetune.freeze {patterns!r} matches every parameter; leave some to train.")
         kinds = {path: "frozen" if _frozen("/".join(path), patterns) else "trained" for path in flatten_dict(params)}
         return unflatten_dict(kinds)
 
@@ -101,7 +101,7 @@ def _report(what: str, taken: Arrays, dropped: list[str], fresh: dict, head: Any
 
 
 def read_checkpoint(
-    workdir: Path, *, kinds: Sequence[str] = ("best", "last"), named: str = "start.checkpoint"
+    workdir: Path, *, kinds: Sequence[str] = ("best", "last"), named: str = "finetune.checkpoint"
 ) -> tuple[str, Arrays]:
     """Parameters and statistics of a checkpoint of a workdir, without its model.
 
@@ -116,13 +116,17 @@ def read_checkpoint(
     Raises:
         UserError: If there is no whole one.
     """
-    checkpoints = steps.checkpoints_of(workdir, named)
-    folders = [(step, path) for kind in kinds for step, path in sorted(steps.found(checkpoints / kind).items())[::-1]]
+    checkpoints = checkpoint_files.checkpoints_of(workdir, named)
+    folders = [
+        (step, path)
+        for kind in kinds
+        for step, path in sorted(checkpoint_files.found(checkpoints / kind).items())[::-1]
+    ]
     faults = []
     for step, folder in folders:
-        found = steps.fault(folder) or _read(folder)
+        found = checkpoint_files.find_error(folder) or _read(folder)
         if not isinstance(found, str):
-            found = steps.renamed(step, found["step"]) or found
+            found = checkpoint_files.find_copy(step, found["step"]) or found
         if not isinstance(found, str):
             skipped = f" ({'; '.join(faults)}: skipped)" if faults else ""
             what = f"checkpoint of step {step} in {folder.parent}{skipped}"
@@ -134,14 +138,14 @@ def read_checkpoint(
 
 def _read(folder: Path) -> Arrays | str:
     """The arrays of a checkpoint, or in a few words why they cannot be read."""
-    state = steps.LiteralPath(folder / "state")
+    state = checkpoint_files.LiteralPath(folder / "state")
     try:
         with ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(state).item_metadata.tree
             numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return _named(reader.restore(state, restore_args=numpy))
     except Exception as error:
-        if (folder / "state" / checksums.NAME).exists():
+        if (folder / "state" / checkpoint_files.CHECKSUMS).exists():
             raise  # what was written is what is read: the fault is elsewhere
         return f"it cannot be read, {type(error).__name__}"
 
@@ -153,7 +157,7 @@ def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
     try:
         variables = from_torch(state, model)
     except ValueError as error:
-        raise UserError(f"start.checkpoint {path}: {error}") from None
+        raise UserError(f"finetune.checkpoint {path}: {error}") from None
     named = _named({"params": {"model": variables["params"]}, "batch_stats": variables["batch_stats"]})
     return f"{path}, weights of PyTorch", named | ({} if head is None else {HEAD: head})
 
@@ -163,14 +167,14 @@ def _check(what: str, taken: Arrays, fresh: Mapping[str, jax.Array], columns: in
     extra = sorted(taken.keys() - fresh.keys())
     if missing or extra:
         raise UserError(
-            f"start.checkpoint, {what}, is another model's. Missing there: {_short(missing)}. Left over: "
+            f"finetune.checkpoint, {what}, is another model's. Missing there: {_short(missing)}. Left over: "
             f"{_short(extra)}. Set config.model as it was, or name another."
         )
     other = [name for name, value in taken.items() if name != HEAD and value.shape != fresh[name].shape]
     if other:
         name = other[0]
         raise UserError(
-            f"start.checkpoint, {what}, is another model's: {len(other)} arrays have other shapes, first {name}: "
+            f"finetune.checkpoint, {what}, is another model's: {len(other)} arrays have other shapes, first {name}: "
             f"{taken[name].shape} there, {fresh[name].shape} here. Set config.model and data.image_size as they were."
         )
 

@@ -112,7 +112,7 @@ class FrontalJob:
         self.model = model_of(config)
         self.steps_per_epoch = 1
         if data is not None:
-            cut = {"parts": config.train.accumulate, "batch_norm": config.train.batch_norm}
+            cut = {"parts": config.train.grad_accum_steps, "batch_norm": config.train.batch_norm}
             check_batch_size("data.batch_size", self.batch_size, self.mesh, **cut)
             self.steps_per_epoch = steps_per_epoch(data.train, config.data.batch_size)
         self.optimizer = optimizer_of(config, self.steps_per_epoch)
@@ -188,8 +188,8 @@ class FrontalJob:
             make_loss(forward_of(config, self.model, self.mesh), crop=config.data.crop),
             self.optimizer,
             self.mesh,
-            accumulate=config.train.accumulate,
-            nan=config.train.nan,
+            grad_accum_steps=config.train.grad_accum_steps,
+            on_nonfinite=config.train.on_nonfinite,
         )
         train = self.data.train
         groups = norm_groups(config.train.batch_norm, self.mesh)

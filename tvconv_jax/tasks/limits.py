@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.data.augment import LIMITS
 from tvconv_jax.nn.checks import FIELDS, Range, count
 from tvconv_jax.tasks.forward import PRECISIONS
-from tvconv_jax.tasks.run import SCALE_RULES, check_choice
+from tvconv_jax.tasks.run import LR_SCALINGS, check_choice
 from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.utils.cli import MAX_SEED
 from tvconv_jax.utils.errors import UserError
@@ -49,7 +49,7 @@ RULES: dict[str, Range] = {
     "optimizer.warmup_epochs": Range(0, 1e6),
     "optimizer.milestones": Range(0, 1e6),
     "optimizer.factor": NOT_NEGATIVE,
-    "train.accumulate": BATCH,
+    "train.grad_accum_steps": BATCH,
     "train.log_every": EVERY,
     "train.checkpoint_every": EVERY,
     "train.eval_every": Range(0, 1e6, above=True),
@@ -59,8 +59,8 @@ RULES: dict[str, Range] = {
 }
 # What words of a config may be, where every task has that key.
 WORDS = {
-    "optimizer.scale_rule": SCALE_RULES,
-    "train.nan": POLICIES,
+    "optimizer.lr_scaling": LR_SCALINGS,
+    "train.on_nonfinite": POLICIES,
     "train.precision": PRECISIONS,
 }
 # Keys that the reader of a source needs; a config has those of the source behind its colon.

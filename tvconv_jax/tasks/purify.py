@@ -18,7 +18,7 @@ from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks.frontal import FrontalJob
 from tvconv_jax.tasks.run import check_trained, restore_best
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, read_json, replacing, write_json, write_text
@@ -33,7 +33,7 @@ BROKEN = -1.0  # in scores.npy: a picture that cannot be decoded; NaN is one tha
 def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) -> str:
     """Scores a training set and lists what is frontal enough.
 
-    Writes into ``out``: ``kept.txt``, which ``data.keep`` of a face config takes; ``scores.csv`` and ``scores.npy``,
+    Writes into ``out``: ``kept.txt``, which ``data.include_list`` of a face config takes; ``scores.csv`` and ``scores.npy``,
     the probability of every picture; ``histogram.png``; ``sheet.png``, faces from profile to frontal; ``counts.json``.
     When it was killed, the same command goes on; with another threshold it scores nothing anew. Pictures that cannot
     be decoded are ``nan`` in ``scores.csv`` and -1 in ``scores.npy``, and are never kept.
@@ -75,7 +75,7 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
         f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_said_of(broken)}"
         f"{''.join(f'{note}{chr(10)}' for note in faces.notes)}"
         f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
-        f"Train on it with --config.data.keep={out / 'kept.txt'}"
+        f"Train on it with --config.data.include_list={out / 'kept.txt'}"
     )
 
 

@@ -17,11 +17,12 @@ from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog, NoLog
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import make_mesh, norm_note
 from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
+from tvconv_jax.training.optimizer import LR_SCALINGS, sgd, step_schedule
+from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, write_text
@@ -191,14 +192,14 @@ def mesh_of(config: ConfigDict) -> Mesh:
 def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate by step, of ``config.optimizer``, for a global batch.
 
-    The recipe's rate belongs to batches of ``base_batch``; ``scale_rule`` says how it grows with the batch.
+    The recipe's rate belongs to batches of ``base_batch``; ``lr_scaling`` says how it grows with the batch.
     """
     o = config.optimizer
-    check_choice("optimizer.scale_rule", o.scale_rule, SCALE_RULES)
+    check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
     return step_schedule(
-        o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch),
+        o.learning_rate * LR_SCALINGS[o.lr_scaling](batch_size / o.base_batch),
         milestones=o.milestones,
         factor=o.factor,
         steps_per_epoch=steps_per_epoch,
@@ -209,14 +210,14 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
 def rate_note(config: ConfigDict, batch_size: int) -> str:
     """The learning rate in words, with what is likely to be a mistake."""
     o = config.optimizer
-    rate = o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch)
+    rate = o.learning_rate * LR_SCALINGS[o.lr_scaling](batch_size / o.base_batch)
     falls = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
     note = f"rate: {rate:.3g}, times {o.factor:g} at epochs {falls} of {o.epochs:.3g}"
     note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
     if any(epoch >= o.epochs for epoch in o.milestones):
         note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
-    if o.scale_rule == "none" and batch_size < o.base_batch:
-        note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.scale_rule"
+    if o.lr_scaling == "none" and batch_size < o.base_batch:
+        note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.lr_scaling"
     return note
 
 
@@ -229,7 +230,7 @@ def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTran
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """When the loop logs, saves and evaluates, by ``config.train`` and ``config.optimizer.epochs``."""
     train = config.train
-    check_choice("train.nan", train.nan, POLICIES)
+    check_choice("train.on_nonfinite", train.on_nonfinite, POLICIES)
     total = round(config.optimizer.epochs * steps_per_epoch)
     if total < 1:
         raise UserError(

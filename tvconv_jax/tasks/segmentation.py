@@ -75,7 +75,7 @@ class SegmentationJob:
 
     def __init__(self, config: ConfigDict) -> None:
         self.config, self.mesh = config, mesh_of(config)
-        check_choice("eval.select", config.eval.select, SELECTIONS)
+        check_choice("eval.checkpoint", config.eval.checkpoint, SELECTIONS)
         check_choice("eval.hd95", config.eval.hd95, metrics.DEFINITIONS)
         check_choice("eval.empty", config.eval.empty, metrics.EMPTY)
         check_choice("data.test_domain", config.data.test_domain, fundus.DOMAINS)
@@ -96,14 +96,14 @@ class SegmentationJob:
             self.data = fundus.load_embedded(config.data.size, cache_dir())
         self.train_sources = {d: s for d, s in self.data.train.items() if d != config.data.test_domain}
         tested = fundus.names({0: self.data.test[config.data.test_domain]})
-        for name in chosen_names(config.eval.show):
-            check_choice("eval.show", name, tested)
+        for name in chosen_names(config.eval.visualize):
+            check_choice("eval.visualize", name, tested)
         self.batch_size = config.data.per_domain * len(self.train_sources)
-        parts = config.train.accumulate
+        parts = config.train.grad_accum_steps
         name, norm = "data.per_domain times the training domains", config.train.batch_norm
         check_batch_size(name, self.batch_size, self.mesh, parts=parts, batch_norm=norm)
         if parts % len(self.train_sources) == 0:  # they take turns in a batch
-            raise UserError(f"train.accumulate {parts} would give every part one domain alone; take 1, 2 or 4.")
+            raise UserError(f"train.grad_accum_steps {parts} would give every part one domain alone; take 1, 2 or 4.")
         self._eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
         o = config.optimizer
@@ -160,8 +160,8 @@ class SegmentationJob:
             make_loss(forward_of(self.config, self.model, self.mesh)),
             self.optimizer,
             self.mesh,
-            accumulate=self.config.train.accumulate,
-            nan=self.config.train.nan,
+            grad_accum_steps=self.config.train.grad_accum_steps,
+            on_nonfinite=self.config.train.on_nonfinite,
         )
         sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
         groups = norm_groups(self.config.train.batch_norm, self.mesh)
@@ -177,8 +177,8 @@ class SegmentationJob:
         return evidence.of_run(schedule, self.plan().total, state.params)
 
     def selected(self, state: TrainState, workdir: Path) -> TrainState:
-        """The state that ``eval.select`` chooses, given the last one."""
-        return state if self.config.eval.select == "last" else restore_best(self, workdir)
+        """The state that ``eval.checkpoint`` chooses, given the last one."""
+        return state if self.config.eval.checkpoint == "last" else restore_best(self, workdir)
 
     def predict(self, state: TrainState, source: fundus.FundusSource) -> Iterator[Predicted]:
         """Cleaned masks of every picture, at the size of its own mask."""
@@ -208,7 +208,7 @@ class SegmentationJob:
 
     def _watched_domains(self) -> list[int]:
         """Whose test pictures are looked at while training."""
-        if self.config.eval.select == "reference":
+        if self.config.eval.checkpoint == "reference":
             return [self.config.data.test_domain]
         return list(self.train_sources)
 
@@ -234,7 +234,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         config,
         constant=job.constant(),
         step=int(state.step),
-        selection=SELECTIONS[config.eval.select],
+        selection=SELECTIONS[config.eval.checkpoint],
         data=job.notes[0].removeprefix("data: "),
         backbone=job.backbone,
         model=job.model,
@@ -254,7 +254,9 @@ def report(config: ConfigDict, workdir: Path) -> None:
     found = evidence.load(workdir)
     if found is None:
         job = SegmentationJob(config)
-        found = job.evidence(restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir))
+        found = job.evidence(
+            restore_last(job, workdir) if config.eval.checkpoint == "last" else restore_best(job, workdir)
+        )
         evidence.save(workdir, found)
     write_report(workdir, config, found, pictures=shows_pictures(config))
 
@@ -263,6 +265,6 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Measures the chosen checkpoint of a workdir and prints the table."""
     check_trained(workdir)
     job = SegmentationJob(config)
-    state = restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir)
+    state = restore_last(job, workdir) if config.eval.checkpoint == "last" else restore_best(job, workdir)
     found = [measure(one, config.eval) for one in job.predict(state, job.data.test[config.data.test_domain])]
     print_table(found, config, f"Domain {config.data.test_domain}, checkpoint of step {int(state.step)}")

@@ -17,14 +17,14 @@ from tvconv_jax.metrics.roc import accepted_at, roc
 from tvconv_jax.metrics.verification import true_accept_rate
 from tvconv_jax.report import __main__ as command
 from tvconv_jax.report import common
-from tvconv_jax.report import report_data as evidence
+from tvconv_jax.tasks import report_data as evidence
 from tvconv_jax.report.axes import Axis, linear_axis, log_axis, tick_text
 from tvconv_jax.report.common import figures
 from tvconv_jax.report.face import worst
 from tvconv_jax.report.html import Html, table, tag
 from tvconv_jax.report.images import map_strip
 from tvconv_jax.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
-from tvconv_jax.report.report_data import ReportData
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.report.sweep import Cells, Entry, write_sweep_report
 from tvconv_jax.tasks.configs import face_config

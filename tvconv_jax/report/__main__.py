@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import logging
 
-from tvconv_jax.report import report_data as evidence
+from tvconv_jax.tasks import report_data as evidence
 from tvconv_jax.report.curves import read_metrics
 from tvconv_jax.report.run import NAME
 from tvconv_jax.tasks import load_task

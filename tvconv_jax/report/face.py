@@ -16,7 +16,7 @@ from tvconv_jax.report.html import Html, details, joined, table, tag
 from tvconv_jax.report.images import image, strip
 from tvconv_jax.report.page import Figure, Section, paragraphs
 from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
-from tvconv_jax.report.report_data import ReportData
+from tvconv_jax.tasks.report_data import ReportData
 
 WORST, SIDE = 6, 84  # pairs of a kind, and pixels of a picture
 

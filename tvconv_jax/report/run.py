@@ -10,7 +10,7 @@ from tvconv_jax.data.faces import FaceData
 from tvconv_jax.report import common, curves, face, others
 from tvconv_jax.report.html import joined
 from tvconv_jax.report.page import Figure, Section, page
-from tvconv_jax.report.report_data import ReportData
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.utils.files import write_text
 
 NAME = "report.html"

@@ -21,8 +21,8 @@ from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.nn.freeze import freeze
-from tvconv_jax.report import report_data as evidence
-from tvconv_jax.report.report_data import ReportData
+from tvconv_jax.tasks import report_data as evidence
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.embedding import embed_all, make_embed

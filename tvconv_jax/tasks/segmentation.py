@@ -17,7 +17,7 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.nn.freeze import freeze
-from tvconv_jax.report import report_data as evidence
+from tvconv_jax.tasks import report_data as evidence
 from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.evaluation import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.forward import Forward, forward_of

@@ -21,15 +21,15 @@ from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.report.run import write_report
 from tvconv_jax.tasks import report_data as evidence
-from tvconv_jax.tasks.report_data import ReportData
-from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.affinity import AffinityStart, deviation
 from tvconv_jax.tasks.embedding import embed_all, make_embed
 from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import (
     TrainResult,
     check_choice,
@@ -235,16 +235,16 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Writes the report of a run that ended again; the worst pairs only where the data still lies where it lay."""
-    found, data = evidence.load(workdir), None
+    found, sets = evidence.load(workdir), None
     if found is None:
         job = FaceJob(config)
-        state, data = restore_last(job, workdir), job.data
+        state, sets = restore_last(job, workdir), job.data.verification
         found = job.evidence(state, job.compare(state))
         evidence.save(workdir, found)
     else:
         with suppress(UserError):
-            data = load_faces(config.data)
-    write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+            sets = load_faces(config.data).verification
+    write_report(workdir, config, found, sets)
 
 
 def _report(job: FaceJob, ended: TrainResult, workdir: Path) -> None:
@@ -274,7 +274,7 @@ def _report(job: FaceJob, ended: TrainResult, workdir: Path) -> None:
     )
     found = job.evidence(state, compared)
     evidence.save(workdir, found)
-    write_report(workdir, config, found, pictures=shows_pictures(config), data=job.data)
+    write_report(workdir, config, found, job.data.verification)
     _print_table(results, f"Verification after step {int(state.step)} ({job.data.description})")
     print(f"Everything is in {workdir}: report.html, results.json, metrics.jsonl, tensorboard/, checkpoints/")
 

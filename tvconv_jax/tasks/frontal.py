@@ -15,8 +15,8 @@ from tvconv_jax.data.records import Source
 from tvconv_jax.data.tools import poses
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
-from tvconv_jax.tasks import report_data as evidence
 from tvconv_jax.report.run import write_report
+from tvconv_jax.tasks import report_data as evidence
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.run import (

@@ -49,9 +49,7 @@ def load(workdir: Path) -> ReportData | None:
     if not (workdir / NAME).exists():
         return None
     file = read_arrays(workdir / NAME)
-    groups = (
-        {name.partition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")} for group in GROUPS
-    )
+    groups = ({name.partition("/")[2]: file[name] for name in file if name.startswith(f"{group}/")} for group in GROUPS)
     return ReportData(file["learning_rates"], *groups)
 
 

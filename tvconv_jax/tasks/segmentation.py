@@ -17,8 +17,8 @@ from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.report.run import write_report
 from tvconv_jax.tasks import report_data as evidence
-from tvconv_jax.report.run import shows_pictures, write_report
 from tvconv_jax.tasks.evaluation import Predicted, chosen_names, dices, measure, print_table, write_results
 from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
@@ -242,7 +242,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     )
     shown = job.evidence(state)
     evidence.save(workdir, shown)
-    write_report(workdir, config, shown, pictures=shows_pictures(config))
+    write_report(workdir, config, shown)
     print_table(found, config, f"Domain {config.data.test_domain} after step {int(state.step)}")
     print(
         f"Everything is in {workdir}: report.html, results.json, scores.csv, pictures.png, metrics.jsonl, checkpoints/"
@@ -256,7 +256,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
         job = SegmentationJob(config)
         found = job.evidence(restore_last(job, workdir) if config.eval.select == "last" else restore_best(job, workdir))
         evidence.save(workdir, found)
-    write_report(workdir, config, found, pictures=shows_pictures(config))
+    write_report(workdir, config, found)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from test_main import ROOT, Watched, leaves
 
 from tvconv_jax.experiments import table2
-from tvconv_jax.tasks.contours import Outlined, outlined
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.configs import odoc_config
+from tvconv_jax.tasks.contours import Outlined, outlined
 from tvconv_jax.tasks.evaluation import Predicted, measure, summary
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 

@@ -1,4 +1,4 @@
-"""What a command finds in the place that the user named is not lost, and not written over without a word."""
+"""Files that a command finds where the user told it to write are kept, or overwritten with a note."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,14 +30,14 @@ def own(tmp_path):
 @pytest.mark.parametrize("name", command.WRITTEN)
 def test_a_workdir_with_files_of_no_run_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --workdir"):
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --workdir"):
         command.check_workdir(ConfigDict({}), folder)
 
 
 @pytest.mark.parametrize("name", purify.WRITTEN)
 def test_a_folder_with_files_of_no_purification_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --out"):
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --out"):
         purify.purify("nowhere", folder, folder)
 
 

@@ -17,8 +17,8 @@ from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.tasks.contours import Outlined, draw_contours
 from tvconv_jax.training.logging import command_line, device_description
+from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.files import replacing, write_json
-from tvconv_jax.utils.version import versions
 
 STRUCTURES = ("cup", "disc")
 

@@ -50,9 +50,9 @@ from tvconv_jax.training.logging import check_metric_names, command_line, device
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
+from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.version import versions
 
 
 class Compared(NamedTuple):

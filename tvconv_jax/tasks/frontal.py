@@ -38,8 +38,8 @@ from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_ro
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
+from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.version import versions
 
 
 class Accuracy(NamedTuple):

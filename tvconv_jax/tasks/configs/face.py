@@ -23,7 +23,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
         The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
         batches of 512, 38 epochs, a rate of 0.1). The embedded faces are smaller and fewer, for two cores and five
         minutes: the rate is smaller by the square root of 512 / 64, 0.035, and grows during the first quarter of
-        the epochs. At 0.1 some runs do not learn (docs/results.md, "How far a seed goes").
+        the epochs. At 0.1 some runs do not learn (docs/appendix/seeds.md).
 
     Raises:
         UserError: If an argument does not fit.

@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.workdir import read_config

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tvconv_jax.data.formats.recordio import RecordWriter
-from tvconv_jax.data.synthetic import preview as picture
+from tvconv_jax.data.synthetic import preview
 from tvconv_jax.edge import benchmark
 from tvconv_jax.experiments import drawing, sweep
 from tvconv_jax.tasks import command, purify
@@ -56,10 +56,10 @@ def test_a_record_file_and_its_index_are_not_written_over(own, name):
     assert [path.name for path in folder.iterdir()] == [name]
 
 
-def _picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "picture", lambda: Image.new("RGB", (2, 2)))
-    monkeypatch.setattr("sys.argv", ["picture", f"--out={path}"])
-    picture.main()
+def _preview(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "draw_sheet", lambda: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr("sys.argv", ["preview", f"--out={path}"])
+    preview.main()
 
 
 def _figure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def _json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark.check_json(path)
 
 
-@pytest.mark.parametrize("write", [_picture, _figure, _json])
+@pytest.mark.parametrize("write", [_preview, _figure, _json])
 def test_a_file_that_is_written_over_is_said(write, tmp_path, monkeypatch, capsys):
     path = tmp_path / "a.png"
     write(path, monkeypatch)

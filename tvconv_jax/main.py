@@ -39,7 +39,7 @@ def main(_: Sequence[str]) -> None:
     command.check_mode(MODE.value, READ_BY)
     if MODE.value == "plan":
         virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
-    from tvconv_jax.data.records import cache_dir  # late, so that a mistyped flag is answered at once
+    from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import load_task
     from tvconv_jax.tasks.limits import check_values
     from tvconv_jax.training import distributed

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import trained
 from tvconv_jax.export.artifacts import missing

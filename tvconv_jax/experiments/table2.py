@@ -49,7 +49,7 @@ def main(_: Sequence[str]) -> None:
     import jax
 
     from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
-    from tvconv_jax.data.records import cache_dir
+    from tvconv_jax.data.cache import cache_dir
     from tvconv_jax.models.registry import list_operators
     from tvconv_jax.tasks.limits import check_values
 

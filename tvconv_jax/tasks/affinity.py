@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.data.pipeline import pixels
-from tvconv_jax.data.records import Source, read
+from tvconv_jax.data.pipeline import decode_record
+from tvconv_jax.data.source import Source, read
 from tvconv_jax.tasks.run import check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.utils.errors import UserError
@@ -65,7 +65,7 @@ def statistics(source: Source, image_size: int) -> np.ndarray:
     indices = np.unique(np.linspace(0, len(source) - 1, MOST).astype(int))
     for part in np.array_split(indices, -(-len(indices) // 200)):
         for record in read(source, [int(index) for index in part]):
-            gray = pixels(record, image_size).mean(-1) / 255
+            gray = decode_record(record, image_size).mean(-1) / 255
             total += gray
             squares += np.square(gray)
     mean = total / len(indices)

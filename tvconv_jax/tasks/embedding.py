@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.source import Source
 from tvconv_jax.tasks.run import normalize
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import eval_batch_size, local_rows, put_batch

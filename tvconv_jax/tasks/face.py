@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.data.augment import strengths_of
+from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
 from tvconv_jax.data.pipeline import steps_per_epoch, train_batches
@@ -96,7 +96,7 @@ class FaceJob:
         eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
-        self.strengths = strengths_of(config.data.augment.to_dict())
+        self.magnitudes = check_magnitudes(config.data.augment.to_dict())
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
         self._affinity = AffinityStart(config, self.data.train)
@@ -186,7 +186,7 @@ class FaceJob:
             image_size=config.data.image_size,
             seed=config.seed,
             flip=config.data.flip,
-            strengths=self.strengths,
+            magnitudes=self.magnitudes,
             workers=config.data.workers,
             rows=local_rows(config.data.batch_size, self.mesh),
         )

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.formats import folder
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.nn.freeze import freeze

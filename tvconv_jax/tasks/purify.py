@@ -10,10 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tvconv_jax.data.cache import digest
 from tvconv_jax.data.decoder import ImageError, pixels
-from tvconv_jax.data.records import Record, Source, digest
 from tvconv_jax.data.sets import FaceSet, open_faces
-from tvconv_jax.data.subset import short_name, write_kept
+from tvconv_jax.data.source import Record, Source
+from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.tasks.frontal import FrontalJob
@@ -60,7 +61,7 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     scores = _scores(job, faces, source, classifier, out)
     kept = np.flatnonzero(scores >= threshold)
     names = [faces.source.name(index) for index in range(len(scores))]
-    write_kept(out / "kept.txt", (names[index] for index in kept))
+    write_include_list(out / "kept.txt", (names[index] for index in kept))
     table = io.StringIO()
     rows = ((short_name(name), f"{score:.6f}") for name, score in zip(names, scores.tolist(), strict=True))
     csv.writer(table, lineterminator="\n").writerows([("name", "frontal"), *rows])
@@ -127,25 +128,8 @@ def _score(job: FrontalJob, state: TrainState, source: Source, start: int, stop:
         whole = [index for index in range(start, stop) if _is_whole(source[index])]
     scores = np.full(stop - start, BROKEN, np.float32)
     if whole:
-        scores[np.array(whole) - start] = job.probabilities(state, _Chosen(source, whole), 0, len(whole))
+        scores[np.array(whole) - start] = job.probabilities(state, Subset(source, whole), 0, len(whole))
     return scores
-
-
-class _Chosen:
-    """Some pictures of a source."""
-
-    def __init__(self, source: Source, indices: list[int]) -> None:
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[self._indices[index]]
-
-    def name(self, index: int) -> str:
-        """Of one picture, for messages."""
-        return self._source.name(self._indices[index])
 
 
 def _is_whole(record: Record) -> bool:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.convert.torchvision import backbone_from_torchvision
 from tvconv_jax.data import fundus, fundus_batches
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.nn.freeze import freeze
@@ -188,7 +188,7 @@ class SegmentationJob:
         rows = local_rows(self._eval_batch_size, self.mesh)
         for batch in fundus_batches.eval_batches(source, **size):
             images = put_batch(batch.images[rows], self.mesh)
-            decoded = [fundus.pixels(record) for record in batch.records]
+            decoded = [fundus.decode_pair(record) for record in batch.records]
             for grid in {mask.shape for _, mask in decoded}:
                 probabilities = to_host(self._probabilities(variables, images, grid))[: len(batch.records)]
                 found = check_outputs("probabilities", probabilities) > config.eval.threshold
@@ -202,7 +202,7 @@ class SegmentationJob:
         side, total, count_of = self.config.data.image_size, 0, 0
         for source in self.train_sources.values():
             for index in range(len(source)):
-                total = total + fundus.to_maps(fundus.pixels(source[index], side)[1]).astype(np.int32)
+                total = total + fundus.to_maps(fundus.decode_pair(source[index], side)[1]).astype(np.int32)
                 count_of += 1
         return total * 2 > count_of
 

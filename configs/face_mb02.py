@@ -6,7 +6,7 @@ trains on the embedded synthetic faces at 48x48. The paper's recipe, on faces of
 
     python -m tvconv_jax.main --config=configs/face_mb02.py:data=folder --config.data.root=ROOT --workdir=DIR
 
-Compare operators with ``:operator=depthwise``. Results stand in docs/results.md.
+Compare operators with ``:operator=depthwise``. Results: docs/appendix/faces.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 ``CFP`` is any folder with pictures in folders ``frontal`` and ``profile``; a fifth of the people is kept for testing.
 The operator is the depthwise convolution: crops of such sets vary, and with them the layout. Results stand in
-docs/results.md.
+docs/appendix/faces.md.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
 ``fundus`` is a folder in the DoFE layout, ``Domain{1..4}/{train,test}/ROIs/{image,mask}``; the recipe is then the
 paper's (256x256, 16 pictures of each of three domains a batch, 40 epochs), but for the ImageNet weights of its
 backbone, which ``--config.model.pretrained=FILE.pth`` gives. All four folds at once:
-``python -m tvconv_jax.experiments.table2 --config=configs/odoc.py``. Results stand in docs/results.md.
+``python -m tvconv_jax.experiments.table2 --config=configs/odoc.py``. Results: docs/appendix/fundus.md.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tvconv_jax import TVConv, freeze
 from tvconv_jax.models.registry import OPERATORS
-from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
+from tvconv_jax.tasks.affinity import AffinityInit, deviation, set_affinity, statistics
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.face import FaceJob
@@ -110,10 +110,10 @@ def test_only_operators_with_maps_take_a_start(operator):
     config = face_config(f"smoke,operator={operator}", model="mobilenetv2", width=0.1)
     config.model.affinity_init = "normal"
     if "affinity" in shapes:
-        AffinityStart(config, [])
+        AffinityInit(config, [])
     else:
         with pytest.raises(UserError, match="'normal': the operator has no affinity maps; leave it 'ones'"):
-            AffinityStart(config, [])
+            AffinityInit(config, [])
 
 
 def test_runs_of_older_versions_started_from_ones_with_zeros_and_as_the_pictures_are():

@@ -15,9 +15,9 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.tools.progress import track
-from tvconv_jax.tasks import command
+from tvconv_jax.tasks import command, saved_config
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training import loop
 from tvconv_jax.utils import cli, console, progress

@@ -18,8 +18,8 @@ from tvconv_jax.data.formats.bin_file import write_bin
 from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
-from tvconv_jax.data.subset import write_kept
-from tvconv_jax.data.synthetic.faces import PERSON, VERIFICATION, draw_people, draw_photos, render
+from tvconv_jax.data.subset import write_include_list
+from tvconv_jax.data.synthetic.faces import IDENTITY, VERIFICATION, draw_identities, draw_photos, render
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.inspection import inspect
 from tvconv_jax.utils.errors import UserError
@@ -30,14 +30,7 @@ def embedded():
 
 
 def folder(root, **changes):
-    config = {
-        "source": "folder",
-        "root": str(root),
-        "image_size": 24,
-        "max_corrupt": 0.3,
-        "include_list": "",
-        **changes,
-    }
+    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, "include_list": ""} | changes
     return load_faces(ConfigDict(config))
 
 
@@ -70,16 +63,16 @@ def faces(tmp_path):
 def test_drawing_is_seeded_and_people_differ_more_than_their_photos():
     def draw(seed):
         random = np.random.default_rng(seed)
-        return render(draw_people(random, 4), draw_photos(random, 4), 24)
+        return render(draw_identities(random, 4), draw_photos(random, 4), 24)
 
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
     random = np.random.default_rng(0)
-    people, photos = draw_people(random, 2), draw_photos(random, 2)
+    people, photos = draw_identities(random, 2), draw_photos(random, 2)
     same_photo = {name: values[[0, 0]] for name, values in photos.items()}
     a, b = render(people, same_photo, 24)
     assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another person
-    assert set(people) == set(PERSON)
+    assert set(people) == set(IDENTITY)
 
 
 def test_embedded_set_has_people_to_train_on_and_four_sets_of_others():
@@ -231,14 +224,14 @@ def first_batches(data, count=2):
 
 def test_every_format_gives_the_same_first_batches(faces, tmp_path_factory):
     loose = casia(faces)
-    assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, pictures from folders"]
+    assert len(loose.train) == 9 and loose.notes == ["pairs: 10 pairs, images from folders"]
     root = tmp_path_factory.mktemp("casia")
     write_faces(root / "train.rec", loose.train)
     pictures, pairs = loose.verification["pairs"]
     both = [index for pair in zip(pairs.left, pairs.right, strict=True) for index in pair]
     write_bin(root / "pairs.bin", [pictures[index]["image"] for index in both], pairs.same)
     packed = casia(root)
-    assert packed.notes == ["train.rec: 9 pictures of 3 identities", "pairs: 10 pairs from pairs.bin"]
+    assert packed.notes == ["train.rec: 9 images of 3 identities", "pairs: 10 pairs from pairs.bin"]
     assert packed.num_classes == loose.num_classes == 3
     for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
         for key, value in ours.items():
@@ -255,8 +248,8 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
     convert(faces, f"tfds:{root}/people")
     for name in (f"tfds:{root}/people", root / "people"):
         packed = casia(name, verify_root=str(faces))
-        assert packed.num_classes == 3 and packed.notes[0].endswith("9 pictures of 3 identities")
-        assert packed.notes[1:] == ["pairs: 10 pairs, pictures from folders"]
+        assert packed.num_classes == 3 and packed.notes[0].endswith("9 images of 3 identities")
+        assert packed.notes[1:] == ["pairs: 10 pairs, images from folders"]
         for ours, theirs in zip(first_batches(packed), first_batches(loose), strict=True):
             for key, value in ours.items():
                 np.testing.assert_array_equal(value, theirs[key])
@@ -267,14 +260,14 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
     found = next((root / "numbered").rglob("dataset_info.json")).parent
     data = casia(f"tfds:{found}")
     assert data.num_classes == 3 and [data.train[i]["label"] for i in range(4)] == [0, 1, 2, 0]
-    assert "9 pictures of 3 identities" in data.notes[0]
+    assert "9 images of 3 identities" in data.notes[0]
     with pytest.raises(UserError, match="no prepared TFDS set 'nobody' in"):
         casia("tfds:nobody")
 
 
 def test_a_kept_list_trains_on_that_part(faces, tmp_path):
     kept = tmp_path / "kept.txt"
-    write_kept(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
+    write_include_list(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
     data = folder(faces, include_list=str(kept))
     assert [(face["name"], face["label"]) for face in data.train] == [
         ("train/p0/0.jpg", 0),
@@ -282,13 +275,13 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
         ("train/p2/1.jpg", 1),
     ]
     assert data.num_classes == 2 and data.train.name(2) == "train/p2/1.jpg"
-    assert data.notes == [f"kept 3 of 9 pictures, 2 identities, by {kept}"]
+    assert data.notes == [f"kept 3 of 9 images, 2 identities, by {kept}"]
     for names, words in (
-        (["p0/0.jpg", "x/0.jpg", "x/1.jpg"], "names 'x/0.jpg' and 1 more, which the training set has not"),
+        (["p0/0.jpg", "x/0.jpg", "x/1.jpg"], "names 'x/0.jpg' and 1 more, which the training set does not have"),
         (["p0/0.jpg"], "keeps 1 identity"),
         ([], "is empty"),
     ):
-        write_kept(kept, names)
+        write_include_list(kept, names)
         with pytest.raises(UserError, match=words):
             folder(faces, include_list=str(kept))
     with pytest.raises(UserError, match="cannot be read"):
@@ -298,13 +291,13 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
 def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
     convert(faces, tmp_path / "packed" / "train.rec")
     convert(faces, f"tfds:{tmp_path}/set")
-    write_kept(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
+    write_include_list(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
     for root in (faces, tmp_path / "packed", tmp_path / "set"):
         data = casia(root, include_list=str(tmp_path / "kept.txt"))
         assert [data.train[i]["image"] for i in range(3)] == [jpeg(10), jpeg(12), jpeg(21)]
         assert [data.train[i]["label"] for i in range(3)] == [0, 0, 1] and data.num_classes == 2
     (tmp_path / "packed" / "train.lst").unlink()  # pictures are then called by their keys
-    write_kept(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
+    write_include_list(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
     assert len(casia(tmp_path / "packed", include_list=str(tmp_path / "kept.txt")).train) == 2
 
 
@@ -331,7 +324,8 @@ def test_sixteen_bits_of_gray_become_eight_and_numbers_without_a_white_are_refus
     Image.fromarray(gray).save(faces / "train" / "p1" / "0.png")
     Image.fromarray(gray.astype(np.float32)).save(faces / "train" / "p1" / "1.jpg", "TIFF")
     data = folder(faces)
-    assert len(data.train) == 9 and "p1/1.jpg: its pixels, of the mode F, do not say what is white" in data.notes[0]
+    assert len(data.train) == 9
+    assert "p1/1.jpg: its pixels, of the mode F, do not define which value is white" in data.notes[0]
     names = [data.train.name(index) for index in range(9)]
     assert pixels(data.train[names.index("train/p1/0.png")]["image"]).max() == 253
 
@@ -351,9 +345,7 @@ def test_a_bad_picture_in_a_record_is_named(tmp_path):
     faces = [{"image": jpeg(i), "label": i % 2, "name": ""} for i in (0, 2, 1, 3)]
     faces[2]["image"] = faces[2]["image"][:300]
     write_faces(tmp_path / "train.rec", faces)
-    with pytest.raises(
-        UserError, match=r"picture train.rec:3 cannot be decoded \(.*\); repair or remove it\. .*convert"
-    ):
+    with pytest.raises(UserError, match=r"image train.rec:3 cannot be decoded \(.*\); repair or remove it\. .*convert"):
         first_batches(casia(tmp_path))
     convert(tmp_path / "train.rec", tmp_path / "loose")  # the way out that it names
     data = casia(tmp_path / "loose", max_corrupt=0.25)
@@ -465,7 +457,7 @@ def test_evaluation_batches_hold_every_picture_once_and_mask_the_rest():
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training pictures"):
+    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training images"):
         steps_per_epoch(embedded().train, 65)
 
 

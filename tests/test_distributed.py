@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import train_together
 
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
-from tvconv_jax.data.records import cache_dir, one_writer
+from tvconv_jax.data.records import one_writer
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.training.distributed import ProcessInfo, find_process

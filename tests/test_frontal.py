@@ -12,7 +12,7 @@ from test_inspection import drawn, jpeg
 from test_main import Watched, leaves
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks import frontal, purify
 from tvconv_jax.tasks.configs import frontal_config
@@ -58,7 +58,7 @@ def classifier(cfp, tmp_path_factory):
 def test_it_learns(classifier):
     results = json.loads((classifier / "results.json").read_text())
     assert results["test"]["all"] == 1.0
-    assert "80 pictures of 16 people; tested on 20 of 4 others" in results["data"]
+    assert "80 images of 16 identities; tested on 20 of 4 others" in results["data"]
 
 
 def test_the_report_shows_no_picture(classifier):
@@ -155,7 +155,7 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     assert scored == [20]
     assert "kept 15 of 24 pictures (62.5%) and 5 of 6 identities" in capsys.readouterr().out
     expected = [f"p{person}/{i}.jpg" for person in range(5) for i in range(3)]
-    assert read_kept(out / "kept.txt") == expected
+    assert read_include_list(out / "kept.txt") == expected
     assert (out / "scores.csv").read_text().count("\n") == 25
     counts = json.loads((out / "counts.json").read_text())
     assert counts["pictures_kept"] == 15 and counts["pictures_kept_of_an_identity_median"] == 3
@@ -183,7 +183,7 @@ def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, 
         main(arguments)
         said = capsys.readouterr().out
         assert "kept 22 of 24 pictures" in said and "2 cannot be decoded and are not kept: " in said
-        assert len(read_kept(tmp_path / "out" / "kept.txt")) == 22
+        assert len(read_include_list(tmp_path / "out" / "kept.txt")) == 22
     rows = list(csv.reader((tmp_path / "out" / "scores.csv").open()))
     assert {len(row) for row in rows} == {2} and ["p0, once p1/1.jpg", "nan"] in rows
     counts = json.loads((tmp_path / "out" / "counts.json").read_text())

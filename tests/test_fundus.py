@@ -8,8 +8,8 @@ from PIL import Image
 
 from tvconv_jax.data import fundus
 from tvconv_jax.data.decoder import ImageError
-from tvconv_jax.data.fundus import DOMAINS, PHASES, load_embedded, load_folder, pixels, to_maps
-from tvconv_jax.data.fundus_batches import cut, draw_crop, eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.fundus import DOMAINS, PHASES, decode_pair, load_embedded, load_folder, to_maps
+from tvconv_jax.data.fundus_batches import apply_crop, draw_crop, eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.fundus_masks import facts, read_mask
 from tvconv_jax.data.synthetic.fundus import BACKGROUND, CUP, RIM, draw_fundus
 from tvconv_jax.utils.errors import UserError
@@ -72,7 +72,7 @@ def empty(root):
         (break_mask, "mask/g0001.png holds the values 77; a mask holds 0 (cup), 128 (rim) and 255 (outside) only."),
         (shrink_mask, "its mask differ in size (20x20 and 20x10); they must agree."),
         (truncate, "Domain3/test/ROIs/image/g0000.png cannot be read"),
-        (empty, "Domain3/test/ROIs/image holds no *.png; every domain needs pictures"),
+        (empty, "Domain3/test/ROIs/image holds no *.png; every domain needs images"),
     ],
 )
 def test_a_fault_is_one_line_that_names_the_file_and_nothing_is_kept(dofe, tmp_path, spoil, words):
@@ -149,7 +149,7 @@ def test_scale_crops_keep_size_values_and_match_of_picture_and_mask():
     random, changed = np.random.default_rng(0), 0
     for _ in range(200):
         crop = draw_crop(40, random)
-        x, y = cut(image, mask, crop) if crop else (image, mask)
+        x, y = apply_crop(image, mask, crop) if crop else (image, mask)
         assert x.shape == image.shape and y.shape == mask.shape and set(np.unique(y)) <= {CUP, BACKGROUND}
         inside, outside = x[..., 0][y == CUP], x[..., 0][y == BACKGROUND]
         assert inside.size == 0 or inside.max() < 140
@@ -167,11 +167,11 @@ def test_every_picture_is_tested_once_in_order(dofe, tmp_path):
 
 def test_the_drawn_set_is_the_same_every_time_and_differs_between_clinics(tmp_path):
     data = load_embedded("smoke", tmp_path)
-    image, mask = pixels(data.train[1][0])
+    image, mask = decode_pair(data.train[1][0])
     assert image.shape == (64, 64, 3) and mask.shape == (64, 64) and set(np.unique(mask)) == {CUP, RIM, BACKGROUND}
-    again, _ = pixels(load_embedded("smoke", tmp_path / "other").train[1][0])
+    again, _ = decode_pair(load_embedded("smoke", tmp_path / "other").train[1][0])
     np.testing.assert_array_equal(image, again)
-    means = [np.mean([pixels(data.train[d][i])[0].mean((0, 1)) for i in range(6)], axis=0) for d in DOMAINS]
+    means = [np.mean([decode_pair(data.train[d][i])[0].mean((0, 1)) for i in range(6)], axis=0) for d in DOMAINS]
     distances = [np.linalg.norm(a - b) for i, a in enumerate(means) for b in means[:i]]
     assert min(distances) > 10  # gray levels
 
@@ -293,7 +293,7 @@ def test_pictures_of_sixteen_bits_are_scaled_and_another_reading_makes_the_recor
     wide = np.full((20, 20), 100 * 257, np.uint16)
     Image.fromarray(wide).save(dofe / "Domain1/train/ROIs/image/g0000.png")
     Image.fromarray(true_mask().astype(np.uint16) * 257).save(dofe / "Domain1/train/ROIs/mask/g0000.png")
-    image, mask = pixels(load_folder(str(dofe), tmp_path / "cache").train[1][0], 20)
+    image, mask = decode_pair(load_folder(str(dofe), tmp_path / "cache").train[1][0], 20)
     assert np.all(image == 100)
     np.testing.assert_array_equal(mask, true_mask())
     monkeypatch.setattr(fundus, "READING", "another")
@@ -304,7 +304,7 @@ def test_pictures_of_sixteen_bits_are_scaled_and_another_reading_makes_the_recor
 def test_a_damaged_record_is_named():
     record = {"image": b"", "mask": encoded(Image.fromarray(true_mask())), "name": "Domain1/a.png"}
     with pytest.raises(UserError, match=r"Domain1/a.png or its mask cannot be decoded \(it is an empty file"):
-        pixels(record)
+        decode_pair(record)
 
 
 def test_files_of_other_programs_are_left_out_and_counted(dofe, tmp_path):

@@ -15,7 +15,7 @@ from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.listing import LeftOut, walk
 from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.subset import KeptFaces
+from tvconv_jax.data.subset import select_listed
 from tvconv_jax.data.tools import poses
 from tvconv_jax.data.tools.alignment import align
 from tvconv_jax.data.tools.conversion import convert
@@ -260,4 +260,4 @@ def test_names_are_read_without_the_images(tmp_path, monkeypatch):
         file.unlink()
     assert ImageSource(builder, "train").name(3) == "p1/3.jpg"
     (tmp_path / "kept.txt").write_text("p0/0.jpg\np1/3.jpg\n")
-    assert KeptFaces(source, tmp_path / "kept.txt").name(1) == "p1/3.jpg"
+    assert select_listed(source, tmp_path / "kept.txt")[0].name(1) == "p1/3.jpg"

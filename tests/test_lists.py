@@ -17,7 +17,7 @@ from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.listing import is_junk
 from tvconv_jax.data.records import RecordBuilder, prepare
 from tvconv_jax.data.sets import open_faces
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools.alignment import read_landmarks
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.held_out import open_held_out
@@ -56,7 +56,7 @@ def test_one_reader_for_every_encoding_and_line_end(tmp_path, encoding, end):
     path.write_bytes(end.join(["a.jpg 1 2 3 4 5 6 7 8 9 0", ""]).encode(encoding))
     assert read_landmarks(path)[0].file == "a.jpg"
     path.write_bytes(end.join(["a/1.jpg", "", "b/x\u2028y.jpg"]).encode(encoding))
-    assert read_kept(path) == ["a/1.jpg", "b/x\u2028y.jpg"]
+    assert read_include_list(path) == ["a/1.jpg", "b/x\u2028y.jpg"]
 
 
 @pytest.mark.parametrize(

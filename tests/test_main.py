@@ -20,8 +20,8 @@ from tvconv_jax.report.__main__ import remake
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.command import config_of
 from tvconv_jax.tasks.configs import Argument, face_config, frontal_config, parse_arguments
-from tvconv_jax.tasks.embedding import make_embed
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks.face_model import make_embed
 from tvconv_jax.tasks.limits import check_values
 from tvconv_jax.tasks.workdir import load_model
 from tvconv_jax.training.checkpoint import Checkpoints
@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_promises(finished):
         assert len(result["folds"]) == 10 and abs(np.mean(result["folds"]) - result["accuracy"]) < 1e-9
     assert results["step"] == 24 and "synthetic" in results["data"]
     assert json.loads((workdir / "config.json").read_text())["optimizer"]["epochs"] == 6
-    assert "light" in stdout and str(workdir) in stdout and "img/s" not in stdout  # quiet without a terminal
+    assert "light" in stdout and str(workdir) in stdout and "images/s" not in stdout  # quiet without a terminal
     assert list((workdir / "tensorboard").iterdir())
 
 

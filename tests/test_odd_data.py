@@ -19,7 +19,7 @@ from tvconv_jax.data.formats.tfds_faces import is_tfds, locate
 from tvconv_jax.data.fundus import PHASES, load_folder
 from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.sets import kind_of, open_faces, packed_in
-from tvconv_jax.data.subset import read_kept
+from tvconv_jax.data.subset import read_include_list
 from tvconv_jax.data.tools.alignment import read_landmarks
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.held_out import beside, open_held_out
@@ -102,7 +102,7 @@ def test_what_is_not_a_set_is_called_what_it_is(tmp_path):
     [(LFS, "a Git LFS pointer"), (b"<!DOCTYPE html><p>", "an HTML page"), (b"\x1f\x8b\x08", "a gzip archive")],
 )
 def test_a_list_that_is_another_file_is_called_so(tmp_path, content, words):
-    for read in (read_rows, read_landmarks, read_kept):
+    for read in (read_rows, read_landmarks, read_include_list):
         with pytest.raises(UserError, match=f"x_pair.txt is {words}.*, not lines of text; [gn]"):
             read(touch(tmp_path / "x_pair.txt", content))
 
@@ -139,7 +139,7 @@ def test_paths_of_windows_in_every_list(tmp_path):
     landmarks = touch(tmp_path / "l.txt", b"ann\\0.jpg 1 2 3 4 5 6 7 8 9 0\n")
     assert read_landmarks(landmarks)[0].file == "ann/0.jpg"
     kept = touch(tmp_path / "k.txt", b"C:\\faces\\ann\\0.jpg\r\n \r\n./bob/0.jpg\n/data/cyd/0.jpg\nann/0.jpg\n")
-    assert read_kept(kept) == ["ann/0.jpg", "bob/0.jpg", "cyd/0.jpg"]
+    assert read_include_list(kept) == ["ann/0.jpg", "bob/0.jpg", "cyd/0.jpg"]
 
 
 @pytest.mark.parametrize("points", ["1e300 -1e300 " * 4 + "0 0", "1e-300 0 " * 4 + "0 0", "nan 1 " * 5, "3 3 " * 5])
@@ -218,7 +218,7 @@ def test_masks_belong_to_pictures_in_any_case_of_the_suffix(dofe, tmp_path):
         mask.rename(mask.with_suffix(".PNG"))
     assert len(load_folder(str(dofe), tmp_path / "cache").train[1]) == 1
     touch(dofe / "Domain1/test/ROIs/mask/a.png")
-    with pytest.raises(UserError, match=r"mask/a.PNG and a.png are of one name; rename or remove one"):
+    with pytest.raises(UserError, match=r"mask/a.PNG and a.png have the same name; rename or remove one"):
         load_folder(str(dofe), tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""What a command finds in the place that the user named is not lost, and not written over without a word."""
+"""Files that a command finds where the user told it to write are kept, or overwritten with a note."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tvconv_jax.data.formats.recordio import RecordWriter
-from tvconv_jax.data.synthetic import preview as picture
+from tvconv_jax.data.synthetic import preview
 from tvconv_jax.edge import benchmark
 from tvconv_jax.experiments import drawing, sweep
-from tvconv_jax.tasks import command, purify
+from tvconv_jax.tasks import purify, saved_config
 from tvconv_jax.utils.errors import UserError
 
 
@@ -27,17 +27,17 @@ def own(tmp_path):
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} <= {"the user's own"}
 
 
-@pytest.mark.parametrize("name", command.WRITTEN)
+@pytest.mark.parametrize("name", saved_config.WRITTEN)
 def test_a_workdir_with_files_of_no_run_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --workdir"):
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --workdir"):
         saved_config.check_workdir(ConfigDict({}), folder)
 
 
 @pytest.mark.parametrize("name", purify.WRITTEN)
 def test_a_folder_with_files_of_no_purification_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --out"):
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --out"):
         purify.purify("nowhere", folder, folder)
 
 
@@ -56,10 +56,10 @@ def test_a_record_file_and_its_index_are_not_written_over(own, name):
     assert [path.name for path in folder.iterdir()] == [name]
 
 
-def _picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "picture", lambda: Image.new("RGB", (2, 2)))
-    monkeypatch.setattr("sys.argv", ["picture", f"--out={path}"])
-    picture.main()
+def _preview(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "draw_sheet", lambda: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr("sys.argv", ["preview", f"--out={path}"])
+    preview.main()
 
 
 def _figure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def _json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark.check_json(path)
 
 
-@pytest.mark.parametrize("write", [_picture, _figure, _json])
+@pytest.mark.parametrize("write", [_preview, _figure, _json])
 def test_a_file_that_is_written_over_is_said(write, tmp_path, monkeypatch, capsys):
     path = tmp_path / "a.png"
     write(path, monkeypatch)

@@ -23,8 +23,8 @@ from tvconv_jax.data.formats.bin_file import read_bin
 from tvconv_jax.data.formats.record_faces import RecordFaces, pack
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
-from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import open_faces
+from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.held_out import open_held_out
 from tvconv_jax.edge import benchmark
 from tvconv_jax.report.__main__ import remake

@@ -15,9 +15,9 @@ from PIL import Image
 from test_main import ROOT, Watched, leaves
 
 from tvconv_jax.experiments import table2
-from tvconv_jax.report.contours import Outlined, outlined
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.configs import odoc_config
+from tvconv_jax.tasks.contours import Outlined, outlined
 from tvconv_jax.tasks.evaluation import Predicted, measure, summary
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 
@@ -75,7 +75,7 @@ def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
     segmentation.evaluate(small(), trained)
     results = json.loads((trained / "results.json").read_text())
     printed = capsys.readouterr().out
-    assert "Domain 1, checkpoint of step 60 (4 pictures; HD95 pooled, an empty mask counts 100)" in printed
+    assert "Domain 1, checkpoint of step 60 (4 images; HD95 pooled, an empty mask counts 100)" in printed
     assert f"{results['disc']['dice'] * 100:.2f}" in printed and f"{results['cup']['hd95']:.2f}" in printed
 
 

@@ -245,11 +245,9 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(where):
 
 def test_too_many_in_a_row_stop_the_run():
     skipped = nonfinite.Skipped()
-    for step in range(1, nonfinite.IN_A_ROW):
+    for step in range(1, nonfinite.MAX_IN_A_ROW):
         skipped = nonfinite.count(skipped, step, ["a"])
-    with pytest.raises(
-        TrainingError, match=r"10 steps in a row, up to step 10, .* pictures of the last: a, b\. A lower"
-    ):
+    with pytest.raises(TrainingError, match=r"10 steps in a row, up to step 10, .* images of the last: a, b\. A lower"):
         nonfinite.count(skipped, 10, ["a", "b"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
-from tvconv_jax.data.records import Record
+from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 
 FEATURES = "tensorflow_datasets.core.features"

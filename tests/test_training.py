@@ -16,7 +16,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
+from tvconv_jax.tasks.parts import plan_of
+from tvconv_jax.tasks.run import MIN_TIMED_STEPS, find_speed
 from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
@@ -175,17 +176,17 @@ def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_pa
     now = 0.0
     monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: now))
     line, results = ProgressLine(12, 4), tmp_path / "results.json"
-    assert measured_speed(line, results) is None
+    assert find_speed(line, results) is None
     results.write_text("{")
     with pytest.raises(UserError, match="results.json is damaged or cannot be read; remove it"):
-        measured_speed(line, results)
+        find_speed(line, results)
     write_json(results, {"images_per_second": 50.0})
-    for step in range(1, TIMED + 1):  # the first one starts the clock
+    for step in range(1, MIN_TIMED_STEPS + 1):  # the first one starts the clock
         line.update(step, 1.0)
-    assert measured_speed(line, results) == 50.0
-    line.update(TIMED + 1, 1.0)
+    assert find_speed(line, results) == 50.0
+    line.update(MIN_TIMED_STEPS + 1, 1.0)
     now = 2.0
-    assert measured_speed(line, results) == TIMED * 4 / 2
+    assert find_speed(line, results) == MIN_TIMED_STEPS * 4 / 2
     line.close()
 
 
@@ -205,7 +206,7 @@ def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
         line.update(1, 9.0)
         clock.now = 70
         line.update(11, 2.5)
-        assert said(80) == "step 11/100  loss 2.500  0 img/s  29:40 left\n"
+        assert said(80) == "step 11/100  loss 2.500  0 images/s  29:40 left\n"
     assert said(999) == ""
 
 
@@ -242,9 +243,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_names_and_keeps_what_was_saved(tmp_path):
-    with pytest.raises(
-        TrainingError, match=r"loss of step 9 is nan; its pictures: picture 32, picture 33, .*35\. Look"
-    ):
+    with pytest.raises(TrainingError, match=r"loss of step 9 is nan; its images: picture 32, picture 33, .*35\. Look"):
         run(tmp_path / "run", bad=34)
     with Checkpoints(tmp_path / "run") as checkpoints:
         optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tvconv_jax.data import fundus_batches, watchdog, workers
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
-from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.export import trained
@@ -144,8 +144,10 @@ def test_an_export_closes_the_training_pictures():
 PARENT = """
 import multiprocessing, time
 if __name__ == "__main__":
-    from tvconv_jax.data import embedded, pipeline, records, watchdog
-    source, _, _ = embedded.load("smoke", records.cache_dir())
+    from tvconv_jax.data import pipeline, watchdog
+    from tvconv_jax.data.cache import cache_dir
+    from tvconv_jax.data.synthetic import embedded
+    source, _, _ = embedded.load("smoke", cache_dir())
     batches = pipeline.train_batches(source, batch_size=8, image_size=24, seed=0, workers=1)
     batches = watchdog.WatchedBatches(batches, timeout=60.0, source="the faces")
     next(batches)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax import TVConv
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import eval_batches, train_batches
-from tvconv_jax.data.records import cache_dir
 from tvconv_jax.data.synthetic import embedded
-from tvconv_jax.tasks.face_head import init_class_weights, make_head
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.face_model import init_class_weights, make_head
+from tvconv_jax.tasks.parts import normalize
 from tvconv_jax.training import distributed, loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog, NoLog

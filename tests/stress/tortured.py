@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.nn.layers import TVConv
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.configs import face_config

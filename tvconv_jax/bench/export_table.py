@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import trained
 from tvconv_jax.export.artifacts import missing
@@ -35,8 +35,8 @@ from tvconv_jax.export.precision import PRECISIONS, rounded
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command
-from tvconv_jax.tasks.run import normalize
-from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.tasks.parts import normalize
+from tvconv_jax.tasks.saved_config import differences, read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
@@ -165,7 +165,7 @@ def _check_runs(workdirs: Sequence[Path]) -> None:
         raise UserError("a workdir is named twice; every run counts once.")
     first = read_config(workdirs[0])
     for workdir in workdirs[1:]:
-        if other := saved_config.differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
+        if other := differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
             raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
 
 

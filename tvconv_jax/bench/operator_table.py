@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tvconv_jax.bench.edge_table import parse_batches
-from tvconv_jax.data.records import cache_dir
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.experiments.sweep import Run, check_folder, read
 from tvconv_jax.experiments.sweep_file import Setting, Sweep, load_sweep

@@ -1,9 +1,9 @@
-"""Training pictures with less layout: turned, sheared, scaled and moved at random (the paper's Figure 10).
+"""Training images with less layout: rotated, sheared, scaled and translated at random (the paper's Figure 10).
 
-Every picture gets one affine transformation about its center, drawn anew every epoch: of each strength s that is set,
-a number uniform in -s to s. Sampling is bilinear; what comes from beyond the edge is black. So does
+Every image gets one affine transformation about its center, drawn again every epoch: for each magnitude m that is set,
+a number uniform in -m to m. Sampling is bilinear; pixels from beyond the edge are black. So does
 ``torchvision.transforms.RandomAffine``, of the library that the reference's pipeline is built from; the reference has
-no code for the figure, so that this is what the paper did is our reading.
+no code for the figure, so that the paper did the same is our reading.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from tvconv_jax.utils.errors import UserError
 LIMITS = {"rotation": 180.0, "shear": 80.0, "scale": 0.9, "translation": 1.0}
 
 
-class Strengths(NamedTuple):
-    """How far pictures are transformed at most, either way; 0 leaves them as they are.
+class Magnitudes(NamedTuple):
+    """Largest transformations of an image, in either direction; 0 leaves it as it is.
 
     Attributes:
         rotation: Degrees.
         shear: Degrees by which vertical lines lean.
-        scale: Share by which they grow or shrink.
-        translation: Share of their side by which they move, along either axis by itself.
+        scale: Share by which the image grows or shrinks.
+        translation: Share of its size by which it moves, independently along each axis.
     """
 
     rotation: float = 0.0
@@ -33,44 +33,37 @@ class Strengths(NamedTuple):
     translation: float = 0.0
 
 
-NONE = Strengths()
+NONE = Magnitudes()
 
 
-def strengths_of(config: Mapping[str, float]) -> Strengths:
-    """``config.data.augment``, checked.
-
-    Raises:
-        UserError: If a strength is negative or too large.
-    """
+def check_magnitudes(config: Mapping[str, float]) -> Magnitudes:
+    """Return ``config.data.augment``, or raise a ``UserError`` if a magnitude is negative or too large."""
     for name, value in config.items():
         if not 0 <= value <= LIMITS[name]:
             raise UserError(f"data.augment.{name} {value:g} must be 0 to {LIMITS[name]:g}.")
-    return Strengths(**config)
+    return Magnitudes(**config)
 
 
 def draw(random: np.random.Generator, count: int) -> np.ndarray:
-    """What :func:`transform` takes for each of ``count`` pictures, ``[count, 5]``, uniform in -1 to 1."""
+    """Draw the random numbers of :func:`transform` for each image, ``[count, 5]``, uniform in -1 to 1."""
     return random.uniform(-1.0, 1.0, (count, 5))
 
 
-def transform(image: np.ndarray, strengths: Strengths, drawn: np.ndarray) -> np.ndarray:
-    """A picture transformed.
+def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> np.ndarray:
+    """Transform an image ``uint8 [s, s, 3]`` to one of the same shape.
 
     Args:
-        image: ``uint8 [s, s, 3]``.
-        strengths: How far at most.
-        drawn: A row of :func:`draw`: of rotation, shear, scale, and the moves to the right and down.
-
-    Returns:
-        ``uint8 [s, s, 3]``.
+        image: The image.
+        magnitudes: Largest transformations.
+        drawn: A row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down.
     """
-    side = len(image)
-    turn, lean = np.deg2rad(strengths.rotation * drawn[0]), np.deg2rad(strengths.shear * drawn[1])
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    forward = (1 + strengths.scale * drawn[2]) * rotation @ np.array([[1.0, np.tan(lean)], [0.0, 1.0]])
-    back = np.linalg.inv(forward)  # Pillow asks for every output pixel where it comes from
-    center = np.full(2, side / 2)
-    offset = center - back @ (center + side * strengths.translation * drawn[3:])
-    coefficients = (*back[0], offset[0], *back[1], offset[1])
-    picture = Image.fromarray(image)
-    return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
+    size = len(image)
+    angle, lean = np.deg2rad(magnitudes.rotation * drawn[0]), np.deg2rad(magnitudes.shear * drawn[1])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    forward = (1 + magnitudes.scale * drawn[2]) * rotation @ np.array([[1.0, np.tan(lean)], [0.0, 1.0]])
+    inverse = np.linalg.inv(forward)  # Pillow maps output pixels to input pixels
+    center = np.full(2, size / 2)
+    offset = center - inverse @ (center + size * magnitudes.translation * drawn[3:])
+    matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).transform((size, size), affine, matrix, bilinear))

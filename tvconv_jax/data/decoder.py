@@ -3,11 +3,11 @@
 libjpeg-turbo through simplejpeg decodes JPEGs, Pillow what that refuses. Both give the same bits; simplejpeg is the
 faster and lets other threads run meanwhile (``python -m tvconv_jax.data speed``).
 
-The formats are those of :data:`FORMATS`, told by a file's bytes and not by its name. Their decoders run no program and
-read no other file. PostScript (Pillow starts Ghostscript for it), FlashPix, WMF and all others are refused. So is an
-image of more pixels than :func:`max_pixels`, by its header, before memory is taken for them.
+The formats are those of :data:`FORMATS`, recognized by a file's bytes and not by its name. Their decoders run no
+program and read no other file. PostScript (Pillow starts Ghostscript for it), FlashPix, WMF and all others are refused.
+So is an image of more pixels than :func:`max_pixels`, by its header, before memory is allocated for them.
 
-How each mode is read, for every task alike:
+The table of modes is the same for every task:
 
 ====================================  ================================================================================
 8 bits gray, RGB, palette, CMYK       RGB, as Pillow's ``convert("RGB")``
@@ -15,11 +15,11 @@ How each mode is read, for every task alike:
 16 bits gray (PNG, TIFF, PGM)         ``round(value / 257)``, so that 65535 is white; both byte orders
 16 bits a channel in color            the upper byte of each, as Pillow reads it
 alpha, transparent palette colors     dropped, not composed: the colors below it stay
-32 bits, float                        refused: nothing in the file says which value is white
+32 bits, float                        refused: nothing in the file defines which value is white
 LAB and others                        refused
 several frames (GIF, TIFF, PNG, MPO)  the first one; refused in a mask
 EXIF orientation                      not applied (training, evaluation); applied by :func:`as_seen` (alignment). Pillow
-                                      itself turns a TIFF
+                                      itself rotates a TIFF
 truncated                             refused
 damaged in the middle (JPEG)          decoded, with smears; refused if ``strict`` (``inspect``)
 ====================================  ================================================================================
@@ -29,6 +29,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -39,20 +40,17 @@ from tvconv_jax.utils.signatures import describe
 # What Pillow may open: decoders that work on the file's bytes alone. JPEG covers MPO, of several frames.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 LOSSY = ("JPEG", "MPO")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # that convert("RGB") knows
-MAX_PIXELS = 178_956_970  # half a gigabyte as RGB; Pillow's own limit unless somebody changes that
-READING = "2"  # a part of the keys of caches: raise it when other images are accepted, or read otherwise
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # that convert("RGB") accepts
+MAX_PIXELS = 178_956_970  # half a gigabyte as RGB; Pillow's own limit by default
+READING = "2"  # a part of cache keys: raise it when the accepted images or their decoded values change
 HEADERS = 1 << 16  # bytes of a file in which its EXIF data begins
 EIGHT_OF_SIXTEEN = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # Pillow would make white of all above 255
 TRUNCATED = ("truncated", "premature end", "end of file", "eof", "not enough", "too short", "unexpected end")
-NAMES = ("JPEG", "PNG", "GIF", "BMP", "TIFF")  # of the formats above, as `describe` says "a PNG image"
+NAMES = ("JPEG", "PNG", "GIF", "BMP", "TIFF")  # of the formats above, in `describe`'s words: "a PNG image"
 
 
 class ImageError(OSError):
-    """An image that cannot be decoded, for whatever reason.
-
-    Its message is the cause in a few words ("it is truncated") and holds nothing of the file's content.
-    """
+    """An error of decoding; its message is the cause in a few words ("it is truncated"), without the file's content."""
 
 
 def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
@@ -75,30 +73,26 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
             raise
         except Exception as error:
             if strict:
-                with opened(image):  # which says better what is wrong with a header
+                with opened(image):  # Pillow's error for a damaged header is the better one
                     raise ImageError(_cause(error, image)) from None
-            # Pillow is more lenient, and says better what is wrong
-    with opened(image) as picture:
-        return _rgb(picture)
+            # Pillow is more lenient, and has the better errors
+    with opened(image) as file:
+        return _rgb(file)
 
 
 @contextmanager
 def opened(image: bytes) -> Iterator[Image.Image]:
-    """Open an image with Pillow; whatever goes wrong in the block is an :class:`ImageError`.
+    """Open an image of a known format and an acceptable size with Pillow, not decoded yet.
 
-    Args:
-        image: The file's bytes.
-
-    Yields:
-        The image, of a known format and an acceptable size, not decoded yet.
+    Any exception in the block becomes an :class:`ImageError`.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            _check_size(*picture.size)
-            yield picture
+        with Image.open(io.BytesIO(image), formats=FORMATS) as file:
+            _check_size(*file.size)
+            yield file
     except ImageError:
         raise
-    # Pillow's plugins raise what their parsing happens to meet: struct.error, IndexError, zlib.error, KeyError,
+    # Pillow's plugins raise whatever their parsing meets: struct.error, IndexError, zlib.error, KeyError,
     # MemoryError, a DecompressionBombWarning where warnings are errors, ... No list of them is complete.
     except Exception as error:
         raise ImageError(_cause(error, image)) from None
@@ -117,7 +111,7 @@ def read_image(path: Path) -> bytes:
 
 
 def max_pixels() -> int:
-    """Count the pixels of the largest image that is decoded: :data:`MAX_PIXELS`, or Pillow's limit if lower."""
+    """Return the pixels of the largest image that is decoded: :data:`MAX_PIXELS`, or Pillow's limit if lower."""
     return min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
 
 
@@ -127,15 +121,12 @@ def size(image: bytes) -> tuple[int, int]:
     Raises:
         ImageError: If it has none.
     """
-    with opened(image) as picture:
-        return picture.height, picture.width
+    with opened(image) as file:
+        return file.height, file.width
 
 
 def gray(image: bytes) -> np.ndarray:
     """Decode an image whose channels are all equal, such as a mask, to its values as they are stored.
-
-    Args:
-        image: The file's bytes.
 
     Returns:
         ``[h, w]``: ``uint16`` where the file holds 16 bits of gray, ``uint8`` otherwise.
@@ -143,66 +134,72 @@ def gray(image: bytes) -> np.ndarray:
     Raises:
         ImageError: If it cannot be decoded, is in color, was saved with loss or holds several frames.
     """
-    with opened(image) as picture:
-        if picture.format in LOSSY:
+    with opened(image) as file:
+        if file.format in LOSSY:
             raise ImageError("it is a JPEG image, which does not keep values exactly; save it without loss, as PNG")
-        if getattr(picture, "is_animated", False):
+        if getattr(file, "is_animated", False):
             raise ImageError("it holds several frames; save one image")
-        if _is_16_bit(picture):
-            return np.asarray(picture).astype(np.uint16)
-        if picture.mode in ("1", "L", "LA"):
-            return np.asarray(picture.convert("L"))
-        rgb = _rgb(picture)
+        if _is_16_bit(file):
+            return np.asarray(file).astype(np.uint16)
+        if file.mode in ("1", "L", "LA"):
+            return np.asarray(file.convert("L"))
+        rgb = _rgb(file)
     if np.any(rgb != rgb[..., :1]):
         raise ImageError("its channels or the colors of its palette differ; save it without loss in gray, as PNG")
     return rgb[..., 0]
 
 
 def as_seen(image: bytes) -> np.ndarray:
-    """As :func:`pixels`, but turned as the EXIF data says, as viewers and face detectors show the picture."""
+    """Decode an image as :func:`pixels`, then rotate it by its EXIF data, as viewers and face detectors do."""
     decoded = Image.fromarray(pixels(image))
     decoded.getexif()[ExifTags.Base.Orientation] = orientation(image)
     return np.asarray(ImageOps.exif_transpose(decoded))
 
 
 def orientation(image: bytes) -> int:
-    """How viewers turn a picture, by its EXIF data: 1 is not at all, as where that data is damaged."""
-    if b"exif" not in image[:HEADERS].lower():  # the most, and quickly told
+    """Return the EXIF orientation, 1 to 8: 1 is upright, also if that data is damaged."""
+    if b"exif" not in image[:HEADERS].lower():  # most images, and quick
         return 1
     try:
-        with opened(image) as picture:
-            value = 1 if picture.format == "TIFF" else picture.getexif().get(ExifTags.Base.Orientation, 1)
+        with opened(image) as file:
+            value = 1 if file.format == "TIFF" else file.getexif().get(ExifTags.Base.Orientation, 1)
     except ImageError:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def decode(image: bytes, side: int) -> np.ndarray:
-    """``uint8 [side, side, 3]``, RGB; another size is resized (bilinear, antialiased).
+def decode(image: bytes, image_size: int) -> np.ndarray:
+    """Decode an image to ``uint8 [image_size, image_size, 3]``, RGB; resize other sizes (bilinear, antialiased).
 
     Raises:
-        As :func:`pixels`.
+        ImageError: If it cannot be decoded.
     """
     decoded = pixels(image)
-    if decoded.shape[:2] == (side, side):
+    if decoded.shape[:2] == (image_size, image_size):
         return decoded
-    return np.asarray(Image.fromarray(decoded).resize((side, side), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(decoded).resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    if _is_16_bit(picture):
-        return np.repeat(EIGHT_OF_SIXTEEN[np.asarray(picture).astype(np.uint16)][..., None], 3, axis=-1)
-    if picture.mode not in MODES:
-        what = "do not say what is white" if picture.mode in ("I", "F") else "are not RGB or gray"
-        raise ImageError(f"its pixels, of the mode {picture.mode}, {what}; save it with 8 or 16 bits")
-    picture.load()  # which sets the transparent color of some formats
-    picture.info.pop("transparency", None)  # dropped; Pillow would warn of it
-    return np.asarray(picture.convert("RGB"))
+def encode(image: np.ndarray, form: str, **options: Any) -> bytes:
+    """Encode ``uint8 [h, w]`` or ``[h, w, 3]`` as a file of a Pillow format, such as ``"PNG"``, with its options."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form, **options)
+    return file.getvalue()
 
 
-def _is_16_bit(picture: Image.Image) -> bool:
-    """Whether the pixels are 16 bits of gray; Pillow brings PGM files of more than 8 bits to these."""
-    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
+def _rgb(file: Image.Image) -> np.ndarray:
+    if _is_16_bit(file):
+        return np.repeat(EIGHT_OF_SIXTEEN[np.asarray(file).astype(np.uint16)][..., None], 3, axis=-1)
+    if file.mode not in MODES:
+        error = "do not define which value is white" if file.mode in ("I", "F") else "are not RGB or gray"
+        raise ImageError(f"its pixels, of the mode {file.mode}, {error}; save it with 8 or 16 bits")
+    file.load()  # sets the transparent color of some formats
+    file.info.pop("transparency", None)  # dropped; Pillow would warn of it
+    return np.asarray(file.convert("RGB"))
+
+
+def _is_16_bit(file: Image.Image) -> bool:
+    return file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PPM")  # PGM of more than 8 bits
 
 
 def _check_size(width: int, height: int) -> None:
@@ -215,7 +212,7 @@ def _too_large() -> str:
 
 
 def _cause(error: Exception, image: bytes) -> str:
-    """Say why an image cannot be decoded, in words of ours: those of the decoders may quote the file."""
+    """Return the cause of a decoding error in fixed words: a decoder's own message may quote the file."""
     text = str(error).lower()
     if isinstance(error, UnidentifiedImageError):
         return _foreign(image)
@@ -231,7 +228,7 @@ def _cause(error: Exception, image: bytes) -> str:
 
 
 def _foreign(image: bytes) -> str:
-    """Name bytes that are not an image of a known format, or a damaged one of these."""
+    """Describe bytes that are not an image of a known format, or a damaged one of these."""
     name = describe(image) or "not an image"
     known = any(name == f"a {kind} image" for kind in NAMES) or (image[:4] == b"RIFF" and image[8:12] == b"WEBP")
     kinds = "JPEG, PNG, BMP, WebP, TIFF, GIF and PPM"

@@ -1,14 +1,20 @@
-"""Which faces a run trains and verifies on, from its config."""
+"""The faces that a run trains and verifies on, from its config: embedded, in folders, or packed."""
 
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from tvconv_jax.data import autodetect as found
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.formats import folder
+from tvconv_jax.data.formats.bin_file import BinFaces, is_bin
 from tvconv_jax.data.formats.pairs import Pairs
-from tvconv_jax.data.records import Source, cache_dir
-from tvconv_jax.data.subset import KeptFaces
+from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
+from tvconv_jax.data.listing import named
+from tvconv_jax.data.sets import open_faces, packed_in
+from tvconv_jax.data.source import Source
+from tvconv_jax.data.subset import Subset, select_listed
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
@@ -18,11 +24,11 @@ class FaceData(NamedTuple):
     """Everything a face run reads.
 
     Attributes:
-        train: Training pictures, labels 0 to ``num_classes - 1``.
-        num_classes: Identities in the training pictures.
-        verification: For each set its unique pictures and the pairs of them.
-        description: What the data is, for results.
-        notes: What the user should know: skipped and resized pictures.
+        train: Training images, labels 0 to ``num_classes - 1``.
+        num_classes: Identities in the training images.
+        verification: For each set its unique images and the pairs of them.
+        description: The data in a line, for results.
+        notes: Messages for the user: skipped and resized images.
     """
 
     train: Source
@@ -33,29 +39,76 @@ class FaceData(NamedTuple):
 
 
 def load_faces(config: ConfigDict) -> FaceData:
-    """Opens the data of ``config.data``, preparing it in the cache the first time.
+    """Open the data of ``config.data``, preparing it in the cache the first time.
+
+    ``source`` is ``embedded``, ``folder`` (``<identity>/*.jpg`` and ``<set>_pair.txt``) or ``casia``: any format, found
+    by looking. Its training images are ``root/train.rec``, a TFDS set, or else folders of identities; its verification
+    sets are every ``<set>.bin``, every ``<set>_pair.txt`` with its folder, and LFW's ``pairs.txt``, in ``verify_root``
+    or else in ``root``. If a set is there twice, its ``.bin`` is used.
 
     Args:
-        config: The ``data`` part of a face config: ``source`` and what that source reads.
+        config: The ``data`` part of a face config: ``source`` and the keys of that source.
 
     Raises:
-        UserError: If the source is unknown or what it needs is missing or broken.
+        UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.
     """
     if config.source == "embedded":
         train, verification, identities = embedded.load(config.size, cache_dir())
-        text = f"embedded synthetic faces drawn by tvconv_jax ({identities} people, {len(train)} pictures)"
+        text = f"embedded synthetic faces drawn by tvconv_jax ({identities} identities, {len(train)} images)"
         return FaceData(train, identities, verification, text, [])
     if config.source not in ("folder", "casia"):
         raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder, casia.")
-    size = {"image_size": config.image_size, "max_corrupt": config.max_corrupt}
-    if config.source == "folder":
-        train, verification, summary = folder.load(folder.existing(config.root), cache_dir(), **size)
-    else:
-        train, verification, summary = found.load(config.root, cache_dir(), verify_root=config.verify_root, **size)
-    identities, notes = summary["identities"], summary["notes"]
+    data = _load_folder(folder.existing(config.root), config) if config.source == "folder" else _detect(config)
+    train, identities, notes = data.train, data.num_classes, data.notes
     if config.include_list:
-        train = KeptFaces(train, user_path(config.include_list))
-        notes.append(train.note)
-        identities = train.identities
-    text = f"{config.source} {config.root} ({identities} identities, {len(train)} pictures)"
-    return FaceData(train, identities, verification, text, notes)
+        path = user_path(config.include_list)
+        train, identities = select_listed(train, path)
+        notes.append(f"kept {len(train)} of {len(data.train)} images, {identities} identities, by {path}")
+    text = f"{config.source} {config.root} ({identities} identities, {len(train)} images)"
+    return FaceData(train, identities, data.verification, text, notes)
+
+
+def _load_folder(base: Path, config: ConfigDict, *, train: bool = True) -> FaceData:
+    size = {"image_size": config.image_size, "max_corrupt": config.max_corrupt}
+    source, verification, summary = folder.load(base, cache_dir(), **size, train=train)
+    return FaceData(source, summary["identities"], verification, "", summary["notes"])
+
+
+def _detect(config: ConfigDict) -> FaceData:
+    base = None if config.root.startswith(PREFIX) else folder.existing(config.root)
+    tests = folder.existing(config.verify_root, "data.verify_root") if config.verify_root else base
+    data = _open_packed(base or config.root)
+    loose = data is None
+    if loose:
+        data = _load_folder(base, config)
+    if tests is not None and not (loose and tests == base):
+        beside = _load_folder(tests, config, train=False)
+        data = data._replace(verification=beside.verification, notes=[*data.notes, *beside.notes])
+    verification = data.verification
+    notes = {name: f"{name}: {len(pairs.same)} pairs, images from folders" for name, (_, pairs) in verification.items()}
+    for path in named(tests, is_bin) if tests else []:
+        folder.check_set_name(path, path.stem)
+        faces = BinFaces(path)
+        notes[path.stem] = f"{path.stem}: {len(faces.pairs.same)} pairs from {path.name}"
+        verification[path.stem] = (faces, faces.pairs)
+    return data._replace(verification=verification, notes=[*data.notes, *notes.values()])
+
+
+def _open_packed(root: Path | str) -> FaceData | None:
+    """Open the training images of a TFDS set or of ``train.rec``; ``None`` if ``root`` is neither."""
+    if isinstance(root, str) or is_tfds(root):
+        faces, title = TfdsFaces(locate(str(root).removeprefix(PREFIX))), str(root)
+        path, identities = faces.path, len(faces.identities or ())
+        if not identities:  # labels are any numbers; the class weights need 0, 1, ..., so all are read
+            packed = open_faces(title)
+            faces, identities = Subset(faces, np.arange(len(faces)), packed.labels), len(packed.identities)
+        notes = [f"TFDS {path}: {len(faces)} images of {identities} identities"]
+    elif records := packed_in(root):
+        packed, title = open_faces(records), str(records)  # with the names of train.lst, if it exists
+        faces, identities = packed.source, len(packed.identities)
+        notes = [f"{records.name}: {len(faces)} images of {identities} identities", *packed.notes]
+    else:
+        return None
+    if identities < 2:
+        raise UserError(f"{title} holds {identities} identity; training needs two or more.")
+    return FaceData(faces, identities, {}, "", notes)

@@ -1,40 +1,40 @@
-"""From records to batches, with Grain: shuffled, flipped, batched; its position can be saved and set again."""
+"""Batches of images with Grain: shuffled, flipped, transformed; the position can be saved and restored."""
 
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 
-from tvconv_jax.data.augment import NONE, Strengths, draw, transform
+from tvconv_jax.data.augment import NONE, Magnitudes, draw, transform
 from tvconv_jax.data.decoder import ImageError, decode
-from tvconv_jax.data.records import Record, Source, read
+from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.workers import iterate
 from tvconv_jax.utils.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 
-def pixels(record: Record, side: int) -> np.ndarray:
-    """A picture decoded, ``uint8 [side, side, 3]``; a ``UserError`` that names it if that cannot be."""
+def decode_record(record: Record, image_size: int) -> np.ndarray:
+    """Decode an image to ``uint8 [image_size, image_size, 3]``; a ``UserError`` names one that cannot be decoded."""
     try:
-        return decode(record["image"], side)
+        return decode(record["image"], image_size)
     except ImageError as error:
         raise UserError(
-            f"picture {record['name']} cannot be decoded ({error}); repair or remove it. Where it is part of a packed "
-            f"set, 'python -m tvconv_jax.data convert SET FOLDER' makes loose pictures of that, and a run on these, in "
-            f"a new --workdir, leaves broken ones out."
+            f"image {record['name']} cannot be decoded ({error}); repair or remove it. If it is part of a packed set, "
+            f"convert that to loose images with 'python -m tvconv_jax.data convert SET FOLDER'. A run on these, in a "
+            f"new --workdir, leaves broken ones out."
         ) from None
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Whole batches in one pass; the remainder of each shuffled pass is dropped, as in the reference.
+    """Return the whole batches in one pass; the remainder of each pass is dropped, as in the reference.
 
     Raises:
         UserError: If there is not even one whole batch.
     """
     if len(source) < batch_size:
         raise UserError(
-            f"data.batch_size {batch_size} is more than the {len(source)} training pictures; make it smaller."
+            f"data.batch_size {batch_size} is more than the {len(source)} training images; make it smaller."
         )
     return len(source) // batch_size
 
@@ -46,48 +46,48 @@ def train_batches(
     image_size: int,
     seed: int,
     flip: bool = True,
-    strengths: Strengths = NONE,
+    magnitudes: Magnitudes = NONE,
     workers: int = 0,
     rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
-    """Batches without end, every epoch in an order of its own.
+    """Iterate over batches without end, every epoch in another order.
 
     Args:
-        source: Training pictures.
-        batch_size: Pictures in a batch of all processes together.
-        image_size: Side to which pictures are brought.
+        source: Training images.
+        batch_size: Images in a batch of all processes together.
+        image_size: Height and width to which images are resized.
         seed: Of order, flips and transformations; the same seed gives the same batches.
-        flip: Whether half of the pictures, drawn anew every epoch, are mirrored.
-        strengths: How far pictures are turned, sheared, scaled and moved, drawn anew every epoch.
-        workers: Processes that decode; 0 decodes in threads of this one.
-        rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all. Batches, their order and
-            their flips are the same however many processes share them.
+        flip: Whether half of the images, drawn again every epoch, are mirrored.
+        magnitudes: Largest random transformations, drawn again every epoch.
+        workers: Processes that decode; 0 decodes in threads of this process.
+        rows: Rows of every batch that this process loads, ``int [n]``; ``None``: all. The number of processes changes
+            neither the batches nor their order and flips.
 
     Returns:
-        An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``; its
+        An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``. Its
         ``get_state()`` and ``set_state()`` save and restore the position exactly, whatever the rows; ``close()`` ends
         its threads and processes.
 
     Raises:
-        UserError: If what the workers prefetch does not fit into shared memory.
+        UserError: If the prefetched batches of the workers do not fit into shared memory.
     """
 
     def load(indices: np.ndarray, random: np.random.Generator) -> Batch:
         mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
-        drawn = draw(random, len(indices)) if any(strengths) else None
+        drawn = draw(random, len(indices)) if any(magnitudes) else None
         if rows is not None:
             indices, mirrored = indices[rows], mirrored[rows]
             drawn = None if drawn is None else drawn[rows]
         images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for row, record in enumerate(read(source, indices)):
-            image = pixels(record, image_size)
+            image = decode_record(record, image_size)
             image = image[:, ::-1] if mirrored[row] else image
-            images[row] = image if drawn is None else transform(image, strengths, drawn[row])
+            images[row] = image if drawn is None else transform(image, magnitudes, drawn[row])
             labels[row] = record["label"]
         return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 
-    # Batches of indices, so that what Grain does for each element it does once a batch: twice as fast altogether.
+    # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
@@ -103,23 +103,24 @@ def eval_batches(
     stop: int | None = None,
     rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Every picture once, in order; the last batch is filled up with zeros, ``mask`` False there.
+    """Iterate once over the images ``start`` to ``stop``, in order; the last batch is padded with zeros.
 
     Args:
-        source: The pictures.
-        batch_size: Pictures in a batch.
-        image_size: Side to which pictures are brought.
-        start: The first picture.
-        stop: The one behind the last; ``None``: all.
-        rows: Which rows of every batch this process loads, ``int [n]``; ``None``: all.
+        source: The images.
+        batch_size: Images in a batch.
+        image_size: Height and width to which images are resized.
+        start: The first image.
+        stop: The first image that is not read; ``None``: all are.
+        rows: Rows of every batch that this process loads, ``int [n]``; ``None``: all.
 
     Yields:
-        ``{"image": uint8 [n, s, s, 3], "mask": bool [batch_size]}``: the mask is the whole batch's.
+        ``{"image": uint8 [n, s, s, 3], "mask": bool [batch_size]}``: the mask, of the whole batch, is False where it
+        is padded.
     """
     stop = len(source) if stop is None else stop
     rows = np.arange(batch_size) if rows is None else rows
     for first in range(start, stop, batch_size):
         images = np.zeros((len(rows), image_size, image_size, 3), np.uint8)
         for row, record in enumerate(read(source, [int(first + row) for row in rows if first + row < stop])):
-            images[row] = pixels(record, image_size)  # rows ascend, so those beyond the end are the last
+            images[row] = decode_record(record, image_size)  # rows ascend, so those beyond the end are the last
         yield {"image": images, "mask": np.arange(first, first + batch_size) < stop}

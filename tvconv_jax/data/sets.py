@@ -13,7 +13,7 @@ from tvconv_jax.data.formats.pairs import is_list
 from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
-from tvconv_jax.data.records import Record, Source, read
+from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.signatures import describe_file

@@ -1,65 +1,90 @@
-"""The part of a training set that a list keeps, as ``purify`` writes it."""
+"""A part of a source, and the lists of images that choose one, as ``purify`` writes them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tvconv_jax.data.records import Source
-from tvconv_jax.data.relabelled import Relabelled
+from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, write_text
 
 
-class KeptFaces(Relabelled):
-    """Random access to the pictures of a source that a list names; identities without one are gone.
+class Subset:
+    """Random access to some images of a source, in any order, with their labels or new ones.
 
     Args:
         source: The whole set.
-        path: The list; see :func:`read_kept`.
-
-    Attributes:
-        identities: How many are left; labels are 0 to ``identities - 1``, in the order of the whole set's.
-        note: What was kept, in a line.
-
-    Raises:
-        UserError: If the list is missing, or names a picture that the set has not, or fewer than two identities stay.
+        indices: Indices into it, ``int [n]``.
+        labels: The new label of each image, ``int [n]``; ``None`` keeps the labels.
     """
 
-    def __init__(self, source: Source, path: Path) -> None:
-        wanted = read_kept(path)
-        names = [short_name(source.name(i)) for i in range(len(source))]
-        index = {name: i for i, name in enumerate(names)}
-        missing = [name for name in wanted if name not in index]
-        if missing:
-            raise UserError(
-                f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
-                f"training set has not; give the list that was made from this set, as data.include_list."
-            )
-        counts = Counter(names)
-        twice = next((name for name in wanted if counts[name] > 1), "")
-        if twice:
-            raise UserError(f"{path} names {twice!r}, as several images of the training set are called; rename them.")
-        kept = np.sort(np.array([index[name] for name in wanted], np.int64))
-        found, labels = np.unique([source[int(i)]["label"] for i in kept], return_inverse=True)
-        super().__init__(source, kept, labels)
-        self.identities = len(found)
-        if self.identities < 2:
-            raise UserError(f"{path} keeps {self.identities} identity; training needs two or more.")
-        self.note = f"kept {len(self)} of {len(source)} pictures, {self.identities} identities, by {path}"
+    def __init__(
+        self, source: Source, indices: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray | None = None
+    ) -> None:
+        self._source, self._indices, self._labels = source, indices, labels
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        records = read(self._source, [int(self._indices[index]) for index in indices])
+        if self._labels is None:
+            return records
+        return [record | {"label": int(self._labels[i])} for record, i in zip(records, indices, strict=True)]
+
+    def name(self, index: int) -> str:
+        """Return the name of one image, for messages."""
+        return self._source.name(int(self._indices[index]))
+
+
+def select_listed(source: Source, path: Path) -> tuple[Subset, int]:
+    """Select the images that a list names; identities without one are dropped.
+
+    Args:
+        source: The whole set.
+        path: The list; see :func:`read_include_list`.
+
+    Returns:
+        The images, and the number of their identities; labels are 0, 1, ... in the order of the whole set's.
+
+    Raises:
+        UserError: If the list is missing, names an image that the set does not have, or leaves fewer than two
+            identities.
+    """
+    wanted = read_include_list(path)
+    names = [short_name(source.name(i)) for i in range(len(source))]
+    index_of = {name: i for i, name in enumerate(names)}
+    missing = [name for name in wanted if name not in index_of]
+    if missing:
+        raise UserError(
+            f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
+            f"training set does not have; give the list that was made from this set, as data.include_list."
+        )
+    counts = Counter(names)
+    if twice := [name for name in wanted if counts[name] > 1]:
+        raise UserError(f"{path} names {twice[0]!r}, the name of several images of the training set; rename them.")
+    indices = np.sort(np.array([index_of[name] for name in wanted], np.int64))
+    identities, labels = np.unique([source[int(i)]["label"] for i in indices], return_inverse=True)
+    if len(identities) < 2:
+        raise UserError(f"{path} keeps {len(identities)} identity; training needs two or more.")
+    return Subset(source, indices, labels), len(identities)
 
 
 def short_name(name: str) -> str:
-    """``identity/file`` of a picture's name, wherever its set lies; other names as they are."""
+    """Return ``identity/file`` of an image's path; other names as they are."""
     return "/".join(Path(name).parts[-2:])
 
 
-def read_kept(path: Path) -> list[str]:
-    """Names from a list, one a line, each once; of a path the last two parts count, with slashes or backslashes.
+def read_include_list(path: Path) -> list[str]:
+    """Read names from a list, one a line, without repeats; of a path the last two parts count, with / or backslash.
 
     Raises:
-        UserError: If the file is missing, empty, or no text.
+        UserError: If the file is missing, empty, or not text.
     """
     lines = read_lines(path, "give the list that purify wrote, as data.include_list")
     names = list(dict.fromkeys(short_name(posix(line)) for line in lines if line.strip()))
@@ -68,6 +93,6 @@ def read_kept(path: Path) -> list[str]:
     return names
 
 
-def write_kept(path: Path, names: Iterable[str]) -> None:
-    """Writes such a list, whole or not at all."""
+def write_include_list(path: Path, names: Iterable[str]) -> None:
+    """Write such a list, whole or not at all."""
     write_text(path, "".join(f"{short_name(name)}\n" for name in names))

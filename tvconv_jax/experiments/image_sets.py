@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data import fundus
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, walk
 from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.records import Record, Source, cache_dir
 from tvconv_jax.data.sets import LooseFiles
+from tvconv_jax.data.source import Source
+from tvconv_jax.data.subset import Subset
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
 
@@ -34,25 +36,9 @@ class PictureSet(NamedTuple):
     def batches(self, limit: int) -> Iterator[np.ndarray]:
         """At most so many pictures, spread evenly over the set, as ``uint8 [n, side, side, 3]``."""
         number = min(limit, len(self.source))
-        spread = _Some(self.source, np.linspace(0, len(self.source) - 1, number).round().astype(int))
+        spread = Subset(self.source, np.linspace(0, len(self.source) - 1, number).round().astype(int))
         for batch in eval_batches(spread, batch_size=min(BATCH, number), image_size=self.side):
             yield batch["image"][batch["mask"]]
-
-
-class _Some:
-    """Some of the pictures of a source."""
-
-    def __init__(self, source: Source, index: np.ndarray) -> None:
-        self._source, self._index = source, index
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._index[index])]
-
-    def name(self, index: int) -> str:
-        return self._source.name(int(self._index[index]))
 
 
 def open_sets(target: Path, *, side: int = 96) -> list[PictureSet]:

@@ -155,7 +155,7 @@ def read_known(
 def _check_settings(runs: Sequence[Run], argument: str, overrides: Sequence[str]) -> None:
     """What is wrong with a key, a value, an operator or a stage of any run is told before one trains."""
     from tvconv_jax.tasks.limits import check_values  # late, so that a table is shown at once
-    from tvconv_jax.tasks.run import model_of
+    from tvconv_jax.tasks.parts import model_of
 
     for run in runs:
         config = run.config(argument, overrides)

@@ -49,9 +49,10 @@ def main(_: Sequence[str]) -> None:
     import jax
 
     from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
-    from tvconv_jax.data.records import cache_dir
+    from tvconv_jax.data.cache import cache_dir
     from tvconv_jax.models.registry import list_operators
     from tvconv_jax.tasks.limits import check_values
+    from tvconv_jax.tasks.saved_config import check_workdir
 
     logging.set_verbosity(logging.ERROR)
     out = OUT.value.absolute()
@@ -62,7 +63,7 @@ def main(_: Sequence[str]) -> None:
     configs = {fold: _config(fold) for fold in folds}
     for fold, config in configs.items():  # before anything runs
         check_values(config)
-        saved_config.check_workdir(config, _workdir(out, fold))
+        check_workdir(config, _workdir(out, fold))
     results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
     jax.devices()  # that there are none is a mistake of the whole table, not a fold's
     command.keep_compiled_programs(cache_dir())
@@ -87,10 +88,10 @@ def _train(config: ConfigDict, workdir: Path) -> str | None:
     """Trains one fold; what went wrong, if anything did."""
     import jax
 
-    from tvconv_jax.tasks import segmentation
+    from tvconv_jax.tasks import load_task
 
     try:
-        segmentation.train(config, workdir)
+        load_task("segmentation").train(config, workdir)
     except Interrupted:  # it saved; the folds after it wait for the same command
         raise
     except (UserError, TrainingError) as error:

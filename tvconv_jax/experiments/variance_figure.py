@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from tvconv_jax.experiments.drawing import AXIS, GRID, TEXT, new_figure, save
 from tvconv_jax.experiments.image_sets import PictureSet, open_sets
 from tvconv_jax.export.trained import load
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.parts import normalize
 from tvconv_jax.utils.errors import UserError
 
 PIXELS = "pixels"  # the layer before the first one

@@ -20,9 +20,9 @@ from tvconv_jax.export.low_rank import Rank, check_rank, parse_rank, truncate
 from tvconv_jax.export.plain_layers import judged
 from tvconv_jax.export.precision import Precision, rounded
 from tvconv_jax.export.trained import Accuracy, Embed, Trained
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.parts import normalize
+from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.version import versions
 
 MAX_LOSS = 0.2  # points that --rank=auto may lose, unless it is told otherwise
 NORMALIZATION = "(x / 255 - 0.5) / 0.5"

@@ -10,7 +10,7 @@ import optax
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run, with_arrays
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.parts import normalize
 from tvconv_jax.utils.errors import UserError
 
 

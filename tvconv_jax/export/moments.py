@@ -8,7 +8,7 @@ import numpy as np
 
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.interpreter import arrays_of, run_all
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.parts import normalize
 
 PICTURES, AT_ONCE = 512, 16
 

@@ -17,7 +17,7 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
 from tvconv_jax.export.low_rank import likely_order, plain_kernel
 from tvconv_jax.export.moments import parts, second_moments
-from tvconv_jax.tasks.run import normalize
+from tvconv_jax.tasks.parts import normalize
 
 PICTURES = 128
 

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from tvconv_jax.data import fundus_batches
 from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.metrics.verification import ten_fold
-from tvconv_jax.tasks.embedding import embed_all
 from tvconv_jax.tasks.evaluation import STRUCTURES
 from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks.face_model import embed_all
 from tvconv_jax.tasks.run import check_trained, restore_best, restore_last
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.tasks.segmentation import SegmentationJob

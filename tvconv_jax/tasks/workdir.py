@@ -1,4 +1,4 @@
-"""What a run of :mod:`tvconv_jax.main` left, for use in other programs."""
+"""Trained models of workdirs, for use in other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,36 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
-from ml_collections import ConfigDict
 
-from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.tasks.run import model_of
-from tvconv_jax.utils.errors import UserError
+from tvconv_jax.tasks.parts import model_of
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.files import user_path
-from tvconv_jax.utils.plain_files import parse_json
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The config of a run, with the keys that it is too old to have.
-
-    Raises:
-        UserError: If there is no run in the folder.
-    """
-    try:
-        config = ConfigDict(complete(parse_json((workdir / "config.json").read_text())))
-        config.task  # noqa: B018, raises where this is no config of a run
-    except (OSError, ValueError, AttributeError, TypeError):
-        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
-    return config
 
 
 def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained model of a workdir; its data is not needed.
+    """Return the trained model of a workdir; its data is not needed.
 
     Args:
-        workdir: Of the run.
-        best: Whether its best checkpoint is taken; ``False``: its last.
+        workdir: Of a run of :mod:`tvconv_jax.main`.
+        best: Whether to take its best checkpoint; ``False``: its last.
 
     Returns:
         The linen module and its variables: ``model.apply(variables, images, train=False)`` for images

@@ -14,8 +14,8 @@ POLICIES = ("stop", "skip")
 MAX_IN_A_ROW = 10
 # A workdir holds one config, so another learning rate needs another workdir; face configs have finetune.checkpoint.
 HINT = (
-    "A lower optimizer.learning_rate needs a new --workdir; --config.finetune.checkpoint=THIS WORKDIR, where the config "
-    "has that key, brings the weights along."
+    "A lower optimizer.learning_rate needs a new --workdir. --config.finetune.checkpoint=THIS WORKDIR, where the "
+    "config has that key, takes the weights."
 )
 
 # Arrays of up to so many numbers are tested together: a kernel for each of the hundreds of a model takes XLA ten times

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tvconv_jax.data.formats.pairs import in_order
 from tvconv_jax.data.formats.plain_pickle import Array, Refused, kind_of, load
-from tvconv_jax.data.records import Record
+from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_bytes
 from tvconv_jax.utils.signatures import PICKLE, TEXT, describe

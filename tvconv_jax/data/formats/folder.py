@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tvconv_jax.data.cache import digest
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image
 from tvconv_jax.data.formats.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, printable, scan
-from tvconv_jax.data.records import ImageSource, Record, RecordBuilder, digest, one_writer, prepare
+from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
+from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, read_json, user_path, write_json

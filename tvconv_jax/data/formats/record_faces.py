@@ -17,7 +17,7 @@ import numpy as np
 
 from tvconv_jax.data.formats.record_index import read_index
 from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter, index_path
-from tvconv_jax.data.records import Record
+from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_text

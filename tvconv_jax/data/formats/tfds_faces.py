@@ -13,7 +13,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tvconv_jax.data.formats.tfds_folder import one_line, open_folder, shards
 from tvconv_jax.data.formats.tfrecord import TFRecords
 from tvconv_jax.data.listing import is_junk
-from tvconv_jax.data.records import Names, Record, RecordBuilder, columns, prepare, read
+from tvconv_jax.data.records import Names, RecordBuilder, columns, prepare
+from tvconv_jax.data.source import Record, read
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
 

@@ -1,8 +1,8 @@
 """Synthetic fundus crops round the optic disc, drawn by this code alone, as four clinics would take them.
 
 Every eye has a disc, a cup in it and vessels that leave through it; every clinic (``DOMAINS``) has its colors,
-contrasts, framing and focus. Both tables below are the whole difficulty of the set. Coordinates: the picture spans
-[-1, 1], x to the right, y down.
+contrasts, framing and focus. Both tables below set the difficulty of the set. Coordinates: the image spans [-1, 1],
+x to the right, y down.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ EYE = {
 }
 
 # One row a clinic: retina and disc colors, how much brighter the cup is, how dark vessels are, how far the disc
-# strays from the center, its size, blur in 1/100 of the side, noise, unevenness of the light.
+# strays from the center, its size, blur in 1/100 of the image size, noise, unevenness of the light.
 DOMAINS = {
     1: {"retina": (0.62, 0.28, 0.12), "disc": (0.88, 0.62, 0.34), "cup": 0.30, "vessel": 0.45,
         "stray": 0.14, "zoom": 1.00, "blur": 0.5, "noise": 0.02, "light": 0.15},
@@ -38,21 +38,16 @@ DOMAINS = {
 VESSELS = 7
 
 
-def draw_fundus(random: np.random.Generator, domain: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One eye as one clinic takes it.
-
-    Args:
-        random: Where every number comes from.
-        domain: The clinic, 1 to 4.
-        side: Height and width in pixels.
+def draw_fundus(random: np.random.Generator, domain: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one eye as one clinic, 1 to 4, takes it.
 
     Returns:
-        The picture ``uint8 [side, side, 3]``, RGB; the mask ``uint8 [side, side]`` of ``CUP``, ``RIM`` and
+        The image ``uint8 [size, size, 3]``, RGB; the mask ``uint8 [size, size]`` of ``CUP``, ``RIM`` and
         ``BACKGROUND``.
     """
     clinic = DOMAINS[domain]
     eye = {name: mean + spread * random.standard_normal() for name, (mean, spread) in EYE.items()}
-    axis = (np.arange(side) + 0.5) / side * 2 - 1
+    axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = axis[None, :], axis[:, None]
     disc_x, disc_y = clinic["stray"] * random.standard_normal(2)
     radius = eye["disc"] * clinic["zoom"]
@@ -62,46 +57,46 @@ def draw_fundus(random: np.random.Generator, domain: int, side: int) -> tuple[np
     cup = np.maximum(cup, disc + 0.05)  # a rim is left all round
 
     tint = np.exp(0.06 * eye["pigment"] + 0.05 * random.standard_normal(3))
-    picture = np.broadcast_to(clinic["retina"] * tint, (side, side, 3)).copy()
-    picture *= 1 + 0.06 * _clouds(random, side)[..., None]
-    _cover(picture, disc, clinic["disc"] * tint, softness=0.06)
+    image = np.broadcast_to(clinic["retina"] * tint, (size, size, 3)).copy()
+    image *= 1 + 0.06 * _clouds(random, size)[..., None]
+    _cover(image, disc, clinic["disc"] * tint, softness=0.06)
     bright = clinic["disc"] * tint + clinic["cup"] * np.array([1.0, 1.1, 1.1])
-    _cover(picture, cup, bright, softness=0.10)
-    picture *= 1 - clinic["vessel"] * _vessels(random, x - disc_x, y - disc_y)[..., None] * [0.7, 1.0, 0.9]
+    _cover(image, cup, bright, softness=0.10)
+    image *= 1 - clinic["vessel"] * _vessels(random, x - disc_x, y - disc_y)[..., None] * [0.7, 1.0, 0.9]
     slope = clinic["light"] * random.standard_normal(2)
-    picture *= np.exp(slope[0] * x + slope[1] * y)[..., None]
-    blur = clinic["blur"] / 100 * side * np.exp(0.3 * random.standard_normal())
-    picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
-    picture += clinic["noise"] * random.standard_normal(picture.shape)
+    image *= np.exp(slope[0] * x + slope[1] * y)[..., None]
+    blur = clinic["blur"] / 100 * size * np.exp(0.3 * random.standard_normal())
+    image = ndimage.gaussian_filter(image, (blur, blur, 0))
+    image += clinic["noise"] * random.standard_normal(image.shape)
 
-    mask = np.full((side, side), BACKGROUND, np.uint8)
+    mask = np.full((size, size), BACKGROUND, np.uint8)
     mask[disc < 0] = RIM
     mask[cup < 0] = CUP
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
 
 
 def _ellipse(
     x: np.ndarray, y: np.ndarray, radius: float, shape: float, random: np.random.Generator, ripple: float
 ) -> np.ndarray:
-    """Approximate signed distance to an outline that is nearly an ellipse; negative inside."""
+    """Return the approximate signed distance to an outline that is nearly an ellipse; negative inside."""
     angle = np.arctan2(y, x)
     waves = sum(random.standard_normal() * np.cos(k * angle + random.uniform(0, 2 * np.pi)) / k for k in (2, 3, 4))
     return np.hypot(x * np.sqrt(shape), y / np.sqrt(shape)) - radius * (1 + ripple * waves)
 
 
-def _cover(picture: np.ndarray, distance: np.ndarray, color: np.ndarray, softness: float) -> None:
+def _cover(image: np.ndarray, distance: np.ndarray, color: np.ndarray, softness: float) -> None:
     share = 1 / (1 + np.exp(np.clip(distance / softness * 4, -30, 30)))
-    picture += share[..., None] * (color - picture)
+    image += share[..., None] * (color - image)
 
 
-def _clouds(random: np.random.Generator, side: int) -> np.ndarray:
-    """Smooth unevenness of the retina, standard deviation 1."""
-    clouds = ndimage.gaussian_filter(random.standard_normal((side, side)), side / 16, mode="wrap")
+def _clouds(random: np.random.Generator, size: int) -> np.ndarray:
+    """Draw the smooth unevenness of the retina, standard deviation 1."""
+    clouds = ndimage.gaussian_filter(random.standard_normal((size, size)), size / 16, mode="wrap")
     return clouds / clouds.std()
 
 
 def _vessels(random: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of every pixel is vessel, 0 to 1; arcs from the disc's middle, most of them up and down."""
+    """Draw the share of vessels in every pixel, 0 to 1: arcs from the disc's middle, most of them up and down."""
     along = np.linspace(0, 1, 64)
     nearest = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf)
     for i in range(VESSELS):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tvconv_jax.data.records import Source
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools.image_stats import thumbnail
 from tvconv_jax.utils.files import replacing
 

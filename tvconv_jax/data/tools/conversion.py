@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from tvconv_jax.data.formats.record_index import write_index
 from tvconv_jax.data.formats.recordio import RecordFile
 from tvconv_jax.data.formats.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
-from tvconv_jax.data.records import Record
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
+from tvconv_jax.data.source import Record
+from tvconv_jax.data.subset import Subset
 from tvconv_jax.data.tools.progress import track
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, user_path, write_bytes, write_text
@@ -103,22 +104,13 @@ def _to_records(faces: FaceSet, target: Path) -> str:
     _write(names, "".join(_listed(faces, order)).encode())
     size = _size(faces.source[int(order[0])]["image"])
     # Trainers of the field look for a property file beside a train.rec.
-    write_faces(target, _Ordered(faces, order), size=size if target.name == "train.rec" else None, resume=True)
+    write_faces(
+        target,
+        Subset(faces.source, order, faces.labels[order]),
+        size=size if target.name == "train.rec" else None,
+        resume=True,
+    )
     return f"{_said(faces)}; the files' names are in {names}"
-
-
-class _Ordered(Sequence):
-    """The pictures of a set in another order, labelled as the set says."""
-
-    def __init__(self, faces: FaceSet, order: np.ndarray) -> None:
-        self._faces, self._order = faces, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, index: int) -> Record:
-        index = int(self._order[index])
-        return self._faces.source[index] | {"label": int(self._faces.labels[index])}
 
 
 def _to_tfds(faces: FaceSet, target: Path) -> str:

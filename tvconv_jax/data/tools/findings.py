@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import FaceSet
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools.held_out import HeldOut, plain
 from tvconv_jax.data.tools.image_stats import Look, digest
 

@@ -11,8 +11,8 @@ import numpy as np
 from tvconv_jax.data.formats.bin_file import BinFaces, is_bin
 from tvconv_jax.data.formats.pairs import is_list, pair_lists, read_rows, set_of
 from tvconv_jax.data.listing import named
-from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import LooseFiles
+from tvconv_jax.data.source import Source
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_lines
 

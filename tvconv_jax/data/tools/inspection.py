@@ -10,8 +10,8 @@ import numpy as np
 from tvconv_jax.data.formats.folder import identity_files
 from tvconv_jax.data.formats.pairs import FOLDS, check_folds, cut_folds
 from tvconv_jax.data.listing import LeftOut
-from tvconv_jax.data.records import Source, read
 from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
+from tvconv_jax.data.source import Source, read
 from tvconv_jax.data.tools.contact_sheet import write_sheet
 from tvconv_jax.data.tools.findings import Finding, findings, overlap
 from tvconv_jax.data.tools.held_out import HeldOut, beside, open_held_out

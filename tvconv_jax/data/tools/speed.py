@@ -10,8 +10,8 @@ from PIL import Image
 
 from tvconv_jax.data.decoder import decode, opened
 from tvconv_jax.data.pipeline import train_batches
-from tvconv_jax.data.records import Source
 from tvconv_jax.data.sets import open_faces
+from tvconv_jax.data.source import Source
 from tvconv_jax.utils.environment import cores
 
 BATCH = 256

@@ -39,7 +39,7 @@ REPORT: dict[str, Any] = {"report_images": False}
 # its generator, "zeros" or "edge".
 AFFINITY: dict[str, str] = {"affinity_init": "ones", "generator_padding": "zeros"}
 
-# data.workers: processes that decode images, 0: threads; data.timeout: seconds without a batch that end the run, 0: none.
+# data.workers: processes that decode images, 0: threads; data.timeout: seconds without a batch that end the run, or 0.
 DATA = {"workers": 0, "timeout": 300.0}
 
 # Defaults of keys that runs of an older version did not have.

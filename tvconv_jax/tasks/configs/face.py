@@ -16,7 +16,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96, batches of 512, 38
     epochs, learning rate 0.1). The embedded faces are smaller and fewer, for two cores and five minutes: the learning
     rate is scaled by the square root of 64 / 512, to 0.035, and grows during the first quarter of the epochs. At 0.1
-    some runs do not learn (docs/results.md, "How far a seed goes").
+    some runs do not learn (docs/appendix/seeds.md).
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=`` one of ``list_operators(model)``,

@@ -1,0 +1,34 @@
+"""The folder of prepared data and compiled programs, and the keys of what lies in it."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import user_path
+
+
+def cache_dir() -> Path:
+    """Return ``$TVCONV_JAX_CACHE``, or ``~/.cache/tvconv_jax``.
+
+    Raises:
+        UserError: If neither is known.
+    """
+    if given := os.environ.get("TVCONV_JAX_CACHE"):
+        return user_path(given).absolute()
+    try:
+        return user_path("~/.cache/tvconv_jax").absolute()
+    except UserError:  # never the folder for temporary files: others could put programs into it
+        raise UserError(
+            "there is no home directory to keep prepared data and compiled programs in; set TVCONV_JAX_CACHE to a "
+            "folder that can be written."
+        ) from None
+
+
+def digest(*parts: bytes | str) -> str:
+    """Return twelve hexadecimal digits that change with any of the parts."""
+    joined = hashlib.sha256()
+    for part in parts:
+        joined.update(part.encode() if isinstance(part, str) else part)
+        joined.update(b"\0")
+    return joined.hexdigest()[:12]

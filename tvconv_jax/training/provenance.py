@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from tvconv_jax.utils.environment import cores, processor
-from tvconv_jax.utils.version import versions
+from tvconv_jax.utils.environment import cores, processor, versions
 
 
 def provenance(seed: int, images_per_second: float | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_parts_of_a_batch_must_fit_too():
     mesh = make_mesh(devices=jax.devices()[:1])
     check_batch_size("data.batch_size", 8, mesh, parts=4)
     with pytest.raises(
-        UserError, match="8 must be a positive multiple of the 1 devices times the 3 parts of train.acc"
+        UserError, match="8 must be a positive multiple of the 1 devices times the 3 parts of train.grad_acc"
     ):
         check_batch_size("data.batch_size", 8, mesh, parts=3)
     with pytest.raises(UserError, match="train.grad_accum_steps 0 must be a positive number"):

@@ -29,6 +29,7 @@ from tvconv_jax.experiments.sweep_results import check_result, read_lines
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, train_all
 from tvconv_jax.experiments.sweep_table import cells_of, markdown, show
 from tvconv_jax.report.sweep import Entry, write_sweep_report
+from tvconv_jax.tasks.configs.renamed import rename_arguments
 from tvconv_jax.tasks.saved_config import differences
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
@@ -214,7 +215,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     for text in overrides:
         if not text.startswith("--config."):
             parser.error(f"unrecognized argument: {text}; what goes to the configs starts with --config.")
-    return args, overrides
+    return args, rename_arguments(overrides)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

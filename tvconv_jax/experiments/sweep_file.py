@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tvconv_jax.tasks.configs.renamed import rename_changes
 from tvconv_jax.utils.errors import UserError
 
 
@@ -79,6 +80,8 @@ def load_sweep(path: str) -> Sweep:
         raise UserError(f"{path} has no get_sweep(); it is a config, or another file: give it to tvconv_jax.main.")
     if not isinstance(sweep, Sweep) or not sweep.settings:
         raise UserError(f"{path}: get_sweep() gives no Sweep with settings; see those beside configs/sweeps/table4.py.")
+    settings = [dataclasses.replace(row, changes=rename_changes(row.changes)) for row in sweep.settings]
+    sweep = sweep._replace(settings=settings)
     folders = [setting.folder for setting in sweep.settings]
     for setting in sweep.settings:
         if not Path(setting.config).is_file():

@@ -1,4 +1,4 @@
-"""Pictures to look at as a whole: the sets of a run, or any folder of pictures."""
+"""Image sets to measure as a whole: the sets of a run, or any folder of images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,51 +20,40 @@ from tvconv_jax.utils.errors import UserError
 BATCH = 100
 
 
-class PictureSet(NamedTuple):
-    """Pictures of one set.
-
-    Attributes:
-        name: Of the set.
-        source: Its pictures.
-        side: To which they are brought.
-    """
+class ImageSet(NamedTuple):
+    """The images of a set, by its name, and the size to which they are resized."""
 
     name: str
     source: Source
-    side: int
+    image_size: int
 
     def batches(self, limit: int) -> Iterator[np.ndarray]:
-        """At most so many pictures, spread evenly over the set, as ``uint8 [n, side, side, 3]``."""
+        """Yield at most so many images, spread evenly over the set, as ``uint8 [n, s, s, 3]``."""
         number = min(limit, len(self.source))
         spread = Subset(self.source, np.linspace(0, len(self.source) - 1, number).round().astype(int))
-        for batch in eval_batches(spread, batch_size=min(BATCH, number), image_size=self.side):
+        for batch in eval_batches(spread, batch_size=min(BATCH, number), image_size=self.image_size):
             yield batch["image"][batch["mask"]]
 
 
-def open_sets(target: Path, *, side: int = 96) -> list[PictureSet]:
-    """The sets of a workdir, training pictures first; or the pictures of a folder, at any depth, as one set.
+def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
+    """Open the sets of a workdir, training images first; or the images of a folder, at any depth, as one set.
 
     Args:
         target: Workdir or folder.
-        side: To which the pictures of a folder are brought.
+        image_size: Size to which the images of a folder are resized.
 
     Raises:
         UserError: If it is neither, or a run of a task without such sets.
     """
-    if (target / "config.json").is_file():
-        return _sets_of_run(target)
-    files = (
-        sorted(path for path in walk(target, LeftOut()) if path.suffix.lower() in SUFFIXES) if target.is_dir() else []
-    )
-    if not files:
+    if not (target / "config.json").is_file():
+        paths = walk(target, LeftOut()) if target.is_dir() else ()
+        if found := sorted(path for path in paths if path.suffix.lower() in SUFFIXES):
+            return [ImageSet(target.name, LooseFiles(found), image_size)]
         raise UserError(
-            f"{target} is no workdir (config.json) and no folder with pictures ({', '.join(SUFFIXES)}); name either."
+            f"{target} is neither a workdir (config.json) nor a folder with images ({', '.join(SUFFIXES)}); name "
+            f"either."
         )
-    return [PictureSet(target.name, LooseFiles(files), side)]
-
-
-def _sets_of_run(workdir: Path) -> list[PictureSet]:
-    config = read_config(workdir)
+    config = read_config(target)
     task, data = config.task, config.data
     if task == "face":
         faces = load_faces(data)
@@ -74,5 +63,5 @@ def _sets_of_run(workdir: Path) -> list[PictureSet]:
         found = fundus.load_folder(data.root, cache_dir()) if folder else fundus.load_embedded(data.size, cache_dir())
         sources = {f"domain {domain}": source for domain, source in found.train.items()}
     else:
-        raise UserError(f"{workdir} is a run of the task {task!r}; name one of 'face' or 'segmentation', or a folder.")
-    return [PictureSet(name, source, data.image_size) for name, source in sources.items()]
+        raise UserError(f"{target} is a run of the task {task!r}; name one of 'face' or 'segmentation', or a folder.")
+    return [ImageSet(name, source, data.image_size) for name, source in sources.items()]

@@ -12,7 +12,6 @@ from tvconv_jax.tasks.workdir import read_config
 from tvconv_jax.training.steps import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, path_argument
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.moved import rename_flags
 from tvconv_jax.utils.plain_files import parse_json
 
 
@@ -67,10 +66,11 @@ def _check_files(workdir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = Parser(prog="python -m tvconv_jax.report", description="Write WORKDIR/report.html again.")
+    about = "Write WORKDIR/report.html again."
+    parser = Parser(prog="python -m tvconv_jax.report", description=about, renamed={"--pictures": "--images"})
     parser.add_argument("workdir", type=path_argument, metavar="WORKDIR", help="folder of a run that ended")
     parser.add_argument("--images", action="store_true", help="show images of real people too")
-    args = parser.parse_args(rename_flags(argv, {"--pictures": "--images"}))
+    args = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
     with ends_in_one_line("the report is as it was."):
         print(f"wrote {remake(args.workdir, images=args.images)}")

@@ -10,8 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tvconv_jax.experiments import figures, map_figures, set_figures, sweep_figures
-from tvconv_jax.experiments.image_sets import open_sets
-from tvconv_jax.experiments.set_figures import choose_layer, features_of, layers_of, measure_pixels, measure_variance
+from tvconv_jax.experiments.set_figures import (
+    choose_layer,
+    features_of,
+    layers_of,
+    measure_pixels,
+    measure_variance,
+    open_sets,
+)
 from tvconv_jax.experiments.sweep import load_sweep
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.export.trained import load
@@ -73,7 +79,7 @@ def test_a_sweeps_outcomes_are_means_over_seeds_and_folders_are_pooled(tmp_path)
     assert over_seeds([tvconv]) == "mean ± std of 3 seeds" and over_seeds([other]) == "1 seed"
     assert over_seeds([tvconv, other]) == "mean ± std of 1 to 3 seeds"
     for name, other in (("c", ("g", "tvconv", 5, [81])), ("d", ("", "other", 9, [70]))):
-        with pytest.raises(UserError, match="otherwise than a folder before; draw them apart"):
+        with pytest.raises(UserError, match="and a folder before differ in .*; draw them separately"):
             read_sweeps([first, sweep_folder(tmp_path / name, other)])
 
 
@@ -271,7 +277,7 @@ def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
 def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "holds no sweep.json" in error(capsys, "figure4", tmp_path)
     (tmp_path / "sweep.json").write_text('[{"setting": "tvconv"}]')
-    assert "is not what a sweep writes now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
+    assert "is not as a sweep writes it now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
         capsys, "figure6", tmp_path
     )
     (tmp_path / "sweep.json").write_text("[]")

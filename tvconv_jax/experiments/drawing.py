@@ -32,7 +32,7 @@ def label_axes(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
 def draw_points(axes: Any, xs: Sequence[float], ys: Sequence[float], errors: Sequence[float], **style: Any) -> None:
     """Draw a line through points with error bars; without bars where all errors are 0."""
     bars = errors if any(errors) else None
-    axes.errorbar(xs, ys, bars, capsize=4, elinewidth=1.2, **style)
+    axes.errorbar(xs, ys, bars, elinewidth=1.2, **style)
 
 
 def legend_above(figure: Figure, panels: Sequence[Any]) -> None:

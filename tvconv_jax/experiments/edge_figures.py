@@ -29,23 +29,14 @@ LABELS = {"rank": "rank {}", "image_size": "{0}x{0}"}
 
 
 class Point(NamedTuple):
-    """An artifact on a machine.
+    """An artifact on a machine, at its best batch size and number of threads."""
 
-    Attributes:
-        series: Label of its line.
-        width: Width multiplier of the model.
-        accuracy: Percent.
-        images_per_second: At the best batch size and number of threads.
-        peak_mb: Peak memory of the process, 10^6 bytes.
-        batch: Batch size at that peak.
-    """
-
-    series: str
+    series: str  # label of its line
     width: float
-    accuracy: float
+    accuracy: float  # percent
     images_per_second: float
-    peak_mb: float
-    batch: int
+    peak_mb: float  # peak memory of the process, 10^6 bytes
+    batch: int  # at that peak
 
 
 def read_points(files: Sequence[Path]) -> list[Point]:

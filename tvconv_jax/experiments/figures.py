@@ -1,13 +1,9 @@
 """The paper's figures, each by its number, as PNG and PDF.
 
-    python -m tvconv_jax.experiments.figures figure1e runs/a photographs   intra- and cross-image variance of features
-    python -m tvconv_jax.experiments.figures figure4 runs/table1           accuracy against MACs, a line an operator
-    python -m tvconv_jax.experiments.figures figure5 runs/a                affinity maps and their evolution in training
-    python -m tvconv_jax.experiments.figures figure6 runs/figure6          accuracy against MACs, a point a setting
+    python -m tvconv_jax.experiments.figures figure1e runs/a photographs   variance of features
+    python -m tvconv_jax.experiments.figures figure4 runs/table1           accuracy against MACs
+    python -m tvconv_jax.experiments.figures figure5 runs/a                affinity maps
     python -m tvconv_jax.experiments.figures figure7 runs/pi/*.json        accuracy against throughput on a device
-    python -m tvconv_jax.experiments.figures figure8 runs/pi/*.json        accuracy against peak memory on a device
-    python -m tvconv_jax.experiments.figures figure10 runs/figure10        accuracy against transformed images
-    python -m tvconv_jax.experiments.figures figure11 runs/a photographs   mean and standard deviation at every pixel
 
 Figure 9 is ``pictures.png`` in the workdir of a segmentation run. ``runs/a`` is a workdir of ``tvconv_jax.main``,
 ``runs/table1`` a folder of ``tvconv_jax.experiments.sweep``, ``photographs`` any folder of images; the JSON files are

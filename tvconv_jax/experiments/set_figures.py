@@ -61,37 +61,21 @@ class ImageSet(NamedTuple):
 
 
 class Variance(NamedTuple):
-    """Variance of the features of a set.
-
-    Attributes:
-        name: Name of the set.
-        intra: Intra-image variance, a share of all variance.
-        cross: Cross-image variance, likewise.
-        by_position: Cross-image variance, ``[h, w]``; ``cross`` is its mean.
-        images: Number of images.
-    """
+    """Variance of the features of a set."""
 
     name: str
-    intra: float
-    cross: float
-    by_position: np.ndarray
+    intra: float  # intra-image variance, a share of all variance
+    cross: float  # cross-image variance, likewise
+    by_position: np.ndarray  # cross-image variance, [h, w]; cross is its mean
     images: int
 
 
 class Pixels(NamedTuple):
-    """Statistics of a set at every pixel.
-
-    Attributes:
-        name: Name of the set.
-        mean: ``[s, s, 3]``, 0 to 255, over images.
-        std: ``[s, s]``, 0 to 127.5: standard deviation over images of each color channel, the root of the mean of the
-            three variances.
-        images: Number of images.
-    """
+    """Statistics of a set at every pixel, over images."""
 
     name: str
-    mean: np.ndarray
-    std: np.ndarray
+    mean: np.ndarray  # [s, s, 3], 0 to 255
+    std: np.ndarray  # [s, s], 0 to 127.5: the root of the mean of the variances of the three color channels
     images: int
 
 
@@ -271,7 +255,7 @@ def figure11(sources: Sequence[Path], out: Path, *, images: int, image_size: int
         UserError: If a source is neither, or an image cannot be decoded.
     """
     sets = [found for source in sources for found in open_sets(source, image_size=image_size)]
-    found = [measure_pixels(one.name, one.batches(images)) for one in sets]
+    found = [measure_pixels(s.name, s.batches(images)) for s in sets]
     brightest = max(pixels.std.max() for pixels in found) or 1.0
     width = max(WIDTH, 1.15 * len(found))
     figure = new_figure(2 * min((width - 1.3) / len(found), 2.2) + 0.85, width=width)

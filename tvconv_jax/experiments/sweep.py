@@ -140,7 +140,7 @@ def _show(
         write_sweep_report(out, sweep.title, sweep.note, entries, cells_of(sweep, by_setting))
         print(f"Report: {out / 'report.html'}")
     for run, error in failed.items():
-        print(f"failed: {run.setting.folder}, seed {run.seed}: {error}")
+        print(f"failed: {run}: {error}")
 
 
 if __name__ == "__main__":

@@ -14,23 +14,14 @@ Lines = dict[tuple[str, int], dict[str, Any]]  # by folder of the setting, and s
 
 
 class Outcome(NamedTuple):
-    """A setting of a sweep, over its seeds.
-
-    Attributes:
-        group: Group of the setting; may be empty.
-        label: Label of the setting.
-        macs: Multiply-accumulates per image, 10^6.
-        mean: Accuracy in percent, mean over seeds of the mean over verification sets.
-        std: Its (population) standard deviation over seeds; 0 with one seed.
-        seeds: Number of seeds.
-    """
+    """A setting of a sweep, over its seeds."""
 
     group: str
     label: str
-    macs: float
-    mean: float
-    std: float
-    seeds: int
+    macs: float  # per image, 10^6
+    mean: float  # of the accuracy in percent, the mean over verification sets
+    std: float  # population standard deviation; 0 with one seed
+    seeds: int  # their number
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:

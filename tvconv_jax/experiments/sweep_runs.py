@@ -29,6 +29,9 @@ class Run(NamedTuple):
     seed: int
     workdir: Path
 
+    def __str__(self) -> str:
+        return f"{self.setting.folder}, seed {self.seed}"
+
     @property
     def key(self) -> tuple[str, int]:
         return self.setting.folder, self.seed
@@ -91,7 +94,7 @@ def check_overrides(settings: Sequence[Setting], argument: str, overrides: Seque
         if key == "seed":
             raise UserError(f"{text}: a sweep gives every run its seed; name them with --seeds, as in --seeds=0,1,2.")
         for setting in settings if text in overrides else ():
-            if any(f"{set_}.".startswith(f"{key}.") or f"{key}.".startswith(f"{set_}.") for set_ in _keys(setting)):
+            if any(f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.") for name in _keys(setting)):
                 raise UserError(
                     f"{text}: the sweep sets {key} itself, for {setting.name!r}; leave it out, or choose rows with "
                     f"--settings."
@@ -151,7 +154,7 @@ def train_all(
             while waiting and free:
                 number, (run, command) = waiting.pop(0)
                 left = _time_left(number - 1 - len(going), len(waiting) + 1 + len(going), time.monotonic() - start)
-                print(f"[{number}/{len(runs)}] {run.setting.folder}, seed {run.seed}{left}", flush=True)
+                print(f"[{number}/{len(runs)}] {run}{left}", flush=True)
                 cores = free.pop(0)
                 going[_start(run, command, cores)] = run, cores
             done = next((process for process in going if process.poll() is not None), None)
@@ -162,7 +165,7 @@ def train_all(
             free.append(cores)
             if error := _error(run, done.returncode):
                 failed[run] = error
-                print(f"  failed: {run.setting.folder}, seed {run.seed}: {error}", flush=True)
+                print(f"  failed: {run}: {error}", flush=True)
             elif ended:
                 ended()
     finally:
@@ -179,7 +182,7 @@ def _end(processes: Iterable[subprocess.Popen]) -> None:
 
 
 def _status(runs: Sequence[Run]) -> str:
-    return "; ".join(f"{run.setting.folder}, seed {run.seed}: {_last_line(run)}" for run in runs) or "no run is active"
+    return "; ".join(f"{run}: {_last_line(run)}" for run in runs) or "no run is active"
 
 
 def _last_line(run: Run) -> str:

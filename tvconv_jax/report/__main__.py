@@ -44,24 +44,17 @@ def remake(workdir: Path, *, images: bool = False) -> Path:
 def _check_files(workdir: Path) -> None:
     """Raise a ``UserError`` if a file that the report reads is damaged."""
     rerun = "the command that trained the run"
-    for name, read, hint in (
-        (
-            "results.json",
-            lambda file: parse_json(file.read_text()),
-            f"remove it, and {rerun} writes it",
-        ),
-        (
-            "metrics.jsonl",
-            lambda file: read_metrics(file.read_text().splitlines()),
-            f"{rerun} drops its damaged lines",
-        ),
-        (report_data.NAME, lambda file: report_data.load(workdir), "remove it, and the run is evaluated again"),
-    ):
+    checks = {
+        "results.json": (lambda file: parse_json(file.read_text()), f"remove it, and {rerun} writes it"),
+        "metrics.jsonl": (lambda file: read_metrics(file.read_text().splitlines()), f"{rerun} drops its damaged lines"),
+        report_data.NAME: (lambda file: report_data.load(file.parent), "remove it, and the run is evaluated again"),
+    }
+    for name, (parse, hint) in checks.items():
+        file = workdir / name
         try:
-            read(workdir / name)
+            parse(file)
         except (OSError, ValueError, KeyError):
-            state = "damaged" if (workdir / name).exists() else "missing"
-            raise UserError(f"{workdir / name} is {state}; {hint}.") from None
+            raise UserError(f"{file} is {'damaged' if file.exists() else 'missing'}; {hint}.") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.synthetic import preview
 from tvconv_jax.edge import benchmark
-from tvconv_jax.experiments import drawing, sweep
+from tvconv_jax.experiments import drawing, sweep_file
 from tvconv_jax.tasks import purify, saved_config
 from tvconv_jax.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def test_a_folder_with_files_of_no_purification_is_refused(own, name):
 def test_a_folder_with_files_of_no_sweep_is_refused(own, name):
     settings = [SimpleNamespace(folder="tvconv")]
     with pytest.raises(UserError, match=f"holds {name}, which is not of this sweep"):
-        sweep.check_folder(own(name).parent, SimpleNamespace(settings=settings))
+        sweep_file.check_folder(own(name).parent, SimpleNamespace(settings=settings))
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.idx"])

@@ -219,7 +219,7 @@ def test_table_2_leaves_out_what_has_no_hd95(capsys):
         return about | scores | {"constant_mask_dice": {"cup": 0.4, "disc": 0.4}}
 
     runs = {("tvconv", 0): None, ("tvconv", 1): None, ("depthwise", 0): None, ("depthwise", 1): 2.0}
-    table2.print_table({table2.Fold(name, 1, seed): result(hd95) for (name, seed), hd95 in runs.items()})
+    table2.show({table2.Fold(name, 1, seed): result(hd95) for (name, seed), hd95 in runs.items()})
     rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
     cells = {tuple(row[1:3]): row[3:5] for row in rows if len(row) > 4}
     assert cells["cup hd95", "tvconv"] == ["-", "-"] and cells["cup hd95", "depthwise"] == ["2.00", "2.00"]

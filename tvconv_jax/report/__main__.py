@@ -12,7 +12,6 @@ from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, path_argument
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.moved import rename_flags
 from tvconv_jax.utils.plain_files import parse_json
 
 
@@ -45,32 +44,26 @@ def remake(workdir: Path, *, images: bool = False) -> Path:
 def _check_files(workdir: Path) -> None:
     """Raise a ``UserError`` if a file that the report reads is damaged."""
     rerun = "the command that trained the run"
-    for name, read, hint in (
-        (
-            "results.json",
-            lambda file: parse_json(file.read_text()),
-            f"remove it, and {rerun} writes it",
-        ),
-        (
-            "metrics.jsonl",
-            lambda file: read_metrics(file.read_text().splitlines()),
-            f"{rerun} drops its damaged lines",
-        ),
-        (report_data.NAME, lambda file: report_data.load(workdir), "remove it, and the run is evaluated again"),
-    ):
+    checks = {
+        "results.json": (lambda file: parse_json(file.read_text()), f"remove it, and {rerun} writes it"),
+        "metrics.jsonl": (lambda file: read_metrics(file.read_text().splitlines()), f"{rerun} drops its damaged lines"),
+        report_data.NAME: (lambda file: report_data.load(file.parent), "remove it, and the run is evaluated again"),
+    }
+    for name, (parse, hint) in checks.items():
+        file = workdir / name
         try:
-            read(workdir / name)
+            parse(file)
         except (OSError, ValueError, KeyError):
-            state = "damaged" if (workdir / name).exists() else "missing"
-            raise UserError(f"{workdir / name} is {state}; {hint}.") from None
+            raise UserError(f"{file} is {'damaged' if file.exists() else 'missing'}; {hint}.") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = Parser(prog="python -m tvconv_jax.report", description="Write WORKDIR/report.html again.")
+    about = "Write WORKDIR/report.html again."
+    parser = Parser(prog="python -m tvconv_jax.report", description=about, renamed={"--pictures": "--images"})
     parser.add_argument("workdir", type=path_argument, metavar="WORKDIR", help="folder of a run that ended")
     parser.add_argument("--images", action="store_true", help="show images of real people too")
-    args = parser.parse_args(rename_flags(argv, {"--pictures": "--images"}))
+    args = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
     with ends_in_one_line("the report is as it was."):
         print(f"wrote {remake(args.workdir, images=args.images)}")

@@ -9,7 +9,7 @@ from PIL import Image
 from tvconv_jax.data.decoder import decode
 from tvconv_jax.metrics.roc import Roc, accepted_at, roc
 from tvconv_jax.report.html import Figure, Html, Section, definitions, details, joined, paragraphs, table, tag
-from tvconv_jax.report.images import image, strip
+from tvconv_jax.report.images import image, strip, withheld
 from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
 
 WORST, SIZE = 6, 84  # pairs of a kind, pixels of an image
@@ -52,7 +52,7 @@ def describe(
     if sets is None:
         pairs = [paragraphs("The data of this run was not available when the report was made.")]
     else:
-        pairs = [] if images else [_note()]
+        pairs = [] if images else [withheld("file names stand here instead")]
         pairs += [_worst_of_set(name, results, cosines[name], same[name], sets, images=images) for name in names]
     intro = (
         "The pairs of every set that are furthest on the wrong side of the threshold. Two equal images have a cosine "
@@ -126,13 +126,3 @@ def _pair(title: str, records: Sequence[Mapping[str, Any]], cosine: float) -> Ht
     pixels = strip([Image.fromarray(decode(record["image"], SIZE)) for record in records], SIZE)
     shown = image(pixels, f"{title}: {records[0]['name']} and {records[1]['name']}", kind="JPEG")
     return tag("figure", shown, tag("figcaption", f"cosine {cosine:.3f}"))
-
-
-def _note() -> Html:
-    return tag(
-        "p",
-        "Reports are passed on, so they hold no images of real people; file names stand here instead. To include "
-        "them, train with ",
-        tag("code", "--config.eval.report_images=True"),
-        ".",
-    )

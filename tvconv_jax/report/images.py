@@ -27,6 +27,12 @@ def image(pixels: Image.Image, alt: str, *, kind: str = "PNG", class_: str | Non
     return tag("img", src=data, alt=alt, width=pixels.width, height=pixels.height, class_=class_)
 
 
+def withheld(instead: str) -> Html:
+    """Return a paragraph about images that are left out."""
+    text = f"Reports are passed on, so they hold no images of real people; {instead}. To include them, train with "
+    return tag("p", text, tag("code", "--config.eval.report_images=True"), ".")
+
+
 def strip(images: Sequence[Image.Image], height: int) -> Image.Image:
     """Return images in a row, each resized to a height in pixels; white between them."""
     scaled = [image.resize((round(image.width * height / image.height), height)) for image in images]

@@ -7,8 +7,8 @@ from typing import Any
 from PIL import Image
 
 from tvconv_jax.data.decoder import ImageError, pixels, read_image
-from tvconv_jax.report.html import Figure, Section, definitions, joined, scrolling, table, tag
-from tvconv_jax.report.images import image
+from tvconv_jax.report.html import Figure, Section, definitions, joined, scrolling, table
+from tvconv_jax.report.images import image, withheld
 
 STRUCTURES = ("cup", "disc")
 HEAD = ("", "Dice %", "HD95 px", "ASD px", "empty predictions", "Dice % of a constant mask")
@@ -44,14 +44,7 @@ def _outlines(workdir: Path, images: bool) -> list[Section]:
             return []
         body = scrolling("Outlines", image(sheet, "Outlines of the truth and of the prediction", kind="JPEG"))
     else:
-        body = tag(
-            "p",
-            "Reports are passed on, so they hold no images of real people. They are beside this file, in ",
-            tag("code", file.name),
-            ". To include them, train with ",
-            tag("code", "--config.eval.report_images=True"),
-            ".",
-        )
+        body = withheld(f"they are beside this file, in {file.name}")
     return [Section("outlines", "Outlines", body)]
 
 

@@ -31,6 +31,7 @@ CSS_COLORS = {style["color"]: f"var(--s{i})" for i, style in enumerate(STYLES)} 
 }
 RC = {
     "axes.axisbelow": True,
+    "errorbar.capsize": 4,
     "axes.labelsize": LABEL_SIZE,
     "axes.titlesize": LABEL_SIZE,
     "figure.labelsize": 12,
@@ -38,6 +39,7 @@ RC = {
     "grid.color": GRID,
     "legend.frameon": False,
     "lines.linewidth": 2,
+    "lines.markersize": 8,
     "text.parse_math": False,  # a name may hold a dollar sign
 }
 SVG = "{http://www.w3.org/2000/svg}"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from tvconv_jax.report.plot_style import CSS_COLORS, STYLES, drawing, name_point
 
 WIDTH, HEIGHT = 5.2, 3.3  # inches
 MAX_POINTS, MARKED = 200, 12  # points of a line; so many are marked
-TICKS = {"major.size": 0, "minor.size": 0, "major.pad": 6}  # points: no marks, only grid lines
+SVG = {f"{axis}tick.{name}": size for axis in "xy" for name, size in (("major.size", 0), ("minor.size", 0))}
+SVG |= {"svg.fonttype": "none", "axes.labelsize": 12, "lines.markersize": 6, "xtick.major.pad": 6, "ytick.major.pad": 6}
 LARGEST = 1e100  # beyond it matplotlib cannot lay out an axis
 
 
@@ -41,39 +43,37 @@ class Labels(NamedTuple):
     note: str = ""
 
 
-def line_chart(lines: Sequence[Series], labels: Labels, **options: Any) -> Html:
+def line_chart(lines: Sequence[Series], labels: Labels, *, stairs: bool = False, **axis: Any) -> Html:
     """Return lines over a common axis; points are marked where they are few.
 
     Args:
         lines: The lines; numbers that are not finite are gaps.
         labels: The text around them.
-        **options: ``log_x`` and ``log_y``: whether an axis is logarithmic. ``x`` and ``y``: the limits of an axis.
-            ``stairs``: whether a value holds until the next point.
+        stairs: Whether a value holds until the next point.
+        **axis: ``x`` and ``y``: limits of an axis. ``log_x`` and ``log_y``: whether an axis is logarithmic.
     """
-    with drawing(**_svg(labels)):
+    with drawing(**SVG, **{"svg.hashsalt": labels.title}):
         axes = _axes(labels)
-        for line, style in zip(lines, _styles(len(lines)), strict=True):
+        for line, style in zip(lines, cycle(STYLES), strict=False):
             x, y = (_drawable(values) for values in thinned(line)[1:])
-            if len(x) > MARKED or options.get("stairs"):
-                style = style | {"marker": None}
-            stairs = "steps-post" if options.get("stairs") else "default"
-            axes.plot(x, y, gid="series", drawstyle=stairs, clip_on=bool(options.get("log_y")), **style)
-        for axis in "xy":
-            _scale(axes, axis, log=options.get(f"log_{axis}", False), limits=options.get(axis))
+            style = style | {"marker": style["marker"] if len(x) <= MARKED and not stairs else None}
+            steps = "steps-post" if stairs else "default"
+            axes.plot(x, y, gid="series", drawstyle=steps, clip_on="log_y" in axis, **style)
+        for name in "xy":
+            _scale(axes, name, log=axis.get(f"log_{name}", False), limits=axis.get(name))
         return _figure(axes, labels, _legend([line.label for line in lines]) if len(lines) > 1 else None)
 
 
 def scatter(points: Sequence[Point], labels: Labels) -> Html:
     """Return named points, with bars for their spread."""
     points = sorted(points, key=lambda point: point.y)
-    with drawing(**_svg(labels)):
+    with drawing(**SVG, **{"svg.hashsalt": labels.title}):
         axes = _axes(labels, height=max(3.7, 1 + 0.26 * len(points)), width=6)
         for point in points:
-            style = {"marker": "o", "markersize": 8, "color": STYLES[0]["color"], "capsize": 4, "gid": "series"}
-            axes.errorbar([point.x], [point.y], point.spread or None, **style)
+            axes.errorbar(point.x, point.y, point.spread or None, fmt="o", color="#000000", gid="series")
         axes.margins(0.12)
-        for axis in "xy":
-            _scale(axes, axis)
+        for name in "xy":
+            _scale(axes, name)
         name_points(axes, [(point.x, point.y, printable(point.label)) for point in points])
         return _figure(axes, labels, None)
 
@@ -96,15 +96,6 @@ def tick_text(value: float, _: Any = None) -> str:
 def printable(text: str) -> str:
     """Return a text without characters that XML cannot hold."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def _svg(labels: Labels) -> dict[str, Any]:
-    ticks = {f"{axis}tick.{name}": value for axis in "xy" for name, value in TICKS.items()}
-    return {"svg.fonttype": "none", "svg.hashsalt": labels.title, "axes.labelsize": 12, **ticks}
-
-
-def _styles(number: int) -> list[dict[str, Any]]:
-    return [STYLES[i % len(STYLES)] for i in range(number)]
 
 
 def _axes(labels: Labels, *, height: float = HEIGHT, width: float = WIDTH) -> Any:
@@ -139,7 +130,7 @@ def _scale(axes: Any, axis: str, *, log: bool = False, limits: tuple[float, floa
 
 def _figure(axes: Any, labels: Labels, legend: Html | None) -> Html:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that its own font lacks; the page's font shows it
+        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks; a browser has them
         svg = to_svg(axes.figure, printable(f"{labels.title}: {labels.y} over {labels.x}"))
     note = f" {labels.note}" if labels.note else ""
     return tag("figure", tag("figcaption", tag("b", f"{labels.title}."), note), legend, Html(svg))
@@ -147,7 +138,7 @@ def _figure(axes: Any, labels: Labels, legend: Html | None) -> Html:
 
 def _legend(names: Sequence[str]) -> Html:
     items = []
-    for name, style in zip(names, _styles(len(names)), strict=True):
+    for name, style in zip(names, cycle(STYLES), strict=False):
         lengths = [] if style["linestyle"] == "-" else style["linestyle"][1]
         dashes = " ".join(f"{2 * length:g}" for length in lengths) or "none"
         look = f"stroke: {CSS_COLORS[style['color']]}; stroke-width: 2; stroke-dasharray: {dashes}"

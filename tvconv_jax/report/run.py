@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.report import curves, face, others
@@ -172,20 +173,13 @@ def rerun(results: Mapping[str, Any], workdir: Path) -> Html:
 
 
 def _config(settings: Settings, versions: Mapping[str, str]) -> Html:
-    keys = [[key, tag("code", value)] for key, value in _flat(settings)]
+    keys = [[key, tag("code", value)] for key, value in sorted(flatten_dict(settings, sep=".").items())]
     return joined(
         [
             table("Versions", ["package", "version"], list(map(list, versions.items())), words=(0, 1)),
             details(f"Config, {len(keys)} keys", table("Config", ["key", "value"], keys, words=(0, 1)), open_=True),
         ]
     )
-
-
-def _flat(tree: Settings, prefix: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for key, value in sorted(tree.items()):
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return flat
 
 
 def _short(value: float) -> str:

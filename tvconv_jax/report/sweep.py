@@ -18,21 +18,13 @@ CAPTION = "Accuracies in %, mean ± standard deviation over seeds; a seed links 
 
 
 class Entry(NamedTuple):
-    """A run of a sweep.
-
-    Attributes:
-        setting: Name of its setting.
-        seed: Its seed.
-        workdir: Its folder, within the sweep's.
-        results: Its ``results.json``; ``None``: it has not ended.
-        error: Its failure in this call, if it failed.
-    """
+    """A run of a sweep."""
 
     setting: str
     seed: int
     workdir: Path
-    results: Mapping[str, Any] | None
-    error: str | None = None
+    results: Mapping[str, Any] | None  # results.json; None: it has not ended
+    error: str | None = None  # of this call
 
 
 class Cells(NamedTuple):

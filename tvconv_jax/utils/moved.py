@@ -6,7 +6,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -82,14 +81,3 @@ def install() -> None:
     """Let Python find modules by their old names."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, MovedFinder())
-
-
-def rename_flags(argv: Sequence[str] | None, names: Mapping[str, str]) -> list[str]:
-    """Return a command line, ``sys.argv`` by default, with the new names of flags; print a line for each old one."""
-    renamed = []
-    for argument in sys.argv[1:] if argv is None else argv:
-        flag, equals, value = argument.partition("=")
-        if flag in names:
-            print_renamed(flag, names[flag])
-        renamed.append(names.get(flag, flag) + equals + value)
-    return renamed

@@ -170,7 +170,7 @@ def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words)
         ([], "--config is missing; name one, as in --config=configs/face_mb01.py."),
         (["--config=configs/face_mb01.py", "--workdri=x"], "Unknown command line flag 'workdri'"),
         (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan>"),
-        (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is no flag"),
+        (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is not a flag"),
         (
             ["--config=configs/face_mb01.py", "--config.task=cook"],
             "config.task 'cook' is unknown; there are: face, frontal, segmentation.",

@@ -87,7 +87,7 @@ def test_selections_look_where_they_say(trained):
     assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
     assert "flatters" in segmentation.SELECTIONS["reference"]
     job = jobs["held_out"]
-    best = job.selected(None, trained)  # from the run's best checkpoint
+    best = job.selected(trained)  # from the run's best checkpoint
     assert int(best.step) == 60
     assert 1 not in job.train_sources and job.batch_size == 12
 

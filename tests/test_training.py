@@ -207,6 +207,9 @@ def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
         clock.now = 70
         line.update(11, 2.5)
         assert said(80) == "step 11/100  loss 2.500  0 images/s  29:40 left\n"
+        for now in range(90, 111, 10):  # other lines do not replace it
+            line.print("step 12 skipped")
+            assert ("step 11/100" in said(now)) == (now == 110)
     assert said(999) == ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-EVERY = 30.0  # seconds
+EVERY = 25.0  # seconds; with what a late thread adds, lines are at most 30 apart
 
 
 def minutes(seconds: float) -> str:

@@ -338,7 +338,7 @@ def test_flags_that_do_nothing_are_refused(capsys, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             run(arguments)
         assert arguments[-1].partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
-    for mode, name in (("train", "kind"), ("eval", "devices"), ("train", "identities"), ("plan", "process")):
+    for mode, name in (("train", "device-kind"), ("eval", "devices"), ("train", "identities"), ("plan", "process")):
         with monkeypatch.context() as context, pytest.raises(UserError, match=f"--{name} does nothing with .*{mode}"):
             context.setattr(flags.FLAGS[name], "present", 1)
             command.check_mode(mode, main.READ_BY)

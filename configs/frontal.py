@@ -3,7 +3,7 @@
     python -m tvconv_jax.main --config=configs/frontal.py --config.data.root=CFP --workdir=runs/frontal
     python -m tvconv_jax.data purify train.rec --classifier=runs/frontal --out=runs/purify
 
-``CFP`` is any folder with pictures in folders ``frontal`` and ``profile``; a fifth of the people is kept for testing.
+``CFP`` is any folder with images in folders ``frontal`` and ``profile``; a fifth of the identities is kept for testing.
 The operator is the depthwise convolution: crops of such sets vary, and with them the layout. Results stand in
 docs/appendix/faces.md.
 """

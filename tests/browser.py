@@ -28,11 +28,11 @@ addEventListener("load", () => {
     skip.focus();
     const box = skip.getBoundingClientRect();
     return {
-      pictures: all("img").length,
+      images: all("img").length,
       broken: all("img").filter(one => !one.complete || !one.naturalWidth).map(one => one.alt),
       unnamed: all("img, svg[role=img]").filter(one => !(one.alt || one.getAttribute("aria-label"))).length,
       drawings: all("svg[role=img]").length,
-      empty: all("svg[role=img]").filter(one => !one.querySelector(":scope > polyline, :scope > circle")).length,
+      empty: all("svg[role=img]").filter(one => !one.querySelector(".series path, .series use")).length,
       wide: root.scrollWidth - root.clientWidth,
       scripts: page.scripts.length,
       loaded: frame.contentWindow.performance.getEntriesByType("resource").map(one => one.name),
@@ -50,7 +50,7 @@ addEventListener("load", () => {
 
 
 def look(pages: Sequence[str], *, width: int, dark: bool) -> tuple[list[dict], list[str]]:
-    """What a browser of a width, in light or dark, finds on each page; and what its console says."""
+    """Return the findings of a browser of a width, in light or dark, on each page; and the lines of its console."""
     style = f"border:0;width:{width}px;height:800px"
     frames = [f'<iframe srcdoc="{html.escape(page)}" style="{style}"></iframe>' for page in pages]
     with tempfile.TemporaryDirectory() as folder:
@@ -66,10 +66,10 @@ def look(pages: Sequence[str], *, width: int, dark: bool) -> tuple[list[dict], l
 
 
 def browser() -> str:
-    """The browser's path; without one the test fails, unless it was said that there is none."""
+    """Return the browser's path; without one the test fails, unless an environment variable allows that."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None and os.environ.get("TVCONV_JAX_NO_BROWSER") == "1":
-        pytest.skip("TVCONV_JAX_NO_BROWSER=1: the reports are not looked at in a browser")
+        pytest.skip("TVCONV_JAX_NO_BROWSER=1: no browser checks the reports")
     if path is None:
         pytest.fail(
             f"none of {', '.join(NAMES)} is on PATH; install it (Debian: apt-get install --no-install-recommends "
@@ -80,7 +80,7 @@ def browser() -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two CSS colors ``rgb(r, g, b)``, 1 to 21 (WCAG 2.1)."""
+    """Return the contrast of two CSS colors ``rgb(r, g, b)``, 1 to 21 (WCAG 2.1)."""
     light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

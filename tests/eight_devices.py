@@ -22,8 +22,8 @@ from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 from tvconv_jax.tasks import face
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import make_loss
-from tvconv_jax.tasks.face_head import init_class_weights, make_head
-from tvconv_jax.tasks.forward import make_forward
+from tvconv_jax.tasks.face_model import init_class_weights, make_head
+from tvconv_jax.tasks.parts import make_forward
 from tvconv_jax.tasks.run import run
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated
@@ -77,10 +77,10 @@ def start(mesh, rate=0.01):
     return create_state(params, stats, optimizer, 0, mesh, columns=columns), optimizer
 
 
-def step_of(mesh, optimizer, *, accumulate=1, **forward):
+def step_of(mesh, optimizer, *, grad_accum_steps=1, **forward):
     head = make_head(mesh, classes=CLASSES, margin=0.35, scale=32.0)
     loss = make_loss(make_forward(Small(), mesh, **forward), head)
-    return make_train_step(loss, optimizer, mesh, accumulate=accumulate)
+    return make_train_step(loss, optimizer, mesh, grad_accum_steps=grad_accum_steps)
 
 
 def train(data, model, *, steps=20, rate=0.01, **options):
@@ -261,7 +261,7 @@ def test_a_face_run_learns_and_verifies_alike_over_pictures_and_over_classes(tmp
 
 
 def test_accumulation_over_devices_is_that_of_one():
-    ours, one = (train(*shape, steps=3, accumulate=2)[0] for shape in ((2, 2), (1, 1)))
+    ours, one = (train(*shape, steps=3, grad_accum_steps=2)[0] for shape in ((2, 2), (1, 1)))
     np.testing.assert_allclose(ours, one, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tvconv_jax import TVConv, freeze
 from tvconv_jax.models.registry import OPERATORS
-from tvconv_jax.tasks.affinity import AffinityStart, deviation, set_affinity, statistics
+from tvconv_jax.tasks.affinity import AffinityInit, deviation, set_affinity, statistics
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.face import FaceJob
@@ -86,8 +86,8 @@ def test_with_zeros_a_layer_starts_as_a_depthwise_one_only_away_from_the_border(
     [
         ({"model.affinity_init": "mean"}, "model.affinity_init 'mean' is unknown; there are: ones, data, normal."),
         (
-            {"model.affinity_init": "data", "start.checkpoint": "runs/one"},
-            "model.affinity_init 'data' would be undone by start.checkpoint; leave one of them out.",
+            {"model.affinity_init": "data", "finetune.checkpoint": "runs/one"},
+            "model.affinity_init 'data' would be undone by finetune.checkpoint; leave one of them out.",
         ),
         (
             {"model.generator_padding": "wrap"},
@@ -110,10 +110,10 @@ def test_only_operators_with_maps_take_a_start(operator):
     config = face_config(f"smoke,operator={operator}", model="mobilenetv2", width=0.1)
     config.model.affinity_init = "normal"
     if "affinity" in shapes:
-        AffinityStart(config, [])
+        AffinityInit(config, [])
     else:
         with pytest.raises(UserError, match="'normal': the operator has no affinity maps; leave it 'ones'"):
-            AffinityStart(config, [])
+            AffinityInit(config, [])
 
 
 def test_runs_of_older_versions_started_from_ones_with_zeros_and_as_the_pictures_are():

@@ -9,10 +9,10 @@ import pytest
 
 from tvconv_jax.experiments import sweep
 from tvconv_jax.report.__main__ import remake
-from tvconv_jax.tasks.command import check_workdir
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.training import checksums, steps
+from tvconv_jax.tasks.saved_config import check_workdir
+from tvconv_jax.training import checkpoint_files
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.optimizer import sgd
@@ -94,13 +94,13 @@ def test_a_name_under_which_nothing_can_be_read_is_refused_before_the_first_step
 
 
 def never_merge(monkeypatch, workdir):
-    monkeypatch.setattr(steps.LiteralPath, "glob", lambda *_: iter(()))
+    monkeypatch.setattr(checkpoint_files.LiteralPath, "glob", lambda *_: iter(()))
 
 
 def spoil(change):
     def after_checksums(monkeypatch, workdir):
-        write = checksums.write
-        monkeypatch.setattr(checksums, "write", lambda folder: (write(folder), change(folder)))
+        write = checkpoint_files.write_checksums
+        monkeypatch.setattr(checkpoint_files, "write_checksums", lambda folder: (write(folder), change(folder)))
 
     return after_checksums
 
@@ -119,8 +119,8 @@ def flip(folder):
         (spoil(flip), "was changed"),
         (spoil(lambda folder: (folder / "_METADATA").unlink(missing_ok=True)), "state/_METADATA is missing"),
         (
-            spoil(lambda folder: (folder.parent / steps.MANIFEST).unlink(missing_ok=True)),
-            f"{steps.MANIFEST} is missing",
+            spoil(lambda folder: (folder.parent / checkpoint_files.MANIFEST).unlink(missing_ok=True)),
+            f"{checkpoint_files.MANIFEST} is missing",
         ),
     ],
 )
@@ -149,12 +149,12 @@ def litter(folder):
 
 
 def test_others_files_beside_checkpoints_never_end_a_run_and_stay(tmp_path):
-    for kind in steps.KINDS:
+    for kind in checkpoint_files.KINDS:
         left = litter(tmp_path / "checkpoints" / kind)
     check_workdir_of(tmp_path / "none")
     save(tmp_path, 2, 4, 6)
     save_best(tmp_path, 4)
-    for kind, kept in zip(steps.KINDS, ({"4", "6"}, {"4"}), strict=True):
+    for kind, kept in zip(checkpoint_files.KINDS, ({"4", "6"}, {"4"}), strict=True):
         assert names(tmp_path / "checkpoints" / kind) == left | kept
     step, _, said = restore(tmp_path)
     assert step == 6 and said == [
@@ -195,7 +195,7 @@ def test_what_is_in_the_way_of_checkpoints_is_told_before_the_first_step(tmp_pat
 
 def check_workdir_of(workdir):
     """Nothing that others left makes a folder one with checkpoints."""
-    for kind in steps.KINDS:
+    for kind in checkpoint_files.KINDS:
         (workdir / "checkpoints" / kind / "6 (1)").mkdir(parents=True)
         (workdir / "checkpoints" / kind / "7").touch()
     check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), workdir)
@@ -259,7 +259,7 @@ def test_a_folder_goes_though_threads_still_write_into_it(tmp_path, monkeypatch)
             (folder / "d").mkdir(parents=True)
             (folder / "d" / str(number)).touch()
 
-    monkeypatch.setattr(steps.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(checkpoint_files.shutil, "rmtree", rmtree)
     (folder / "d").mkdir(parents=True)
-    steps.remove(folder)
+    checkpoint_files.remove(folder)
     assert not folder.exists()

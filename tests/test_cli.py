@@ -16,8 +16,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.tasks import command
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks import command, saved_config
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training import loop
 from tvconv_jax.utils import cli, console, progress
 from tvconv_jax.utils.cli import ends_in_one_line
@@ -170,7 +170,7 @@ def test_a_failure_that_would_come_again_does_not_promise_that_the_command_goes_
 
 def test_a_config_without_a_key_is_one_line():
     with pytest.raises(SystemExit) as end, ends_in_one_line("nothing was written."):
-        ConfigDict({"task": "face"}).train.nan  # noqa: B018
+        ConfigDict({"task": "face"}).train.on_nonfinite  # noqa: B018
     assert end.value.code == 2
     for fault in (KeyError("train"), AttributeError("train")):  # of ours
         assert as_line(fault, "") is None
@@ -210,12 +210,12 @@ def test_without_a_terminal_a_line_is_said_every_half_minute(reporter, capsys):
         return capsys.readouterr().out
 
     with reporter.doing("at work"):
-        assert at(29) == "" and at(30) == "at work, 0:30 so far\n" and at(59) == "" and at(61) != ""
+        assert at(24) == "" and at(25) == "at work, 0:25 so far\n" and at(49) == "" and at(61) != ""
         inner = reporter.start(lambda: "step 3/9")
         assert at(95) == "step 3/9\n"
         reporter.clock.now = 100
         reporter.heard()
-        assert at(126) == "" and at(130) == "step 3/9\n"
+        assert at(124) == "" and at(130) == "step 3/9\n"
         reporter.stop(inner)
         reporter.stop(inner)
         assert at(185) == "at work, 3:05 so far\n"
@@ -338,7 +338,7 @@ def test_flags_that_do_nothing_are_refused(capsys, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             run(arguments)
         assert arguments[-1].partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
-    for mode, name in (("train", "kind"), ("eval", "devices"), ("train", "identities"), ("plan", "process")):
+    for mode, name in (("train", "device-kind"), ("eval", "devices"), ("train", "identities"), ("plan", "process")):
         with monkeypatch.context() as context, pytest.raises(UserError, match=f"--{name} does nothing with .*{mode}"):
             context.setattr(flags.FLAGS[name], "present", 1)
             command.check_mode(mode, main.READ_BY)
@@ -390,6 +390,6 @@ OTHERS = [
 def test_a_config_json_of_another_program_is_one_line(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="not a config of this program.; choose another --workdir"):
-        command.check_workdir(ConfigDict({"task": "face"}), tmp_path)
+        saved_config.check_workdir(ConfigDict({"task": "face"}), tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         read_config(tmp_path)

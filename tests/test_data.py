@@ -30,7 +30,7 @@ def embedded():
 
 
 def folder(root, **changes):
-    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, "keep": "", **changes}
+    config = {"source": "folder", "root": str(root), "image_size": 24, "max_corrupt": 0.3, "include_list": ""} | changes
     return load_faces(ConfigDict(config))
 
 
@@ -268,7 +268,7 @@ def test_a_tfds_set_trains_and_verifies_on_sets_elsewhere(faces, tmp_path_factor
 def test_a_kept_list_trains_on_that_part(faces, tmp_path):
     kept = tmp_path / "kept.txt"
     write_include_list(kept, ["p2/1.jpg", "/elsewhere/p0/0.jpg", "train/p2/0.jpg"])
-    data = folder(faces, keep=str(kept))
+    data = folder(faces, include_list=str(kept))
     assert [(face["name"], face["label"]) for face in data.train] == [
         ("train/p0/0.jpg", 0),
         ("train/p2/0.jpg", 1),
@@ -283,9 +283,9 @@ def test_a_kept_list_trains_on_that_part(faces, tmp_path):
     ):
         write_include_list(kept, names)
         with pytest.raises(UserError, match=words):
-            folder(faces, keep=str(kept))
+            folder(faces, include_list=str(kept))
     with pytest.raises(UserError, match="cannot be read"):
-        folder(faces, keep=str(tmp_path / "none.txt"))
+        folder(faces, include_list=str(tmp_path / "none.txt"))
 
 
 def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
@@ -293,12 +293,12 @@ def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
     convert(faces, f"tfds:{tmp_path}/set")
     write_include_list(tmp_path / "kept.txt", ["p1/0.jpg", "p1/2.jpg", "p2/1.jpg"])
     for root in (faces, tmp_path / "packed", tmp_path / "set"):
-        data = casia(root, keep=str(tmp_path / "kept.txt"))
+        data = casia(root, include_list=str(tmp_path / "kept.txt"))
         assert [data.train[i]["image"] for i in range(3)] == [jpeg(10), jpeg(12), jpeg(21)]
         assert [data.train[i]["label"] for i in range(3)] == [0, 0, 1] and data.num_classes == 2
     (tmp_path / "packed" / "train.lst").unlink()  # images are then called by their keys
     write_include_list(tmp_path / "kept.txt", ["train.rec:4", "train.rec:8"])
-    assert len(casia(tmp_path / "packed", keep=str(tmp_path / "kept.txt")).train) == 2
+    assert len(casia(tmp_path / "packed", include_list=str(tmp_path / "kept.txt")).train) == 2
 
 
 def test_jpegs_decode_to_the_bits_that_pillow_gives():

@@ -71,7 +71,9 @@ def test_series_differ_by_marker_and_dashes_and_points_carry_widths():
         assert [text.get_text() for text in axes.texts] == ["x0.5", "x1.0", "x0.5"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [(None, "is not there"), ("{}", "no file of figures"), ("x", "no file")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, "is not there"), ("{}", "not a file of"), ("x", "not a file of")]
+)
 def test_figures_of_other_files_are_one_line(tmp_path, capsys, text, expected):
     file = tmp_path / "figures.json"
     if text is not None:

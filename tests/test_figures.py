@@ -9,12 +9,18 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tvconv_jax.experiments import envelope, figures, map_figures, sensitivity, variance_figure
-from tvconv_jax.experiments.image_sets import open_sets
-from tvconv_jax.experiments.pixel_figure import measure_pixels
+from tvconv_jax.experiments import figures, map_figures, set_figures, sweep_figures
+from tvconv_jax.experiments.set_figures import (
+    choose_layer,
+    features_of,
+    layers_of,
+    measure_pixels,
+    measure_variance,
+    open_sets,
+)
 from tvconv_jax.experiments.sweep import load_sweep
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
-from tvconv_jax.experiments.variance_figure import choose_layer, features_of, layers_of, measure_variance
+from tvconv_jax.report.plot_style import spread_apart
 from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.tasks.trained import load
 from tvconv_jax.training.maps import map_files, read_maps
@@ -73,28 +79,28 @@ def test_a_sweeps_outcomes_are_means_over_seeds_and_folders_are_pooled(tmp_path)
     assert over_seeds([tvconv]) == "mean ± std of 3 seeds" and over_seeds([other]) == "1 seed"
     assert over_seeds([tvconv, other]) == "mean ± std of 1 to 3 seeds"
     for name, other in (("c", ("g", "tvconv", 5, [81])), ("d", ("", "other", 9, [70]))):
-        with pytest.raises(UserError, match="otherwise than a folder before; draw them apart"):
+        with pytest.raises(UserError, match="and a folder before differ in .*; draw them separately"):
             read_sweeps([first, sweep_folder(tmp_path / name, other)])
 
 
 def test_the_envelope_is_what_nothing_cheaper_reaches():
     points = [(5, 80), (6, 79), (5, 78), (7, 80), (8, 85), (9, 84.9), (20, 85.1)]
     outcomes = [Outcome("", str(i), macs, mean, 0, 1) for i, (macs, mean) in enumerate(points)]
-    assert [(one.macs, one.mean) for one in envelope.envelope(outcomes)] == [(5, 80), (8, 85), (20, 85.1)]
+    assert [(one.macs, one.mean) for one in sweep_figures.envelope(outcomes)] == [(5, 80), (8, 85), (20, 85.1)]
 
 
 def test_names_are_kept_apart_and_within_the_axes():
-    assert envelope.apart([0.1, 0.5, 0.9], 0.2) == [0.1, 0.5, 0.9]
-    np.testing.assert_allclose(envelope.apart([0.5, 0.5, 0.5], 0.1), [0.5, 0.6, 0.7])
-    np.testing.assert_allclose(envelope.apart([0.9, 1.0, 1.0], 0.1), [0.8, 0.9, 1.0])
-    np.testing.assert_allclose(envelope.apart([0.0, 1.0, 1.0], 0.5), [0.0, 0.5, 1.0])
+    assert spread_apart([0.1, 0.5, 0.9], 0.2) == [0.1, 0.5, 0.9]
+    np.testing.assert_allclose(spread_apart([0.5, 0.5, 0.5], 0.1), [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(spread_apart([0.9, 1.0, 1.0], 0.1), [0.8, 0.9, 1.0])
+    np.testing.assert_allclose(spread_apart([0.0, 1.0, 1.0], 0.5), [0.0, 0.5, 1.0])
 
 
 def test_what_is_far_below_does_not_press_the_others_together():
     points = {"a": 90.0, "b": 89.5, "c": 90.5, "d": 88.0, "e": 49.0}
     outcomes = [Outcome("", name, 5, mean, 0.0, 1) for name, mean in points.items()]
     axes = Figure().subplots()
-    envelope._draw_named(axes, outcomes)
+    sweep_figures._draw_named(axes, outcomes)
     low, high = axes.get_ylim()
     assert 85 < low < 88 and 90 < high < 92
     heights = {line.get_marker(): line.get_ydata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1}
@@ -114,7 +120,7 @@ def test_figure_4_has_a_line_an_operator_and_widths_once():
         for (operator, width), (macs, mean) in widths.items()
     ]
     axes = Figure().subplots()
-    envelope._draw_lines(axes, outcomes)
+    sweep_figures._draw_lines(axes, outcomes)
     lines = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in axes.containers}
     assert lines == {"tvconv": [[5, 82], [18, 90]], "depthwise": [[5, 80], [18, 87]]}
     assert axes.get_lines()[0].get_xydata().tolist() == [[5, 82], [18, 90]]  # the envelope
@@ -139,7 +145,7 @@ def test_curves_begin_with_strength_0_and_follow_the_strengths():
         ("scale", "tvconv 0.1", 82),
         ("shear", "tvconv 10", 81),
     ]
-    found = sensitivity.curves([Outcome(group, label, 5, mean, 0, 1) for group, label, mean in rows])
+    found = sweep_figures.curves([Outcome(group, label, 5, mean, 0, 1) for group, label, mean in rows])
     numbers = {group: [(x, one.mean) for x, one in lines["tvconv"]] for group, lines in found.items()}
     assert numbers == {"scale": [(0, 83), (0.1, 82), (0.2, 80)], "shear": [(0, 83), (10, 81)]}
 
@@ -149,8 +155,8 @@ def test_the_projects_own_sweeps_fit_their_figures(tmp_path):
         settings = load_sweep(f"configs/sweeps/{name}.py").settings
         return [(setting.group, setting.label, 5, [80]) for setting in settings]
 
-    found = sensitivity.curves(read_sweeps([sweep_folder(tmp_path / "figure10", *outcomes("figure10"))]))
-    assert list(found) == ["rotation", "shear", "scale", "translation"] == list(sensitivity.UNITS)
+    found = sweep_figures.curves(read_sweeps([sweep_folder(tmp_path / "figure10", *outcomes("figure10"))]))
+    assert list(found) == ["rotation", "shear", "scale", "translation"] == list(sweep_figures.UNITS)
     for lines in found.values():
         assert {operator: len(points) for operator, points in lines.items()} == {"tvconv": 4, "depthwise": 4}
     drawn("figure4", sweep_folder(tmp_path / "table1", *outcomes("table1")), f"--out={tmp_path}/out")
@@ -161,7 +167,7 @@ def test_pixels_by_hand():
     pictures = np.zeros((2, 1, 2, 3), np.uint8)
     pictures[:, 0, 0], pictures[:, 0, 1] = [[10] * 3, [30] * 3], 7
     one = measure_pixels("set", [pictures[:1], pictures[1:]])
-    assert one.mean[0, :, 0].tolist() == [20, 7] and one.std.tolist() == [[10, 0]] and one.pictures == 2
+    assert one.mean[0, :, 0].tolist() == [20, 7] and one.std.tolist() == [[10, 0]] and one.images == 2
 
 
 def test_variance_by_hand():
@@ -172,7 +178,7 @@ def test_variance_by_hand():
     features = np.full((2, 1, 2, 2), 3.0, np.float32)
     features[:, 0, :, 0] = [[0, 2], [0, 6]]
     one = measure_variance("set", [features[:1], features[1:]])
-    assert one.intra == pytest.approx(5 / 6) and one.cross == pytest.approx(2 / 6) and one.pictures == 2
+    assert one.intra == pytest.approx(5 / 6) and one.cross == pytest.approx(2 / 6) and one.images == 2
     np.testing.assert_allclose(one.by_position, [[0, 4 / 6]])
 
 
@@ -206,15 +212,15 @@ def test_figures_of_a_workdir(finished, tmp_path, capsys, monkeypatch):
     for index in range(3):
         Image.fromarray(np.full((20, 30, 3), 50 * index, np.uint8)).save(pictures / f"{index}.png")
     drawn("figure5", workdir, out)
-    drawn("figure11", workdir, pictures, out, "--pictures=4", "--side=16")
-    files = drawn("figure1e", workdir, pictures, out, "--pictures=4", "--layer=block_2")
+    drawn("figure11", workdir, pictures, out, "--pictures=4", "--image-size=16")
+    files = drawn("figure1e", workdir, pictures, out, "--images=4", "--layer=block_2")
     names = ("figure11", "figure1e", "figure5_bottom", "figure5_top")
     assert files == [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     assert capsys.readouterr().out.count("wrote ") == 8
     assert "holds no run (config.json)" in error(capsys, "figure1e", pictures)
     assert "there are: train, " in error(capsys, "figure1e", workdir, "--set=nobody")
-    monkeypatch.setattr(variance_figure, "open_sets", lambda target: open_sets(target)[:1])
-    assert "--set=nobody is no set of " in error(capsys, "figure1e", workdir, "--set=nobody")
+    monkeypatch.setattr(set_figures, "open_sets", lambda target: open_sets(target)[:1])
+    assert "--set=nobody is not a set of " in error(capsys, "figure1e", workdir, "--set=nobody")
 
 
 def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):
@@ -253,8 +259,8 @@ def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_no
     (tmp_path / "empty").mkdir()
     assert "holds no maps/ and no run (config.json)" in error(capsys, "figure5", tmp_path / "empty")
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
-        assert "is no workdir (config.json) and no folder with pictures" in error(capsys, "figure11", folder)
-        assert "is no workdir (config.json) and no folder with pictures" in error(capsys, "figure1e", folder)
+        assert "is neither a workdir (config.json) nor a folder with images" in error(capsys, "figure11", folder)
+        assert "is neither a workdir (config.json) nor a folder with images" in error(capsys, "figure1e", folder)
     (tmp_path / "empty" / "config.json").write_text(json.dumps({"model": {"operator": "depthwise"}}))
     assert "is a folder with checkpoints: none" in error(capsys, "figure5", tmp_path / "empty")
     assert "holds no run (config.json)" in error(capsys, "figure11", tmp_path / "empty")
@@ -271,14 +277,14 @@ def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
 def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
     assert "holds no sweep.json" in error(capsys, "figure4", tmp_path)
     (tmp_path / "sweep.json").write_text('[{"setting": "tvconv"}]')
-    assert "is not what a sweep writes now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
+    assert "is not as a sweep writes it now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
         capsys, "figure6", tmp_path
     )
     (tmp_path / "sweep.json").write_text("[]")
     assert "holds no run" in error(capsys, "figure10", tmp_path)
     plain = sweep_folder(tmp_path / "plain", ("", "tvconv", 5, [80]))
     assert "names no width, as 'MobileNetV2 x0.1' does; figure6 draws it" in error(capsys, "figure4", plain)
-    assert "ends in no strength, as 'tvconv 10' does" in error(capsys, "figure10", plain)
+    assert "ends in no magnitude, as 'tvconv 10' does" in error(capsys, "figure10", plain)
     zero = sweep_folder(tmp_path / "zero", ("none", "tvconv 0", 5, [80]))
     assert "holds no transformed training yet" in error(capsys, "figure10", zero)
     assert "sweep.json is not a folder; name another folder" in error(

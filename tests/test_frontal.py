@@ -58,12 +58,12 @@ def classifier(cfp, tmp_path_factory):
 def test_it_learns(classifier):
     results = json.loads((classifier / "results.json").read_text())
     assert results["test"]["all"] == 1.0
-    assert "80 pictures of 16 people; tested on 20 of 4 others" in results["data"]
+    assert "80 images of 16 identities; tested on 20 of 4 others" in results["data"]
 
 
 def test_the_report_shows_no_picture(classifier):
     report = (classifier / "report.html").read_text()
-    assert "it tells 100.00 % rightly" in report and "data:image/" not in report
+    assert "the accuracy is 100.00 %" in report and "data:image/" not in report
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     out = tmp_path / "out"
     arguments = ["purify", str(faces), f"--classifier={classifier}", f"--out={out}"]
     monkeypatch.setattr(purify, "CHUNK", 10)
-    scored, probabilities = [], purify.FrontalJob.probabilities
+    scored, probabilities = [], frontal.FrontalJob.probabilities
 
     def killed(self, state, source, start, stop):
         if len(scored) == 2:
@@ -146,14 +146,14 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
         scored.append(start)
         return probabilities(self, state, source, start, stop)
 
-    monkeypatch.setattr(purify.FrontalJob, "probabilities", killed)
+    monkeypatch.setattr(frontal.FrontalJob, "probabilities", killed)
     with pytest.raises(SystemExit, match="130"):
         main(arguments)
     assert "the same command goes on" in capsys.readouterr().err
     scored.clear()
     main(arguments)
     assert scored == [20]
-    assert "kept 15 of 24 pictures (62.5%) and 5 of 6 identities" in capsys.readouterr().out
+    assert "kept 15 of 24 images (62.5%) and 5 of 6 identities" in capsys.readouterr().out
     expected = [f"p{person}/{i}.jpg" for person in range(5) for i in range(3)]
     assert read_include_list(out / "kept.txt") == expected
     assert (out / "scores.csv").read_text().count("\n") == 25
@@ -182,7 +182,7 @@ def test_purify_never_keeps_a_picture_that_cannot_be_decoded(classifier, faces, 
     for _ in range(2):  # the second time from the scores that are there
         main(arguments)
         said = capsys.readouterr().out
-        assert "kept 22 of 24 pictures" in said and "2 cannot be decoded and are not kept: " in said
+        assert "kept 22 of 24 images" in said and "2 cannot be decoded and are not kept: " in said
         assert len(read_include_list(tmp_path / "out" / "kept.txt")) == 22
     rows = list(csv.reader((tmp_path / "out" / "scores.csv").open()))
     assert {len(row) for row in rows} == {2} and ["p0, once p1/1.jpg", "nan"] in rows

@@ -13,10 +13,10 @@ from tvconv_jax.losses import am_softmax
 from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
-from tvconv_jax.tasks import command
+from tvconv_jax.tasks import saved_config
 from tvconv_jax.tasks.configs import face_config, frontal_config, odoc_config
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
-from tvconv_jax.tasks.run import model_of, plan_of
+from tvconv_jax.tasks.parts import model_of, plan_of
 from tvconv_jax.training import loop
 from tvconv_jax.training.logging import check_metric_names
 from tvconv_jax.training.nonfinite import check_outputs, check_score
@@ -91,7 +91,7 @@ def test_what_a_model_has_against_its_config_is_said_before_data_is_opened(confi
 
 
 @pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config])
-@pytest.mark.parametrize("key", ["optimizer.scale_rule", "train.nan", "train.precision"])
+@pytest.mark.parametrize("key", ["optimizer.lr_scaling", "train.on_nonfinite", "train.precision"])
 def test_words_that_all_tasks_have_are_checked_before_data_is_opened(make, key):
     with pytest.raises(UserError, match=f"^{key} 'foo' is unknown; there are: "):
         check_values(with_value(make("smoke"), key, "foo"))
@@ -108,9 +108,9 @@ def test_a_number_of_groups_replaces_the_devices_and_a_checkpoint_knows_how_many
     run = ConfigDict(json.loads(run.to_json()))  # as a workdir keeps it
     now = ConfigDict(run.to_dict())
     now.train.batch_norm = "8"
-    assert command.differences(run.to_dict(), now) == ""
+    assert saved_config.differences(run.to_dict(), now) == ""
     now.train.batch_norm = "global"
-    assert "train.batch_norm" in command.differences(run.to_dict(), now)
+    assert "train.batch_norm" in saved_config.differences(run.to_dict(), now)
     task = loop.Task(None, Batches(), None, str, norm_groups=1)
     assert loop.resume("fresh", task, Saved())[0] == "saved"  # of a version that did not write it
     assert loop.resume("fresh", task, Saved(norm_groups=1))[0] == "saved"

@@ -164,7 +164,14 @@ def test_apple_doubles_are_neither_packed_nor_aligned(face_folder, tmp_path):
 
 
 def load(root, **changes):
-    config = {"source": "casia", "root": str(root), "image_size": 24, "max_corrupt": 1.0, "keep": "", "verify_root": ""}
+    config = {
+        "source": "casia",
+        "root": str(root),
+        "image_size": 24,
+        "max_corrupt": 1.0,
+        "include_list": "",
+        "verify_root": "",
+    }
     return load_faces(ConfigDict(config | changes))
 
 

@@ -111,7 +111,13 @@ def test_a_list_of_absolute_paths_elsewhere_is_trained_with(tmp_path):
         lay(tmp_path, {f"root/p{i % 2}/{i}.png": file.getvalue(), f"elsewhere/{i}.png": file.getvalue()})
     lines = [f"{tmp_path}/elsewhere/{i % 4}.png {tmp_path}/root/p1/3.png {(-1) ** i}" for i in range(20)]
     pair_list(tmp_path / "root", lines)
-    config = {"source": "folder", "root": str(tmp_path / "root"), "image_size": 24, "max_corrupt": 0.0, "keep": ""}
+    config = {
+        "source": "folder",
+        "root": str(tmp_path / "root"),
+        "image_size": 24,
+        "max_corrupt": 0.0,
+        "include_list": "",
+    }
     load_faces(ConfigDict(config))
     (tmp_path / "root" / "x_pair.txt").rename(tmp_path / "root" / "y_pair.txt")  # the same files, another set
     source, _ = load_faces(ConfigDict(config)).verification["y"]

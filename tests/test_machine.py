@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from tvconv_jax.training.logging import device_description
+from tvconv_jax.training.provenance import device_description
 from tvconv_jax.utils.environment import cores, processor
 
 X86 = "processor\t: {n}\ncpu family\t: 6\nmodel\t\t: {m}\nmodel name\t: Some(R) CPU: big\nflags\t\t:\n\n"

@@ -48,10 +48,10 @@ def test_parts_of_a_batch_must_fit_too():
     mesh = make_mesh(devices=jax.devices()[:1])
     check_batch_size("data.batch_size", 8, mesh, parts=4)
     with pytest.raises(
-        UserError, match="8 must be a positive multiple of the 1 devices times the 3 parts of train.acc"
+        UserError, match="8 must be a positive multiple of the 1 devices times the 3 parts of train.grad_acc"
     ):
         check_batch_size("data.batch_size", 8, mesh, parts=3)
-    with pytest.raises(UserError, match="train.accumulate 0 must be a positive number"):
+    with pytest.raises(UserError, match="train.grad_accum_steps 0 must be a positive number"):
         check_batch_size("data.batch_size", 8, mesh, parts=0)
 
 
@@ -69,10 +69,10 @@ EIGHT = jax.sharding.AbstractMesh((8, 1), ("data", "model"))
     ("batch_size", "mesh", "cut", "words"),
     [
         (1, 1, {}, "data.batch_size 1 leaves batch norms 1 image"),
-        (16, 1, {"parts": 16}, "16 in 16 parts of train.accumulate leaves"),
+        (16, 1, {"parts": 16}, "16 in 16 parts of train.grad_accum_steps leaves"),
         (8, 8, {"batch_norm": "per_replica"}, "8 in 8 groups of train.batch_norm=per_replica leaves"),
         (16, 1, {"batch_norm": "16"}, "16 in 16 groups of train.batch_norm=16 leaves"),
-        (16, 1, {"parts": 2, "batch_norm": 8}, "in 2 parts of train.accumulate in 8 groups of .* leaves"),
+        (16, 1, {"parts": 2, "batch_norm": 8}, "in 2 parts of train.grad_accum_steps in 8 groups of .* leaves"),
         (16, 1, {"batch_norm": "3"}, "16 in 3 groups of train.batch_norm=3 cannot be cut into equal groups"),
         (16, 1, {"batch_norm": "0"}, "train.batch_norm '0' is unknown; there are: global, per_replica, or a number"),
         (16, 1, {"batch_norm": "-2"}, "train.batch_norm '-2' is unknown"),

@@ -32,7 +32,7 @@ from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
 from tvconv_jax.nn.operators.weightnet import WeightNet
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import complete
-from tvconv_jax.tasks.run import model_of
+from tvconv_jax.tasks.parts import model_of
 
 ATTENTION = {"experts": 2, "reduction": 2}
 COSTS = [

@@ -1,4 +1,4 @@
-"""What a command finds in the place that the user named is not lost, and not written over without a word."""
+"""Files that a command finds where the user told it to write are kept, or overwritten with a note."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from PIL import Image
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.synthetic import preview
 from tvconv_jax.edge import benchmark
-from tvconv_jax.experiments import drawing, sweep
-from tvconv_jax.tasks import command, purify
+from tvconv_jax.experiments import drawing, sweep_file
+from tvconv_jax.tasks import purify, saved_config
 from tvconv_jax.utils.errors import UserError
 
 
@@ -27,17 +27,17 @@ def own(tmp_path):
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} <= {"the user's own"}
 
 
-@pytest.mark.parametrize("name", command.WRITTEN)
+@pytest.mark.parametrize("name", saved_config.WRITTEN)
 def test_a_workdir_with_files_of_no_run_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --workdir"):
-        command.check_workdir(ConfigDict({}), folder)
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --workdir"):
+        saved_config.check_workdir(ConfigDict({}), folder)
 
 
 @pytest.mark.parametrize("name", purify.WRITTEN)
 def test_a_folder_with_files_of_no_purification_is_refused(own, name):
     folder = own(name).parent
-    with pytest.raises(UserError, match=f"holds {name}, which would be written over.*choose another --out"):
+    with pytest.raises(UserError, match=f"holds {name}, which would be overwritten.*choose another --out"):
         purify.purify("nowhere", folder, folder)
 
 
@@ -45,7 +45,7 @@ def test_a_folder_with_files_of_no_purification_is_refused(own, name):
 def test_a_folder_with_files_of_no_sweep_is_refused(own, name):
     settings = [SimpleNamespace(folder="tvconv")]
     with pytest.raises(UserError, match=f"holds {name}, which is not of this sweep"):
-        sweep.check_folder(own(name).parent, SimpleNamespace(settings=settings))
+        sweep_file.check_folder(own(name).parent, SimpleNamespace(settings=settings))
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.idx"])

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,30 +12,26 @@ from browser import contrast, look
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tvconv_jax.data.faces import FaceData
 from tvconv_jax.data.formats.pairs import Pairs
 from tvconv_jax.metrics.roc import accepted_at, roc
 from tvconv_jax.metrics.verification import true_accept_rate
 from tvconv_jax.report import __main__ as command
-from tvconv_jax.report import common
-from tvconv_jax.report import report_data as evidence
-from tvconv_jax.report.axes import Axis, linear_axis, log_axis, tick_text
-from tvconv_jax.report.common import figures
 from tvconv_jax.report.face import worst
 from tvconv_jax.report.html import Html, table, tag
 from tvconv_jax.report.images import map_strip
-from tvconv_jax.report.plots import Labels, Point, Series, corners, line_chart, scatter, thinned
-from tvconv_jax.report.report_data import ReportData
-from tvconv_jax.report.run import shows_pictures, write_report
+from tvconv_jax.report.plots import Labels, Point, Series, line_chart, scatter, thinned, tick_text
+from tvconv_jax.report.run import cost_figures, rerun, write_report
 from tvconv_jax.report.sweep import Cells, Entry, write_sweep_report
+from tvconv_jax.tasks import report_data
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import complete
+from tvconv_jax.tasks.report_data import ReportData
 
 EVIL = "<script>alert('\"&')</script>"
 
 
 class Faces:
-    """Pictures of people whose names want to be markup; ``shown`` counts how often one was read."""
+    """Images whose names contain markup; ``shown`` counts how often one was read."""
 
     def __init__(self, count):
         self.count, self.shown = count, 0
@@ -55,7 +52,7 @@ class Faces:
 def faces_run(workdir, source="folder", **changes):
     """The files of a face run that ended, and the data that it read."""
     config = face_config("data=folder" if source == "folder" else "smoke", model="mobilenetv2", width=0.1)
-    config.eval.report_pictures = changes.get("report_pictures", False)
+    config.eval.report_images = changes.get("report_images", False)
     config.data.update({"root": EVIL} if source == "folder" else {})
     random, names = np.random.default_rng(0), (EVIL, "pose")
     same = {name: np.arange(40) % 2 == 0 for name in names}
@@ -84,11 +81,11 @@ def faces_run(workdir, source="folder", **changes):
     numbers = np.arange(40, dtype=np.int32)
     pairs = Pairs(2 * numbers, 2 * numbers + 1, same["pose"], numbers // 4)
     sources = {name: (Faces(80), pairs) for name in names}
-    return config, found, FaceData(Faces(9), 3, sources, "", [])
+    return config, found, sources
 
 
-def written(workdir, config, found, data):
-    write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+def written(workdir, config, found, sets):
+    write_report(workdir, config, found, sets)
     return (workdir / "report.html").read_text()
 
 
@@ -123,7 +120,7 @@ def test_the_curve_of_five_pairs_by_hand():
 
 
 def test_a_run_whose_speed_nobody_knows_shows_none():
-    assert [figure.label for figure in figures({"images_per_second": None}, [])] == ["steps of training"]
+    assert [figure.label for figure in cost_figures({"images_per_second": None}, [])] == ["training steps"]
 
 
 def test_ties_are_half_right_and_one_kind_is_refused():
@@ -150,15 +147,38 @@ def test_the_worst_pairs_are_those_furthest_on_the_wrong_side():
     assert worst(np.array([0.9, 0.8, 0.1, 0.2, 0.3]), same, 2) == ([2, 4], [1, 3])
 
 
-def test_places_and_ticks():
-    assert linear_axis([0.0, 10.0]) == Axis(0.0, 10.5) and linear_axis([3.0]) == Axis(2.7, 3.3)
-    assert Axis(0, 10).ticks == [0, 2, 4, 6, 8, 10] and Axis(0, 10).place(2.5) == 0.25
-    assert log_axis([0.1, np.float32(0.1), 3e-4]) == Axis(1e-4, 0.1, log=True)
-    assert Axis(1e-3, 1.0, log=True).place(0.1) == pytest.approx(2 / 3)
-    assert [tick_text(v) for v in (0, 0.25, 1e-5, 12345.0)] == ["0", "0.25", "1e-5", "12,345"]
-    assert corners([0, 1, 3], [5, 6, 7]) == ([0, 1, 1, 3, 3], [5, 5, 6, 6, 7])
+def chart(line, **options):
+    """A chart's element, its curves, and its text."""
+    svg = re.search("<svg.*</svg>", line_chart([line], Labels("title", "x", "y"), **options), re.DOTALL)[0]
+    root = ElementTree.fromstring(svg)
+    curves = [path.get("d") for path in root.findall(".//*[@class='series']/*") if path.get("d")]
+    return root, curves, [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_charts_scale_and_hold_their_ticks():
+    line = Series("", range(100), [0.0] + [10.0] * 99)
+    root, curves, texts = chart(line, x=(0, 99))
+    assert root.keys() == ["viewBox", "role", "aria-label"] and root.get("aria-label") == "title: y over x"
+    assert {"0", "10", "20", "80"} <= set(texts) and len(curves) == 1
+    assert chart(line, x=(0, 99))[1] == curves
+    _, _, texts = chart(Series("", [0, 1], [np.float32(0.1), 3e-4]), log_y=True)
+    assert {"0.0001", "0.001", "0.01", "0.1"} <= set(texts)
+    assert [tick_text(v) for v in (0, 0.25, 1e-5, 12345.0, 2e6)] == ["0", "0.25", "1e-5", "12,345", "2e6"]
     long = thinned(Series("", list(range(1000)), [2.0] * 1000))
     assert len(long.x) == 200 and long.x[0] == 2.0 and set(long.y) == {2.0}  # means of five
+
+
+@pytest.mark.parametrize("y", [[1.0, np.nan, 3.0], [np.inf, 1.0, 2.0], [np.nan] * 3, [1e308, -1e308, 0.0], [0.0] * 3])
+def test_charts_take_any_numbers(y):
+    for options in ({}, {"log_y": True}, {"stairs": True}):
+        assert "nan" not in str(chart(Series("", [0, 1, 2], y), **options)[1:])
+
+
+def test_lines_differ_in_dashes_and_colors_follow_the_page():
+    svg = line_chart([Series(str(i), [0, 1], [i, 1]) for i in range(6)], Labels("t", "x", "y"))
+    dashes = re.findall(r'<line style="stroke: ([^;]*); stroke-width: 2; stroke-dasharray: ([^"]*)"', svg)
+    assert len(set(dashes)) == len({dash for _, dash in dashes}) == 6 and dashes[0] == ("currentColor", "none")
+    assert "var(--s5)" in svg and not re.search("#[0-9a-f]{6}", svg)
 
 
 def test_whatever_is_no_markup_is_escaped():
@@ -167,7 +187,7 @@ def test_whatever_is_no_markup_is_escaped():
     line, point = Series(EVIL, [0, 1], [0, 1]), Point(EVIL, 1, 1, 0.5)
     for made in (
         table(EVIL, [EVIL], [[EVIL]]),
-        line_chart([line, line], labels, x=Axis(0, 1)),
+        line_chart([line, line], labels, x=(0, 1)),
         scatter([point], labels),
     ):
         assert "<script" not in made and "&lt;script&gt;" in made
@@ -175,7 +195,7 @@ def test_whatever_is_no_markup_is_escaped():
 
 def test_maps_are_gray_over_all_of_a_layer():
     maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 3.0), np.full((2, 2), 2.0)], axis=-1)
-    pixels = np.asarray(map_strip(maps, side=4, columns=2))
+    pixels = np.asarray(map_strip(maps, size=4, columns=2))
     assert pixels.shape == (11, 11, 2)  # two by two maps of four pixels, three between them
     assert pixels[0, 0, 0] == 0 and pixels[0, 10, 0] == 255 and pixels[10, 0, 0] == 128
     assert pixels[10, 10, 1] == 0  # no fourth map: nothing is drawn
@@ -184,10 +204,10 @@ def test_maps_are_gray_over_all_of_a_layer():
 def test_a_run_on_real_faces_shows_names_and_no_picture(tmp_path):
     config, found, data = faces_run(tmp_path / "run")
     page = written(tmp_path / "run", config, found, data)
-    assert all(source.shown == 0 for source, _ in data.verification.values())  # none was even opened
+    assert all(source.shown == 0 for source, _ in data.values())  # none was even opened
     assert page.count("data:image/") == 2 and "image/jpeg" not in page  # the affinity maps of two layers
-    assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_pictures=True" in page
-    config.eval.report_pictures = True
+    assert f"{html.escape(EVIL)}/0.jpg" in page and "eval.report_images=True" in page
+    config.eval.report_images = True
     page = written(tmp_path / "run", config, found, data)
     assert page.count("data:image/jpeg") == 24  # six of each kind in two sets
 
@@ -202,11 +222,11 @@ def test_nothing_from_outside_becomes_markup(reports):
 def test_a_report_says_what_a_reader_asks(reports):
     page = re.sub(r"<[^>]+>", " ", reports["drawn"])
     for words in (
-        "mobilenetv2 x0.1 with tvconv was trained from seed 0 for 2 epochs on pictures of 24x24",
-        "Of 80 pairs of pictures in 2 sets it tells 81.25 % rightly",
+        "mobilenetv2 x0.1 with tvconv was trained from seed 0 for 2 epochs on images of 24x24",
+        "The mean verification accuracy is 81.25 %, on 80 image pairs in 2 sets.",
         "80.00 ± 10.00",  # a set's accuracy
         "ROC curves",
-        "the same person, least alike".capitalize(),
+        "The same identity, least alike",
         "Learning rate",
         "block_2  12x12"[:7],
         "5,816,320",
@@ -230,48 +250,48 @@ def test_a_sweep_compares_its_runs_and_shows_what_failed(reports):
 
 def test_evidence_comes_back_as_it_was_kept(tmp_path):
     _, found, _ = faces_run(tmp_path / "run")
-    evidence.save(tmp_path / "run", found)
-    again = evidence.load(tmp_path / "run")
+    report_data.save(tmp_path / "run", found)
+    again = report_data.load(tmp_path / "run")
     for ours, theirs in zip(again, found, strict=True):
         ours, theirs = ({"": x} if isinstance(x, np.ndarray) else x for x in (ours, theirs))
         assert list(ours) == list(theirs)
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert evidence.load(tmp_path) is None
+    assert report_data.load(tmp_path) is None
 
 
 def test_a_report_is_made_again_where_the_data_is_gone(tmp_path, capsys):
     workdir = tmp_path / "run"
     config, found, data = faces_run(workdir)
     page = written(workdir, config, found, data)
-    evidence.save(workdir, found)
-    command.main([str(workdir), "--pictures"])
+    report_data.save(workdir, found)
+    command.main([str(workdir), "--images"])
     again = (workdir / "report.html").read_text()
     assert f"wrote {workdir / 'report.html'}" in capsys.readouterr().out
-    assert "The data of this run was not at hand" in again and "image/jpeg" not in again
+    assert "The data of this run was not available" in again and "image/jpeg" not in again
     rest = [re.sub('<section id="worst".*?</section>', "", text) for text in (again, page)]
-    key = 'report_pictures</th><td class="words"><code>'
+    key = 'report_images</th><td class="words"><code>'
     assert rest[0].replace(f"{key}True", f"{key}False") == rest[1]
 
 
 def test_a_set_that_has_gone_or_changed_is_named_and_the_others_are_shown(tmp_path):
-    config, found, data = faces_run(tmp_path / "run", report_pictures=True)
-    source, pairs = data.verification.pop(EVIL)
+    config, found, data = faces_run(tmp_path / "run", report_images=True)
+    source, pairs = data.pop(EVIL)
     page = written(tmp_path / "run", config, found, data)
-    assert "the pairs that were measured were not at hand" in page and page.count("data:image/jpeg") == 12
-    data.verification[EVIL] = source, pairs._replace(same=~pairs.same)
+    assert "the measured pairs were not available" in page and page.count("data:image/jpeg") == 12
+    data[EVIL] = source, pairs._replace(same=~pairs.same)
     assert written(tmp_path / "run", config, found, data) == page
 
 
 def test_commands_are_those_that_there_are(tmp_path):
     """Table 2 trains many runs: it has no ``--workdir`` and no ``--mode``. A path may hold spaces."""
     for given, own in (("main --workdir=a", True), ("experiments.table2 --out=a", False)):
-        text = common.rerun({"command": f"python -m tvconv_jax.{given}"}, tmp_path / "my run")
-        assert (f"{given} --mode=eval" in text) == ("with another" in text) == own
+        text = rerun({"command": f"python -m tvconv_jax.{given}"}, tmp_path / "my run")
+        assert (f"{given} --mode=eval" in text) == ("give another" in text) == own
         assert html.escape(f"python -m tvconv_jax.report '{tmp_path}/my run'") in text
 
 
 def test_an_older_run_asks_for_no_pictures():
-    assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_pictures": False, "batch_size": 2}
+    assert complete({"task": "face", "eval": {"batch_size": 2}})["eval"] == {"report_images": False, "batch_size": 2}
     assert "eval" not in complete({"task": "frontal"})
 
 
@@ -287,9 +307,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "config.json").write_text(ConfigDict({"task": "face", "eval": {}}).to_json())
     assert "holds no results.json: the run has not ended" in error()
     (tmp_path / "results.json").write_text('{"step": ')
-    assert "results.json is damaged or missing" in error()
+    assert "results.json is damaged; remove it" in error()
     (tmp_path / "results.json").write_text("{}")
-    assert "metrics.jsonl is damaged or missing" in error()
+    assert "metrics.jsonl is missing; the command" in error()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "report.npz").write_text("none")
     assert "report.npz is damaged; remove it" in error()
@@ -312,4 +332,4 @@ def test_a_browser_finds_nothing_wrong(reports, dark):
             assert one["skip"] == [True, True, "solid", 1]  # first, seen when focused, with a frame, leads somewhere
             levels = one["headings"]
             assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
-        assert [one["pictures"] for one in found] == [2, 26, 0] and found[0]["drawings"] == 6
+        assert [one["images"] for one in found] == [2, 26, 0] and found[0]["drawings"] == 6

@@ -28,9 +28,8 @@ from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.held_out import open_held_out
 from tvconv_jax.edge import benchmark
 from tvconv_jax.report.__main__ import remake
-from tvconv_jax.tasks.command import check_workdir
 from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks.saved_config import check_workdir, read_config
 from tvconv_jax.utils.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "security.md"

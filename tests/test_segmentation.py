@@ -15,9 +15,9 @@ from PIL import Image
 from test_main import ROOT, Watched, leaves
 
 from tvconv_jax.experiments import table2
-from tvconv_jax.report.contours import Outlined, outlined
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.configs import odoc_config
+from tvconv_jax.tasks.contours import Outlined, outlined
 from tvconv_jax.tasks.evaluation import Predicted, measure, summary
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 
@@ -28,7 +28,7 @@ MARGIN = 0.05
 def small(arguments="test_domain=1"):
     config = odoc_config(f"smoke,epochs=20,image_size=48,{arguments}")
     config.train.eval_every, config.train.log_every, config.train.checkpoint_every = 20.0, 30, 100
-    config.eval.show = "Domain1/002.png"
+    config.eval.visualize = "Domain1/002.png"
     return config
 
 
@@ -75,19 +75,19 @@ def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):
     segmentation.evaluate(small(), trained)
     results = json.loads((trained / "results.json").read_text())
     printed = capsys.readouterr().out
-    assert "Domain 1, checkpoint of step 60 (4 pictures; HD95 pooled, an empty mask counts 100)" in printed
+    assert "Domain 1, checkpoint of step 60 (4 images; HD95 pooled, an empty mask counts 100)" in printed
     assert f"{results['disc']['dice'] * 100:.2f}" in printed and f"{results['cup']['hd95']:.2f}" in printed
 
 
 def test_selections_look_where_they_say(trained):
     """Held out: the test pictures of the training domains. Reference: the test domain, said in the results."""
-    jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,select={select}")) for select in
+    jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,checkpoint={select}")) for select in
             ("last", "held_out", "reference")}  # fmt: skip
     watched = {select: job._watched_domains() for select, job in jobs.items()}
     assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
     assert "flatters" in segmentation.SELECTIONS["reference"]
     job = jobs["held_out"]
-    best = job.selected(None, trained)  # from the run's best checkpoint
+    best = job.selected(trained)  # from the run's best checkpoint
     assert int(best.step) == 60
     assert 1 not in job.train_sources and job.batch_size == 12
 
@@ -119,7 +119,7 @@ def test_outlines_lie_on_the_masks_borders():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("eval.select", "best", "eval.select 'best' is unknown; there are: last, held_out, reference."),
+        ("eval.checkpoint", "best", "eval.checkpoint 'best' is unknown; there are: last, held_out, reference."),
         ("eval.hd95", "max", "there are: pooled, directed."),
         ("eval.empty", "0", "there are: 100, nan, diagonal."),
         ("data.test_domain", 5, "data.test_domain 5 is unknown; there are: 1, 2, 3, 4."),
@@ -129,8 +129,8 @@ def test_outlines_lie_on_the_masks_borders():
         ("model.output_stride", 4, "config.model: output_stride 4 is unknown"),
         ("model.pretrained", "nowhere.pth", "nowhere.pth does not exist"),
         ("data.per_domain", 0, "must be a positive multiple"),
-        ("train.accumulate", 3, "train.accumulate 3 would give every part one domain alone"),
-        ("eval.show", "Domain1/9.png", "eval.show 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
+        ("train.grad_accum_steps", 3, "train.grad_accum_steps 3 would give every part one domain alone"),
+        ("eval.visualize", "Domain1/9.png", "eval.visualize 'Domain1/9.png' is unknown; there are: Domain1/000.png"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_line(key, value, words):
@@ -219,7 +219,7 @@ def test_table_2_leaves_out_what_has_no_hd95(capsys):
         return about | scores | {"constant_mask_dice": {"cup": 0.4, "disc": 0.4}}
 
     runs = {("tvconv", 0): None, ("tvconv", 1): None, ("depthwise", 0): None, ("depthwise", 1): 2.0}
-    table2.print_table({table2.Fold(name, 1, seed): result(hd95) for (name, seed), hd95 in runs.items()})
+    table2.show({table2.Fold(name, 1, seed): result(hd95) for (name, seed), hd95 in runs.items()})
     rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
     cells = {tuple(row[1:3]): row[3:5] for row in rows if len(row) > 4}
     assert cells["cup hd95", "tvconv"] == ["-", "-"] and cells["cup hd95", "depthwise"] == ["2.00", "2.00"]

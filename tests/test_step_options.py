@@ -12,12 +12,10 @@ import pytest
 from tvconv_jax import create_model
 from tvconv_jax.models.blocks import ConvNorm, call
 from tvconv_jax.nn.norm import BatchNorm
-from tvconv_jax.ops.batch_norm import batch_norm
-from tvconv_jax.tasks.command import check_workdir
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import ADDED
-from tvconv_jax.tasks.forward import make_forward
-from tvconv_jax.tasks.run import rate_note, schedule_of
+from tvconv_jax.tasks.parts import learning_rate_note, make_forward, schedule_of
+from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
@@ -113,7 +111,7 @@ def test_an_accumulated_gradient_is_the_whole_batchs():
     for parts in (1, 3):
         optimizer = optax.sgd(0.1)
         state = create_state({"w": jnp.ones(3)}, {"seen": jnp.zeros(())}, optimizer, 0, ONE)
-        results[parts] = make_train_step(loss, optimizer, ONE, accumulate=parts)(state, {"x": x})
+        results[parts] = make_train_step(loss, optimizer, ONE, grad_accum_steps=parts)(state, {"x": x})
     for part in ("w",):
         np.testing.assert_allclose(results[3][0].params[part], results[1][0].params[part], rtol=1e-6)
     np.testing.assert_allclose(results[3][1]["loss"], results[1][1]["loss"], rtol=1e-6)
@@ -155,23 +153,29 @@ def config_of(**optimizer):
 
 @pytest.mark.parametrize(("rule", "rate"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
 def test_the_rate_follows_the_batch_by_the_rule(rule, rate):
-    schedule = schedule_of(config_of(scale_rule=rule), batch_size=64, steps_per_epoch=10)
+    schedule = schedule_of(config_of(lr_scaling=rule), batch_size=64, steps_per_epoch=10)
     np.testing.assert_allclose(schedule(0), rate, rtol=1e-6)
 
 
 def test_the_rate_is_said_and_what_is_likely_to_be_a_mistake():
-    assert rate_note(config_of(), 16) == "rate: 0.1, times 0.1 at epochs 1.16, 1.58, 1.84 of 2"
-    assert rate_note(config_of(scale_rule="linear", warmup_epochs=0.5), 8).startswith("rate: 0.05, times")
-    assert rate_note(config_of(warmup_epochs=0.5), 16).endswith(" of 2, growing for 0.5")
-    assert "does not fall to its end: `epochs=` behind" in rate_note(config_of(epochs=1.5), 16)
-    assert rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.scale_rule")
+    assert learning_rate_note(config_of(), 16) == "learning rate: 0.1, times 0.1 at epochs 1.16, 1.58, 1.84 of 2"
+    assert learning_rate_note(config_of(lr_scaling="linear", warmup_epochs=0.5), 8).startswith(
+        "learning rate: 0.05, times"
+    )
+    assert learning_rate_note(config_of(warmup_epochs=0.5), 16).endswith(" of 2, growing for 0.5")
+    assert "does not fall to its end: `epochs=` behind" in learning_rate_note(config_of(epochs=1.5), 16)
+    assert learning_rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.lr_scaling")
 
 
 def test_drawn_faces_have_the_papers_rate_by_the_root_of_the_batch():
     """At 0.1 for batches of 64 a run now and then does not learn."""
     drawn, folder = (face_config(text, model="mobilenetv2", width=0.1) for text in (None, "data=folder"))
-    assert rate_note(drawn, 64).startswith("rate: 0.0354, ") and rate_note(drawn, 512).startswith("rate: 0.1, ")
-    assert rate_note(folder, 512).startswith("rate: 0.1, ") and "belongs" not in rate_note(folder, 512)
+    assert learning_rate_note(drawn, 64).startswith("learning rate: 0.0354, ") and learning_rate_note(
+        drawn, 512
+    ).startswith("learning rate: 0.1, ")
+    assert learning_rate_note(folder, 512).startswith("learning rate: 0.1, ") and "belongs" not in learning_rate_note(
+        folder, 512
+    )
 
 
 def test_warm_up_grows_a_step_at_a_time_and_the_milestones_stay():
@@ -187,7 +191,7 @@ def test_warm_up_grows_a_step_at_a_time_and_the_milestones_stay():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scale_rule": "cubic"}, "optimizer.scale_rule 'cubic' is unknown; there are: none, linear, sqrt"),
+        ({"lr_scaling": "cubic"}, "optimizer.lr_scaling 'cubic' is unknown; there are: none, linear, sqrt"),
         ({"warmup_epochs": 9.0}, "optimizer.warmup_epochs 9.0 must be 0 to optimizer.epochs, 2.0"),
     ],
 )

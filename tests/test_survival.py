@@ -16,8 +16,8 @@ import pytest
 from test_training import run
 
 from tvconv_jax.report.curves import read_metrics
-from tvconv_jax.tasks.command import check_workdir
 from tvconv_jax.tasks.configs import face_config
+from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training import nonfinite
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
@@ -197,29 +197,32 @@ def test_a_workdir_that_takes_no_files_is_refused(tmp_path):
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_named(tmp_path, capsys):
-    whole, progress, lines = run(tmp_path / "run", bad=34, nan="skip")
+    whole, progress, lines = run(tmp_path / "run", bad=34, on_nonfinite="skip")
     assert np.isfinite(whole).all() and progress.skipped == (1, 0)
     assert "step 9 skipped, not finite (1 so far): picture 32, picture 33" in capsys.readouterr().out
     assert {"step": 9, "skipped": 1} in lines
     by_step = {line["step"]: line for line in lines if "loss" in line}
     assert 9 not in by_step and by_step[8]["skipped"] == 0 and by_step[12]["skipped"] == 1
     # nothing of the step is left in the state: a run that stops before it and after it holds the same numbers
-    before, after = run(tmp_path / "before", total=8)[0], run(tmp_path / "after", total=9, bad=34, nan="skip")[0]
+    before, after = (
+        run(tmp_path / "before", total=8)[0],
+        run(tmp_path / "after", total=9, bad=34, on_nonfinite="skip")[0],
+    )
     np.testing.assert_array_equal(before, after)
     # the count survives a resumption
-    assert run(tmp_path / "after", bad=34, nan="skip")[1].skipped == (1, 0)
+    assert run(tmp_path / "after", bad=34, on_nonfinite="skip")[1].skipped == (1, 0)
 
 
 def test_a_run_that_stopped_at_such_a_step_goes_on_past_it(tmp_path):
-    with pytest.raises(TrainingError, match="or leave such steps out with --config.train.nan=skip"):
+    with pytest.raises(TrainingError, match="or leave such steps out with --config.train.on_nonfinite=skip"):
         run(tmp_path / "run", bad=34)
-    one, other = run(tmp_path / "run", bad=34, nan="skip"), run(tmp_path / "skip", bad=34, nan="skip")
+    one, other = run(tmp_path / "run", bad=34, on_nonfinite="skip"), run(tmp_path / "skip", bad=34, on_nonfinite="skip")
     np.testing.assert_array_equal(one[0], other[0])
     assert one[1] == other[1]
 
 
 def test_where_all_is_finite_skipping_changes_no_number(tmp_path):
-    one, other = run(tmp_path / "stop"), run(tmp_path / "skip", nan="skip")
+    one, other = run(tmp_path / "stop"), run(tmp_path / "skip", on_nonfinite="skip")
     np.testing.assert_array_equal(one[0], other[0])
 
 
@@ -242,24 +245,22 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(where):
 
 def test_too_many_in_a_row_stop_the_run():
     skipped = nonfinite.Skipped()
-    for step in range(1, nonfinite.IN_A_ROW):
+    for step in range(1, nonfinite.MAX_IN_A_ROW):
         skipped = nonfinite.count(skipped, step, ["a"])
-    with pytest.raises(
-        TrainingError, match=r"10 steps in a row, up to step 10, .* pictures of the last: a, b\. A lower"
-    ):
+    with pytest.raises(TrainingError, match=r"10 steps in a row, up to step 10, .* images of the last: a, b\. A lower"):
         nonfinite.count(skipped, 10, ["a", "b"])
 
 
 def test_a_workdir_older_than_a_key_goes_on_with_what_was_so_before(tmp_path):
     config = face_config("smoke", model="mobilenetv2", width=0.1)
     old = json.loads(config.to_json())
-    del old["train"]["nan"], old["start"]
+    del old["train"]["on_nonfinite"], old["finetune"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     check_workdir(config, tmp_path)
-    config.train.nan = "skip"  # what the error of a loss that is not finite advises
+    config.train.on_nonfinite = "skip"  # what the error of a loss that is not finite advises
     check_workdir(config, tmp_path)
-    config.train.log_every, config.start.freeze = 7, "model/stem/*"
-    with pytest.raises(UserError, match=r"2 keys differ: start.freeze:  there, .*; train.log_every: 1 there, 7 now"):
+    config.train.log_every, config.finetune.freeze = 7, "model/stem/*"
+    with pytest.raises(UserError, match=r"2 keys differ: finetune.freeze:  there, .*; train.log_every: 1 there, 7 now"):
         check_workdir(config, tmp_path)
 
 

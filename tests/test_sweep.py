@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from tvconv_jax.data.faces import load_faces
-from tvconv_jax.experiments import sweep, sweep_runs
+from tvconv_jax.experiments import sweep, sweep_record, sweep_runs
 from tvconv_jax.experiments.sweep_file import Setting
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, shares_of_cores, train_all
 from tvconv_jax.tasks.face import FaceJob
@@ -182,7 +182,7 @@ def test_a_run_that_ended_is_recorded_before_the_next(two, faked, tmp_path, monk
         return start(run, *arguments)
 
     monkeypatch.setattr(sweep_runs, "_start", start_one)
-    monkeypatch.setattr(sweep, "LENGTHY", ("momentum",))
+    monkeypatch.setattr(sweep_record, "LENGTHY", ("momentum",))
     with pytest.raises(SystemExit, match="130"):
         sweep.main([two, f"--out={out}", "--seeds=1,1"])
     (line,) = json.loads((out / "sweep.json").read_text())
@@ -192,11 +192,11 @@ def test_a_run_that_ended_is_recorded_before_the_next(two, faked, tmp_path, monk
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"images_per_second": "fast"}, "damaged; remove it, and it is written anew from the folders beside it."),
+        ({"images_per_second": "fast"}, "damaged; remove it, and it is written again from the folders beside it."),
         ({"verification": None}, "damaged; remove it"),
         ({"complexity": {"macs": 1}}, "damaged; remove it"),
         ({"config": {"seed": 1, "task": "face", "model": 3}}, "damaged; remove it"),
-        ({"mean_accuracy": None}, "verified on nothing; give the data pair lists"),
+        ({"mean_accuracy": None}, "the run has no verification set; give the data pair lists"),
     ],
 )
 def test_a_damaged_record_is_one_line(two, faked, tmp_path, capsys, changed, said):
@@ -252,7 +252,7 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     known = (there / "sweep.json").rename(tmp_path / "known.json")
     assert len(known.read_text().splitlines()) == 4 + 2  # a line a run
     capsys.readouterr()
-    sweep.main([two, f"--out={here}", "--seeds=1,2,3", f"--known={known}", "--markdown"])
+    sweep.main([two, f"--out={here}", "--seeds=1,2,3", f"--reuse-results={known}", "--markdown"])
     printed = capsys.readouterr().out
     assert "[1/2] tvconv, seed 3" in printed and "| tvconv | 3 | 2.00 | 3 | 4 | 50 | 70.00 ± 8.16 |" in printed
     assert sorted(path.name for path in here.glob("*/*/")) == ["seed3"] * 2
@@ -269,7 +269,7 @@ def test_a_sweep_goes_on_elsewhere_with_what_is_known(two, faked, tmp_path, caps
     known.write_text('[{"setting": "tvconv"}]')
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={here}", f"--known={known}"])
-    assert "known.json is no sweep.json, or damaged; name the one of a sweep." in capsys.readouterr().err
+    assert "known.json is not a sweep.json, or damaged; name the one of a sweep." in capsys.readouterr().err
 
 
 def test_what_another_sweep_trained_is_taken_by_its_config(two, faked, tmp_path, capsys):
@@ -346,7 +346,7 @@ while not (other / "cores").exists():
 def test_cores_are_dealt_out(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 0, 1, 3, 2})
     assert shares_of_cores(2) == [[0, 1], [2, 3, 4]]
-    with pytest.raises(UserError, match="--jobs=6 must be 1 to 5, the cores that are there"):
+    with pytest.raises(UserError, match="--jobs=6 must be 1 to 5, the number of cores"):
         shares_of_cores(6)
 
 
@@ -431,7 +431,7 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     assert "there is no file configs/sweeps/table9.py; beside it are: configs/" in error("configs/sweeps/table9.py")
     assert "--jobs=0 must be 1 to " in error(two, "--jobs=0")
     assert "has no get_sweep(); it is a config" in error("configs/face_mb01.py")
-    assert "what goes to the configs starts with --config." in error(two, "--epochs=3")
+    assert "arguments for the configs start with --config." in error(two, "--epochs=3")
     assert "--settings 'stage 9' matches none of: tvconv, other." in error(two, "--settings=stage 9")
     Path(two).write_text("import tvconv_jaxx")
     assert "cannot be read (ModuleNotFoundError: No module named 'tvconv_jaxx'); repair it." in error(two)

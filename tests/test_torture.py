@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stress.torture import checkpoint_faults, pictures, verdict
-from tvconv_jax.training import checksums
+from tvconv_jax.training import checkpoint_files
 
 ROOT = Path(__file__).parent.parent
 STEPS = 8  # two epochs of four steps
@@ -56,7 +56,7 @@ def test_the_judge_finds_a_damaged_checkpoint(tmp_path):
         folder = tmp_path / "last" / "6" / item
         folder.mkdir(parents=True)
         (folder / "numbers").write_bytes(b"123")
-        checksums.write(folder)
+        checkpoint_files.write_checksums(folder)
     assert checkpoint_faults(tmp_path) == []
     (folder / "numbers").write_bytes(b"124")
     assert checkpoint_faults(tmp_path) == ["step 6, data: data/numbers was changed"]

@@ -16,13 +16,15 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.run import TIMED, measured_speed, plan_of
+from tvconv_jax.tasks.parts import plan_of
+from tvconv_jax.tasks.run import MIN_TIMED_STEPS, find_speed
 from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import check_batch_size, make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
+from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
@@ -95,7 +97,7 @@ class Batches:
         self.at = state["at"]
 
 
-def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", scored=True, steep=-1, data=None):
+def run(workdir, *, total=12, bad=None, on_step=None, width=2, on_nonfinite="stop", scored=True, steep=-1, data=None):
     """A whole run in a workdir; returns its parameters and what was logged."""
     workdir.mkdir(exist_ok=True)
     mesh, optimizer = make_mesh(), sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
@@ -115,7 +117,7 @@ def run(workdir, *, total=12, bad=None, on_step=None, width=2, nan="stop", score
             on_step(int(state.step))
         return {"score": float(-state.params["w"][0])} if scored else {}
 
-    step = make_train_step(loss, optimizer, mesh, nan=nan)
+    step = make_train_step(loss, optimizer, mesh, on_nonfinite=on_nonfinite)
     task = loop.Task(step, batches, evaluate, lambda i: f"picture {i}", data or {})
     plan = loop.Plan(total=total, log_every=1, checkpoint_every=3, eval_every=4)
     line = ProgressLine(total, 4)
@@ -149,7 +151,7 @@ def test_a_run_in_two_parts_equals_one_in_one_piece(tmp_path):
 
 def test_tensorboard_is_given_the_numbers_without_pytorch(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tvconv_jax.training.events import Events;"
+        "import sys; from pathlib import Path; from tvconv_jax.training.logging import Events;"
         "events = Events(Path(sys.argv[1]), 5); events.write(5, 'loss', 2.5); events.close();"
         "assert not any(name.startswith('torch') for name in sys.modules)"
     )
@@ -172,27 +174,27 @@ def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):
 
 def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("tvconv_jax.training.logging.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: now))
     line, results = ProgressLine(12, 4), tmp_path / "results.json"
-    assert measured_speed(line, results) is None
+    assert find_speed(line, results) is None
     results.write_text("{")
     with pytest.raises(UserError, match="results.json is damaged or cannot be read; remove it"):
-        measured_speed(line, results)
+        find_speed(line, results)
     write_json(results, {"images_per_second": 50.0})
-    for step in range(1, TIMED + 1):  # the first one starts the clock
+    for step in range(1, MIN_TIMED_STEPS + 1):  # the first one starts the clock
         line.update(step, 1.0)
-    assert measured_speed(line, results) == 50.0
-    line.update(TIMED + 1, 1.0)
+    assert find_speed(line, results) == 50.0
+    line.update(MIN_TIMED_STEPS + 1, 1.0)
     now = 2.0
-    assert measured_speed(line, results) == TIMED * 4 / 2
+    assert find_speed(line, results) == MIN_TIMED_STEPS * 4 / 2
     line.close()
 
 
 def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     reporter = Reporter(clock=lambda: clock.now, threaded=False)
-    monkeypatch.setattr("tvconv_jax.training.logging.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr("tvconv_jax.training.logging.reporter", reporter)
+    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tvconv_jax.training.progress.reporter", reporter)
 
     def said(now):
         clock.now = now
@@ -204,7 +206,10 @@ def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
         line.update(1, 9.0)
         clock.now = 70
         line.update(11, 2.5)
-        assert said(80) == "step 11/100  loss 2.500  0 img/s  29:40 left\n"
+        assert said(80) == "step 11/100  loss 2.500  0 images/s  29:40 left\n"
+        for now in range(90, 111, 10):  # other lines do not replace it
+            line.print("step 12 skipped")
+            assert ("step 11/100" in said(now)) == (now == 110)
     assert said(999) == ""
 
 
@@ -241,9 +246,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(tmp_path, number, code):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_names_and_keeps_what_was_saved(tmp_path):
-    with pytest.raises(
-        TrainingError, match=r"loss of step 9 is nan; its pictures: picture 32, picture 33, .*35\. Look"
-    ):
+    with pytest.raises(TrainingError, match=r"loss of step 9 is nan; its images: picture 32, picture 33, .*35\. Look"):
         run(tmp_path / "run", bad=34)
     with Checkpoints(tmp_path / "run") as checkpoints:
         optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.01)

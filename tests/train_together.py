@@ -15,12 +15,13 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import eval_batches, train_batches
 from tvconv_jax.data.synthetic import embedded
-from tvconv_jax.tasks.face_head import init_class_weights, make_head
+from tvconv_jax.tasks.face_model import init_class_weights, make_head
 from tvconv_jax.training import distributed, loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog, NoLog
 from tvconv_jax.training.mesh import local_rows, make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
+from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted

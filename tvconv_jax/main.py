@@ -1,5 +1,6 @@
-"""The main job: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
+"""Train, evaluate, plan: ``python -m tvconv_jax.main --config=configs/face_mb01.py[:key=value,...] --workdir=DIR``."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,23 +12,25 @@ from ml_collections import ConfigDict, config_flags
 from tvconv_jax.bench import virtual_devices
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.command import CONFIG
+from tvconv_jax.tasks.configs.renamed import rename_arguments
 from tvconv_jax.utils.progress import reporter
 
 WORKDIR = command.define_path("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several; auto: ask the cluster.")
-PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together.")
-PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
+PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "plan"], "Train (and go on where a run stopped), verify, or plan a training."
+    "mode", "train", ["train", "eval", "plan"], "Train or resume a run, evaluate it, or plan a training."
 )
-DEVICES = flags.DEFINE_integer("devices", 1, "Plan: how many devices.")
-KIND = flags.DEFINE_string("kind", "tpu-v5e", "Plan: what devices; see tvconv_jax/bench/device_specs.py.")
-IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: people in the training set.")
-# Flags that not every mode reads, by the modes that do; and what holds when a mode is stopped.
+DEVICES = flags.DEFINE_integer("devices", 1, "Plan: number of devices.")
+KIND = flags.DEFINE_string("device-kind", "tpu-v5e", "Plan: kind of devices; see tvconv_jax/bench/device_specs.py.")
+IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: identities in the training set.")
+# Flags that not every mode reads, by the modes that do.
 READ_BY = {
     ("train", "eval"): ("coordinator", "processes", "process"),
-    ("plan",): ("devices", "kind", "identities"),
+    ("plan",): ("devices", "device-kind", "identities"),
 }
+# Printed when a mode is stopped.
 AFTER = {
     "train": "the same command goes on.",
     "eval": "nothing was written; the checkpoints are as they were.",
@@ -36,23 +39,25 @@ AFTER = {
 
 
 def main(_: Sequence[str]) -> None:
+    """Run the mode that the flags ask for."""
     command.check_mode(MODE.value, READ_BY)
     if MODE.value == "plan":
-        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
+        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *rename_arguments(sys.argv[1:])])
     from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import load_task
     from tvconv_jax.tasks.limits import check_values
+    from tvconv_jax.tasks.saved_config import check_workdir
     from tvconv_jax.training import distributed
 
     config, workdir = CONFIG.value, _workdir()
-    # JAX and TFDS tell what they do at every start, and Orbax logs, with its traceback, every error that it raises too.
+    # JAX and TFDS log at every start, and Orbax logs every error that it raises, with a traceback.
     logging.set_verbosity(logging.FATAL)
     task = load_task(config.task)
     check_values(config)
     if MODE.value != "plan" or WORKDIR.value:
-        # A run may be verified in another way than it was; which checkpoint is the best was decided in training.
-        how = [f"eval.{key}" for key in config.eval if key != "select"] if MODE.value == "eval" else []
-        command.check_workdir(config, workdir, ignore=how)
+        # A run may be evaluated with other options; only the choice of the checkpoint belongs to its training.
+        ignore = [f"eval.{key}" for key in config.eval if key != "checkpoint"] if MODE.value == "eval" else []
+        check_workdir(config, workdir, ignore=ignore)
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
         _plan(config)
@@ -66,13 +71,13 @@ def main(_: Sequence[str]) -> None:
 
 
 def _plan(config: ConfigDict) -> None:
-    from tvconv_jax.bench.plan import make_plan
-    from tvconv_jax.bench.plan_report import print_plan
     from tvconv_jax.utils.files import write_json
     from tvconv_jax.utils.outputs import announce_overwrite
 
-    plan = make_plan(config, kind=KIND.value, identities=IDENTITIES.value)
-    print_plan(plan)
+    plan = importlib.import_module("tvconv_jax.bench.plan").make_plan(
+        config, kind=KIND.value, identities=IDENTITIES.value
+    )
+    importlib.import_module("tvconv_jax.bench.plan_report").print_plan(plan)
     if WORKDIR.value:
         _workdir().mkdir(parents=True, exist_ok=True)
         write_json(announce_overwrite(_workdir() / "plan.json"), plan.as_dict())

@@ -1,17 +1,17 @@
-"""The paper's Figure 10: how TVConv and the depthwise convolution take training faces with less layout.
+"""The paper's Figure 10: TVConv and the depthwise convolution on training faces with less layout.
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/figure10.py --out=runs/figure10
 
-Training pictures are turned, sheared, scaled or moved, farther from row to row; those that are verified stay as they
-are. What the strengths mean stands in :mod:`tvconv_jax.data.augment`. Twenty-six settings: group ``none`` is where
-the curves of all four transformations begin, and a label is the operator and the strength, as in ``tvconv 10``.
+The training images are transformed by rotation, shear, scale or translation of growing magnitude; the verification
+images are unchanged. The magnitudes are defined in :mod:`tvconv_jax.data.augment`. There are 26 settings: group
+``none`` starts the curves of all four transformations, and a label is operator and magnitude, such as ``tvconv 10``.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 OPERATORS = ("tvconv", "depthwise")
-STRENGTHS = {
+MAGNITUDES = {
     "rotation": (10.0, 20.0, 40.0),
     "shear": (10.0, 20.0, 40.0),
     "scale": (0.1, 0.2, 0.4),
@@ -26,16 +26,16 @@ def get_sweep() -> Sweep:
             *(Setting(f"{operator} 0", CONFIG, f"operator={operator}", group="none") for operator in OPERATORS),
             *(
                 Setting(
-                    f"{operator} {strength:g}",
+                    f"{operator} {magnitude:g}",
                     CONFIG,
                     f"operator={operator}",
-                    changes={f"data.augment.{name}": strength},
+                    changes={f"data.augment.{name}": magnitude},
                     group=name,
                 )
-                for name, strengths in STRENGTHS.items()
+                for name, magnitudes in MAGNITUDES.items()
                 for operator in OPERATORS
-                for strength in strengths
+                for magnitude in magnitudes
             ),
         ],
-        note="rotation and shear in degrees, scale and translation in shares; drawn up to that, anew every epoch",
+        note="rotation and shear in degrees, scale and translation in shares; drawn again up to that every epoch",
     )

@@ -2,13 +2,13 @@
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/figure6.py --out=runs/figure6
 
-What the operators are stands in :mod:`tvconv_jax.nn.operators`.
+The operators are described in :mod:`tvconv_jax.nn.operators`.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep
 from tvconv_jax.models.registry import list_operators
 
-# Its generator runs for every picture: with the default's 64 channels a step takes ten seconds on two cores.
+# Its generator runs for every image: with the default's 64 channels a step takes ten seconds on two cores.
 CHANGES = {"tvconv_dynamic": {"model.hidden_channels": 16}}
 
 
@@ -23,6 +23,6 @@ def get_sweep() -> Sweep:
             ),
             Setting("mlp_mixer", "configs/face_mixer.py"),
         ],
-        note="all with one schedule and no tuning of their own; attention (sasa, axial) in the last three stages; "
+        note="all with the same schedule, without tuning; attention (sasa, axial) in the last three stages; "
         "tvconv_dynamic's generator has 16 hidden channels, tvconv's 64",
     )

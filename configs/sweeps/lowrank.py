@@ -1,9 +1,9 @@
-"""Our question: is a generator of low rank better trained so, or trained in full and truncated when it is exported?
+"""Our question: is a low-rank generator better trained at low rank, or trained in full and truncated at export?
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/lowrank.py --out=runs/lowrank
     python -m tvconv_jax.bench.export_table runs/lowrank/tvconv/seed* --precisions=float32
 
-The first command trains both; the second truncates what was trained in full, and says what that costs.
+The first command trains both; the second truncates the full generators, and prints the loss of accuracy.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep

@@ -2,8 +2,8 @@
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/table1.py --out=runs/table1
 
-Sixteen settings; with ``:data=casia`` on faces of your own it is the paper's. Of the paper's accuracies we know what
-its abstract says, https://arxiv.org/abs/2203.10489: TVConv gains up to 4.21 points at the same cost.
+There are 16 settings; ``:data=casia`` trains on faces of your own, as the paper does. Of the paper's accuracies only
+the abstract is known to us, https://arxiv.org/abs/2203.10489: TVConv gains up to 4.21 points at the same cost.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep

@@ -1,11 +1,12 @@
-"""The paper's Table 3: what the affinity maps start from; and, our question, what the generator sees beyond the border.
+"""The paper's Table 3: the initialization of the affinity maps; and, our question, the generator's padding.
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/table3.py --out=runs/table3
 
-With constant maps, says the paper, TVConv starts as a depthwise convolution. With the reference's zeros beyond the
-border that holds only away from it, 5 pixels deep, which is nowhere on a 6x6 grid; with edge values it holds
-everywhere. The last column says how far from one each model starts (:func:`tvconv_jax.tasks.affinity.deviation`): with
-constant maps at 48x48 60 % with zeros (27 % in the first layer, 79 % in the last), 0 % with edge values.
+According to the paper, TVConv with constant maps starts as a depthwise convolution. With the reference's zero padding
+that holds only at 5 or more pixels from the border, which is nowhere on a 6x6 grid; with edge padding it holds
+everywhere. The last column is each model's initial deviation from a depthwise convolution
+(:func:`tvconv_jax.tasks.affinity.deviation`). With constant maps at 48x48 it is 60 % with zero padding (27 % in the
+first layer, 79 % in the last), and 0 % with edge padding.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep
@@ -16,7 +17,7 @@ INITS = {"ones": "constant", "data": "mean and std of the data", "normal": "nois
 
 def get_sweep() -> Sweep:
     return Sweep(
-        title="Table 3: what affinity maps start from, MobileNetV2 x0.1",
+        title="Table 3: initialization of the affinity maps, MobileNetV2 x0.1",
         settings=[
             Setting(
                 name, CONFIG, changes={"model.affinity_init": init, "model.generator_padding": padding}, group=padding

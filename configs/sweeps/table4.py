@@ -1,8 +1,8 @@
-"""The paper's Table 4: how large the weight-generating block of TVConv is, one dimension at a time.
+"""The paper's Table 4: the size of TVConv's weight-generating block, one dimension at a time.
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/table4.py --out=runs/table4
 
-The default is trained once, for its place in all three dimensions.
+The default is trained once and belongs to all three dimensions.
 """
 
 from tvconv_jax.experiments.sweep import Setting, Sweep
@@ -22,5 +22,5 @@ def get_sweep() -> Sweep:
                 for value in values
             ),
         ],
-        note="the default is 64 hidden channels, 3 hidden layers, 4 affinity channels; one of them changes in a row",
+        note="the default is 64 hidden channels, 3 hidden layers, 4 affinity channels; a row changes one of them",
     )

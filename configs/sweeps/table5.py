@@ -1,4 +1,4 @@
-"""The paper's Table 5: which stages of MobileNetV2 get TVConv; the others keep the depthwise convolution.
+"""The paper's Table 5: the stages of MobileNetV2 with TVConv; the others keep the depthwise convolution.
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/table5.py --out=runs/table5
 

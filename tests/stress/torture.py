@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvconv_jax.training import checksums, steps
+from tvconv_jax.training import checkpoint_files
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, integer, output_folder
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.tether import tethered
@@ -162,10 +162,12 @@ def torture(out: Path, index: int, *, steps: int, processes: int, killed: bool, 
 def checkpoint_faults(folder: Path) -> list[str]:
     """What is wrong with the checkpoints of a run that have got their name."""
     faults = [f"set aside: {path.name}" for path in folder.glob("damaged/*")]
-    for step, path in [pair for kind in steps.KINDS for pair in steps.found(folder / kind).items()]:
-        for item in steps.ITEMS:
-            whole = (path / item / checksums.NAME).exists()
-            fault = checksums.fault(path / item) if whole else "without checksums"
+    for step, path in [
+        pair for kind in checkpoint_files.KINDS for pair in checkpoint_files.found(folder / kind).items()
+    ]:
+        for item in checkpoint_files.ITEMS:
+            whole = (path / item / checkpoint_files.CHECKSUMS).exists()
+            fault = checkpoint_files.find_change(path / item) if whole else "without checksums"
             faults += [f"step {step}, {item}: {fault}"] if fault else []
     return faults
 

@@ -31,7 +31,7 @@ from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 from tvconv_jax.nn.checks import FIELDS
-from tvconv_jax.tasks.forward import PRECISIONS
+from tvconv_jax.tasks.parts import PRECISIONS
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, number, output_file
 from tvconv_jax.utils.environment import cores, processor
 from tvconv_jax.utils.errors import UserError

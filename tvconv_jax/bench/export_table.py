@@ -34,7 +34,7 @@ from tvconv_jax.export.shared_kernel import measure
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command, trained
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks.saved_config import differences, read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
@@ -163,7 +163,7 @@ def _check_runs(workdirs: Sequence[Path]) -> None:
         raise UserError("a workdir is named twice; every run counts once.")
     first = read_config(workdirs[0])
     for workdir in workdirs[1:]:
-        if other := command.differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
+        if other := differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
             raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
 
 

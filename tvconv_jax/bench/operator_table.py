@@ -25,8 +25,9 @@ from rich.table import Table
 from tvconv_jax.bench.edge_table import parse_batches
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.edge import benchmark
-from tvconv_jax.experiments.sweep import Run, check_folder, read
-from tvconv_jax.experiments.sweep_file import Setting, Sweep, load_sweep
+from tvconv_jax.experiments.sweep_file import Setting, Sweep, check_folder, load_sweep
+from tvconv_jax.experiments.sweep_record import read_results
+from tvconv_jax.experiments.sweep_runs import Run, runs_of
 from tvconv_jax.export.exporting import export
 from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.report.sweep import spread
@@ -118,7 +119,7 @@ def _ended(row: Row, setting: Setting, folder: Path) -> list[Run]:
     """The runs with results, which go to the row."""
     names = [path.name[4:] for path in (folder / setting.folder).glob("seed[0-9]*")]
     seeds = sorted(int(name) for name in names if name.isdecimal())
-    results = read([Run(setting, seed, folder / setting.folder / f"seed{seed}") for seed in seeds])
+    results = read_results(runs_of([setting], seeds, folder))
     if not results:
         raise UserError("started, has not ended" if seeds else "not run")
     found = list(results.values())

@@ -17,9 +17,9 @@ from tvconv_jax.data.synthetic.fundus import draw_fundus
 from tvconv_jax.models import create_model
 from tvconv_jax.ops.tv_conv import depthwise_conv, output_grid, tv_conv
 from tvconv_jax.tasks import face, segmentation
-from tvconv_jax.tasks.face_head import make_head
-from tvconv_jax.tasks.forward import PRECISIONS, make_forward
+from tvconv_jax.tasks.face_model import make_head
 from tvconv_jax.tasks.fresh import fresh_variables
+from tvconv_jax.tasks.parts import PRECISIONS, make_forward
 from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state

@@ -149,7 +149,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, side = config.train.accumulate, config.data.image_size
+    parts, side = config.train.grad_accum_steps, config.data.image_size
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
     model = share * count(job.model, (1, side, side, 3)).macs
     head = share * config.model.embedding_size * identities
@@ -165,7 +165,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
         activation_bytes=memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        # XLA counts a loop's body once, and the parts of train.accumulate are a loop; the optimizer is outside it.
+        # XLA counts a loop's body once: the parts of train.grad_accum_steps are a loop, the optimizer is outside it.
         flops=parts * float(cost["flops"]),
         counted_flops=counted,
         generator_flops=generator,

@@ -37,7 +37,7 @@ def warning(plan: Plan) -> str:
     what, way = "parameters and optimizer", "cut the head over more devices (mesh.model)"
     if plan.activation_bytes > plan.parameter_bytes + plan.optimizer_bytes:
         what = "activations and other temporaries"
-        way = "take more devices, train.accumulate, model.remat, or a smaller data.batch_size"
+        way = "take more devices, train.grad_accum_steps, model.remat, or a smaller data.batch_size"
     return (
         f"warning: does not fit: {size(plan.memory)} a device, and a {plan.kind.name} has {size(plan.kind.memory)}; "
         f"most of it are {what}: {way}."

@@ -60,8 +60,8 @@ def load_faces(config: ConfigDict) -> FaceData:
         raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder, casia.")
     data = _load_folder(folder.existing(config.root), config) if config.source == "folder" else _detect(config)
     train, identities, notes = data.train, data.num_classes, data.notes
-    if config.keep:
-        path = user_path(config.keep)
+    if config.include_list:
+        path = user_path(config.include_list)
         train, identities = select_listed(train, path)
         notes.append(f"kept {len(train)} of {len(data.train)} images, {identities} identities, by {path}")
     text = f"{config.source} {config.root} ({identities} identities, {len(train)} images)"

@@ -70,7 +70,7 @@ def select_listed(source: Source, path: Path) -> tuple[Subset, int]:
     if missing:
         raise UserError(
             f"{path} names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
-            f"training set does not have; give the list that was made from this set, as data.keep."
+            f"training set does not have; give the list that was made from this set, as data.include_list."
         )
     counts = Counter(names)
     if twice := [name for name in wanted if counts[name] > 1]:
@@ -93,10 +93,10 @@ def read_include_list(path: Path) -> list[str]:
     Raises:
         UserError: If the file is missing, empty, or not text.
     """
-    lines = read_lines(path, "give the list that purify wrote, as data.keep")
+    lines = read_lines(path, "give the list that purify wrote, as data.include_list")
     names = list(dict.fromkeys(short_name(posix(line)) for line in lines if line.strip()))
     if not names:
-        raise UserError(f"data.keep {path} is empty; give the list that purify wrote.")
+        raise UserError(f"data.include_list {path} is empty; give the list that purify wrote.")
     return names
 
 

@@ -1,1 +1,1 @@
-"""Sweeps over configs, and the tables and figures of the paper."""
+"""Sweeps over configs, and the paper's tables and figures."""

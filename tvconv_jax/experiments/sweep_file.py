@@ -1,4 +1,4 @@
-"""What a file of ``configs/sweeps`` says: a title, and settings to compare."""
+"""Files of ``configs/sweeps``: a title, and settings to compare."""
 
 import dataclasses
 import importlib.util
@@ -8,7 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tvconv_jax.tasks.configs.renamed import rename_changes
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import is_left_over
+
+WRITTEN = ("sweep.json", "report.html", "operator_table.json")
+# Of the output folder, besides settings; older versions left .part.
+PARTS = {*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, for changes have no hash
@@ -18,10 +24,10 @@ class Setting:
     Attributes:
         label: Its name, and its folder's.
         config: Config file.
-        argument: Behind the colon, before what the command adds.
-        changes: Values by key, as in ``{"model.hidden_channels": 8}``.
-        group: Rows of one group stand together.
-        paper: What the paper gives for it, by column of the table, as in ``{"MACs M": 22.47}``.
+        argument: Arguments of the config file, before those of the command.
+        changes: Values by key, such as ``{"model.hidden_channels": 8}``.
+        group: Name of the group of rows to which it belongs.
+        paper: Results of the paper by column of the table, such as ``{"MACs M": 22.47}``.
     """
 
     label: str
@@ -39,15 +45,18 @@ class Setting:
     def name(self) -> str:
         return f"{self.group} {self.label}".strip()
 
+    def matches(self, pattern: str) -> bool:
+        return fnmatchcase(self.name, pattern) or fnmatchcase(self.folder, pattern)
+
 
 class Sweep(NamedTuple):
-    """What a file of ``configs/sweeps`` returns from ``get_sweep()``.
+    """The value of ``get_sweep()`` in a file of ``configs/sweeps``.
 
     Attributes:
-        title: What is compared, and where in the paper.
+        title: Title, with the table or figure of the paper.
         settings: The rows.
-        note: What to know when reading the table.
-        columns: Shares to show in percent besides accuracies, by column: where in ``results.json`` they stand, as in
+        note: Remark on the table.
+        columns: Further shares to show in percent, by column: their path in ``results.json``, such as
             ``"start.deviation"``.
     """
 
@@ -58,17 +67,17 @@ class Sweep(NamedTuple):
 
 
 def load_sweep(path: str) -> Sweep:
-    """Runs a file of ``configs/sweeps`` and checks what it returns.
+    """Run a file of ``configs/sweeps`` and check its sweep.
 
     Raises:
-        UserError: If there is no such file, it is no sweep, it names a config that is not there, or a row twice.
+        UserError: If there is no such file, it is not a sweep, a config is missing, or a row is there twice.
     """
     if not Path(path).is_file():
         there = ", ".join(sorted(str(file) for file in Path(path).parent.glob("*.py"))) or "no sweeps"
         raise UserError(f"there is no file {path}; beside it are: {there}.")
     spec = importlib.util.spec_from_file_location("tvconv_jax_sweep", path)
     if spec is None:
-        raise UserError(f"{path} is no Python file; a sweep is one that has get_sweep(), as in configs/sweeps.")
+        raise UserError(f"{path} is not a Python file; a sweep is one that has get_sweep(), as in configs/sweeps.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -79,27 +88,39 @@ def load_sweep(path: str) -> Sweep:
         raise UserError(f"{path} has no get_sweep(); it is a config, or another file: give it to tvconv_jax.main.")
     if not isinstance(sweep, Sweep) or not sweep.settings:
         raise UserError(f"{path}: get_sweep() gives no Sweep with settings; see those beside configs/sweeps/table4.py.")
+    settings = [dataclasses.replace(row, changes=rename_changes(row.changes)) for row in sweep.settings]
+    sweep = sweep._replace(settings=settings)
     folders = [setting.folder for setting in sweep.settings]
     for setting in sweep.settings:
         if not Path(setting.config).is_file():
             raise UserError(f"{path} names the config {setting.config}, which is not there; run it from the project.")
         if folders.count(setting.folder) > 1:
-            raise UserError(f"{path} has two settings that go to the folder {setting.folder}; name them apart.")
+            raise UserError(f"{path} has two settings that go to the folder {setting.folder}; rename one.")
     return sweep
 
 
 def chosen(sweep: Sweep, patterns: Sequence[str]) -> list[Setting]:
-    """Settings whose name, or folder, one of the globs matches; without globs all of them.
+    """Return the settings whose name or folder matches one of the globs; without globs all of them.
 
     Raises:
-        UserError: If a glob matches none; lists what there is.
+        UserError: If a glob matches none; lists the settings.
     """
     for pattern in patterns:
-        if not any(_matches(setting, pattern) for setting in sweep.settings):
+        if not any(setting.matches(pattern) for setting in sweep.settings):
             names = ", ".join(setting.name for setting in sweep.settings)
             raise UserError(f"--settings {pattern!r} matches none of: {names}.")
-    return [s for s in sweep.settings if not patterns or any(_matches(s, pattern) for pattern in patterns)]
+    return [s for s in sweep.settings if not patterns or any(map(s.matches, patterns))]
 
 
-def _matches(setting: Setting, pattern: str) -> bool:
-    return fnmatchcase(setting.name, pattern) or fnmatchcase(setting.folder, pattern)
+def check_folder(out: Path, sweep: Sweep) -> None:
+    """Raise a ``UserError`` if the folder holds anything that is not of this sweep."""
+    folders = {setting.folder for setting in sweep.settings}
+    for path in (out, *(out / folder for folder in folders)):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is not a folder; choose another --out, or move it away.")
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = sorted(name for name in there - folders - PARTS if not is_left_over(name))
+    if not there & {"sweep.json", *(folder.split("/")[0] for folder in folders)}:
+        foreign += sorted(there & set(WRITTEN))  # not written by this sweep
+    if foreign:
+        raise UserError(f"{out} holds {foreign[0]}, which is not of this sweep; choose another --out, or move it away.")

@@ -1,10 +1,10 @@
-"""The runs of a sweep, each in a process of its own, one after the other or several side by side."""
+"""The runs of a sweep, each in its own process, one after the other or several side by side."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,50 +12,82 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tvconv_jax.experiments.sweep_file import Setting
-from tvconv_jax.tasks.command import config_of, flat
+from tvconv_jax.tasks.command import config_of
+from tvconv_jax.tasks.saved_config import flat
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import reporter
 from tvconv_jax.utils.tether import tethered
 
-POLL = 0.1  # seconds between two looks at the processes
+POLL = 0.1  # seconds between two checks of the processes
+# Arguments and overrides of the sweep's command for all configs, as in ("data=casia", ["--config.data.root=casia"]).
+Given = tuple[str, Sequence[str]]
 
 
 class Run(NamedTuple):
-    """One setting with one seed."""
+    """A setting with a seed."""
 
     setting: Setting
     seed: int
     workdir: Path
 
+    def __str__(self) -> str:
+        return f"{self.setting.folder}, seed {self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.setting.folder, self.seed
+
     def command(self, argument: str, overrides: Sequence[str]) -> list[str]:
-        """What trains it."""
-        asked = self._asked(argument, overrides)
-        return [sys.executable, "-m", "tvconv_jax.main", *asked, f"--workdir={self.workdir}"]
+        """Return the command that trains the run."""
+        flags = self._flags(argument, overrides)
+        return [sys.executable, "-m", "tvconv_jax.main", *flags, f"--workdir={self.workdir}"]
 
     def config(self, argument: str, overrides: Sequence[str]) -> ConfigDict:
-        """What that command trains.
+        """Return the config of that command.
 
         Raises:
-            UserError: If an argument, a key or a value is none.
+            UserError: If an argument, a key or a value is unknown.
         """
-        return config_of(self._asked(argument, overrides))
+        return config_of(self._flags(argument, overrides))
 
-    def _asked(self, argument: str, overrides: Sequence[str]) -> list[str]:
+    def _flags(self, argument: str, overrides: Sequence[str]) -> list[str]:
         arguments = ",".join(filter(None, (self.setting.argument, argument, f"seed={self.seed}")))
         changes = [f"--config.{key}={value}" for key, value in self.setting.changes.items()]
         return [f"--config={self.setting.config}:{arguments}", *changes, *overrides]
 
 
+def runs_of(settings: Sequence[Setting], seeds: Sequence[int], out: Path) -> list[Run]:
+    """Return the runs of settings and seeds, in the order of training."""
+    return [Run(setting, seed, out / setting.folder / f"seed{seed}") for seed in seeds for setting in settings]
+
+
+def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[Run]:
+    """Return the runs of this job of a SLURM array; all of them without an array.
+
+    Raises:
+        UserError: If the array has gaps, in which runs would be lost.
+    """
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return list(runs)
+    index, first, last, jobs = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT"))
+    if last - first + 1 != jobs:
+        raise UserError(
+            f"an array of {jobs} jobs from {first} to {last} has gaps; give a whole range, as in --array=0-11: runs "
+            f"that ended are not repeated."
+        )
+    return list(runs[index - first :: jobs])
+
+
 def check_overrides(settings: Sequence[Setting], argument: str, overrides: Sequence[str]) -> None:
-    """Check that what is given for all runs leaves alone what the sweep sets run by run.
+    """Refuse arguments for all runs that change what the sweep itself sets.
 
     Args:
         settings: The rows.
-        argument: What stands behind the colon of the sweep.
-        overrides: As in ``--config.optimizer.momentum=0.8``.
+        argument: Arguments behind the colon of the sweep.
+        overrides: Such as ``--config.optimizer.momentum=0.8``.
 
     Raises:
-        UserError: If a seed is among it, a key that a row sets, or two rows would become the same.
+        UserError: If one is a seed, or a key that a row sets, or would make two rows the same.
     """
     given = {override: override.removeprefix("--config.").partition("=")[0] for override in overrides}
     given |= {part: part.partition("=")[0] for part in argument.split(",") if part.partition("=")[0] == "seed"}
@@ -63,7 +95,7 @@ def check_overrides(settings: Sequence[Setting], argument: str, overrides: Seque
         if key == "seed":
             raise UserError(f"{text}: a sweep gives every run its seed; name them with --seeds, as in --seeds=0,1,2.")
         for setting in settings if text in overrides else ():
-            if any(f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.") for own in _own_keys(setting)):
+            if any(f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.") for name in _keys(setting)):
                 raise UserError(
                     f"{text}: the sweep sets {key} itself, for {setting.name!r}; leave it out, or choose rows with "
                     f"--settings."
@@ -77,43 +109,45 @@ def check_overrides(settings: Sequence[Setting], argument: str, overrides: Seque
         other, before = seen.setdefault(changed, (setting, plain))
         if before != plain:
             raise UserError(
-                f"{' '.join(overrides)}: {other.name!r} and {setting.name!r} would be the same run; leave out what "
-                f"tells them apart."
+                f"{' '.join(overrides)}: {other.name!r} and {setting.name!r} would be the same run; leave out "
+                f"the keys that distinguish them."
             )
 
 
-def _own_keys(setting: Setting) -> set[str]:
-    """Keys that the row sets: by its changes, and by what stands behind the colon."""
-    plain, own = (flat(config_of([f"--config={setting.config}:{text}"]).to_dict()) for text in ("", setting.argument))
-    return {*setting.changes, *(key for key in own if own[key] != plain.get(key))}
+def _keys(setting: Setting) -> set[str]:
+    """Return the keys that a row sets, by its changes or its argument."""
+    default, changed = (
+        flat(config_of([f"--config={setting.config}:{text}"]).to_dict()) for text in ("", setting.argument)
+    )
+    return {*setting.changes, *(key for key in changed if changed[key] != default.get(key))}
 
 
 def shares_of_cores(jobs: int) -> list[list[int]]:
-    """The cores that this process may use, dealt out to so many runs at a time.
+    """Divide the cores of this process among so many simultaneous runs.
 
     Raises:
         UserError: If there are fewer cores than runs.
     """
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
     if not 1 <= jobs <= len(cores):
-        raise UserError(f"--jobs={jobs} must be 1 to {len(cores)}, the cores that are there.")
+        raise UserError(f"--jobs={jobs} must be 1 to {len(cores)}, the number of cores.")
     return [cores[len(cores) * job // jobs : len(cores) * (job + 1) // jobs] for job in range(jobs)]
 
 
 def train_all(
     runs: Sequence[Run], commands: Sequence[Sequence[str]], jobs: int, ended: Callable[[], Any] | None = None
 ) -> dict[Run, str]:
-    """Trains runs, ``jobs`` at a time; what went wrong, run by run.
+    """Train runs and return the errors of those that failed.
 
-    Ctrl-C, or SIGTERM, stops those that are going on, which save their state first.
+    Ctrl-C, or SIGTERM, stops the current runs, which save their state first.
 
     Args:
-        runs: Which.
-        commands: What trains each.
-        jobs: How many at a time.
-        ended: Called whenever one has ended well.
+        runs: The runs.
+        commands: The command of each.
+        jobs: Number of simultaneous runs.
+        ended: Called whenever a run has ended well.
     """
-    activity = reporter.start(lambda: _going_on([run for run, _ in going.values()]))
+    activity = reporter.start(lambda: _status([run for run, _ in going.values()]))
     waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
     free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
     try:
@@ -121,7 +155,7 @@ def train_all(
             while waiting and free:
                 number, (run, command) = waiting.pop(0)
                 left = _time_left(number - 1 - len(going), len(waiting) + 1 + len(going), time.monotonic() - start)
-                print(f"[{number}/{len(runs)}] {run.setting.folder}, seed {run.seed}{left}", flush=True)
+                print(f"[{number}/{len(runs)}] {run}{left}", flush=True)
                 cores = free.pop(0)
                 going[_start(run, command, cores)] = run, cores
             done = next((process for process in going if process.poll() is not None), None)
@@ -132,7 +166,7 @@ def train_all(
             free.append(cores)
             if error := _error(run, done.returncode):
                 failed[run] = error
-                print(f"  failed: {run.setting.folder}, seed {run.seed}: {error}", flush=True)
+                print(f"  failed: {run}: {error}", flush=True)
             elif ended:
                 ended()
     finally:
@@ -142,16 +176,14 @@ def train_all(
 
 
 def _end(processes: Iterable[subprocess.Popen]) -> None:
-    """Asks processes to save and end, and waits for them."""
     for process in processes:
         process.terminate()
     for process in processes:
         process.wait()
 
 
-def _going_on(runs: Sequence[Run]) -> str:
-    """The last line of every run that is going on."""
-    return "; ".join(f"{run.setting.folder}, seed {run.seed}: {_last_line(run)}" for run in runs) or "no run goes on"
+def _status(runs: Sequence[Run]) -> str:
+    return "; ".join(f"{run}: {_last_line(run)}" for run in runs) or "no run is active"
 
 
 def _last_line(run: Run) -> str:
@@ -163,20 +195,18 @@ def _last_line(run: Run) -> str:
 
 
 def _time_left(ended: int, left: int, seconds: float) -> str:
-    """What the runs that ended let expect of the others."""
     return f" (about {timedelta(seconds=round(seconds / ended * left))} left)" if ended else ""
 
 
 def _start(run: Run, command: Sequence[str], cores: Sequence[int]) -> subprocess.Popen:
-    # A sweep that is killed takes its runs along, so that the same command finds their folders free. A run on cores of
-    # its own computes with as many threads.
+    # If the sweep is killed, its runs end too, so that the same command finds their folders free. A run has as many
+    # threads as cores.
     run.workdir.mkdir(parents=True, exist_ok=True)
     with (run.workdir / "log.txt").open("a") as log:
         return subprocess.Popen(tethered(command, cores=cores), stdout=log, stderr=subprocess.STDOUT)
 
 
 def _error(run: Run, code: int) -> str | None:
-    """What the end of a run says, if it failed."""
     if code == 0 and (run.workdir / "results.json").exists():
         return None
     return f"exit code {code}: {_last_line(run).removeprefix('error: ')} ({run.workdir / 'log.txt'})"

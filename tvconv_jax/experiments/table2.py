@@ -1,125 +1,145 @@
 """The paper's Table 2: every operator, trained on three clinics and tested on the fourth, for each of the four.
 
-    python -m tvconv_jax.experiments.table2 --config=configs/odoc.py                    # embedded, drawn pictures
+    python -m tvconv_jax.experiments.table2 --config=configs/odoc.py                    # embedded, synthetic images
     python -m tvconv_jax.experiments.table2 --config=configs/odoc.py:data=folder --config.data.root=fundus --seeds=0,1,2
 
-Runs that ended are not repeated, one that was stopped goes on, one that fails does not keep the others from running.
-Each is ``OUT/<operator>/domain<d>/seed<s>``; the table stands in ``OUT/table2.json`` too.
+To resume, rerun the same command: runs that ended are not repeated, and a failure does not stop the others. A run is
+``OUT/<operator>/domain<d>/seed<s>``; the table is also written to ``OUT/table2.json``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.report.sweep import spread
-from tvconv_jax.tasks import command
+from tvconv_jax.tasks import command, load_task
 from tvconv_jax.tasks.command import CONFIG
+from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.utils.files import read_json, write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 
 OUT = command.define_path("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")
-DOMAINS = flags.DEFINE_list("domains", ["1", "2", "3", "4"], "Domains to test on, one after the other.")
+DOMAINS = flags.DEFINE_list("domains", ["1", "2", "3", "4"], "Domains to test on, one at a time.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every fold.")
 
 # Cup Dice of TVConv in percent, as listed at wizwand.com/paper/68fa6c0c1e209131cea31af2 for the paper; its other
-# figures are in Table 2 of https://arxiv.org/abs/2203.10489.
+# results are in Table 2 of https://arxiv.org/abs/2203.10489.
 PAPER_CUP_DICE = {2: 76.55, 3: 86.11, 4: 84.08}
 
-# What the table shows of a run: structure, score, factor.
+# The rows of the table: structure, score, factor.
 SHOWN = (("cup", "dice", 100.0), ("disc", "dice", 100.0), ("cup", "hd95", 1.0), ("disc", "hd95", 1.0))
 
 
 class Fold(NamedTuple):
-    """One run of the table."""
+    """A run of the table."""
 
     operator: str
     domain: int
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.operator}, domain {self.domain}, seed {self.seed}"
+
+    def workdir(self, out: Path) -> Path:
+        return out / self.operator / f"domain{self.domain}" / f"seed{self.seed}"
+
+    def config(self) -> ConfigDict:
+        config = ConfigDict(CONFIG.value.to_dict())
+        if config.task != "segmentation":
+            raise UserError(f"--config is of task {config.task!r}; Table 2 is of 'segmentation', as configs/odoc.py.")
+        config.model.operator, config.data.test_domain, config.seed = self
+        return config
+
 
 def main(_: Sequence[str]) -> None:
     import jax
 
-    from tvconv_jax.data import fundus  # late, so that a mistyped flag is answered at once
-    from tvconv_jax.data.cache import cache_dir
-    from tvconv_jax.models.registry import list_operators
-    from tvconv_jax.tasks.limits import check_values
+    from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once
 
     logging.set_verbosity(logging.ERROR)
-    out = OUT.value.absolute()
-    domains, seeds = (_integers(name, flag.value) for name, flag in (("domains", DOMAINS), ("seeds", SEEDS)))
-    _check_choices("operators", OPERATORS.value, list_operators("deeplabv3plus"))
-    _check_choices("domains", domains, fundus.DOMAINS)
-    folds = [Fold(o, d, s) for s in seeds for d in domains for o in OPERATORS.value]
-    configs = {fold: _config(fold) for fold in folds}
-    for fold, config in configs.items():  # before anything runs
-        check_values(config)
-        command.check_workdir(config, _workdir(out, fold))
-    results = {fold: _read(_workdir(out, fold)) for fold in folds if _ended(out, fold)}
-    jax.devices()  # that there are none is a mistake of the whole table, not a fold's
+    out, folds = OUT.value.absolute(), _folds()
+    configs = _checked(folds, out)
+    results = {fold: _read(fold.workdir(out)) for fold in folds if (fold.workdir(out) / "results.json").exists()}
+    jax.devices()  # without any, the whole table fails, not a fold
     command.keep_compiled_programs(cache_dir())
     failed = {}
-    for number, (fold, config) in enumerate(configs.items(), start=1):
+    for number, fold in enumerate(folds, start=1):
         if fold not in results:
-            print(f"[{number}/{len(folds)}] {fold.operator}, domain {fold.domain}, seed {fold.seed}", flush=True)
-            if error := _train(config, _workdir(out, fold)):
+            print(f"[{number}/{len(folds)}] {fold}", flush=True)
+            if error := _train(configs[fold], fold.workdir(out)):
                 failed[fold] = error
-    results = {fold: _read(_workdir(out, fold)) for fold in folds if fold not in failed}
+    results = {fold: _read(fold.workdir(out)) for fold in folds if fold not in failed}
     out.mkdir(parents=True, exist_ok=True)
     lines = [{**fold._asdict(), **result} for fold, result in results.items()]
     write_json(announce_overwrite(out / "table2.json"), lines)
-    print_table(results)
+    if results:
+        show(results)
     for fold, error in failed.items():
-        print(f"failed: {fold.operator}, domain {fold.domain}, seed {fold.seed}: {error}")
+        print(f"failed: {fold}: {error}")
     if failed:
         raise TrainingError(f"{len(failed)} of {len(folds)} runs failed; the same command tries them again.")
 
 
+def _folds() -> list[Fold]:
+    from tvconv_jax.data import fundus
+    from tvconv_jax.models.registry import list_operators
+
+    domains, seeds = (_integers(flag) for flag in (DOMAINS, SEEDS))
+    for flag, values, choices in (
+        (OPERATORS, OPERATORS.value, list_operators("deeplabv3plus")),
+        (DOMAINS, domains, fundus.DOMAINS),
+    ):
+        for value in values:
+            if value not in choices:
+                raise UserError(f"--{flag.name}: {value!r} is unknown; there are: {', '.join(map(str, choices))}.")
+    return [Fold(operator, domain, seed) for seed in seeds for domain in domains for operator in OPERATORS.value]
+
+
+def _integers(flag: flags.FlagHolder) -> list[int]:
+    try:
+        return [int(value) for value in flag.value]
+    except ValueError:
+        raise UserError(f"--{flag.name}={','.join(flag.value)} must be integers, as in --{flag.name}=1,2.") from None
+
+
+def _checked(folds: Sequence[Fold], out: Path) -> dict[Fold, ConfigDict]:
+    """Return the configs of all folds, checked before the first one trains."""
+    from tvconv_jax.tasks.limits import check_values
+    from tvconv_jax.tasks.saved_config import check_workdir
+
+    configs = {fold: fold.config() for fold in folds}
+    for fold, config in configs.items():
+        check_values(config)
+        check_workdir(config, fold.workdir(out))
+    return configs
+
+
 def _train(config: ConfigDict, workdir: Path) -> str | None:
-    """Trains one fold; what went wrong, if anything did."""
+    """Train a fold and return its error, if it failed."""
     import jax
 
-    from tvconv_jax.tasks import segmentation
-
     try:
-        segmentation.train(config, workdir)
-    except Interrupted:  # it saved; the folds after it wait for the same command
+        load_task("segmentation").train(config, workdir)
+    except Interrupted:  # it saved its state; the other folds wait for the same command
         raise
     except (UserError, TrainingError) as error:
         return str(error)
-    except Exception as error:  # memory that runs out, a disk that goes: the other folds may fare better
+    except Exception as error:  # such as memory that runs out; other folds may not fail
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
-        jax.clear_caches()  # every fold compiles programs of its own
+        jax.clear_caches()  # every fold compiles its own programs
     return None
 
 
-def _config(fold: Fold) -> ConfigDict:
-    config = ConfigDict(CONFIG.value.to_dict())
-    if config.task != "segmentation":
-        raise UserError(f"--config is of task {config.task!r}; Table 2 is of 'segmentation', as configs/odoc.py.")
-    config.model.operator, config.data.test_domain, config.seed = fold
-    return config
-
-
-def _workdir(out: Path, fold: Fold) -> Path:
-    return out / fold.operator / f"domain{fold.domain}" / f"seed{fold.seed}"
-
-
-def _ended(out: Path, fold: Fold) -> bool:
-    return (_workdir(out, fold) / "results.json").exists()
-
-
 def _read(workdir: Path) -> dict[str, Any]:
-    file, hint = workdir / "results.json", "remove it, and the fold is measured again"
+    file, hint = workdir / "results.json", "remove it, and the fold is evaluated again"
     results = read_json(file, hint)
     keys = ("cup", "disc", "constant_mask_dice", "selection", "data", "backbone", "definitions", "step")
     try:
@@ -128,31 +148,17 @@ def _read(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{file} holds no results of disc and cup; {hint}.") from None
 
 
-def _integers(name: str, values: Sequence[str]) -> list[int]:
-    try:
-        return [int(value) for value in values]
-    except ValueError:
-        raise UserError(f"--{name}={','.join(values)} must be integers, as in --{name}=1,2.") from None
+def show(results: dict[Fold, dict[str, Any]]) -> None:
+    """Print a row for every operator and score, a column for every domain; mean and, over seeds, standard deviation.
 
-
-def _check_choices(name: str, values: Iterable, choices: Iterable) -> None:
-    for value in values:
-        if value not in choices:
-            raise UserError(f"--{name}: {value!r} is unknown; there are: {', '.join(map(str, choices))}.")
-
-
-def print_table(results: dict[Fold, dict[str, Any]]) -> None:
-    """A row an operator and score, a column a domain; mean and, over seeds, standard deviation.
-
-    A run whose predictions are all empty may have no HD95; it is left out there.
+    A run whose predictions are all empty may have no HD95; its HD95 is left out.
 
     Args:
-        results: What ``results.json`` of every fold holds.
+        results: ``results.json`` of every fold.
     """
-    if not results:
-        return
     domains = sorted({fold.domain for fold in results})
     first = next(iter(results.values()))
+    synthetic = first["data"].startswith("embedded")
     print(f"{first['data'].partition('; ')[0]}; backbone {first['backbone']}; {first['selection']}")
     print(f"Dice in %, HD95 in pixels ({first['definitions']['hd95']})")
     table = Table()
@@ -160,30 +166,28 @@ def print_table(results: dict[Fold, dict[str, Any]]) -> None:
         table.add_column(column, justify="right" if column not in ("", "operator") else "left")
     for structure, score, factor in SHOWN:
         for operator in dict.fromkeys(fold.operator for fold in results):
-            own = {fold: r[structure][score] for fold, r in results.items() if fold.operator == operator}
-            by_domain = [
-                [value * factor for fold, value in own.items() if fold.domain == d and value is not None]
-                for d in domains
-            ]
-            table.add_row(f"{structure} {score}", operator, *map(spread, by_domain), _mean_cell(by_domain))
+            found = {fold: r[structure][score] for fold, r in results.items() if fold.operator == operator}
+            values = [[factor * v for f, v in found.items() if f.domain == d and v is not None] for d in domains]
+            table.add_row(f"{structure} {score}", operator, *map(spread, values), _mean_cell(values))
         if score == "dice":
-            same = [
-                np.mean([r["constant_mask_dice"][structure] * 100 for f, r in results.items() if f.domain == d])
-                for d in domains
-            ]
-            table.add_row("", "(constant mask)", *(f"{value:.2f}" for value in same), f"{np.mean(same):.2f}")
-        if (structure, score) == ("cup", "dice") and not first["data"].startswith("embedded"):
+            table.add_row("", "(constant mask)", *_constant_cells(results, structure, domains))
+        if (structure, score) == ("cup", "dice") and not synthetic:
             paper = (f"{PAPER_CUP_DICE[d]:.2f}" if d in PAPER_CUP_DICE else "" for d in domains)
             table.add_row("", "(paper, tvconv)", *paper, "")
         table.add_section()
-    console = Console()
-    (console if console.is_terminal else Console(width=110)).print(table)
-    if not first["data"].startswith("embedded"):
-        print("The paper's figures are for its own crops and an ImageNet backbone; other crops are another task.")
+    print_table(table, width=110)
+    if not synthetic:
+        print("The paper's results are for its own crops and an ImageNet backbone; other crops do not compare.")
+
+
+def _constant_cells(results: dict[Fold, dict[str, Any]], structure: str, domains: Sequence[int]) -> list[str]:
+    dice = {fold: 100 * result["constant_mask_dice"][structure] for fold, result in results.items()}
+    means = [np.mean([value for fold, value in dice.items() if fold.domain == d]) for d in domains]
+    return [f"{value:.2f}" for value in (*means, np.mean(means))]
 
 
 def _mean_cell(by_domain: Sequence[Sequence[float]]) -> str:
-    """Mean over domains; its spread over seeds, where every domain has as many."""
+    """Return the mean over domains, and its spread over seeds if all domains have equally many."""
     if len({len(values) for values in by_domain}) > 1:
         return "-"
     return spread(list(np.mean(by_domain, axis=0)))

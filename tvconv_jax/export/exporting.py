@@ -20,8 +20,8 @@ from tvconv_jax.export.quantize import Precision, quantize
 from tvconv_jax.export.rank_search import MAX_LOSS, compile_graph, find_rank
 from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.trained import Accuracy, Trained
+from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.version import versions
 
 
 class Exported(NamedTuple):

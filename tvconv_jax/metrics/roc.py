@@ -1,4 +1,4 @@
-"""The ROC curve of pairs: how many of the same person are accepted, for how many of different people. Pure numpy."""
+"""The ROC curve of verification pairs, in NumPy."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Roc(NamedTuple):
-    """A curve from (0, 0), where no pair is accepted, to (1, 1), where all are; the thresholds fall along it.
+    """An ROC curve from (0, 0), where no pair is accepted, to (1, 1), where all are.
 
     Attributes:
-        false_accept: ``[p]``, share of the pairs of different people that are accepted, 0..1.
-        true_accept: ``[p]``, share of the pairs of the same person that are accepted, 0..1.
-        area: Under the curve: how often a pair of the same person scores above one of different people, ties half.
-        equal_error: Error where as large a share of different people is accepted as of the same person refused.
+        false_accept: False accept rate (different identities), ``[p]``, 0..1.
+        true_accept: True accept rate (same identity), ``[p]``, 0..1.
+        area: Area under the curve, ties counted half.
+        equal_error: Equal error rate.
     """
 
     false_accept: np.ndarray
@@ -22,7 +22,7 @@ class Roc(NamedTuple):
 
 
 def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
-    """The curve of all thresholds.
+    """Compute the ROC curve over all thresholds.
 
     Args:
         scores: ``[n]``, higher is more alike; finite.
@@ -37,17 +37,14 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
     if np.all(same) or not np.any(same):
         raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
     order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of the pairs that share a score
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last pair of each score
     true = np.concatenate([[0], np.cumsum(same[order])[last]]) / np.sum(same)
     false = np.concatenate([[0], np.cumsum(~same[order])[last]]) / np.sum(~same)
     return Roc(false, true, float(np.trapezoid(true, false)), _equal_error(false, true))
 
 
 def check_same(same: np.ndarray, scores: np.ndarray | None = None) -> None:
-    """Raises a ``ValueError`` for flags that are not boolean: ``~`` of an integer is no other flag.
-
-    Scores that are not finite are refused too: they are neither above nor below a threshold.
-    """
+    """Raise a ``ValueError`` for flags that are not boolean, or scores that are not finite."""
     if scores is not None and not np.all(np.isfinite(scores)):
         raise ValueError(f"{int(np.sum(~np.isfinite(scores)))} scores of {len(scores)} are not finite; all must be.")
     if same.dtype != bool:
@@ -55,7 +52,7 @@ def check_same(same: np.ndarray, scores: np.ndarray | None = None) -> None:
 
 
 def _equal_error(false: np.ndarray, true: np.ndarray) -> float:
-    """Where the curve, straight between its points, meets ``false = 1 - true``."""
+    """Return the rate where the curve, linear between its points, meets ``false = 1 - true``."""
     excess = false + true - 1  # grows from -1 to 1
     after = int(np.argmax(excess >= 0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
@@ -63,15 +60,7 @@ def _equal_error(false: np.ndarray, true: np.ndarray) -> float:
 
 
 def accepted_at(curve: Roc, false_accept: np.ndarray | float) -> np.ndarray:
-    """Largest share of the same person accepted while at most ``false_accept`` of different people are; steps.
-
-    Args:
-        curve: The curve.
-        false_accept: Rates, 0..1, of any shape.
-
-    Returns:
-        As many shares, 0..1.
-    """
+    """Return the true accept rate at false accept rates of any shape, both 0..1; nothing is interpolated."""
     rounding = 1e-12  # 0.3 is less than 3 / 10
     last = np.searchsorted(curve.false_accept, np.asarray(false_accept) + rounding, side="right") - 1
     return curve.true_accept[last]

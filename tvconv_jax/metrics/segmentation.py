@@ -1,14 +1,14 @@
-"""How well a mask fits: Dice, and distances between outlines in two definitions; what a map is made into a mask by.
+"""Dice, and distances between outlines in two definitions.
 
-Distances are in pixels. Libraries define "HD95" differently, so every result names its definition:
+Distances are in pixels. Libraries define HD95 differently:
 
 ``pooled``
-    The 95th percentile of the distances of *both* outlines to each other taken together (medpy 0.5).
+    The 95th percentile of the distances of both outlines to each other, taken together (medpy 0.5).
 ``directed``
-    The larger of the two 95th percentiles, one for each direction (MONAI).
+    The larger of the 95th percentiles of both directions (MONAI).
 
-Where a mask is empty there is no outline; what stands for the distance is named too: ``"100"`` (the TVConv
-reference), ``"nan"`` (left out of means), ``"diagonal"`` (of the picture).
+An empty mask has no outline. Its distance is ``"100"`` (the TVConv reference), ``"nan"`` (left out of means) or
+``"diagonal"`` (of the image).
 """
 
 from typing import Literal, NamedTuple
@@ -22,11 +22,11 @@ Empty = Literal["100", "nan", "diagonal"]
 DEFINITIONS = ("pooled", "directed")
 EMPTY = ("100", "nan", "diagonal")
 
-EVERY_NEIGHBOUR = np.ones((3, 3), bool)
+EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
 class Scores(NamedTuple):
-    """One mask beside the truth.
+    """Scores of one predicted mask.
 
     Attributes:
         dice: 0 to 1.
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
 
 def dice(pred: np.ndarray, true: np.ndarray) -> float:
-    """``(2 |P and T| + 1) / (|P| + |T| + 1)``: smoothed, so that two empty masks agree.
+    """Compute Dice as ``(2 |P and T| + 1) / (|P| + |T| + 1)``: smoothed, so that two empty masks agree.
 
     Args:
         pred: Boolean ``[h, w]``.
@@ -59,13 +59,13 @@ def dice(pred: np.ndarray, true: np.ndarray) -> float:
 
 
 def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled", empty: Empty = "100") -> float:
-    """95th percentile of the Hausdorff distance between the outlines of two masks.
+    """Compute the 95th percentile of the Hausdorff distance between the outlines of two masks.
 
     Args:
         pred: Boolean ``[h, w]``.
         true: Boolean ``[h, w]``.
         definition: ``"pooled"`` or ``"directed"``, see the module.
-        empty: What stands where exactly one mask is empty, or both are: ``"100"``, ``"nan"`` or ``"diagonal"``.
+        empty: Distance if a mask is empty: ``"100"``, ``"nan"`` or ``"diagonal"``.
 
     Returns:
         Pixels; 0 is equal.
@@ -88,12 +88,12 @@ def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled
 
 
 def asd(pred: np.ndarray, true: np.ndarray, *, empty: Empty = "100") -> float:
-    """Average distance of the predicted outline to the true one (one direction, as medpy's ``asd``).
+    """Compute the average distance of the predicted outline to the true one (one direction, as medpy's ``asd``).
 
     Args:
         pred: Boolean ``[h, w]``.
         true: Boolean ``[h, w]``.
-        empty: What stands where a mask is empty: ``"100"``, ``"nan"`` or ``"diagonal"``.
+        empty: Distance if a mask is empty: ``"100"``, ``"nan"`` or ``"diagonal"``.
 
     Returns:
         Pixels; 0 is equal.
@@ -110,34 +110,34 @@ def asd(pred: np.ndarray, true: np.ndarray, *, empty: Empty = "100") -> float:
 
 
 def scores(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled", empty: Empty = "100") -> Scores:
-    """All three of one mask."""
+    """Compute Dice, HD95 and ASD of one mask."""
     return Scores(dice(pred, true), hd95(pred, true, definition=definition, empty=empty), asd(pred, true, empty=empty))
 
 
 def clean(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask (diagonal neighbors belong together), its holes filled.
+    """Return the largest connected component of a mask (8-connected), with its holes filled.
 
     Args:
         mask: Boolean ``[h, w]``.
 
     Returns:
-        Boolean ``[h, w]``; of equally large parts the one that begins highest up. Empty stays empty.
+        Boolean ``[h, w]``; of equally large components the topmost. Empty stays empty.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/utils/Utils.py.
     """
-    parts, count = ndimage.label(mask, EVERY_NEIGHBOUR)
+    parts, count = ndimage.label(mask, EIGHT_CONNECTED)
     if count > 1:
         mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
     return ndimage.binary_fill_holes(mask)
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask with a side neighbor outside; the picture's border counts as outside."""
+    """Return the pixels of a mask with a 4-neighbor outside; the image's border counts as outside."""
     return mask & ~ndimage.binary_erosion(mask)
 
 
 def _both_ways(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Distances of every outline pixel of one mask to the other's outline, both ways; ``None`` without an outline."""
+    """Return the distances of each mask's outline pixels to the other outline; ``None`` if a mask is empty."""
     if not (pred.any() and true.any()):
         return None
     outlines = _outline(pred), _outline(true)

@@ -1,4 +1,4 @@
-"""Face verification over ten folds: is a pair of embeddings of the same person? Pure numpy."""
+"""Ten-fold verification of pairs of embeddings, in NumPy."""
 
 import dataclasses
 from typing import Literal
@@ -12,13 +12,13 @@ Protocol = Literal["reference", "standard"]
 FOLDS = 10
 # The reference's thresholds on the squared distance: -3, -2.9997, ..., 3.
 REFERENCE_THRESHOLDS = np.arange(-10_000, 10_001) * 3.0 / 10_000
-# TAR is read off where one in this many pairs of different people is let in.
+# TAR is taken at one false accept in this many pairs of different identities.
 FALSE_ACCEPTS_ONE_IN = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Result of :func:`ten_fold`; ``dataclasses.asdict`` makes it JSON-able.
+    """Result of :func:`ten_fold`.
 
     Attributes:
         accuracy: Mean of ``folds``, 0..1.
@@ -28,7 +28,7 @@ class Verification:
         folds: Accuracy on each fold, 0..1.
         thresholds: Threshold chosen for each fold on the nine others. ``"reference"``: squared distance, same
             if below. ``"standard"``: cosine, same if above.
-        protocol: Which arithmetic it was.
+        protocol: The arithmetic.
     """
 
     accuracy: float
@@ -48,22 +48,21 @@ def ten_fold(
     *,
     protocol: Protocol = "reference",
 ) -> Verification:
-    """Accuracy of telling same from different, the threshold of each fold chosen on the nine others.
+    """Compute the verification accuracy, with the threshold of each fold chosen on the nine others.
 
-    ``"reference"`` is, bit for bit, the arithmetic of the TVConv reference: float32; for each fold the mean
-    embedding of the nine others is taken off and lengths are made 1 again, *on top of* what the folds before
-    did; squared distances; of 20,001 thresholds in [-3, 3], the mean of all that are best. Embeddings not of
-    unit length are brought to it first.
+    ``"reference"`` is the arithmetic of the TVConv reference, bit for bit, in float32: each fold subtracts the mean
+    embedding of the nine others and normalizes again, and the subtractions accumulate over the folds; distances are
+    squared; the threshold is the mean of the best of 20,001 in [-3, 3]. Embeddings are normalized first.
 
-    ``"standard"`` takes the cosine as it is. Candidates are the midpoints between neighboring scores of the
-    nine folds and one beyond each end; of several that are best, the middle one is taken (the lower of two).
-    Average each embedding with its mirror image's before, as is usual.
+    ``"standard"`` takes the cosine. Candidates are the midpoints between neighboring scores of the nine folds and one
+    beyond each end; of several best ones the middle is taken (the lower of two). Average each embedding with that of
+    the mirrored image before, as is usual.
 
     Args:
         left: Embeddings of each pair's first image, ``[n, d]``, floating.
         right: Embeddings of the second, same shape.
-        same: ``[n]`` boolean, whether the pair shows one person.
-        folds: ``[n]`` integers, the fold of each pair; 0..9, none empty.
+        same: ``[n]`` boolean, whether the pair shows one identity.
+        folds: Fold of each pair, ``[n]`` integers 0..9, none empty.
         protocol: ``"reference"`` or ``"standard"``.
 
     Returns:
@@ -95,15 +94,14 @@ def ten_fold(
 
 
 def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
-    """Share of the same-person pairs accepted when at most one in 1000 different-person pairs is.
+    """Compute the true accept rate at a false accept rate of 1e-3.
 
-    Nothing is interpolated: of ``m`` different pairs, ``m // 1000`` may be accepted; the threshold is the
-    highest score of the others, and a pair is accepted if its score is above it. Below 1000 different pairs
-    that means: none may be accepted.
+    Nothing is interpolated: of ``m`` pairs of different identities ``m // 1000`` may be accepted (none if there are
+    fewer than 1000). The threshold is the highest score of the others; a pair is accepted if its score is above it.
 
     Args:
-        scores: ``[n]``, higher is more alike (:func:`ten_fold` passes plain cosines under both protocols).
-        same: ``[n]`` boolean; both kinds must be there.
+        scores: ``[n]``, higher is more similar (:func:`ten_fold` passes cosines under both protocols).
+        same: ``[n]`` boolean, with both values.
 
     Returns:
         Rate in 0..1.
@@ -117,7 +115,7 @@ def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of embeddings ``[n, d]``, as :func:`ten_fold` compares them, float64 ``[n]``."""
+    """Compute the cosine of each pair of embeddings ``[n, d]``, float64 ``[n]``, as :func:`ten_fold` does."""
     return _cosines(*(_unit(np.ascontiguousarray(a, dtype=np.float32)) for a in (left, right)))
 
 
@@ -138,7 +136,7 @@ def _reference_folds(
 
 
 def _recentered(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """``x - mean``, each row at unit length."""
+    """Return ``x - mean`` with rows of unit length."""
     x = x - mean
     # A row equal to the mean becomes nan, which counts as wrong whatever the threshold, as in the reference.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -146,7 +144,7 @@ def _recentered(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def _correct(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """For each threshold, how many pairs it gets right: same below it, different above it, equal neither."""
+    """Count the correct pairs for each threshold: same below it, different above it; equal is neither."""
     # float64 holds float32 exactly, and the thresholds are float64. Not a number is neither below nor above.
     same_scores, different_scores = (
         np.sort(distances[kind & ~np.isnan(distances)].astype(np.float64)) for kind in (same, ~same)
@@ -172,18 +170,18 @@ def _standard_folds(
 
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
-    """Midpoints between neighboring distinct scores, and one beyond each end; ascending."""
+    """Return the midpoints between neighboring distinct scores, and one beyond each end, ascending."""
     distinct = np.unique(scores)
     return np.concatenate([distinct[:1] - 1, (distinct[:-1] + distinct[1:]) / 2, distinct[-1:] + 1])
 
 
 def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of unit rows, in float64 so that ties are real ones."""
+    """Return the cosine of each pair of unit rows, in float64 so that ties are exact."""
     return np.einsum("nd,nd->n", left, right, dtype=np.float64)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """``x`` with rows of length 1. Rows that have it already keep their bits."""
+    """Return ``x`` with rows of unit length; if all have it already, their bits stay."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.sum(np.square(x), axis=1, keepdims=True))
     if bad := int(np.sum(~np.isfinite(lengths))):  # divided by an infinite length, a row would be zeros

@@ -1,19 +1,18 @@
-"""Curves of a training from ``metrics.jsonl``."""
+"""Training curves from ``metrics.jsonl``."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from tvconv_jax.report.axes import Axis, log_axis
 from tvconv_jax.report.html import Html, tag
-from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, corners, line_chart
+from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
 from tvconv_jax.utils.plain_files import parse_json
 
 Metrics = list[dict[str, float]]
 
-# What a line of the log says of the step itself; all else comes from an evaluation.
+# Numbers of a training step; all others come from an evaluation.
 OF_STEPS = ("step", "loss", "accuracy", "images_per_second", "skipped")
-NAMES = {"score": "mean"}
+MARGIN = "The loss's margin counts against it, so it stays low until late in training. "
 
 
 def read_metrics(lines: Sequence[str]) -> Metrics:
@@ -33,46 +32,38 @@ def _is_number(value: object) -> bool:
     return value is None or isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> list[Html]:
-    """Loss, share recognized, evaluations, learning rate and speed over steps, as far as the log has them.
+def charts(metrics: Metrics, learning_rates: np.ndarray, *, margin: bool) -> Html:
+    """Return charts of loss, accuracy, evaluations, learning rate and speed, as far as the log has them.
 
     Args:
         metrics: The log.
-        learning_rates: ``[p, 2]``, steps and rates.
-        margin: Whether pictures count as recognized in spite of the loss's margin.
+        learning_rates: ``[p, 2]``, steps and learning rates.
+        margin: Whether the loss has a margin, which lowers the training accuracy.
     """
-    last = max([line["step"] for line in metrics] or [1])
-    steps = Axis(0, last)
-    drawn = []
-    against = "Counted with the loss's margin against them: few are until late. " if margin else ""
-    for key, title, unit, note in (
-        ("loss", "Loss", "loss", ""),
-        ("accuracy", "Training pictures recognized", "share of the batch", against),
-    ):
-        line = _series(metrics, key, unit)
-        if line.x:
-            drawn.append(line_chart([line], Labels(title, "step", unit, note + _note(line)), x=steps))
+    steps = (0, max([line["step"] for line in metrics] or [0]) or 1)
     names = list(dict.fromkeys(key for line in metrics for key in line if key not in OF_STEPS))
-    if names:
-        lines = [_series(metrics, name, NAMES.get(name, name)) for name in names]
-        note = "On pictures that are not trained on."
-        drawn.append(line_chart(lines, Labels("Evaluations", "step", "score", note), x=steps))
-    if learning_rates.size:
-        at, rates = corners(*learning_rates.T.tolist())
-        scale = log_axis([rate for rate in rates if rate > 0] or [1.0])
-        labels = Labels("Learning rate", "step", "rate")
-        drawn.append(line_chart([Series("", at, rates)], labels, x=steps, y=scale, marked=False))
-    speed = _series(metrics, "images_per_second", "")
-    if speed.x:
-        note = "Mean since the first step of the process, evaluations left out."
-        drawn.append(line_chart([speed], Labels("Speed", "step", "images a second", note), x=steps))
-    return [tag("div", *drawn, class_="grid")]
+    evaluations = [_series(metrics, name, "mean" if name == "score" else name) for name in names]
+    accuracy = Labels("Training accuracy", "step", "share of the batch", MARGIN if margin else "")
+    speed = Labels("Speed", "step", "images/s", "Mean since the first step of the process, evaluations left out.")
+    drawn = []
+    for lines, labels, options in (
+        ([_series(metrics, "loss")], Labels("Loss", "step", "loss"), {}),
+        ([_series(metrics, "accuracy")], accuracy, {}),
+        (evaluations, Labels("Evaluations", "step", "score", "On images that are not trained on."), {}),
+        (
+            [Series("", *learning_rates.reshape(-1, 2).T.tolist())],
+            Labels("Learning rate", "step", "learning rate"),
+            {"log_y": True, "stairs": True},
+        ),
+        ([_series(metrics, "images_per_second")], speed, {}),
+    ):
+        longest = max((len(line.x) for line in lines), default=0)
+        if longest:
+            mean = f" {longest:,} values, drawn as {MAX_POINTS} means." if longest > MAX_POINTS else ""
+            drawn.append(line_chart(lines, labels._replace(note=(labels.note + mean).strip()), x=steps, **options))
+    return tag("div", *drawn, class_="grid")
 
 
-def _series(metrics: Metrics, key: str, label: str) -> Series:
+def _series(metrics: Metrics, key: str, label: str = "") -> Series:
     found = [(line["step"], line[key]) for line in metrics if key in line]
-    return Series(label, *([list(column) for column in zip(*found, strict=True)] or [[], []]))
-
-
-def _note(line: Sequence) -> str:
-    return f"{len(line.x):,} values, drawn as {MAX_POINTS} means." if len(line.x) > MAX_POINTS else ""
+    return Series(label, [step for step, _ in found], [value for _, value in found])

@@ -1,34 +1,53 @@
-"""Markup from values: whatever is not markup already is escaped."""
+"""HTML from values, and the page around a report's sections; whatever is not markup already is escaped."""
 
 import html
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+NAME = "report.html"
 VOID = {"img", "meta", "link"}  # elements without an end
+# Nothing is loaded and no script runs, whatever stands in the page.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Html(str):
     """Text that is markup already; any other text is escaped where it is put into markup."""
 
 
+class Section(NamedTuple):
+    """A part of the page: its anchor behind ``#``, its heading, its content."""
+
+    anchor: str
+    heading: str
+    body: Html
+
+
+class Figure(NamedTuple):
+    """A number in large type at the top."""
+
+    value: str
+    label: str
+
+
 def markup(value: Any) -> Html:
-    """Escapes a value, unless it is markup."""
+    """Escape a value, unless it is markup."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
 def joined(parts: Sequence[Any], separator: str = "") -> Html:
-    """The parts one after the other."""
+    """Join the markup of several values."""
     return Html(separator.join(map(markup, parts)))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element.
+    """Return an element.
 
     Args:
-        name: Of the element.
-        children: What it holds; ``None`` is left out.
-        attributes: ``class_`` is ``class``, ``aria_label`` is ``aria-label``; one that is ``None`` is left out, one
-            that is ``True`` has no value.
+        name: Its name.
+        children: Its content; ``None`` is left out.
+        attributes: ``class_`` is ``class``, ``aria_label`` is ``aria-label``; ``None`` is left out, ``True`` has no
+            value.
     """
     shown = []
     for key, value in attributes.items():
@@ -43,14 +62,40 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     return Html(f"{start}{joined([child for child in children if child is not None])}</{name}>")
 
 
+def paragraphs(*texts: str | Html) -> Html:
+    """Return each text as a paragraph."""
+    return joined([tag("p", text) for text in texts])
+
+
+def code_block(text: str) -> Html:
+    """Return a command to copy."""
+    return tag("pre", tag("code", text), tabindex="0")
+
+
+def details(summary: str, *children: Any, open_: bool = False) -> Html:
+    """Return an element that unfolds; it is open in print."""
+    return tag("details", tag("summary", summary), *children, open=open_ or None)
+
+
+def definitions(meanings: Mapping[str, str]) -> Html:
+    """Return the meanings of a table's columns, folded."""
+    terms = (tag("div", tag("dt", term), tag("dd", text)) for term, text in meanings.items())
+    return details("Definitions of the columns", tag("dl", *terms, class_="plain"))
+
+
+def scrolling(label: str, child: Html) -> Html:
+    """Return a named region that scrolls by itself on a narrow screen."""
+    return tag("div", child, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, words: Sequence[int] = (0,)) -> Html:
-    """A table that scrolls by itself where the screen is narrow.
+    """Return a table.
 
     Args:
-        caption: What it shows; also its name for a screen reader.
+        caption: Its title, also for a screen reader.
         head: Titles of the columns.
         rows: Their cells; the first of a row names it.
-        words: Which columns hold words and not numbers.
+        words: Numbers of the columns that hold words, not numbers.
     """
     kinds = ["words" if i in words else None for i in range(len(head))]
     titles = [tag("th", title, scope="col", class_=kind) for title, kind in zip(head, kinds, strict=True)]
@@ -58,10 +103,37 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, w
     for first, *cells in rows:
         named = tag("th", first, scope="row", class_=kinds[0])
         body.append(tag("tr", named, *(tag("td", c, class_=k) for c, k in zip(cells, kinds[1:], strict=True))))
-    inner = tag("table", tag("caption", caption), tag("thead", tag("tr", *titles)), tag("tbody", *body))
-    return tag("div", inner, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    return scrolling(
+        caption, tag("table", tag("caption", caption), tag("thead", tag("tr", *titles)), tag("tbody", *body))
+    )
 
 
-def details(summary: str, *children: Any, open_: bool = False) -> Html:
-    """What can be unfolded; open in print."""
-    return tag("details", tag("summary", summary), *children, open=open_ or None)
+def page(title: str, lead: str, figures: Sequence[Figure], sections: Sequence[Section]) -> str:
+    """Return the whole file: title, summary, the most important numbers, sections."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Html(Path(__file__).with_name("style.css").read_text())),
+    )
+    links = [tag("li", tag("a", section.heading, href=f"#{section.anchor}")) for section in sections]
+    numbers = [tag("div", tag("dt", figure.label), tag("dd", figure.value)) for figure in figures]
+    body = tag(
+        "body",
+        tag("a", "Skip to the report", href="#main", class_="skip"),
+        tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("dl", *numbers, class_="figures")),
+        tag("nav", tag("ul", *links), aria_label="Contents"),
+        tag("main", *map(_section, sections), id="main", tabindex="-1"),
+        tag("footer", tag("p", "Made by tvconv_jax. This file loads nothing and runs no script.")),
+    )
+    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _section(section: Section) -> Html:
+    heading = f"{section.anchor}-heading"
+    title = tag("h2", section.heading, id=heading)
+    return tag("section", title, section.body, id=section.anchor, aria_labelledby=heading)

@@ -1,27 +1,24 @@
-"""Drawings as inline SVG, in the page's own colors, so that they are right in light and dark and in print."""
+"""Charts of a report: lines, and named points with their spread."""
 
+import warnings
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tvconv_jax.report.axes import Axis, linear_axis, tick_text
 from tvconv_jax.report.html import Html, joined, tag
+from tvconv_jax.report.plot_style import CSS_COLORS, STYLES, drawing, name_points, new_figure, to_svg
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 58, 14, 10, 44
-STYLES, MAX_POINTS, MARKED = 6, 200, 12  # kinds of lines; points of a line; as many are marked
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+WIDTH, HEIGHT = 5.2, 3.3  # inches
+MAX_POINTS, MARKED = 200, 12  # points of a line; so many are marked
+SVG = {f"{axis}tick.{name}": size for axis in "xy" for name, size in (("major.size", 0), ("minor.size", 0))}
+SVG |= {"svg.fonttype": "none", "axes.labelsize": 12, "lines.markersize": 6, "xtick.major.pad": 6, "ytick.major.pad": 6}
+LARGEST = 1e100  # beyond it matplotlib cannot lay out an axis
 
 
 class Series(NamedTuple):
-    """A line.
-
-    Attributes:
-        label: Its name in the legend.
-        x: Its points, ascending.
-        y: As many.
-    """
+    """A line: its name in the legend, and its points, ascending in x."""
 
     label: str
     x: Sequence[float]
@@ -29,7 +26,7 @@ class Series(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point with a name, and by how much it varies; ``None``: unknown."""
+    """A named point, and its standard deviation in y; ``None``: unknown."""
 
     label: str
     x: float
@@ -38,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What stands around a drawing: its title, what its axes are, and more in words below the title."""
+    """The text around a chart: title, names of the axes, a note below the title."""
 
     title: str
     x: str
@@ -46,108 +43,105 @@ class Labels(NamedTuple):
     note: str = ""
 
 
-def line_chart(lines: Sequence[Series], labels: Labels, *, x: Axis, y: Axis | None = None, marked: bool = True) -> Html:
-    """Lines over a common axis; the points are marked where they are few, unless told otherwise."""
-    lines = [thinned(line) for line in lines]
-    y = y or linear_axis([value for line in lines for value in line.y])
-    drawn = []
-    for number, line in enumerate(lines):
-        places = [_place(x, y, *point) for point in zip(line.x, line.y, strict=True)]
-        style = f"s{number % STYLES}"
-        drawn.append(tag("polyline", class_=f"curve {style}", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places)))
-        if marked and len(places) <= MARKED:
-            drawn += [tag("circle", class_=f"dot {style}", cx=f"{a:.1f}", cy=f"{b:.1f}", r=3.5) for a, b in places]
-    return _figure(drawn, labels, x, y, _legend([line.label for line in lines]) if len(lines) > 1 else None)
+def line_chart(lines: Sequence[Series], labels: Labels, *, stairs: bool = False, **axis: Any) -> Html:
+    """Return lines over a common axis; points are marked where they are few.
+
+    Args:
+        lines: The lines; numbers that are not finite are gaps.
+        labels: The text around them.
+        stairs: Whether a value holds until the next point.
+        **axis: ``x`` and ``y``: limits of an axis. ``log_x`` and ``log_y``: whether an axis is logarithmic.
+    """
+    with drawing(**SVG, **{"svg.hashsalt": labels.title}):
+        axes = _axes(labels)
+        for line, style in zip(lines, cycle(STYLES), strict=False):
+            x, y = (_drawable(values) for values in thinned(line)[1:])
+            style = style | {"marker": style["marker"] if len(x) <= MARKED and not stairs else None}
+            steps = "steps-post" if stairs else "default"
+            axes.plot(x, y, gid="series", drawstyle=steps, clip_on="log_y" in axis, **style)
+        for name in "xy":
+            _scale(axes, name, log=axis.get(f"log_{name}", False), limits=axis.get(name))
+        return _figure(axes, labels, _legend([line.label for line in lines]) if len(lines) > 1 else None)
 
 
 def scatter(points: Sequence[Point], labels: Labels) -> Html:
-    """Named points, with bars for how much they vary."""
-    span = linear_axis([point.x for point in points])
-    room = span.high - span.low
-    x = Axis(max(0.0, span.low - 0.15 * room), span.high + 0.4 * room)  # names stand on the right
-    y = linear_axis([p.y + sign * (p.spread or 0) for p in points for sign in (-1, 1)], margin=0.12)
-    places = [_place(x, y, point.x, point.y) for point in points]
-    drawn, bars = [], []
-    for point, (a, b) in zip(points, places, strict=True):
-        if point.spread:
-            low, high = (_place(x, y, point.x, point.y + sign * point.spread)[1] for sign in (-1, 1))
-            bars.append((a - 1, high, a + 1, low))
-            drawn.append(tag("line", class_="bar s0", x1=f"{a:.1f}", x2=f"{a:.1f}", y1=f"{low:.1f}", y2=f"{high:.1f}"))
-        drawn.append(tag("circle", class_="dot s0", cx=f"{a:.1f}", cy=f"{b:.1f}", r=4))
-    return _figure([*drawn, *_names(points, places, bars)], labels, x, y, None)
+    """Return named points, with bars for their spread."""
+    points = sorted(points, key=lambda point: point.y)
+    with drawing(**SVG, **{"svg.hashsalt": labels.title}):
+        axes = _axes(labels, height=max(3.7, 1 + 0.26 * len(points)), width=6)
+        for point in points:
+            axes.errorbar(point.x, point.y, point.spread or None, fmt="o", color="#000000", gid="series")
+        axes.margins(0.12)
+        for name in "xy":
+            _scale(axes, name)
+        name_points(axes, [(point.x, point.y, printable(point.label)) for point in points])
+        return _figure(axes, labels, None)
 
 
 def thinned(line: Series) -> Series:
-    """Of a long line, means over equal stretches."""
+    """Return a line of at most 200 points, means over equal stretches of a longer one."""
     if len(line.x) <= MAX_POINTS:
         return line
     parts = [np.array_split(np.asarray(values, float), MAX_POINTS) for values in (line.x, line.y)]
     return Series(line.label, *([float(np.mean(part)) for part in values] for values in parts))
 
 
-def _place(x: Axis, y: Axis, a: float, b: float) -> tuple[float, float]:
-    return LEFT + x.place(a) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y.place(b) * (HEIGHT - TOP - BOTTOM)
+def tick_text(value: float, _: Any = None) -> str:
+    """Return a short text for a tick's value."""
+    if abs(value) >= 1000 and value == round(value) and abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _names(points: Sequence[Point], places: Sequence[tuple[float, float]], bars: Sequence[Box]) -> list[Html]:
-    """Every name near its point, where it covers as little as can be: above all no other name and no point."""
-    taken = [(a - 5, b - 5, a + 5, b + 5) for a, b in places] + list(bars)
-    names = []
-    for point, (a, b) in zip(points, places, strict=True):
-        wide, ways = 7.2 * len(point.label), []
-        for lift in (0, -10, 10, -16, 16):
-            ways += [(abs(lift), (left, b + lift - 6, left + wide, b + lift + 6)) for left in (a + 8, a - 8 - wide)]
-        ways += [(20, (a - wide / 2, b + lift - 6, a + wide / 2, b + lift + 6)) for lift in (-14, 14)]
-        inside = [way for way in ways if LEFT <= way[1][0] and way[1][2] <= WIDTH and way[1][3] < HEIGHT - BOTTOM]
-        _, box = min(inside or ways, key=lambda way: way[0] + sum(_overlap(way[1], other) for other in taken))
-        taken.append(box)
-        names.append(tag("text", point.label, x=f"{box[0]:.1f}", y=f"{box[1] + 10:.1f}"))
-    return names
+def printable(text: str) -> str:
+    """Return a text without characters that XML cannot hold."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def _overlap(a: Box, b: Box) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+def _axes(labels: Labels, *, height: float = HEIGHT, width: float = WIDTH) -> Any:
+    axes = new_figure(height, width=width).subplots()
+    axes.set(xlabel=printable(labels.x), ylabel=printable(labels.y))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid()
+    return axes
 
 
-def _figure(drawn: Sequence[Html], labels: Labels, x: Axis, y: Axis, legend: Html | None) -> Html:
-    name = f"{labels.title}: {labels.y} over {labels.x}"
-    svg = tag("svg", *_frame(labels, x, y), *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=name)
+def _drawable(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, float)
+    return np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), np.nan)
+
+
+def _scale(axes: Any, axis: str, *, log: bool = False, limits: tuple[float, float] | None = None) -> None:
+    """Set the scale, limits and ticks of an axis; one of positive values does not reach below zero."""
+    low, high = limits or getattr(axes, f"get_{axis}lim")()
+    values = np.concatenate([line.get_data()["xy".index(axis)] for line in axes.get_lines()])
+    if log and np.any(values > 0):
+        shown = values[values > 0]
+        if limits is None:  # whole decades, to the rounding of float32
+            low = 10.0 ** np.floor(np.log10(shown.min()) + 1e-6)
+            high = max(10.0 ** np.ceil(np.log10(shown.max()) - 1e-6), 10 * low)
+        getattr(axes, f"set_{axis}scale")("log")
+    elif not np.any(values < 0):
+        low = max(low, 0.0)
+    getattr(axes, f"set_{axis}lim")(low, high)
+    getattr(axes, f"{axis}axis").set_major_formatter(tick_text)
+    getattr(axes, f"{axis}axis").set_minor_formatter("")
+
+
+def _figure(axes: Any, labels: Labels, legend: Html | None) -> Html:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks; a browser has them
+        svg = to_svg(axes.figure, printable(f"{labels.title}: {labels.y} over {labels.x}"))
     note = f" {labels.note}" if labels.note else ""
-    return tag("figure", tag("figcaption", tag("b", f"{labels.title}."), note), legend, svg)
-
-
-def _frame(labels: Labels, x: Axis, y: Axis) -> list[Html]:
-    """Axes, ticks and what they mean."""
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [
-        tag("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom),
-        tag("line", class_="axis", x1=LEFT, x2=LEFT, y1=TOP, y2=bottom),
-        tag("text", labels.x, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle"),
-        tag("text", labels.y, transform=f"translate(13 {(TOP + bottom) / 2}) rotate(-90)", text_anchor="middle"),
-    ]
-    for value in x.ticks:
-        at = f"{_place(x, y, value, y.low)[0]:.1f}"
-        parts.append(tag("line", class_="rule", x1=at, x2=at, y1=TOP, y2=bottom))
-        parts.append(tag("text", tick_text(value), x=at, y=bottom + 16, text_anchor="middle"))
-    for value in y.ticks:
-        at = _place(x, y, x.low, value)[1]
-        parts.append(tag("line", class_="rule", x1=LEFT, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}"))
-        parts.append(tag("text", tick_text(value), x=LEFT - 6, y=f"{at + 4:.1f}", text_anchor="end"))
-    return parts
+    return tag("figure", tag("figcaption", tag("b", f"{labels.title}."), note), legend, Html(svg))
 
 
 def _legend(names: Sequence[str]) -> Html:
     items = []
-    for number, name in enumerate(names):
-        line = tag("line", class_=f"curve s{number % STYLES}", x1=0, x2=36, y1=6, y2=6)
+    for name, style in zip(names, cycle(STYLES), strict=False):
+        lengths = [] if style["linestyle"] == "-" else style["linestyle"][1]
+        dashes = " ".join(f"{2 * length:g}" for length in lengths) or "none"
+        look = f"stroke: {CSS_COLORS[style['color']]}; stroke-width: 2; stroke-dasharray: {dashes}"
+        line = tag("line", style=look, x1=0, x2=36, y1=6, y2=6)
         items.append(tag("li", tag("svg", line, viewBox="0 0 36 12", aria_hidden="true"), name))
     return tag("ul", joined(items), class_="legend")
-
-
-def corners(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The corners of a curve that stays at a value until the next point."""
-    xs, ys = [x[0]], [y[0]]
-    for (_, before), (at, value) in pairwise(zip(x, y, strict=True)):
-        xs += [at, at]
-        ys += [before, value]
-    return xs, ys

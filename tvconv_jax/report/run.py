@@ -1,73 +1,190 @@
-"""The report of a run: what every job has, and what its own kind adds."""
+"""The report of a run: the sections of every run, and the results of its task."""
 
 import json
+import math
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.faces import FaceData
-from tvconv_jax.report import common, curves, face, others
-from tvconv_jax.report.html import joined
-from tvconv_jax.report.page import Figure, Section, page
-from tvconv_jax.report.report_data import ReportData
+from tvconv_jax.report import curves, face, others
+from tvconv_jax.report.html import (
+    NAME,
+    Figure,
+    Html,
+    Section,
+    code_block,
+    details,
+    joined,
+    page,
+    paragraphs,
+    table,
+    tag,
+)
+from tvconv_jax.report.images import image, map_strip
 from tvconv_jax.utils.files import write_text
 
-NAME = "report.html"
+Settings = dict[str, Any]
+TASKS = {
+    "face": "Face verification",
+    "segmentation": "Optic disc and cup",
+    "frontal": "Frontal or profile",
+}
 
 
-class Own(NamedTuple):
-    """What a kind of job says.
+def shows_images(config: ConfigDict) -> bool:
+    """Return whether a report may hold images of the data: they are synthetic, or ``eval.report_images`` is set.
 
-    Attributes:
-        result: A sentence with what came out.
-        figures: What stands large, first.
-        sections: Results, and pictures of them.
+    Reports are passed on, so images of real people are in a report only on request.
     """
-
-    result: str
-    figures: list[Figure]
-    sections: list[Section]
+    return bool(config.eval.report_images) or config.data.source == "embedded"
 
 
-def shows_pictures(config: ConfigDict) -> bool:
-    """Whether a report may hold pictures of the data: they were drawn by this package, or ``eval.report_pictures``.
-
-    Pictures of real people get into a report only where somebody asked for that; reports are passed on.
-    """
-    return bool(config.eval.report_pictures) or config.data.source == "embedded"
-
-
-def write_report(
-    workdir: Path, config: ConfigDict, evidence: ReportData, *, pictures: bool = False, data: FaceData | None = None
-) -> None:
-    """Writes ``report.html`` from the files of a run that ended.
+def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets | None = None) -> None:
+    """Write ``report.html`` from the files of a run that ended.
 
     Args:
-        workdir: Of the run, with ``results.json`` and ``metrics.jsonl``.
-        config: Of the run.
-        evidence: The rest.
-        pictures: Whether pictures of the data may stand in it, see :func:`shows_pictures`.
-        data: Of a face run, for the worst pairs; ``None``: it is not at hand, and they are left out.
+        workdir: Folder of the run, with ``results.json`` and ``metrics.jsonl``.
+        config: The run's config.
+        data: Arrays as of :class:`tvconv_jax.tasks.report_data.ReportData`.
+        sets: Verification sets of a face run by name, each a source of images and the pairs of them, for the worst
+            pairs; ``None``: not available.
     """
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
     metrics = curves.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
     if settings["task"] == "face":
-        own = Own(*face.describe(results, evidence, data, pictures=pictures))
+        result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
-        own = Own(*others.segmentation(results, workdir, pictures=pictures))
+        result = others.segmentation(results, workdir, images=shows_images(config))
     else:
-        own = Own(*others.frontal(results))
-    drawn = curves.charts(metrics, evidence.learning_rates, margin="loss" in settings)
+        result = others.frontal(results)
+    text, figures, sections = result
     sections = [
-        *own.sections,
-        Section("curves", "Training", joined(drawn)),
-        *common.affinity(evidence.affinity, settings),
-        Section("cost", "Cost and sizes", common.cost(results, settings, workdir)),
-        Section("rerun", "How to run it again", common.rerun(results, workdir)),
-        Section("config", "Config and versions", common.config(settings, results["versions"])),
+        *sections,
+        Section("curves", "Training", curves.charts(metrics, data.learning_rates, margin="loss" in settings)),
+        *_affinity(data.affinity, settings),
+        Section("cost", "Cost and sizes", _cost(results, settings, workdir)),
+        Section("rerun", "How to run it again", rerun(results, workdir)),
+        Section("config", "Config and versions", _config(settings, results["versions"])),
     ]
-    lead = f"{common.trained(settings, results)} {own.result}"
-    figures = [*own.figures, *common.figures(results, metrics)]
-    write_text(workdir / NAME, page(common.title(settings), lead, figures, sections))
+    title = f"{TASKS[settings['task']]}: {_model_name(settings)}, seed {settings['seed']}"
+    lead = f"{_trained(settings, results)} {text}"
+    write_text(workdir / NAME, page(title, lead, [*figures, *cost_figures(results, metrics)], sections))
+
+
+def _model_name(settings: Settings) -> str:
+    """Return a name such as ``mobilenetv2 x0.1 with tvconv``."""
+    model = settings["model"]
+    width = f" x{model['width']}" if "width" in model else ""
+    operator = "" if model["operator"] == "baseline" else f" with {model['operator']}"
+    return f"{model['name']}{width}{operator}"
+
+
+def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
+    size, epochs = settings["data"]["image_size"], settings["optimizer"]["epochs"]
+    return (
+        f"{_model_name(settings)} was trained from seed {settings['seed']} for {epochs:g} epochs on images of "
+        f"{size}x{size}: {results['data'].removeprefix('data: ')}."
+    )
+
+
+def cost_figures(results: Mapping[str, Any], metrics: curves.Metrics) -> list[Figure]:
+    """Return cost and speed, as far as they are known."""
+    shown = []
+    if cost := results.get("complexity"):
+        shown = [
+            Figure(_short(cost["macs"]), "MACs per image"),
+            Figure(_short(cost["params"]), "parameters, frozen"),
+        ]
+    if results["images_per_second"]:
+        shown.append(Figure(f"{results['images_per_second']:,.0f}", "images/s in training"))
+    return [*shown, Figure(f"{max([line['step'] for line in metrics] or [0]):,}", "training steps")]
+
+
+def _affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Section]:
+    """Return the affinity maps of every layer; no section where the operator has none."""
+    if not maps:
+        return []
+    tiles = []
+    for layer, values in maps.items():
+        height, width, count = values.shape
+        name = layer.removesuffix("/conv")
+        low, high = float(values.min()), float(values.max())
+        digits = 2 if high == low else max(2, 1 - math.floor(math.log10(high - low)))  # enough to distinguish them
+        grid = f" {height}x{width}, {low:.{digits}f} (black) to {high:.{digits}f} (white)"
+        shown = image(map_strip(values), f"{count} affinity maps of {name}", class_="pixels")
+        tiles.append(tag("figure", tag("figcaption", tag("b", name), grid), shown))
+    start = settings["model"].get("affinity_init", "ones")
+    init = "They start at 1 everywhere, so all structure is learned" if start == "ones" else f"Start: {start}"
+    text = (
+        f"Every layer learns a few maps of its own grid. A pixel's kernels are generated from their values at and "
+        f"around it. {init}. The gray scale of a layer covers all its maps. Layers are in order from the largest grid "
+        f"to the smallest."
+    )
+    return [Section("affinity", "Affinity maps", joined([paragraphs(text), tag("div", *tiles, class_="tiles")]))]
+
+
+def _cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
+    size, rows = settings["data"]["image_size"], []
+    if cost := results.get("complexity"):
+        rows = [
+            ["MACs per image", f"{cost['macs']:,}", f"at {size}x{size}"],
+            ["parameters of the frozen model", f"{cost['params']:,}", _float32(cost["params"])],
+            ["parameters in training", f"{cost['train_params']:,}", _float32(cost["train_params"])],
+        ]
+    if results["images_per_second"]:
+        rows.append(["images/s in training", f"{results['images_per_second']:,}", results["device"]])
+    saved = [path for path in workdir.glob("checkpoints/last/*") if path.name.isdecimal()]
+    if saved:
+        newest = max(saved, key=lambda path: int(path.name))
+        total = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+        rows.append(["checkpoint on disk", f"{total / 1e6:.1f} MB", "with the optimizer's state"])
+    note = "In training a model holds kernel generators; a frozen model holds the kernels of all pixels instead."
+    return joined([table("Cost", ["quantity", "value", "note"], rows, words=(0, 2)), paragraphs(note)])
+
+
+def _float32(numbers: int) -> str:
+    return f"{numbers * 4 / 1e6:.2f} MB as float32"
+
+
+def rerun(results: Mapping[str, Any], workdir: Path) -> Html:
+    """Return the commands that repeat the run, evaluate it and write its report."""
+    command, again = results.get("command"), shlex.join(["python", "-m", "tvconv_jax.report", str(workdir)])
+    if not command:
+        text = "The command of this run was not recorded; the config below has all its settings."
+        return joined([paragraphs(text, "To write this report again:"), code_block(again)])
+    single = command.startswith("python -m tvconv_jax.main ")  # commands that train several runs have other options
+    elsewhere = [" To train again from the start, give another ", tag("code", "--workdir"), "."] if single else []
+    same = " On the same kind of machine with the versions below, the losses are identical."
+    return joined(
+        [
+            paragraphs("The command, to be run in the project's folder:"),
+            code_block(command),
+            tag("p", "It resumes where a run stopped.", *elsewhere, same),
+            paragraphs(f"To {'evaluate the best checkpoint and ' if single else ''}write this report again:"),
+            code_block(f"{command} --mode=eval\n{again}" if single else again),
+        ]
+    )
+
+
+def _config(settings: Settings, versions: Mapping[str, str]) -> Html:
+    keys = [[key, tag("code", value)] for key, value in sorted(flatten_dict(settings, sep=".").items())]
+    return joined(
+        [
+            table("Versions", ["package", "version"], list(map(list, versions.items())), words=(0, 1)),
+            details(f"Config, {len(keys)} keys", table("Config", ["key", "value"], keys, words=(0, 1)), open_=True),
+        ]
+    )
+
+
+def _short(value: float) -> str:
+    """Return a number such as ``5.82 M`` or ``9.9 K``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:g}"

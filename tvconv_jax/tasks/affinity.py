@@ -1,9 +1,9 @@
-"""What TVConv's affinity maps start from, and how far from a depthwise convolution that is (the paper's Table 3).
+"""Initial affinity maps of TVConv, and their deviation from a depthwise convolution (the paper's Table 3).
 
 ``model.affinity_init``: ``"ones"``, the reference's constant; ``"data"``, the mean and the standard deviation of the
-training pictures at every pixel, in turn for one affinity map after the other, brought to the layer's grid and there
-to mean 0 and variance 1; ``"normal"``, noise of that mean and variance. The paper compares a constant with statistics
-of the data; the reference has no code for those, so what exactly they are is our reading.
+training images at every pixel, interleaved over the affinity maps, resized to the layer's grid and normalized to mean 0
+and variance 1; ``"normal"``, noise of that mean and variance. The paper compares a constant with statistics of the
+data; the reference has no code for those, so the details are our reading.
 """
 
 import functools
@@ -18,25 +18,24 @@ from PIL import Image
 
 from tvconv_jax.data.pipeline import decode_record
 from tvconv_jax.data.source import Source, read
-from tvconv_jax.tasks.run import check_choice
+from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.utils.errors import UserError
 
 INITS = ("ones", "data", "normal")
 WITH_MAPS = ("tvconv", "tvconv_linear", "tvconv_lowrank")  # operators that learn affinity maps
-MOST = 5000  # training pictures, evenly spread, that the statistics are taken of
+MAX_IMAGES = 5000  # training images, evenly spread, in the statistics
 
 
-class AffinityStart:
-    """What ``model.affinity_init`` asks for.
+class AffinityInit:
+    """The initial affinity maps that ``model.affinity_init`` asks for.
 
     Args:
         config: Of the run.
-        source: Its training pictures.
+        source: Its training images.
 
     Raises:
-        UserError: If it is unknown, the operator has no affinity maps, or weights of
-            another run would undo it.
+        UserError: If it is unknown, the operator has no affinity maps, or weights of another run would replace them.
     """
 
     def __init__(self, config: ConfigDict, source: Source) -> None:
@@ -44,25 +43,27 @@ class AffinityStart:
         check_choice("model.affinity_init", init, INITS)
         if init != "ones" and config.model.get("operator") not in WITH_MAPS:
             raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
-        if init != "ones" and config.start.checkpoint:
-            raise UserError(f"model.affinity_init {init!r} would be undone by start.checkpoint; leave one of them out.")
-        self._init, self._seed, self._source, self._side = init, config.seed, source, config.data.image_size
+        if init != "ones" and config.finetune.checkpoint:
+            raise UserError(
+                f"model.affinity_init {init!r} would be undone by finetune.checkpoint; leave one of them out."
+            )
+        self._init, self._seed, self._source, self._size = init, config.seed, source, config.data.image_size
 
     @functools.cached_property
     def _maps(self) -> np.ndarray:
-        return statistics(self._source, self._side)
+        return statistics(self._source, self._size)
 
     def put(self, params: Any) -> Any:
-        """Fresh parameters with the affinity maps that were asked for."""
+        """Return fresh parameters with these affinity maps."""
         if self._init == "ones":
             return params
         return set_affinity(params, self._init, self._maps if self._init == "data" else None, self._seed)
 
 
 def statistics(source: Source, image_size: int) -> np.ndarray:
-    """Mean and standard deviation of the pictures at every pixel, gray, 0 to 1: ``float32 [2, s, s]``."""
+    """Return mean and standard deviation of the images at every pixel, gray, 0 to 1: ``float32 [2, s, s]``."""
     total, squares = np.zeros((2, image_size, image_size))
-    indices = np.unique(np.linspace(0, len(source) - 1, MOST).astype(int))
+    indices = np.unique(np.linspace(0, len(source) - 1, MAX_IMAGES).astype(int))
     for part in np.array_split(indices, -(-len(indices) // 200)):
         for record in read(source, [int(index) for index in part]):
             gray = decode_record(record, image_size).mean(-1) / 255
@@ -73,7 +74,7 @@ def statistics(source: Source, image_size: int) -> np.ndarray:
 
 
 def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, seed: int) -> Any:
-    """Parameters with other affinity maps, each on the devices where it was.
+    """Replace the affinity maps in parameters, each with the sharding that it had.
 
     Args:
         params: Of a run, or of a model.
@@ -97,7 +98,7 @@ def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, 
 
 
 def deviation(frozen: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far kernels are from being the same everywhere: 0, a depthwise convolution, to 1.
+    """Measure how much kernels vary over positions, from 0, a depthwise convolution, to 1.
 
     Of a layer with kernels ``W [h, w, k*k, c]`` it is the norm of ``W`` less its mean over positions, over the norm of
     ``W``: the square root of the share of energy that a depthwise convolution cannot have.
@@ -108,11 +109,9 @@ def deviation(frozen: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         ``{"deviation": mean over layers, "layers": {name: of that layer}}``; ``None`` if no kernel was generated.
     """
-    kernels = {name: value for name, value in flatten_dict(frozen["frozen"]).items() if name[-1] == "weights"}
     layers = {}
-    for name, value in kernels.items():
-        kernel = to_host(value).astype(np.float64)
-        layers["/".join(name[:-1])] = float(np.linalg.norm(kernel - kernel.mean((0, 1))) / np.linalg.norm(kernel))
-    if not layers:
-        return None
-    return {"deviation": float(np.mean(list(layers.values()))), "layers": layers}
+    for name, value in flatten_dict(frozen["frozen"]).items():
+        if name[-1] == "weights":
+            kernel = to_host(value).astype(np.float64)
+            layers["/".join(name[:-1])] = float(np.linalg.norm(kernel - kernel.mean((0, 1))) / np.linalg.norm(kernel))
+    return {"deviation": float(np.mean(list(layers.values()))), "layers": layers} if layers else None

@@ -1,24 +1,19 @@
-"""What comes out of a segmentation run: scores of every picture, their means, a table, outlines to look at."""
+"""Results of a segmentation run: scores of every image, their means, a table, outlines to look at."""
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.metrics import segmentation as metrics
-from tvconv_jax.metrics.complexity import count
-from tvconv_jax.report.contours import Outlined, draw_contours
-from tvconv_jax.training.logging import command_line, device_description
-from tvconv_jax.utils.files import replacing, write_json
-from tvconv_jax.utils.version import versions
+from tvconv_jax.tasks.contours import Outlined, draw_contours
+from tvconv_jax.utils import console
+from tvconv_jax.utils.files import replacing
 
 STRUCTURES = ("cup", "disc")
 
@@ -29,10 +24,10 @@ HD95 = {
 
 
 class Predicted(NamedTuple):
-    """A test picture with its true and its predicted masks.
+    """A test image with its true and its predicted masks.
 
     Attributes:
-        name: Of the picture.
+        name: Of the image.
         image: ``uint8 [h, w, 3]``.
         true: Boolean ``[h, w, 2]``, cup and disc.
         pred: Boolean ``[h, w, 2]``.
@@ -45,104 +40,66 @@ class Predicted(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A test picture and how well its masks fit; ``scores`` of cup and disc."""
+    """A test image with the scores of cup and disc."""
 
-    picture: Predicted
+    predicted: Predicted
     scores: tuple[metrics.Scores, metrics.Scores]
 
 
-def dices(picture: Predicted) -> tuple[float, float]:
-    """Dice of cup and disc."""
-    cup, disc = (metrics.dice(picture.pred[..., i], picture.true[..., i]) for i in range(2))
+def dices(predicted: Predicted) -> tuple[float, float]:
+    """Return Dice of cup and disc."""
+    cup, disc = (metrics.dice(predicted.pred[..., i], predicted.true[..., i]) for i in range(2))
     return cup, disc
 
 
-def measure(picture: Predicted, eval_config: ConfigDict) -> Measured:
-    """All scores of one picture, in the definitions that ``config.eval`` names."""
+def measure(predicted: Predicted, eval_config: ConfigDict) -> Measured:
+    """Compute all scores of one image, in the definitions that ``config.eval`` names."""
     names = {"definition": eval_config.hd95, "empty": eval_config.empty}
-    cup, disc = (metrics.scores(picture.pred[..., i], picture.true[..., i], **names) for i in range(2))
-    return Measured(picture, (cup, disc))
+    cup, disc = (metrics.scores(predicted.pred[..., i], predicted.true[..., i], **names) for i in range(2))
+    return Measured(predicted, (cup, disc))
 
 
 def summary(found: Sequence[Measured]) -> dict[str, dict[str, float | int | None]]:
-    """Mean and standard deviation over pictures of every score of cup and disc; how many predictions are empty."""
+    """Return mean and standard deviation over images of every score of cup and disc, and counts of empty masks."""
     result = {}
     for i, structure in enumerate(STRUCTURES):
-        columns = np.array([one.scores[i] for one in found])
+        columns = np.array([item.scores[i] for item in found])
         values = {}
         for name, column in zip(metrics.Scores._fields, columns.T, strict=True):
             known = column[~np.isnan(column)]
-            values[name] = _number(known.mean() if known.size else math.nan)
-            values[f"{name}_std"] = _number(known.std() if known.size else math.nan)
-        result[structure] = {**values, "empty": sum(not one.picture.pred[..., i].any() for one in found)}
+            values[name] = float(known.mean()) if known.size else None
+            values[f"{name}_std"] = float(known.std()) if known.size else None
+        result[structure] = {**values, "empty": sum(not item.predicted.pred[..., i].any() for item in found)}
     return result
 
 
-def write_results(
-    workdir: Path,
-    found: Sequence[Measured],
-    config: ConfigDict,
-    *,
-    constant: np.ndarray,
-    step: int,
-    selection: str,
-    data: str,
-    backbone: str,
-    model: nn.Module,
-    images_per_second: float | None,
-) -> None:
-    """Writes ``results.json``, ``scores.csv`` and ``pictures.png``.
+def results_of(found: Sequence[Measured], eval_config: ConfigDict, constant: np.ndarray) -> dict[str, Any]:
+    """Return the part of ``results.json`` about the test images.
 
     Args:
-        workdir: Where.
-        found: The test pictures, measured.
-        config: Of the run.
-        constant: Boolean ``[s, s, 2]``, the same masks for every picture; their Dice stands beside the model's.
-        step: Of the state that was measured.
-        selection: How that state was chosen.
-        data: What the data is.
-        backbone: What the backbone started from.
-        model: The model.
-        images_per_second: While training; ``None`` where nobody knows it.
+        found: The test images, measured.
+        eval_config: ``config.eval``.
+        constant: Boolean ``[s, s, 2]``, the same masks for every image; their Dice stands beside the model's.
     """
-    side = config.data.image_size
-    same = [dices(one.picture._replace(pred=_resized(constant, one.picture.true.shape[:2]))) for one in found]
-    _write_csv(workdir / "scores.csv", found)
-    if config.eval.pictures:
-        _draw(workdir / "pictures.png", found, config.eval.pictures, chosen_names(config.eval.show))
-    write_json(
-        workdir / "results.json",
-        {
-            "step": step,
-            "selection": selection,
-            "data": data,
-            "test_domain": config.data.test_domain,
-            "operator": config.model.operator,
-            "backbone": backbone,
-            "pictures": len(found),
-            **summary(found),
-            "constant_mask_dice": dict(zip(STRUCTURES, map(float, np.mean(same, axis=0)), strict=True)),
-            "definitions": {
-                "mask": f"probability > {config.eval.threshold}, largest part, holes filled, at the mask's own size",
-                "dice": "(2 |P and T| + 1) / (|P| + |T| + 1)",
-                "hd95": HD95[config.eval.hd95],
-                "asd": "mean distance of the predicted outline to the true one",
-                "empty": {"nan": "left out of means"}.get(config.eval.empty, config.eval.empty),
-                "std": "over pictures",
-            },
-            "complexity": count(model, (1, side, side, 3))._asdict(),
-            "images_per_second": images_per_second,
-            "device": device_description(),
-            "seed": config.seed,
-            "command": command_line(),
-            "versions": versions(),
+    same = [dices(item.predicted._replace(pred=_resized(constant, item.predicted.true.shape[:2]))) for item in found]
+    return {
+        "pictures": len(found),
+        **summary(found),
+        "constant_mask_dice": dict(zip(STRUCTURES, map(float, np.mean(same, axis=0)), strict=True)),
+        "definitions": {
+            "mask": f"probability > {eval_config.threshold}, largest part, holes filled, at the mask's own size",
+            "dice": "(2 |P and T| + 1) / (|P| + |T| + 1)",
+            "hd95": HD95[eval_config.hd95],
+            "asd": "mean distance of the predicted outline to the true one",
+            "empty": {"nan": "left out of means"}.get(eval_config.empty, eval_config.empty),
+            "std": "over images",
         },
-    )
+    }
 
 
-def print_table(found: Sequence[Measured], config: ConfigDict, title: str) -> None:
-    """Prints the means."""
-    print(f"{title} ({len(found)} pictures; HD95 {config.eval.hd95}, an empty mask counts {config.eval.empty})")
+def print_scores(found: Sequence[Measured], config: ConfigDict, title: str) -> None:
+    """Print a table of the means."""
+    print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, an empty mask counts {config.eval.empty})")
     table = Table()
     for column in ("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"):
         table.add_column(column, justify="left" if not column else "right")
@@ -154,47 +111,44 @@ def print_table(found: Sequence[Measured], config: ConfigDict, title: str) -> No
             for key in (name, f"{name}_std")
         )
         table.add_row(structure, *cells, str(row["empty"]))
-    console = Console()
-    (console if console.is_terminal else Console(width=100)).print(table)
+    console.print_table(table, width=100)
 
 
-def _write_csv(path: Path, found: Sequence[Measured]) -> None:
+def write_csv(path: Path, found: Sequence[Measured]) -> None:
+    """Write the scores of every image."""
     with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         fields = [f"{structure}_{name}" for structure in STRUCTURES for name in metrics.Scores._fields]
         writer.writerow(["name", *fields])
-        for one in found:
-            writer.writerow([one.picture.name, *(f"{value:.6f}" for scores in one.scores for value in scores)])
+        for item in found:
+            writer.writerow([item.predicted.name, *(f"{value:.6f}" for scores in item.scores for value in scores)])
 
 
 def chosen_names(text: str) -> list[str]:
-    """Names of ``eval.show``, ``"Domain4/000.png,Domain4/007.png"``."""
+    """Return the names in ``eval.visualize``, ``"Domain4/000.png,Domain4/007.png"``."""
     return [name for name in text.split(",") if name]
 
 
-def _draw(path: Path, found: Sequence[Measured], number: int, chosen: Sequence[str]) -> None:
-    """The pictures asked for, the worst, worst first, and as many spread evenly over the others."""
-    order = sorted(found, key=lambda one: sum(scores.dice for scores in one.scores))
+def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
+    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others."""
+    number = eval_config.num_images
+    order = sorted(found, key=lambda item: sum(scores.dice for scores in item.scores))
     worst, rest = order[:number], order[number:]
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
-    by_name = {one.picture.name: one for one in found}
+    by_name = {item.predicted.name: item for item in found}
     rows = {
-        "chosen": [_outlined(by_name[name]) for name in chosen],
-        "the worst": [_outlined(one) for one in worst],
-        "a sample of the others": [_outlined(one) for one in spread],
+        "chosen": [by_name[name] for name in chosen_names(eval_config.visualize)],
+        "the worst": worst,
+        "a sample of the others": spread,
     }
-    draw_contours(path, {title: row for title, row in rows.items() if row})
+    draw_contours(path, {title: list(map(_outlined, row)) for title, row in rows.items() if row})
 
 
-def _outlined(one: Measured) -> Outlined:
-    caption = "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in one.scores))
-    return Outlined(one.picture.image, one.picture.true, one.picture.pred, caption)
+def _outlined(item: Measured) -> Outlined:
+    caption = "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
+    return Outlined(item.predicted.image, item.predicted.true, item.predicted.pred, caption)
 
 
 def _resized(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     size = grid[::-1]
     return np.stack([np.asarray(Image.fromarray(maps[..., i]).resize(size)) for i in range(2)], axis=-1)
-
-
-def _number(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Face recognition: train embeddings with AM-Softmax, verify them on pairs of other people."""
+"""Face recognition: train embeddings with AM-Softmax, verify them on pairs of other identities."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,111 +7,82 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
-from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
-from tvconv_jax.nn.freeze import freeze
-from tvconv_jax.report import report_data as evidence
-from tvconv_jax.report.report_data import ReportData
-from tvconv_jax.report.run import shows_pictures, write_report
-from tvconv_jax.tasks.affinity import AffinityStart, deviation
-from tvconv_jax.tasks.embedding import Embed, embed_all, make_embed
-from tvconv_jax.tasks.face_head import Head, init_class_weights, make_head
+from tvconv_jax.tasks import write_report
+from tvconv_jax.tasks.affinity import AffinityInit, deviation
+from tvconv_jax.tasks.face_model import Embed, embed_all, init_class_weights, make_embed, make_head, make_loss
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
-from tvconv_jax.tasks.forward import Forward, forward_of
 from tvconv_jax.tasks.fresh import fresh_variables
+from tvconv_jax.tasks.parts import check_choice, model_of, optimizer_of
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import (
-    TrainResult,
-    check_choice,
+    Job,
     check_trained,
-    mesh_of,
-    model_of,
-    optimizer_of,
-    plan_of,
+    load_or_measure,
+    print_files,
     restore_best,
     restore_last,
     run,
-    schedule_of,
+    write_results,
 )
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import check_metric_names, command_line, device_description
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, norm_groups, replicated
+from tvconv_jax.training.logging import check_metric_names
+from tvconv_jax.training.mesh import local_rows, replicated
 from tvconv_jax.training.state import TrainState, create_state
-from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
+from tvconv_jax.training.step import TrainStep
+from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.version import versions
 
 
 class Compared(NamedTuple):
-    """A verification set, measured.
-
-    Attributes:
-        result: What came out.
-        cosines: Of every pair, ``[n]``.
-    """
+    """Results on a verification set, and the cosine of every pair, ``[n]``."""
 
     result: Verification
     cosines: np.ndarray
 
 
-def make_loss(forward: Forward, head: Head) -> LossFunction:
-    """Mean loss of the head over a batch of ``image`` and ``label``; also the share of them recognized."""
-
-    def loss(params: Any, batch_stats: Any, batch: Any, _: jax.Array) -> tuple:
-        embeddings, batch_stats = forward(params["model"], batch_stats, normalize(batch["image"]))
-        losses, recognized = head(embeddings, params["class_weights"], batch["label"])
-        return jnp.mean(losses), (batch_stats, {"accuracy": jnp.mean(recognized, dtype=jnp.float32)})
-
-    return loss
-
-
-class FaceJob:
+class FaceJob(Job):
     """A face run put together from its config: data, model, step, evaluation.
 
     Args:
-        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it.
-        data: What to train on; ``None``: what the config names.
+        config: Of :func:`tvconv_jax.tasks.configs.face_config`.
+        data: Training and verification data; ``None``: those that the config names.
 
     Raises:
         UserError: If something in the config or the data does not fit.
     """
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
-        self.config, self.mesh, self.batch_size = config, mesh_of(config), config.data.batch_size
-        cut = {"parts": config.train.accumulate, "batch_norm": config.train.batch_norm}
-        check_batch_size("data.batch_size", self.batch_size, self.mesh, **cut)
-        eval_batch_size(config.eval.batch_size, self.mesh)  # refused now, not after the first epoch
+        super().__init__(config)
+        self.batch_size = config.data.batch_size
+        self.check_batch_size("data.batch_size")
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
         self.magnitudes = check_magnitudes(config.data.augment.to_dict())
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
-        self._affinity = AffinityStart(config, self.data.train)
+        self._affinity = AffinityInit(config, self.data.train)
         check_metric_names("verification set", self.data.verification)
         for name, (_, pairs) in self.data.verification.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.start.freeze)
+        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.finetune.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
-        self._freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     def init_state(self) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         config, variables = self.config, self._fresh_variables()
         _, head_key = jax.random.split(jax.random.key(config.seed))
         classes = self.data.num_classes
@@ -125,30 +96,30 @@ class FaceJob:
         model_key, _ = jax.random.split(jax.random.key(self.config.seed))
         return fresh_variables(self.model, model_key, self.config.data.image_size)
 
-    def init_fn(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
-        """The fresh state with what ``config`` puts into it, and a word about it."""
-        start = self.config.start
+    def init_fn(self, state: TrainState, log_fn: Callable[[str], None]) -> TrainState:
+        """Return the fresh state with the affinity maps and weights that the config asks for, and print them."""
+        finetune = self.config.finetune
         state = state.replace(params=self._affinity.put(state.params))
-        if start.checkpoint:
-            state = start_from(start.checkpoint, state, self.model, say)
-        if start.freeze:
-            say(describe_frozen(state.params, start.freeze))
+        if finetune.checkpoint:
+            state = start_from(finetune.checkpoint, state, self.model, log_fn)
+        if finetune.freeze:
+            log_fn(describe_frozen(state.params, finetune.freeze))
         return state
 
     def start(self) -> dict[str, Any] | None:
-        """How far this job's fresh model is from depthwise convolutions; ``None`` if no kernel of it is generated."""
-        if self.config.start.checkpoint:
+        """Return the :func:`deviation` of the fresh model from depthwise convolutions; ``None`` if it has none."""
+        if self.config.finetune.checkpoint:
             return None
-        variables = jax.device_put(self._fresh_variables(), replicated(self.mesh))  # where a state lies: compiled once
-        return deviation(self._freeze({**variables, "params": self._affinity.put(variables["params"])}))
+        variables = jax.device_put(self._fresh_variables(), replicated(self.mesh))  # as a state's: compiled once
+        return deviation(self.freeze({**variables, "params": self._affinity.put(variables["params"])}))
 
     def verify(self, state: TrainState) -> dict[str, Verification]:
-        """Result on every verification set, with the frozen model."""
-        return {name: one.result for name, one in self.compare(state).items()}
+        """Return the result on every verification set, with the frozen model."""
+        return {name: compared.result for name, compared in self.compare(state).items()}
 
     def compare(self, state: TrainState) -> dict[str, Compared]:
-        """Results and scores on every verification set, with the frozen model."""
-        variables = self._freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
+        """Return results and scores on every verification set, with the frozen model."""
+        variables = self.freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
         return self.compare_embeddings(self._embed, variables, protocol=self.config.eval.protocol)
 
     def compare_embeddings(self, embed: Embed, variables: Any, *, protocol: str) -> dict[str, Compared]:
@@ -161,29 +132,25 @@ class FaceJob:
             results[name] = Compared(result, cosine_scores(left, right))
         return results
 
-    def evidence(self, state: TrainState, compared: Mapping[str, Compared]) -> ReportData:
-        """What the report shows of a state besides its results."""
-        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-        found = evidence.of_run(schedule, self.plan().total, state.params)
-        return found._replace(
-            cosines={name: one.cosines for name, one in compared.items()},
-            same={name: self.data.verification[name][1].same for name in compared},
+    def report_data(self, state: TrainState, compared: Mapping[str, Compared]) -> ReportData:
+        """Return what the report shows of a state besides its results."""
+        return (
+            super()
+            .report_data(state)
+            ._replace(
+                cosines={name: of_set.cosines for name, of_set in compared.items()},
+                same={name: self.data.verification[name][1].same for name in compared},
+            )
         )
 
     def train_step(self) -> TrainStep:
-        """What takes a step."""
-        config, loss = self.config, self.config.loss
+        """Return the compiled step."""
+        loss = self.config.loss
         head = make_head(self.mesh, classes=self.data.num_classes, margin=loss.margin, scale=loss.scale)
-        return make_train_step(
-            make_loss(forward_of(config, self.model, self.mesh), head),
-            self.optimizer,
-            self.mesh,
-            accumulate=config.train.accumulate,
-            nan=config.train.nan,
-        )
+        return self.compile_step(make_loss(self.forward(), head))
 
     def task(self) -> loop.Task:
-        """The job as the training loop sees it."""
+        """Return the job as the training loop sees it."""
         config = self.config
         batches = train_batches(
             self.data.train,
@@ -195,42 +162,54 @@ class FaceJob:
             workers=config.data.workers,
             rows=local_rows(config.data.batch_size, self.mesh),
         )
-        batches = WatchedBatches(batches, timeout=config.data.timeout, source=self.data.description)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
             return {**accuracies, "score": float(np.mean(list(accuracies.values())))} if accuracies else {}
 
-        return loop.Task(
-            train_step=self.train_step(),
-            batches=batches,
-            evaluate=evaluate,
-            name_of=self.data.train.name,
-            data={"pictures": len(self.data.train), "identities": self.data.num_classes},
-            norm_groups=norm_groups(config.train.batch_norm, self.mesh),
-        )
-
-    def plan(self) -> loop.Plan:
-        """When the loop logs, saves and evaluates."""
-        return plan_of(self.config, self.steps_per_epoch)
+        sizes = {"pictures": len(self.data.train), "identities": self.data.num_classes}  # as checkpoints hold them
+        train = self.data.train
+        return self.loop_task(self.train_step(), batches, evaluate, train.name, sizes, self.data.description)
 
     @property
     def notes(self) -> list[str]:
-        """What the person at the terminal should know before the first step."""
-        lists = "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
-        lists += "checkpoint is the newest"
-        return [f"data: {self.data.description}", *self.data.notes, *([] if self.data.verification else [lists])]
+        """Lines before the first step."""
+        notes = [f"data: {self.data.description}", *self.data.notes]
+        if not self.data.verification:
+            notes.append(
+                "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
+                "checkpoint is the newest"
+            )
+        return notes
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains from the newest checkpoint of the workdir, or from the beginning, and writes ``results.json``."""
+    """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
     job = FaceJob(config)
     ended = run(job, workdir, init_fn=job.init_fn)
-    _report(job, ended, workdir)
+    state, compared, start = ended.state, job.compare(ended.state), job.start()
+    if not is_first():
+        return
+    verification = {name: of_set.result for name, of_set in compared.items()}
+    accuracies = [result.accuracy for result in verification.values()]
+    results = {
+        "step": int(state.step),
+        "data": job.data.description,
+        "notes": job.data.notes,
+        "protocol": config.eval.protocol,
+        "mean_accuracy": float(np.mean(accuracies)) if accuracies else None,
+        "verification": {name: dataclasses.asdict(result) for name, result in verification.items()},
+        "best": ended.best._asdict(),
+        "start": start,
+        "complexity": count(job.model, (1, config.data.image_size, config.data.image_size, 3))._asdict(),
+    }
+    write_results(job, ended, workdir, results, job.report_data(state, compared), job.data.verification)
+    _print_table(verification, f"Verification after step {int(state.step)} ({job.data.description})")
+    print_files(workdir, ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/"))
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Verifies the best checkpoint of a workdir and prints the table."""
+    """Verify the best checkpoint of a workdir and print the table."""
     check_trained(workdir)
     job = FaceJob(config)
     state = restore_best(job, workdir)
@@ -239,17 +218,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 
 def report(config: ConfigDict, workdir: Path) -> None:
-    """Writes the report of a run that ended again; the worst pairs only where the data still lies where it lay."""
-    found, data = evidence.load(workdir), None
-    if found is None:
-        job = FaceJob(config)
-        state, data = restore_last(job, workdir), job.data
-        found = job.evidence(state, job.compare(state))
-        evidence.save(workdir, found)
-    else:
-        with suppress(UserError):
-            data = load_faces(config.data)
-    write_report(workdir, config, found, pictures=shows_pictures(config), data=data)
+    """Write the report of a run that ended again; the worst pairs only if its data is still there."""
+    data, sets = load_or_measure(workdir, lambda: _measure(config, workdir)), None
+    with suppress(UserError):
+        sets = load_faces(config.data).verification
+    write_report(workdir, config, data, sets)
 
 
 def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
@@ -280,36 +253,10 @@ def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
     )
 
 
-def _report(job: FaceJob, ended: TrainResult, workdir: Path) -> None:
-    config, state, compared = job.config, ended.state, job.compare(ended.state)
-    start = job.start()
-    if not is_first():
-        return
-    results = {name: one.result for name, one in compared.items()}
-    write_json(
-        workdir / "results.json",
-        {
-            "step": int(state.step),
-            "data": job.data.description,
-            "notes": job.data.notes,
-            "protocol": config.eval.protocol,
-            "mean_accuracy": float(np.mean([result.accuracy for result in results.values()])) if results else None,
-            "verification": {name: dataclasses.asdict(result) for name, result in results.items()},
-            "best": ended.best._asdict(),
-            "start": start,
-            "complexity": count(job.model, (1, config.data.image_size, config.data.image_size, 3))._asdict(),
-            "images_per_second": ended.images_per_second,
-            "device": device_description(),
-            "seed": config.seed,
-            "command": command_line(),
-            "versions": versions(),
-        },
-    )
-    found = job.evidence(state, compared)
-    evidence.save(workdir, found)
-    write_report(workdir, config, found, pictures=shows_pictures(config), data=job.data)
-    _print_table(results, f"Verification after step {int(state.step)} ({job.data.description})")
-    print(f"Everything is in {workdir}: report.html, results.json, metrics.jsonl, tensorboard/, checkpoints/")
+def _measure(config: ConfigDict, workdir: Path) -> ReportData:
+    job = FaceJob(config)
+    state = restore_last(job, workdir)
+    return job.report_data(state, job.compare(state))
 
 
 def _print_table(results: dict[str, Verification], title: str) -> None:
@@ -322,4 +269,4 @@ def _print_table(results: dict[str, Verification], title: str) -> None:
         table.add_row(name, *(f"{value:.2f}" for value in cells))
     if results:
         table.add_row("mean", f"{np.mean([result.accuracy for result in results.values()]) * 100:.2f}")
-    Console(width=None if Console().is_terminal else 100).print(table)
+    print_table(table, width=100)

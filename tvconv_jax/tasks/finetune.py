@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvconv_jax.convert.reference import from_torch
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
-from tvconv_jax.training import checksums, steps
+from tvconv_jax.training import checkpoint_files as files
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
@@ -24,14 +24,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> optax.GradientTransformation:
-    """The optimizer without the parameters that match: no update, no weight decay, no momentum is kept for them.
+    """Freeze parameters in an optimizer: no update, no weight decay, no momentum is kept for them.
 
-    Running statistics are no parameters: they go on following the pictures.
+    Running statistics are not parameters: they go on following the images.
 
     Args:
         optimizer: Of all parameters.
-        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: the optimizer
-            as it is.
+        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: none.
 
     Raises:
         UserError: At ``init``, if a pattern matches nothing, or all is frozen.
@@ -43,9 +42,9 @@ def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> o
         names = ["/".join(path) for path in flatten_dict(params)]
         for pattern in patterns.split(","):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise UserError(f"start.freeze {pattern!r} matches none of {_short(names)}; correct it.")
+                raise UserError(f"finetune.freeze {pattern!r} matches none of {_short(names)}; correct it.")
         if all(_frozen(name, patterns) for name in names):
-            raise UserError(f"start.freeze {patterns!r} matches every parameter; leave some to train.")
+            raise UserError(f"finetune.freeze {patterns!r} matches every parameter; leave some to train.")
         kinds = {path: "frozen" if _frozen("/".join(path), patterns) else "trained" for path in flatten_dict(params)}
         return unflatten_dict(kinds)
 
@@ -53,130 +52,122 @@ def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> o
 
 
 def describe_frozen(params: Any, patterns: str) -> str:
-    """What is frozen, in a line."""
+    """Return a line about the frozen parameters."""
     sizes = {"/".join(path): leaf.size for path, leaf in flatten_dict(params).items()}
     frozen = [name for name in sizes if _frozen(name, patterns)]
     return f"frozen: {len(frozen)} of {len(sizes)} arrays, {sum(sizes[n] for n in frozen):,} numbers: {_parts(frozen)}"
 
 
-def start_from(source: str, state: TrainState, model: nn.Module, say: Callable[[str], None]) -> TrainState:
-    """A fresh state with the weights of another run.
+def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callable[[str], None]) -> TrainState:
+    """Return a fresh state with the weights of another run.
 
-    Class weights are taken over where the number of identities is the same, and stay fresh where it is not. The
-    optimizer and the data begin anew.
+    Class weights are loaded if the number of identities is the same, and stay fresh if not. The optimizer and the data
+    start again.
 
     Args:
-        source: A workdir, of which the best checkpoint is taken, or else the last; or a file of the reference,
-            ``.ckpt`` or ``.pth``.
+        source: A workdir, with its best checkpoint preferred to its last; or a file of the reference, ``.ckpt`` or
+            ``.pth``.
         state: The fresh state; its shardings are kept.
         model: The model.
-        say: Prints what was loaded, dropped, and is fresh.
+        log_fn: Prints what was loaded, dropped, and is fresh.
 
     Raises:
         UserError: If it cannot be read, or is another model's; both sides are listed.
     """
     path = user_path(source)
-    what, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
+    title, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
-    columns = state.columns.get("class_weights", 0)
-    head = found.get(HEAD)
+    columns, head = state.columns.get("class_weights", 0), found.get(HEAD)
     dropped = [] if head is None or head.shape == (fresh[HEAD].shape[0], columns) else [HEAD]
     taken = {name: value for name, value in found.items() if name not in dropped}
-    _check(what, taken, fresh, columns)
+    _check(title, taken, fresh)
     loaded = {name: _place(taken[name], old) if name in taken else old for name, old in fresh.items()}
     new = unflatten_dict({tuple(name.split("/")): value for name, value in loaded.items()})
-    for line in _report(what, taken, dropped, fresh, head, columns):
-        say(line)
+    parts = _parts([name.removeprefix("params/") for name in taken if name.startswith("params/")])
+    log_fn(f"start: {title}: {len(taken)} arrays loaded, {sum(v.size for v in taken.values()):,} numbers: {parts}")
+    if dropped:
+        log_fn(f"dropped: class_weights of {head.shape[1]} identities, here are {columns}")
+    if HEAD in fresh and HEAD not in taken:
+        log_fn(f"fresh: class_weights of {columns} identities")
     return state.replace(params=new["params"], batch_stats=new.get("batch_stats", state.batch_stats))
 
 
-def _report(what: str, taken: Arrays, dropped: list[str], fresh: dict, head: Any, columns: int) -> list[str]:
-    lines = [f"start: {what}: {len(taken)} arrays loaded, {sum(v.size for v in taken.values()):,} numbers: "]
-    lines[0] += _parts([name.removeprefix("params/") for name in taken if name.startswith("params/")])
-    if dropped:
-        lines.append(f"dropped: class_weights of {head.shape[1]} identities, here are {columns}")
-    if HEAD in fresh and HEAD not in taken:
-        lines.append(f"fresh: class_weights of {columns} identities")
-    return lines
-
-
 def read_checkpoint(
-    workdir: Path, *, kinds: Sequence[str] = ("best", "last"), named: str = "start.checkpoint"
+    workdir: Path, *, kinds: Sequence[str] = ("best", "last"), named: str = "finetune.checkpoint"
 ) -> tuple[str, Arrays]:
-    """Parameters and statistics of a checkpoint of a workdir, without its model.
+    """Read parameters and statistics of a checkpoint of a workdir, without its model.
 
     Args:
         workdir: Of the run.
-        kinds: Which checkpoints are preferred, ``"best"`` and ``"last"``; of several the newest, if it is whole.
-        named: What the workdir is called in an error.
+        kinds: Kinds of checkpoints by preference, ``"best"`` and ``"last"``; of several the newest, if it is whole.
+        named: Name of the workdir in an error.
 
     Returns:
-        Which checkpoint it is, and its arrays by name, such as ``params/model/stem/conv/kernel``.
+        A title of the checkpoint, and its arrays by name, such as ``params/model/stem/conv/kernel``.
 
     Raises:
         UserError: If there is no whole one.
     """
-    checkpoints = steps.checkpoints_of(workdir, named)
-    folders = [(step, path) for kind in kinds for step, path in sorted(steps.found(checkpoints / kind).items())[::-1]]
-    faults = []
-    for step, folder in folders:
-        found = steps.fault(folder) or _read(folder)
-        if not isinstance(found, str):
-            found = steps.renamed(step, found["step"]) or found
-        if not isinstance(found, str):
-            skipped = f" ({'; '.join(faults)}: skipped)" if faults else ""
-            what = f"checkpoint of step {step} in {folder.parent}{skipped}"
-            return what, {n: v for n, v in found.items() if n.startswith(("params/", "batch_stats/"))}
-        faults.append(f"{folder.parent.name}/{folder.name}: {found}")
-    reason = f"no whole one ({'; '.join(faults)})" if faults else "none"
+    checkpoints, errors = files.checkpoints_of(workdir, named), []
+    for folder in (checkpoints / kind for kind in kinds):
+        for step, path in sorted(files.found(folder).items(), reverse=True):
+            found = files.find_error(path) or _read(path)
+            if not isinstance(found, str):
+                found = files.find_copy(step, found["step"]) or found
+            if not isinstance(found, str):
+                skipped = f" ({'; '.join(errors)}: skipped)" if errors else ""
+                title = f"checkpoint of step {step} in {folder}{skipped}"
+                return title, {n: v for n, v in found.items() if n.startswith(("params/", "batch_stats/"))}
+            errors.append(f"{folder.name}/{path.name}: {found}")
+    reason = f"no whole one ({'; '.join(errors)})" if errors else "none"
     raise UserError(f"{named} {workdir} is a folder with checkpoints: {reason}; name a workdir, or a file.")
 
 
 def _read(folder: Path) -> Arrays | str:
-    """The arrays of a checkpoint, or in a few words why they cannot be read."""
-    state = steps.LiteralPath(folder / "state")
+    """Return the arrays of a checkpoint, or a message if they cannot be read."""
+    state = files.LiteralPath(folder / "state")
     try:
         with ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(state).item_metadata.tree
             numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return _named(reader.restore(state, restore_args=numpy))
     except Exception as error:
-        if (folder / "state" / checksums.NAME).exists():
-            raise  # what was written is what is read: the fault is elsewhere
+        if (folder / "state" / files.CHECKSUMS).exists():
+            raise  # the files are as they were written: the error is elsewhere
         return f"it cannot be read, {type(error).__name__}"
 
 
 def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
-    """The reference's weights; Lightning names its AM-Softmax ``head.``."""
+    """Read the reference's weights; Lightning names its AM-Softmax ``head.``."""
     state = read_torch_checkpoint(path)
     head = state.pop("head.weight", None)
     try:
         variables = from_torch(state, model)
     except ValueError as error:
-        raise UserError(f"start.checkpoint {path}: {error}") from None
+        raise UserError(f"finetune.checkpoint {path}: {error}") from None
     named = _named({"params": {"model": variables["params"]}, "batch_stats": variables["batch_stats"]})
     return f"{path}, weights of PyTorch", named | ({} if head is None else {HEAD: head})
 
 
-def _check(what: str, taken: Arrays, fresh: Mapping[str, jax.Array], columns: int) -> None:
+def _check(title: str, taken: Arrays, fresh: Mapping[str, jax.Array]) -> None:
     missing = sorted(fresh.keys() - taken.keys() - {HEAD})
     extra = sorted(taken.keys() - fresh.keys())
     if missing or extra:
         raise UserError(
-            f"start.checkpoint, {what}, is another model's. Missing there: {_short(missing)}. Left over: "
+            f"finetune.checkpoint, {title}, is another model's. Missing there: {_short(missing)}. Left over: "
             f"{_short(extra)}. Set config.model as it was, or name another."
         )
     other = [name for name, value in taken.items() if name != HEAD and value.shape != fresh[name].shape]
     if other:
         name = other[0]
         raise UserError(
-            f"start.checkpoint, {what}, is another model's: {len(other)} arrays have other shapes, first {name}: "
+            f"finetune.checkpoint, {title}, is another model's: {len(other)} arrays have other shapes, first {name}: "
             f"{taken[name].shape} there, {fresh[name].shape} here. Set config.model and data.image_size as they were."
         )
 
 
 def _place(value: np.ndarray, old: jax.Array) -> jax.Array:
-    """On the devices of the array whose place it takes, with zeros behind where that was padded."""
+    """Shard an array as the one that it replaces, with zeros behind if that was padded."""
     padding = [(0, wanted - size) for wanted, size in zip(old.shape, value.shape, strict=True)]
     whole = np.pad(np.asarray(value, old.dtype), padding)
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
@@ -187,7 +178,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _dicts(tree: Any) -> Any:
-    """Lists and tuples, of which optimizers make their states, as dictionaries by number."""
+    """Turn lists and tuples, of which optimizers make their states, into dictionaries by number."""
     if isinstance(tree, list | tuple):
         tree = dict(enumerate(tree))
     return {key: _dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
@@ -198,7 +189,7 @@ def _frozen(name: str, patterns: str) -> bool:
 
 
 def _parts(names: list[str]) -> str:
-    """The parts of the model that names belong to: ``model/block_1/norm/scale`` to ``model/block_1``."""
+    """List the parts of the model that names belong to: ``model/block_1/norm/scale`` to ``model/block_1``."""
     return _short(list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names)))
 
 

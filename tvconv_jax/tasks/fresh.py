@@ -1,10 +1,10 @@
-"""The variables that a model starts from, their random numbers drawn together.
+"""Initial variables of a model, their random numbers drawn together.
 
-``model.init`` draws every parameter by itself, and XLA compiles every draw by itself: most of what a fresh start waits
-for. Here ``init`` is read as its jaxpr, and a few loops over all keys answer its draws. The numbers are the same but
+``model.init`` draws every parameter by itself, and XLA compiles every draw by itself, which takes most of the time of a
+fresh start. Here a few loops over all keys replace the draws in the jaxpr of ``init``. The numbers are the same except
 for rounding: Threefry counts through what it gives a key, so a longer draw begins with a shorter one
-(``jax_threefry_partitionable``, JAX's default). The variables of MobileNetV2 x0.1 with TVConv are there after 7
-seconds, not after 16 (two cores of a Zen 3).
+(``jax_threefry_partitionable``, JAX's default). MobileNetV2 x0.1 with TVConv has its variables after 7 seconds, not
+after 16 with ``jax.jit(model.init)`` (two cores of a Zen 3).
 """
 
 import functools
@@ -22,16 +22,16 @@ from jax.extend.core.primitives import jit_p, random_fold_in_p
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def fresh_variables(model: nn.Module, key: jax.Array, image_size: int) -> Any:
-    """``model.init`` for RGB pictures of ``image_size`` x ``image_size`` pixels, compiled."""
+    """Return ``model.init`` for RGB images of ``image_size`` x ``image_size`` pixels, compiled."""
     return drawn_together(functools.partial(model.init, train=False), key, jnp.zeros((1, image_size, image_size, 3)))
 
 
 def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
-    """``fun(key, *args)``, inside of ``jax.jit``.
+    """Return ``fun(key, *args)``, inside of ``jax.jit``.
 
     Args:
         fun: Draws with ``jax.random.normal`` or ``uniform`` from keys that ``fold_in`` makes of ``key``, as ``init`` of
-            Flax does; what it draws in another way stays as it is.
+            Flax does; other draws stay as they are.
         key: A typed key.
         args: Arrays.
     """
@@ -64,7 +64,7 @@ _SAMPLERS = {"_normal": jax.random.normal, "_uniform": jax.random.uniform}
 
 
 def _draws(equations: Sequence[JaxprEqn], root: Var) -> dict[Var, _Draw]:
-    """By what a function of ``jax.random`` returns: how it was drawn."""
+    """Return the draws of ``jax.random`` by the variables that they return."""
     folded, draws = {}, {}
     for eqn in equations:
         first, *others = eqn.invars or [None]
@@ -78,7 +78,7 @@ def _draws(equations: Sequence[JaxprEqn], root: Var) -> dict[Var, _Draw]:
 
 
 def _drawn(key: jax.Array, draws: Mapping[Var, _Draw]) -> dict[Var, jax.Array]:
-    """What was drawn: numbers alike and of similar count in one loop, as many as the next power of four."""
+    """Draw numbers of one distribution and similar count in one loop, rounded up to the next power of four."""
     groups: dict[tuple, list[Var]] = defaultdict(list)
     for var, draw in draws.items():
         size = 4 ** math.ceil(math.log(math.prod(var.aval.shape), 4))
@@ -96,7 +96,7 @@ def _drawn(key: jax.Array, draws: Mapping[Var, _Draw]) -> dict[Var, jax.Array]:
 
 
 def _needed(equations: Sequence[JaxprEqn], outputs: Sequence[Any], known: Collection[Var]) -> list[JaxprEqn]:
-    """The equations that lead from what is known to the outputs: of ``init``, not what the model computes."""
+    """Return the equations between known variables and outputs, without the forward pass of ``init``."""
     wanted, needed = {atom for atom in outputs if isinstance(atom, Var)}, []
     for eqn in reversed(equations):
         if any(var in wanted and var not in known for var in eqn.outvars):

@@ -1,4 +1,4 @@
-"""Values of a config that would end a run late, or do the opposite of what they say, refused before data is opened."""
+"""Ranges of the values of a config, checked before data is opened."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,20 +7,20 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.augment import LIMITS
 from tvconv_jax.nn.checks import FIELDS, Range, count
-from tvconv_jax.tasks.forward import PRECISIONS
-from tvconv_jax.tasks.run import SCALE_RULES, check_choice
+from tvconv_jax.tasks.parts import PRECISIONS, check_choice
 from tvconv_jax.training.nonfinite import POLICIES
+from tvconv_jax.training.optimizer import LR_SCALINGS
 from tvconv_jax.utils.cli import MAX_SEED
 from tvconv_jax.utils.errors import UserError
 
-SHARE = Range(0, 1, above=True)  # of an image's side, of the identities: up to all of it
+SHARE = Range(0, 1, above=True)  # of an image's size, of the identities: up to all of it
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 EVERY = count(1 << 31)  # steps between two of a kind
 BATCH = count(1 << 20)
 
-# What every number of a config may be; those of config.model are fields of a model or an operator. Keys that a config
-# does not have are left out, a tuple's numbers are looked at one by one, and a number without a row must be finite.
+# Range of every number of a config; those of config.model are fields of a model or an operator. Keys that a config does
+# not have are left out, a tuple's numbers are checked one by one, and a number without a row must be finite.
 RULES: dict[str, Range] = {
     **{f"model.{name}": rule for name, rule in FIELDS.items()},
     **{f"data.augment.{name}": Range(0, limit) for name, limit in LIMITS.items()},
@@ -31,7 +31,7 @@ RULES: dict[str, Range] = {
     "data.per_domain": BATCH,
     "data.test_domain": count(4),
     "data.workers": count(1024, low=0),
-    "data.timeout": Range(0, 1e8),  # seconds: three years, about the most that a thread can wait for
+    "data.timeout": Range(0, 1e8),  # seconds: three years, about as long as a thread can wait
     "data.max_corrupt": Range(0, 1),
     "data.crop": SHARE,
     "data.test_share": SHARE,
@@ -49,33 +49,30 @@ RULES: dict[str, Range] = {
     "optimizer.warmup_epochs": Range(0, 1e6),
     "optimizer.milestones": Range(0, 1e6),
     "optimizer.factor": NOT_NEGATIVE,
-    "train.accumulate": BATCH,
+    "train.grad_accum_steps": BATCH,
     "train.log_every": EVERY,
     "train.checkpoint_every": EVERY,
     "train.eval_every": Range(0, 1e6, above=True),
     "eval.batch_size": BATCH,
     "eval.threshold": Range(0, 1),
-    "eval.pictures": count(10_000, low=0),
+    "eval.num_images": count(10_000, low=0),
 }
-# What words of a config may be, where every task has that key.
+# Choices of words that every task has.
 WORDS = {
-    "optimizer.scale_rule": SCALE_RULES,
-    "train.nan": POLICIES,
+    "optimizer.lr_scaling": LR_SCALINGS,
+    "train.on_nonfinite": POLICIES,
     "train.precision": PRECISIONS,
 }
-# Keys that the reader of a source needs; a config has those of the source behind its colon.
+# Keys that a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
 
 
 def check_values(config: ConfigDict) -> None:
-    """Checks what all tasks have in their configs; what one task alone has, that task checks.
-
-    Args:
-        config: Of any task.
+    """Check the keys that configs share; a task checks its own.
 
     Raises:
-        UserError: If a number lies outside of what makes sense, a word is not one of the few that there are, or
-            ``data.source`` is not the one behind the colon.
+        UserError: If a number is out of range, a word is not one of its choices, or ``data.source`` is not the one
+            behind the colon.
     """
     for key, value in numbers(config):
         try:
@@ -93,7 +90,7 @@ def check_values(config: ConfigDict) -> None:
     missing = [key for key in READ.get(data.get("source"), ()) if key not in data]
     if missing:
         raise UserError(
-            f"data.source {data.source!r} needs data.{missing[0]}, which configs of another source have not; choose "
+            f"data.source {data.source!r} needs data.{missing[0]}, which configs of another source lack; choose "
             f"the source behind the config's colon, as in --config=FILE:data={data.source}."
         )
     if "size" in data:
@@ -101,12 +98,12 @@ def check_values(config: ConfigDict) -> None:
 
 
 def numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number of a config, or what stands where a number should, with its key; of a tuple each one."""
+    """Yield every number of a config, or the value in the place of one, with its key; of a tuple each one."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping | ConfigDict):
             yield from numbers(value, f"{key}.")
             continue
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if key in RULES or (isinstance(one, int | float) and not isinstance(one, bool)):
-                yield key, one
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if key in RULES or (isinstance(item, int | float) and not isinstance(item, bool)):
+                yield key, item

@@ -1,6 +1,6 @@
 """Purification: the frontal part of a training set, by a classifier of configs/frontal.py.
 
-The paper trains on the 329k frontal ones of CASIA-WebFace's 490k pictures (Chen et al. 2022, section 4.1).
+The paper trains on the 329k frontal ones of CASIA-WebFace's 490k images (Chen et al. 2022, section 4.1).
 """
 
 import csv
@@ -16,37 +16,37 @@ from tvconv_jax.data.sets import FaceSet, open_faces
 from tvconv_jax.data.source import Record, Source
 from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
-from tvconv_jax.tasks.frontal import FrontalJob
-from tvconv_jax.tasks.run import check_trained, restore_best
-from tvconv_jax.tasks.workdir import read_config
+from tvconv_jax.tasks import load_task
+from tvconv_jax.tasks.run import Job, check_trained, restore_best
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, read_json, replacing, write_json, write_text
 from tvconv_jax.utils.outputs import check_unclaimed
 from tvconv_jax.utils.progress import track
 
-CHUNK = 2000  # pictures between two writes of the scores
-# What is written, besides scores.json, which comes first.
+CHUNK = 2000  # images between two writes of the scores
+# Files besides scores.json, which comes first.
 WRITTEN = ("scores.npy", "kept.txt", "scores.csv", "histogram.png", "sheet.png", "counts.json")
-BROKEN = -1.0  # in scores.npy: a picture that cannot be decoded; NaN is one that was not scored yet
+BROKEN = -1.0  # in scores.npy: an image that cannot be decoded; NaN is one that was not scored yet
 
 
 def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) -> str:
-    """Scores a training set and lists what is frontal enough.
+    """Score a training set and list its frontal images.
 
-    Writes into ``out``: ``kept.txt``, which ``data.keep`` of a face config takes; ``scores.csv`` and ``scores.npy``,
-    the probability of every picture; ``histogram.png``; ``sheet.png``, faces from profile to frontal; ``counts.json``.
-    When it was killed, the same command goes on; with another threshold it scores nothing anew. Pictures that cannot
-    be decoded are ``nan`` in ``scores.csv`` and -1 in ``scores.npy``, and are never kept.
+    Writes into ``out``: ``kept.txt``, which ``data.include_list`` of a face config takes; ``scores.csv`` and
+    ``scores.npy``, the probability of every image; ``histogram.png``; ``sheet.png``, faces from profile to frontal;
+    ``counts.json``. To resume, rerun the same command; with another threshold it scores nothing again. Images that
+    cannot be decoded are ``nan`` in ``scores.csv`` and -1 in ``scores.npy``, and are never kept.
 
     Args:
-        source: The training set, as :func:`tvconv_jax.data.sets.open_faces` takes it.
+        source: The training set, as :func:`tvconv_jax.data.faces.open_faces` takes it.
         classifier: Workdir of a run of ``configs/frontal.py``; its best checkpoint is taken.
         out: The folder to write.
-        threshold: Least probability of being frontal that is kept.
+        threshold: Smallest probability of being frontal that is kept.
 
     Returns:
-        What was kept, and where it lies.
+        A summary for the terminal.
 
     Raises:
         UserError: If there is no classifier, no set, or ``out`` holds the scores of others, or the user's own files.
@@ -72,15 +72,15 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     _sheet(out / "sheet.png", faces, scores)
     broken = [names[index] for index in np.flatnonzero(np.isnan(scores))]
     return (
-        f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} pictures ({len(kept) / len(scores):.1%}) and "
-        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_said_of(broken)}"
+        f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} images ({len(kept) / len(scores):.1%}) and "
+        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_note_of(broken)}"
         f"{''.join(f'{note}{chr(10)}' for note in faces.notes)}"
         f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
-        f"Train on it with --config.data.keep={out / 'kept.txt'}"
+        f"Train on it with --config.data.include_list={out / 'kept.txt'}"
     )
 
 
-def _classifier(workdir: Path) -> FrontalJob:
+def _classifier(workdir: Path) -> Job:
     try:
         config = read_config(workdir)
     except UserError:
@@ -90,11 +90,11 @@ def _classifier(workdir: Path) -> FrontalJob:
     if config.task != "frontal":
         raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
     check_trained(workdir)
-    return FrontalJob(config)
+    return load_task("frontal").FrontalJob(config)
 
 
-def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
-    """Probabilities of all pictures, ``float32 [n]``, NaN for broken ones; what a killed call has written is kept."""
+def _scores(job: Job, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
+    """Return the probabilities of all images, ``float32 [n]``, NaN for broken ones; resume a killed call."""
     state = restore_best(job, classifier.absolute())
     names = (faces.source.name(index) for index in range(len(faces.labels)))
     weights = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
@@ -109,22 +109,22 @@ def _scores(job: FrontalJob, faces: FaceSet, source: str, classifier: Path, out:
     try:
         scores = np.load(path, mmap_mode="r+")
         if scores.shape != (len(faces.labels),) or scores.dtype != np.float32:
-            raise ValueError("scores of other pictures")
+            raise ValueError("scores of other images")
     except (OSError, ValueError, EOFError):
         raise UserError(f"{path} is damaged; remove it, and all is scored again.") from None
     starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]
-    for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} pictures at a time"):
+    for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} images at a time"):
         stop = min(start + CHUNK, len(scores))
         scores[start:stop] = _score(job, state, faces.source, start, stop)
         scores.flush()
     return np.where(scores == BROKEN, np.float32(np.nan), scores)
 
 
-def _score(job: FrontalJob, state: TrainState, source: Source, start: int, stop: int) -> np.ndarray:
-    """Probabilities of some pictures, ``float32 [stop - start]``, :data:`BROKEN` for those that cannot be decoded."""
+def _score(job: Job, state: TrainState, source: Source, start: int, stop: int) -> np.ndarray:
+    """Return the probabilities of some images, ``float32 [stop - start]``, :data:`BROKEN` for broken ones."""
     try:
         return job.probabilities(state, source, start, stop)
-    except UserError:  # now each is looked at, which takes as long again
+    except UserError:  # now each is decoded, which takes as long again
         whole = [index for index in range(start, stop) if _is_whole(source[index])]
     scores = np.full(stop - start, BROKEN, np.float32)
     if whole:
@@ -140,8 +140,7 @@ def _is_whole(record: Record) -> bool:
     return True
 
 
-def _said_of(broken: list[str]) -> str:
-    """A line about pictures that cannot be decoded; nothing where there are none."""
+def _note_of(broken: list[str]) -> str:
     if not broken:
         return ""
     return (
@@ -172,19 +171,19 @@ def _histogram(path: Path, scores: np.ndarray, threshold: float, counts: dict[st
     axes.axvline(threshold, color="black", linestyle="--")
     axes.set_yscale("log")
     axes.set_xlabel("probability of being frontal")
-    axes.set_ylabel("pictures")
-    axes.set_title(f"{counts['pictures_kept']:,} of {counts['pictures']:,} pictures are kept", fontsize="medium")
+    axes.set_ylabel("images")
+    axes.set_title(f"{counts['pictures_kept']:,} of {counts['pictures']:,} images are kept", fontsize="medium")
     with replacing(path) as part:
         figure.savefig(part, dpi=150)
 
 
 def _sheet(path: Path, faces: FaceSet, scores: np.ndarray) -> None:
-    """A row of faces about each tenth of the probability."""
+    """Write a row of faces for each tenth of the probability."""
     order = np.argsort(scores)
     rows = {}
     for low in np.arange(10) / 10:
         found = order[(scores[order] >= low) & (scores[order] < low + 0.1)]
         if len(found):
             chosen = found[np.linspace(0, len(found) - 1, min(COLUMNS, len(found))).astype(int)]
-            rows[f"{low:.1f} to {low + 0.1:.1f} frontal, {len(found):,} pictures"] = chosen.tolist()
+            rows[f"{low:.1f} to {low + 0.1:.1f} frontal, {len(found):,} images"] = chosen.tolist()
     write_sheet(path, faces.source, rows)

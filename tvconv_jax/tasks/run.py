@@ -1,91 +1,127 @@
-"""What every training job does: resume, train, keep; and the parts of a config that all jobs share."""
+"""The steps of every training command: resume, train, keep, report."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tvconv_jax.models import create_model
-from tvconv_jax.tasks.configs.base import ONE_BLOCK
+from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.nn.freeze import freeze
+from tvconv_jax.tasks import report_data, write_report
+from tvconv_jax.tasks.parts import learning_rate_note, make_forward, mesh_of, plan_of, schedule_of
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import MetricsLog, NoLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog, NoLog
 from tvconv_jax.training.maps import MapsLog
-from tvconv_jax.training.mesh import make_mesh, norm_note
-from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import SCALE_RULES, sgd, step_schedule
+from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, norm_groups, norm_note
+from tvconv_jax.training.progress import ProgressLine
+from tvconv_jax.training.provenance import provenance
 from tvconv_jax.training.state import TrainState
+from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import read_json, write_text
+from tvconv_jax.utils.files import read_json, write_json, write_text
 from tvconv_jax.utils.storage import locked, writing
 
+MIN_TIMED_STEPS = 5  # that a speed is taken from
 
-class Job(Protocol):
-    """A job put together from its config.
+InitFn = Callable[[TrainState, Callable[[str], None]], TrainState]
+
+
+class Job:
+    """A run put together from its config.
+
+    A task's job has ``model``, ``optimizer``, ``batch_size`` (images in a step), ``steps_per_epoch`` and ``notes``
+    (lines before the first step) besides, and defines :meth:`init_state` and :meth:`task`.
 
     Attributes:
         config: The config.
-        mesh: Over which batches are cut.
-        batch_size: Pictures in a step.
-        notes: What the person at the terminal should know before the first step.
+        mesh: Over which batches are sharded.
+        eval_batch_size: ``eval.batch_size``, a multiple of the devices.
     """
 
-    config: ConfigDict
-    mesh: Mesh
     batch_size: int
+    steps_per_epoch: int
     notes: list[str]
 
-    def init_state(self) -> TrainState: ...
+    def __init__(self, config: ConfigDict) -> None:
+        self.config, self.mesh = config, mesh_of(config)
+        self.eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
+        self.freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
-    def task(self) -> loop.Task: ...
+    def init_state(self) -> TrainState:
+        """Return the state before the first step."""
+        raise NotImplementedError
 
-    def plan(self) -> loop.Plan: ...
+    def task(self) -> loop.Task:
+        """Return the job as the training loop sees it."""
+        raise NotImplementedError
+
+    def check_batch_size(self, name: str) -> None:
+        """Raise a ``UserError`` if the batch cannot be split as the config asks; ``name`` is its key."""
+        train = self.config.train
+        check_batch_size(name, self.batch_size, self.mesh, parts=train.grad_accum_steps, batch_norm=train.batch_norm)
+
+    def forward(self) -> Callable:
+        """Return the forward pass of the model as ``config.train`` sets it, see :func:`make_forward`."""
+        train = self.config.train
+        return make_forward(self.model, self.mesh, precision=train.precision, batch_norm=train.batch_norm)
+
+    def compile_step(self, loss: LossFunction) -> TrainStep:
+        """Compile the training step of a loss."""
+        train = self.config.train
+        options = {"grad_accum_steps": train.grad_accum_steps, "on_nonfinite": train.on_nonfinite}
+        return make_train_step(loss, self.optimizer, self.mesh, **options)
+
+    def loop_task(
+        self, step: TrainStep, batches: Any, evaluate: Callable, name_of: Callable, data: dict[str, int], source: str
+    ) -> loop.Task:
+        """Return the task of its parts; ``source`` is the name of the data in an error of batches that do not come."""
+        batches = WatchedBatches(batches, timeout=self.config.data.timeout, source=source)
+        groups = norm_groups(self.config.train.batch_norm, self.mesh)
+        return loop.Task(step, batches, evaluate, name_of, data, groups)
+
+    def plan(self) -> loop.Plan:
+        """Return the intervals of the loop."""
+        return plan_of(self.config, self.steps_per_epoch)
+
+    def report_data(self, state: TrainState) -> ReportData:
+        """Return what the report shows of a state besides its results."""
+        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        return report_data.of_run(schedule, self.plan().total, state.params)
 
 
 class TrainResult(NamedTuple):
-    """A run that took its last step; its speed is ``None`` where nobody knows it."""
+    """A run that took its last step; its speed is ``None`` if it is not known."""
 
     state: TrainState
     best: loop.Best
     images_per_second: float | None
 
 
-MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
-TRACED = "\n-----"  # what JAX appends to an error of a traced function begins so
-TIMED = 5  # steps that tell a speed
-
-_TRACED: set[str] = set()  # image sizes and models that fit each other
-
-InitFn = Callable[[TrainState, Callable[[str], None]], TrainState]
-
-
 def run(job: Job, workdir: Path, *, init_fn: InitFn = lambda state, _: state) -> TrainResult:
-    """Trains from the newest checkpoint of the workdir, or from the beginning, to the last step.
+    """Train from the newest checkpoint of the workdir, or from the beginning, to the last step.
 
     Args:
         job: The job.
         workdir: Of the run.
-        init_fn: What becomes of the fresh state where there is no checkpoint, given it and a way to print a line.
+        init_fn: Changes the fresh state where there is no checkpoint; gets a function that prints a line, too.
     """
     first = is_first()
     with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
         with locked(workdir, line.print) if first else nullcontext():
             norm = norm_note(job.config.train.batch_norm, job.mesh)
-            for note in (*job.notes, *norm, rate_note(job.config, job.batch_size)):
+            for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
                 line.print(note)
             with Checkpoints(workdir, line.print) as checkpoints:
                 task = job.task()
                 with closing(task.batches):
                     state, progress = _train(job, task, workdir, checkpoints, line, init_fn)
-    return TrainResult(state, progress.best, measured_speed(line, workdir / "results.json"))
+    return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
 
 
 def _train(
@@ -103,16 +139,16 @@ def _train(
         return loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
 
 
-def measured_speed(line: ProgressLine, results: Path) -> float | None:
-    """Images per second; of a command that took too few steps to tell, what the results of an earlier one say."""
-    if line.steps >= TIMED:
+def find_speed(line: ProgressLine, results: Path) -> float | None:
+    """Return images/s; of a command that took too few steps to time, those of the results of an earlier one."""
+    if line.steps >= MIN_TIMED_STEPS:
         return round(line.images_per_second, 1)
-    earlier = read_json(results, "remove it; the same command writes it anew") if results.exists() else {}
+    earlier = read_json(results, "remove it; the same command writes it again") if results.exists() else {}
     return earlier.get("images_per_second") or None
 
 
 def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:
-    """The task, of which every evaluation writes the affinity maps too; those of the beginning are written here."""
+    """Write the affinity maps now, if the run begins, and at every evaluation of the task."""
 
     def evaluate(state: TrainState) -> dict[str, float]:
         maps.write(int(state.step), state.params)
@@ -123,14 +159,45 @@ def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:
     return task._replace(evaluate=evaluate)
 
 
+def write_results(
+    job: Job, result: TrainResult, workdir: Path, results: dict[str, Any], data: ReportData, sets: Any = None
+) -> None:
+    """Write ``results.json``, ``report.npz`` and ``report.html``.
+
+    Args:
+        job: The job.
+        result: Of its training.
+        workdir: The folder.
+        results: The task's own keys of ``results.json``.
+        data: Of the report.
+        sets: Verification sets of a face run.
+    """
+    write_json(workdir / "results.json", results | provenance(job.config.seed, result.images_per_second))
+    report_data.save(workdir, data)
+    write_report(workdir, job.config, data, sets)
+
+
+def load_or_measure(workdir: Path, measure: Callable[[], ReportData]) -> ReportData:
+    """Return the report data of a run that ended; ``measure`` makes it for a run of an older version."""
+    data = report_data.load(workdir)
+    if data is None:
+        report_data.save(workdir, data := measure())
+    return data
+
+
+def print_files(workdir: Path, names: Iterable[str]) -> None:
+    """Print the files of a run that ended."""
+    print(f"Everything is in {workdir}: {', '.join(names)}")
+
+
 def check_trained(workdir: Path) -> None:
-    """Raises a ``UserError`` if a workdir was never trained in."""
+    """Raise a ``UserError`` if a workdir was never trained in."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
 
 
 def restore_best(job: Job, workdir: Path) -> TrainState:
-    """The best state of a workdir.
+    """Return the best state of a workdir.
 
     Raises:
         UserError: If there is none.
@@ -143,113 +210,9 @@ def restore_best(job: Job, workdir: Path) -> TrainState:
 
 
 def restore_last(job: Job, workdir: Path) -> TrainState:
-    """The last state of a workdir that was trained in."""
+    """Return the last state of a workdir that was trained in."""
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(job.init_state())
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
     return restored[0]
-
-
-def model_of(config: ConfigDict) -> nn.Module:
-    """The model that ``config.model`` names, once it was traced for the config's images.
-
-    Raises:
-        UserError: If a field does not fit, or the model does not fit the images.
-    """
-    try:
-        fields = config.model.to_dict()
-        for says_what_variables_start_from in ("pretrained", "affinity_init"):
-            fields.pop(says_what_variables_start_from, None)
-        if not fields.get("stages"):  # those that the operator goes to by itself
-            fields.pop("stages", None)
-        model = create_model(fields.pop("name", ""), **fields)
-        of = f"{config.data.image_size} {config.model.to_json()}"
-        if of not in _TRACED:  # the runs of a sweep have few models
-            _trace(model, config.data.image_size)
-            _TRACED.add(of)
-        return model
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config.model: {' '.join(str(error).split(TRACED)[0].split())}") from None
-
-
-def _trace(model: nn.Module, image_size: int) -> None:
-    """Whatever a layer has against its input or its fields, it says while it is traced.
-
-    One block of a stage has what all of its blocks have, and takes a third of the time.
-    """
-    short = {"depth": ONE_BLOCK, "layers": 1}.items()
-    model = model.clone(**{name: least for name, least in short if getattr(model, name, 0) > least})
-    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))
-
-
-def mesh_of(config: ConfigDict) -> Mesh:
-    """The devices as ``config.mesh`` lays them out."""
-    return make_mesh(data=config.mesh.data, model=config.mesh.model)
-
-
-def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step, of ``config.optimizer``, for a global batch.
-
-    The recipe's rate belongs to batches of ``base_batch``; ``scale_rule`` says how it grows with the batch.
-    """
-    o = config.optimizer
-    check_choice("optimizer.scale_rule", o.scale_rule, SCALE_RULES)
-    if not 0 <= o.warmup_epochs <= o.epochs:
-        raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
-    return step_schedule(
-        o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch),
-        milestones=o.milestones,
-        factor=o.factor,
-        steps_per_epoch=steps_per_epoch,
-        warmup_epochs=o.warmup_epochs,
-    )
-
-
-def rate_note(config: ConfigDict, batch_size: int) -> str:
-    """The learning rate in words, with what is likely to be a mistake."""
-    o = config.optimizer
-    rate = o.learning_rate * SCALE_RULES[o.scale_rule](batch_size / o.base_batch)
-    falls = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
-    note = f"rate: {rate:.3g}, times {o.factor:g} at epochs {falls} of {o.epochs:.3g}"
-    note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
-    if any(epoch >= o.epochs for epoch in o.milestones):
-        note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
-    if o.scale_rule == "none" and batch_size < o.base_batch:
-        note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.scale_rule"
-    return note
-
-
-def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with the schedule of ``config.optimizer``."""
-    schedule = schedule_of(config, batch_size=config.data.batch_size, steps_per_epoch=steps_per_epoch)
-    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
-
-
-def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
-    """When the loop logs, saves and evaluates, by ``config.train`` and ``config.optimizer.epochs``."""
-    train = config.train
-    check_choice("train.nan", train.nan, POLICIES)
-    total = round(config.optimizer.epochs * steps_per_epoch)
-    if total < 1:
-        raise UserError(
-            f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are no step; take at least "
-            f"{1 / steps_per_epoch:.2g}."
-        )
-    if total >= MAX_STEPS:
-        raise UserError(
-            f"optimizer.epochs {config.optimizer.epochs} of {steps_per_epoch} steps each are {total:,} steps, and a "
-            f"run counts to {MAX_STEPS - 1:,}; take fewer."
-        )
-    return loop.Plan(
-        total=total,
-        log_every=train.log_every,
-        checkpoint_every=train.checkpoint_every,
-        eval_every=max(1, round(train.eval_every * steps_per_epoch)),
-    )
-
-
-def check_choice(name: str, value: Any, choices: Iterable) -> None:
-    """Raises a ``UserError`` that lists the choices, if ``value`` is none of them."""
-    if value not in choices:
-        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")

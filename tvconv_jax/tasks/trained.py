@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tvconv_jax.tasks import TASKS, load_task
-from tvconv_jax.tasks.configs.saved import read_config
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
 
 Embed = Callable[[jax.Array], jax.Array]  # uint8 images [n, s, s, 3] -> embeddings [n, d]

@@ -1,4 +1,4 @@
-"""What a run of :mod:`tvconv_jax.main` left, for use in other programs."""
+"""Trained models of workdirs, for use in other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
-from tvconv_jax.tasks.configs.saved import read_config
 from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.tasks.run import model_of
+from tvconv_jax.tasks.parts import model_of
+from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.files import user_path
 
 
 def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained model of a workdir; its data is not needed.
+    """Return the trained model of a workdir; its data is not needed.
 
     Args:
-        workdir: Of the run.
-        best: Whether its best checkpoint is taken; ``False``: its last.
+        workdir: Of a run of :mod:`tvconv_jax.main`.
+        best: Whether to take its best checkpoint; ``False``: its last.
 
     Returns:
         The linen module and its variables: ``model.apply(variables, images, train=False)`` for images

@@ -1,1 +1,1 @@
-"""Training that knows no task: state, step, loop, mesh, checkpoints, logs."""
+"""The training engine, which knows no task: state, step, loop, mesh, checkpoints, logs."""

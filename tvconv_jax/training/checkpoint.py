@@ -1,4 +1,4 @@
-"""Checkpoints: the last ones, to go on from, and the best one. Written whole or not at all, in the background."""
+"""Checkpoints of a run: the last ones, to resume from, and the best one, written whole in the background."""
 
 import json
 import os
@@ -11,32 +11,32 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tvconv_jax.training import checksums, steps
+from tvconv_jax.training import checkpoint_files as files
+from tvconv_jax.training.checkpoint_writer import StepFolder
 from tvconv_jax.training.state import TrainState, from_saved, saved_like, to_saved
-from tvconv_jax.training.step_folder import StepFolder
 from tvconv_jax.utils.errors import TrainingError, UserError
 from tvconv_jax.utils.storage import full, is_full
 
-KEPT = 2  # of ``last``
+NUM_LAST = 2  # kept in ``last``
 
 
 class Checkpoints:
     """The folder ``checkpoints/`` of a run: ``last`` keeps two, ``best`` one.
 
-    An older one is deleted when the next save begins, or on leaving: by then the newer ones have been proved readable.
+    An older one is deleted when the next save begins, or on leaving: by then the newer ones have been read back.
     Use as a context manager; leaving it waits for what is still being written.
 
     Args:
         workdir: Of the run.
-        say: Prints the line about a checkpoint that is damaged.
+        log_fn: Prints a line about a checkpoint that is damaged.
 
     Raises:
         UserError: If checkpoints cannot be reached under the workdir's name.
     """
 
-    def __init__(self, workdir: Path, say: Callable[[str], None] = print) -> None:
-        self._folder, self._say = steps.checkpoints_of(workdir), say
-        self._last, self._best = (StepFolder(self._folder / kind) for kind in steps.KINDS)
+    def __init__(self, workdir: Path, log_fn: Callable[[str], None] = print) -> None:
+        self._folder, self._log = files.checkpoints_of(workdir), log_fn
+        self._last, self._best = (StepFolder(self._folder / kind) for kind in files.KINDS)
         self._saved: dict[StepFolder, int] = {}
 
     def __enter__(self) -> "Checkpoints":
@@ -44,18 +44,18 @@ class Checkpoints:
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         try:
-            with self._faults_named():
+            with self._errors_named():
                 try:
                     self._last.close()
                 finally:
                     self._best.close()
                 self._drop_old()
         except TrainingError:
-            if not isinstance(error, TrainingError):  # the first one has said it
+            if not isinstance(error, TrainingError):  # that one was the first
                 raise
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Saves the state and the position in the data as the last checkpoint; returns before it is written.
+        """Save the state and the position in the data as the last checkpoint; return before it is written.
 
         Raises:
             TrainingError: If the disk is full, or the checkpoint cannot be read back, now or for the checkpoint
@@ -64,31 +64,31 @@ class Checkpoints:
         self._save(self._last, state, data)
 
     def save_best(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Saves the state as the best one so far."""
+        """Save the state as the best one so far."""
         self._save(self._best, state, data)
 
     def _save(self, kind: StepFolder, state: TrainState, data: dict[str, Any]) -> None:
         step = int(state.step)
-        with self._faults_named():
+        with self._errors_named():
             kind.wait()
             self._drop_old()
             path = kind.folder / str(step)
-            if jax.process_index() == 0 and os.path.lexists(path) and (fault := steps.fault(path)):
-                self._say(f"{path} is in the way of a checkpoint ({fault}); moved to {self._set_aside(path)}.")
+            if jax.process_index() == 0 and os.path.lexists(path) and (error := files.find_error(path)):
+                self._log(f"{path} is in the way of a checkpoint ({error}); moved to {self._set_aside(path)}.")
             kind.save(step, to_saved(state), data)
             self._saved[kind] = step
 
     def restore(
         self, like: TrainState, *, best: bool = False, set_aside: bool = False
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, or the best one.
+        """Return the newest checkpoint that is whole, or the best one.
 
         Args:
-            like: A state of the same model; shapes, dtypes and shardings are taken from it.
-            best: Whether the best one is wanted.
-            set_aside: Whether damaged ones are moved to ``checkpoints/damaged``, so that the run can save their steps
-                anew, and what a killed run left half written is removed. No checkpoint is deleted, but for a best one
-                of a step that the run goes back behind, if an older one of its steps is there.
+            like: A state of the same model, which gives shapes, dtypes and shardings.
+            best: Whether to restore the best one.
+            set_aside: Whether to move damaged ones to ``checkpoints/damaged``, so that the run can save their steps
+                again, and to remove what a killed run left half written. The only checkpoints deleted are best ones of
+                steps that the run goes back behind, if an older best one is there.
 
         Returns:
             The state and the data position, or ``None`` if there is none.
@@ -96,45 +96,42 @@ class Checkpoints:
         Raises:
             UserError: If the checkpoint is another model's, or none is whole.
         """
-        kind, faults = self._best if best else self._last, {}
+        kind, errors = self._best if best else self._last, {}
         kind.wait()
         if set_aside and jax.process_index() == 0:
             for folder in (self._last.folder, self._best.folder):
-                steps.clear(folder)
-        for step, name in sorted(_agreed(lambda: [[s, path.name] for s, path in steps.found(kind.folder).items()]))[
-            ::-1
-        ]:
+                files.clear(folder)
+        names = _agreed(lambda: [[step, path.name] for step, path in files.found(kind.folder).items()])
+        for step, name in sorted(names, reverse=True):
             path = kind.folder / name
-            faults[step] = _agreed(lambda path=path: steps.fault(path))
-            restored = None if faults[step] else _restore(kind, step, path, like)
+            errors[step] = _agreed(lambda path=path: files.find_error(path))
+            restored = None if errors[step] else _restore(kind, step, path, like)
             if isinstance(restored, str):
-                faults[step] = restored
+                errors[step] = restored
             elif restored:
-                self._tell(kind, faults, step, set_aside)
+                self._report_damaged(kind, errors, step, set_aside)
                 if set_aside and not best:
                     self._go_back_to(step)
                 return restored
-        if faults:
-            told = "; ".join(f"step {step}: {fault}" for step, fault in faults.items())
+        if errors:
             raise UserError(
-                f"no checkpoint in {kind.folder} is whole ({told}). Bring one back, or choose another --workdir; "
-                f"nothing was deleted."
+                f"no checkpoint in {kind.folder} is whole ({_listed(errors)}). Bring one back, or choose another "
+                f"--workdir; nothing was deleted."
             )
         return None
 
-    def _tell(self, kind: StepFolder, faults: dict[int, str | None], step: int, set_aside: bool) -> None:
-        damaged = {at: fault for at, fault in faults.items() if fault}
+    def _report_damaged(self, kind: StepFolder, errors: dict[int, str | None], step: int, set_aside: bool) -> None:
+        damaged = {at: error for at, error in errors.items() if error}
         if not damaged:
             return
         if set_aside:
             if jax.process_index() == 0:
-                for path in [path for at, path in steps.found(kind.folder).items() if at in damaged]:
+                for path in [path for at, path in files.found(kind.folder).items() if at in damaged]:
                     self._set_aside(path)
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-        told = "; ".join(f"step {at}: {fault}" for at, fault in damaged.items())
         moved = f", moved to {self._folder / 'damaged'}" if set_aside else ""
-        self._say(f"damaged checkpoint ({told}){moved}; the one of step {step} is whole and taken instead.")
+        self._log(f"damaged checkpoint ({_listed(damaged)}){moved}; the one of step {step} is whole and taken instead.")
 
     def _set_aside(self, path: Path) -> Path:
         damaged = self._folder / "damaged"
@@ -146,33 +143,33 @@ class Checkpoints:
         return damaged
 
     def _go_back_to(self, step: int) -> None:
-        """Deletes best states of steps that are to be taken again, if the best one of those that were taken is there.
+        """Delete best states of steps that will be taken again, if an older best one is there.
 
-        On other devices the same step may score otherwise: what the run then calls its best would not be what is kept.
+        On other devices the same step may score differently: the run's best would not be the one that is kept.
         """
         if jax.process_index() == 0:
-            best = steps.found(self._best.folder)
-            if any(at <= step and not steps.fault(path) for at, path in best.items()):
+            best = files.found(self._best.folder)
+            if any(at <= step and not files.find_error(path) for at, path in best.items()):
                 for path in (path for at, path in best.items() if at > step):
-                    steps.drop(path)
+                    files.drop(path)
 
     def _drop_old(self) -> None:
-        """Deletes what need not be kept of those that have been proved readable, in the first process."""
+        """Delete checkpoints that need not be kept, in the first process."""
         if jax.process_index() != 0:
             return
         last, best = (_complete(kind.folder) for kind in (self._last, self._best))
-        self._keep(self._last, last, set(sorted(last)[-KEPT:]))
-        # The best one before stays until the run can go on from behind the new one.
+        self._keep(self._last, last, set(sorted(last)[-NUM_LAST:]))
+        # The best one before stays until the run can resume from behind the new one.
         sure = [step for step in best if last and step <= max(last)]
         self._keep(self._best, best, {max(sure)} | (best.keys() - sure) if sure else set(sorted(best)[-1:]))
 
     def _keep(self, kind: StepFolder, complete: dict[int, Path], kept: set[int]) -> None:
         for step, path in complete.items():
             if step not in kept and step != self._saved.get(kind):
-                steps.drop(path)
+                files.drop(path)
 
     @contextmanager
-    def _faults_named(self) -> Iterator[None]:
+    def _errors_named(self) -> Iterator[None]:
         try:
             yield
         except (TrainingError, UserError):
@@ -189,13 +186,17 @@ class Checkpoints:
             ) from error
 
 
+def _listed(errors: dict[int, str]) -> str:
+    return "; ".join(f"step {step}: {error}" for step, error in errors.items())
+
+
 def _complete(folder: Path) -> dict[int, Path]:
-    """Those that hold all that a checkpoint must hold; others' folders neither count nor are deleted."""
-    return {step: path for step, path in steps.found(folder).items() if not steps.lacks(path)}
+    """Return the checkpoints with all their parts; foreign folders neither count nor are deleted."""
+    return {step: path for step, path in files.found(folder).items() if not files.find_missing(path)}
 
 
 def _agreed(look: Callable[[], Any]) -> Any:
-    """What the first process finds, as JSON holds it; all others believe it."""
+    """Return what ``look`` finds in the first process, a value of JSON, in every process."""
     value = look() if jax.process_index() == 0 else None
     if jax.process_count() == 1:
         return value
@@ -208,7 +209,7 @@ def _agreed(look: Callable[[], Any]) -> Any:
 
 
 def _restore(kind: StepFolder, step: int, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
-    """A checkpoint's state and data, or in a few words why it cannot be read."""
+    """Return a checkpoint's state and data, or a message if it cannot be read."""
     try:
         saved = saved_like(like)
         _check(kind, step, saved)
@@ -216,16 +217,15 @@ def _restore(kind: StepFolder, step: int, path: Path, like: TrainState) -> tuple
     except UserError:
         raise
     except Exception as error:
-        if (path / "state" / checksums.NAME).exists():
-            raise  # what was written is what is read: the fault is elsewhere
+        if (path / "state" / files.CHECKSUMS).exists():
+            raise  # the files are as they were written: the error is elsewhere
         return f"it cannot be read, {type(error).__name__}"
     restored = from_saved(state, like)
-    return steps.renamed(step, restored.step) or (restored, data)
+    return files.find_copy(step, restored.step) or (restored, data)
 
 
 def _check(kind: StepFolder, step: int, like: TrainState) -> None:
-    saved = _shapes(kind.item_metadata(step)["state"].tree)
-    wanted = _shapes(like)
+    saved, wanted = _shapes(kind.item_metadata(step)["state"].tree), _shapes(like)
     wrong = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
     if wrong:
         name = wrong[0]
@@ -237,8 +237,4 @@ def _check(kind: StepFolder, step: int, like: TrainState) -> None:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _name(path: tuple) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

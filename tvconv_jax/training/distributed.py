@@ -1,4 +1,4 @@
-"""Many processes, one run: how they find each other, what only the first does, and how they stop together."""
+"""Several processes, one run: how they find each other, what only the first does, and how they stop together."""
 
 import os
 import sys
@@ -17,24 +17,24 @@ from tvconv_jax.training.mesh import put_batch, replicated
 from tvconv_jax.utils.console import silent_stdout
 from tvconv_jax.utils.errors import TrainingError, UserError
 
-# What a launcher may set in the place of the flags.
+# Environment variables that a launcher may set instead of the flags.
 ENVIRONMENT = {
     "coordinator": "TVCONV_JAX_COORDINATOR",
     "processes": "TVCONV_JAX_PROCESSES",
     "process": "TVCONV_JAX_PROCESS",
 }
 AUTO = "auto"
-# What srun sets for each task; a batch script itself lacks some of them, and is no task.
+# Set by srun for each task; a batch script itself lacks some of them, and is not a task.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
 class ProcessInfo(NamedTuple):
-    """Where this process stands among all.
+    """One process among all.
 
     Attributes:
         coordinator: ``host:port`` at which process 0 listens; :data:`AUTO`: JAX asks the cluster for everything.
-        processes: How many there are.
-        process: Which one this is, from 0.
+        processes: Their number.
+        process: Number of this one, from 0.
     """
 
     coordinator: str
@@ -45,16 +45,16 @@ class ProcessInfo(NamedTuple):
 def find_process(
     coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
 ) -> ProcessInfo | None:
-    """Where this process stands, by flags, by the environment, or by the cluster it runs on.
+    """Find this process among all, by flags, by the environment, or by the cluster it runs on.
 
     Args:
         coordinator: ``host:port`` of process 0, or ``"auto"``.
-        processes: How many there are.
-        process: Which one this is.
-        environment: Read where a flag is ``None``: :data:`ENVIRONMENT`, then what SLURM and TPU pods set.
+        processes: Their number.
+        process: Number of this one.
+        environment: Read where a flag is ``None``: :data:`ENVIRONMENT`, then the variables of SLURM and TPU pods.
 
     Returns:
-        The place, or ``None`` for a run of one process.
+        The process, or ``None`` for a run of one process.
 
     Raises:
         UserError: If the three contradict each other.
@@ -64,7 +64,7 @@ def find_process(
     process = _number("process", process, environment)
     if processes == 1 and process in (None, 0):
         return None
-    if coordinator == AUTO or (coordinator is processes is process is None and _cluster(environment)):
+    if coordinator == AUTO or (coordinator is processes is process is None and _on_cluster(environment)):
         return ProcessInfo(AUTO)
     if coordinator is processes is process is None:
         return None
@@ -81,13 +81,11 @@ def find_process(
 
 def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int | None:
     text = environment.get(ENVIRONMENT[name])
-    if flag is not None or not text:
-        return flag
-    return _whole(ENVIRONMENT[name], text)
+    return flag if flag is not None or not text else _whole(ENVIRONMENT[name], text)
 
 
 def _is_number(text: str) -> bool:
-    """Whether ``int`` takes a text; ``str.isdigit`` alone knows digits that it does not, and no end."""
+    """Return whether ``int`` takes a text; ``str.isdigit`` accepts digits that it does not, and any length."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
@@ -97,18 +95,18 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def _cluster(environment: Mapping[str, str]) -> bool:
-    """Whether SLURM's srun or a TPU pod of several hosts started this process."""
+def _on_cluster(environment: Mapping[str, str]) -> bool:
+    """Return whether SLURM's srun or a TPU pod of several hosts started this process."""
     slurm = all(name in environment for name in SLURM) and _whole("SLURM_NTASKS", environment["SLURM_NTASKS"]) > 1
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
     return slurm or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 
 
 def connect(place: ProcessInfo | None, *, timeout: int = 300) -> None:
-    """Makes this process one of many; call it before anything touches a device. ``None`` does nothing.
+    """Connect this process to the others, before anything touches a device. ``None`` does nothing.
 
     Args:
-        place: As :func:`find_process` found it.
+        place: Of :func:`find_process`.
         timeout: Seconds in which all processes must have come; without them the process ends, with one line and
             exit code 2.
     """
@@ -141,7 +139,7 @@ def connect(place: ProcessInfo | None, *, timeout: int = 300) -> None:
 
 @contextmanager
 def connected(place: ProcessInfo | None) -> Iterator[None]:
-    """:func:`connect`, then one process prints; that another one was lost meanwhile is a ``TrainingError``."""
+    """Connect, silence all processes but the first, and turn the loss of another one into a ``TrainingError``."""
     connect(place)
     try:
         with nullcontext() if is_first() else silent_stdout():
@@ -168,26 +166,26 @@ def _nobody_came(place: ProcessInfo, timeout: int) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes logs, results and pictures: one does."""
+    """Return whether this process writes logs, results and images: one does."""
     return jax.process_index() == 0
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """An array as NumPy's, the parts of other processes included; all processes must call it."""
+    """Return an array as NumPy's, with the parts of other processes; all processes must call it."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
 
 
 class PreemptionSync:
-    """Whether any process was asked to stop, known to all of them after the same step.
+    """Agreement of all processes, after the same step, on whether any of them was asked to stop.
 
     A request travels as a tiny maximum over the devices, dispatched behind one step and read behind the next: nobody
     waits for it. A run of one process needs none.
 
     Args:
         mesh: Of the run.
-        asked: The code with which this process was asked to end; 0: it was not.
+        asked: Returns the code with which this process was asked to end, or 0.
     """
 
     def __init__(self, mesh: Mesh, asked: Callable[[], int]) -> None:
@@ -196,7 +194,7 @@ class PreemptionSync:
         self._largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
 
     def exchange(self) -> None:
-        """Call it once behind every step, in every process."""
+        """Exchange requests; call it once behind every step, in every process."""
         if self._alone:
             return
         if self._pending is not None:
@@ -205,12 +203,12 @@ class PreemptionSync:
         self._pending = self._largest(put_batch(codes, self._mesh))
 
     def __call__(self) -> int:
-        """The code, or 0: the same in every process until the next exchange."""
+        """Return the code, or 0: the same in every process until the next exchange."""
         return self._asked() if self._alone else self._agreed
 
 
 def gather_rows(values: np.ndarray) -> np.ndarray:
-    """Rows of every process, one process after the other; all must call it, with as many rows each."""
+    """Concatenate the rows of every process; all must call it, with as many rows each."""
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values, tiled=True))

@@ -1,34 +1,27 @@
-"""What a run leaves behind while it goes: ``metrics.jsonl``, TensorBoard events, and a progress line."""
+"""Logs of a run: ``metrics.jsonl`` and TensorBoard events."""
 
-import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import jax
-from rich.console import Console
-
-from tvconv_jax.training.events import Events
-from tvconv_jax.utils.environment import cores, processor
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import as_json, write_bytes
 from tvconv_jax.utils.plain_files import parse_json
-from tvconv_jax.utils.progress import minutes, reporter
 from tvconv_jax.utils.storage import writing
 
-# What the loop and the losses write themselves; a set of data may not be called so.
+# Names that the loop and the losses write themselves; a data set may not be called so.
 METRICS = ("step", "loss", "accuracy", "score", "skipped", "images_per_second")
-FLUSH_SECONDS = 60.0  # between two times that TensorBoard sees what is new
+FLUSH_SECONDS = 60.0  # between two flushes of TensorBoard's file
 
 
 class MetricsLog:
     """``metrics.jsonl``, one JSON object a line with its ``step``, and TensorBoard events of the same numbers.
 
     Args:
-        workdir: Where both are written.
-        step: Step that the run starts from; lines of later steps are dropped, for they are about to come again.
+        workdir: Folder of both.
+        step: First step of this command; lines of later steps are dropped, for these steps will be taken again.
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
@@ -40,7 +33,7 @@ class MetricsLog:
             self._flushed = time.monotonic()
 
     def write(self, step: int, /, **values: float) -> None:
-        """Writes numbers of one step.
+        """Write numbers of one step.
 
         Raises:
             TrainingError: If the disk is full.
@@ -55,6 +48,7 @@ class MetricsLog:
                 self._flushed = time.monotonic()
 
     def close(self) -> None:
+        """Close both files."""
         with self._writing():
             self._file.close()
             self._events.close()
@@ -63,28 +57,65 @@ class MetricsLog:
         return writing(self._workdir, "metrics.jsonl and TensorBoard's events; checkpoints that are written are whole")
 
 
-def check_metric_names(what: str, names: Iterable[str]) -> None:
-    """Raise a ``UserError`` if numbers of that name would be written over other numbers of a run.
+class NoLog:
+    """The log of a process that writes none, because another one does."""
+
+    def write(self, step: int, /, **values: float) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class Events:
+    """A file of TensorBoard events, which TensorBoard reads beside those of earlier commands.
 
     Args:
-        what: What has the names, for the message.
+        folder: Folder of the file.
+        step: First step that is written; TensorBoard does not show what earlier files hold from there on.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        _import_without_torch()
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(exist_ok=True)
+        # Written in this thread: tensorboardX's SummaryWriter hangs once its thread has met a full disk.
+        self._file = EventsWriter(str(folder / "events"))
+        self.flush, self.close = self._file.flush, self._file.close
+        start = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(wall_time=time.time(), step=step, session_log=start))
+
+    def write(self, step: int, name: str, value: float) -> None:
+        """Append a number of one step."""
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=self._scalar(name, value)))
+
+
+def _import_without_torch() -> None:
+    """Import tensorboardX; it would import PyTorch where there is one, for seconds and 200 MB that are not needed."""
+    hidden = sys.modules.setdefault("torch", None) is None  # an import of it fails, as where it is not installed
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
+def check_metric_names(kind: str, names: Iterable[str]) -> None:
+    """Raise a ``UserError`` if numbers of that name would overwrite other numbers of a run.
+
+    Args:
+        kind: Of the names, for the message.
         names: The names.
     """
     for name in names:
         if name in METRICS:
             raise UserError(
-                f"{what} {name!r} has the name of another number of metrics.jsonl ({', '.join(METRICS)}); rename it."
+                f"{kind} {name!r} has the name of another number of metrics.jsonl ({', '.join(METRICS)}); rename it."
             )
-
-
-class NoLog:
-    """In the place of a :class:`MetricsLog`, where another process writes it."""
-
-    def write(self, step: int, /, **values: float) -> None:
-        """Writes nothing."""
-
-    def close(self) -> None:
-        """Closes nothing."""
 
 
 def _cut(path: Path, step: int) -> None:
@@ -95,93 +126,7 @@ def _cut(path: Path, step: int) -> None:
         try:
             if parse_json(line)["step"] <= step:
                 kept.append(line)
-        # As the last line of a run that was killed in the middle of it, or what a disk or another program made of one.
+        # Such as the last line of a run that was killed while writing it, or damage by a disk or another program.
         except (ValueError, LookupError, TypeError):
             continue
     write_bytes(path, b"".join(line + b"\n" for line in kept))
-
-
-class ProgressLine:
-    """Step, loss, images per second and time left: on one line of a terminal, else on a line every half minute.
-
-    Args:
-        total: Steps of the whole run.
-        batch_size: Images in a step.
-
-    Attributes:
-        steps: How many were timed.
-    """
-
-    def __init__(self, total: int, batch_size: int) -> None:
-        self._total, self._batch_size = total, batch_size
-        self._console = Console(file=sys.stdout)
-        spinner = "dots" if self._console.encoding.startswith("utf") else "line"
-        text = "Compiling the training step"
-        self._status = self._console.status(text, spinner=spinner) if self._console.is_terminal else None
-        self._since: float | None = None
-        self._begin, self._seen = time.monotonic(), (0, 0.0)
-        self._activity = reporter.start(self._text)
-        self.steps = 0
-        if self._status:
-            self._status.start()
-
-    def update(self, step: int, loss: float) -> None:
-        """Shows where the run is; the first call, with compilation behind it, starts the clock."""
-        self._seen = step, loss
-        if self._since is None:
-            self._since = time.monotonic()
-            return
-        self.steps += 1
-        if self._status:
-            self._status.update(self._text())
-
-    def _text(self) -> str:
-        """Where the run is, for whoever asks."""
-        step, loss = self._seen
-        if not self.steps:
-            return f"compiling the training step, {minutes(time.monotonic() - self._begin)} so far"
-        speed = self.images_per_second
-        left = minutes((self._total - step) * self._batch_size / speed)
-        return f"step {step}/{self._total}  loss {loss:.3f}  {speed:,.0f} img/s  {left} left"
-
-    def pause(self, seconds: float) -> None:
-        """Takes time spent elsewhere, on evaluation, off the clock."""
-        if self._since is not None:
-            self._since += seconds
-
-    @property
-    def images_per_second(self) -> float:
-        """Of training since the first step."""
-        if self._since is None or not self.steps:
-            return 0.0
-        return self.steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
-
-    def print(self, text: str) -> None:
-        """One lasting line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        reporter.heard()
-
-    def close(self) -> None:
-        reporter.stop(self._activity)
-        if self._status:
-            self._status.stop()
-
-
-def command_line(*, without: Sequence[str] = ()) -> str | None:
-    """The command that this process was started with; ``None`` where no module of this package was.
-
-    Args:
-        without: Flags that are left out.
-    """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None or not spec.name.startswith("tvconv_jax."):
-        return None
-    arguments = [argument for argument in sys.argv[1:] if argument not in without]
-    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *arguments])
-
-
-def device_description() -> str:
-    """The devices and their number; cores and the processor where they are CPUs."""
-    kind, count = jax.devices()[0].device_kind, cores()
-    about = f" ({count} core{'s' if count > 1 else ''}: {processor()})" if kind == "cpu" else ""
-    return f"{jax.device_count()} x {kind}{about}"

@@ -6,25 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
 
 from tvconv_jax.training import nonfinite
-from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import PreemptionSync, gather_rows
-from tvconv_jax.training.logging import MetricsLog, ProgressLine
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped, check_finite
-from tvconv_jax.training.state import TrainState
-from tvconv_jax.training.step import TrainStep
+from tvconv_jax.training.progress import ProgressLine
+from tvconv_jax.training.state import TrainState, TrainStep
 from tvconv_jax.utils.errors import Interrupted, UserError
 from tvconv_jax.utils.progress import reporter
 
 
 class Plan(NamedTuple):
-    """When things happen, all in steps.
+    """Intervals in steps.
 
     Attributes:
         total: Steps of the run.
@@ -40,16 +39,15 @@ class Plan(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What the loop needs of the job at hand.
+    """A task as the loop sees it.
 
     Attributes:
         train_step: ``(state, batch) -> (state, metrics)``.
         batches: Batches without end, with ``get_state``, ``set_state`` and ``close``; each holds ``index``.
-        evaluate: State to numbers by name, of which ``score`` says how good the state is; without it the newest state
-            is the best.
-        name_of: Name of the picture with an index.
-        data: How much there is of what, by name; a position in the batches is of this data alone.
-        norm_groups: Groups of images that batch norms average over, each by itself; a run keeps their number.
+        evaluate: State to numbers by name; the highest ``score`` is the best state, without it the newest.
+        name_of: Name of the image with an index.
+        data: Data set sizes by name; a saved iterator position is valid only for the same sizes.
+        norm_groups: Groups of images, each with batch statistics of its own; a run keeps their number.
     """
 
     train_step: TrainStep
@@ -60,8 +58,18 @@ class Task(NamedTuple):
     norm_groups: int = 1
 
 
+class Checkpoints(Protocol):
+    """Saved states with their positions, see :class:`tvconv_jax.training.checkpoint.Checkpoints`."""
+
+    def restore(self, like: TrainState, *, set_aside: bool) -> tuple[TrainState, dict[str, Any]] | None: ...
+
+    def save(self, state: TrainState, data: dict[str, Any]) -> None: ...
+
+    def save_best(self, state: TrainState, data: dict[str, Any]) -> None: ...
+
+
 class PendingStep(NamedTuple):
-    """A step that was dispatched and not yet looked at."""
+    """A step that was dispatched and whose metrics were not read yet."""
 
     step: int
     metrics: dict[str, Any]
@@ -76,14 +84,14 @@ class Best(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a run knows of itself besides its state: the best evaluation, and steps that were skipped."""
+    """The best evaluation, and the number of skipped steps."""
 
     best: Best = Best(step=0, score=-1.0)
     skipped: Skipped = Skipped()
 
 
 def resume(state: TrainState, task: Task, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """Goes back to the newest whole checkpoint, the position in the data included; without one, to the beginning.
+    """Restore the newest whole checkpoint and the position in the data; without one, return the state as it is.
 
     Raises:
         UserError: If the data, or the groups of the batch norms, are not those of the run so far.
@@ -117,24 +125,24 @@ def fit(
     log: MetricsLog,
     line: ProgressLine,
 ) -> tuple[TrainState, Progress]:
-    """Trains until ``plan.total`` steps are pending.
+    """Train to step ``plan.total``.
 
     Args:
-        state: Where to begin, as :func:`resume` gave it; donated.
+        state: As :func:`resume` gave it; donated.
         progress: As :func:`resume` gave it.
-        task: The job.
-        plan: When things happen.
-        mesh: Over which batches are cut.
-        checkpoints: Where states are saved.
-        log: Where numbers go.
-        line: Where the person at the terminal looks.
+        task: The task.
+        plan: Its intervals.
+        mesh: Over which batches are sharded.
+        checkpoints: Saves states.
+        log: Takes numbers.
+        line: Shows progress.
 
     Returns:
         The last state and the progress.
 
     Raises:
-        TrainingError: If a loss is not finite, or too many in a row were skipped, or the disk is full. What was saved
-            before stays.
+        TrainingError: If a loss is not finite, too many steps in a row were skipped, or the disk is full. What was
+            saved before stays.
         Interrupted: If asked to stop by Ctrl-C, SIGTERM or SIGHUP, once the state is saved.
     """
     pending = None
@@ -152,7 +160,7 @@ def fit(
             evaluate = last or step % plan.eval_every == 0
             if not (evaluate or step % plan.checkpoint_every == 0 or stop()):
                 continue
-            progress = _process_metrics(pending, task, plan, progress, log, line)  # nothing that is not finite is saved
+            progress = _process_metrics(pending, task, plan, progress, log, line)  # only a finite state is saved
             pending = None
             check_finite(state)
             if evaluate:
@@ -178,14 +186,14 @@ def _position(task: Task, progress: Progress) -> dict[str, Any]:
 def _process_metrics(
     pending: PendingStep, task: Task, plan: Plan, progress: Progress, log: MetricsLog, line: ProgressLine
 ) -> Progress:
-    """Waits for a step's numbers and passes them on; stops the run if its loss is not finite, or counts it."""
+    """Wait for a step's metrics, log them, and count a skipped step or stop at a loss that is not finite."""
     metrics = {name: float(value) for name, value in pending.metrics.items()}
     skipping, skipped = "skipped" in metrics, progress.skipped
     if skipping:
         if metrics.pop("skipped"):
             names = [task.name_of(int(i)) for i in gather_rows(pending.index)]
             skipped = nonfinite.count(skipped, pending.step, names)
-            log.write(pending.step, skipped=skipped.total)  # its loss is no number that JSON knows
+            log.write(pending.step, skipped=skipped.total)  # JSON has no number for its loss
             line.print(f"step {pending.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
             return progress._replace(skipped=skipped)
         skipped = skipped._replace(in_a_row=0)
@@ -217,14 +225,14 @@ def _evaluate(
 
 
 class _Stop(threading.Event):
-    """Set when somebody asked to stop; ``code`` is what the command then exits with."""
+    """Set when the process was asked to stop; ``code`` is the command's exit code."""
 
     code = os.EX_TEMPFAIL  # also of a process that stops because another one was asked
 
 
 @contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Ctrl-C, SIGTERM and SIGHUP ask the loop to stop after its step; a second Ctrl-C ends the process at once.
+    """Let Ctrl-C, SIGTERM and SIGHUP ask the loop to stop after its step; a second Ctrl-C ends the process at once.
 
     SIGHUP, which a terminal sends that closes, stays ignored where it is, as under ``nohup``.
     """
@@ -238,12 +246,13 @@ def _stop_requests() -> Iterator[_Stop]:
         stop.set()
         signal.signal(number, before[number])
 
-    if threading.current_thread() is threading.main_thread():
-        for number in before:
-            signal.signal(number, ask)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield stop
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

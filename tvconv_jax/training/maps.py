@@ -1,7 +1,7 @@
 """Affinity maps of a run as they change: ``WORKDIR/maps/step_00000000.npz``, a small file at every evaluation.
 
 A file holds the maps of every layer by the layer's name, ``block_1/conv`` to float32 ``[h, w, affinity_channels]``.
-What has no affinity maps leaves no file. Those of MobileNetV2 at 96x96 are 270 KB.
+Models without affinity maps leave no file. Those of MobileNetV2 at 96x96 are 270 KB.
 """
 
 import io
@@ -24,7 +24,7 @@ Maps = dict[str, np.ndarray]
 
 
 def affinity_maps(params: Any) -> Maps:
-    """Every layer's affinity maps, in the order of the layers' numbers.
+    """Return every layer's affinity maps, ``block_2`` before ``block_10``.
 
     Args:
         params: Parameters of a run or of a model, arrays of JAX or NumPy.
@@ -34,16 +34,15 @@ def affinity_maps(params: Any) -> Maps:
 
 
 def _by_number(path: tuple[str, ...]) -> list[str]:
-    """What to sort names of layers by: ``block_2`` comes before ``block_10``."""
     return [re.sub(r"\d+", lambda number: number[0].zfill(4), part) for part in path]
 
 
 class MapsLog:
-    """Writes the affinity maps of a run.
+    """Writer of the affinity maps of a run.
 
     Args:
         workdir: Of the run.
-        step: Step that the run starts from; files of later steps are removed, for they are about to come again.
+        step: First step of this command; files of later steps are removed, for these steps will be taken again.
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
@@ -54,7 +53,7 @@ class MapsLog:
                     file.unlink()
 
     def write(self, step: int, params: Any) -> None:
-        """Writes the maps of one step, whole or not at all.
+        """Write the maps of one step, whole or not at all.
 
         Raises:
             TrainingError: If the disk is full.
@@ -70,11 +69,11 @@ class MapsLog:
 
 
 def map_files(workdir: Path) -> dict[int, Path]:
-    """The files of a workdir by step, in order."""
+    """Return the files of a workdir by step, in order."""
     files = {int(match[1]): path for path in workdir.glob(f"{FOLDER}/*") if (match := _FILE.fullmatch(path.name))}
     return dict(sorted(files.items()))
 
 
 def read_maps(file: Path) -> Maps:
-    """Read what :meth:`MapsLog.write` wrote; raises as :func:`read_arrays`."""
+    """Read a file of :meth:`MapsLog.write`; raises as :func:`read_arrays`."""
     return read_arrays(file)

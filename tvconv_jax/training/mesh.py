@@ -1,7 +1,7 @@
 """One code path from one device to many: a mesh of ``data`` and ``model``; a laptop is a mesh of 1x1.
 
-The pictures of a batch are cut over all devices, whichever axis they lie along; what ``model`` cuts besides is the
-columns of the class weights (see :mod:`tvconv_jax.losses`). Everything else is the same on every device.
+The images of a batch are sharded over all devices, along both axes. ``model`` shards the class weights, too (see
+:mod:`tvconv_jax.losses`). Everything else is the same on every device.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ AXES = ("data", "model")
 
 
 def make_mesh(*, data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of ``data`` times ``model`` devices.
+    """Return a mesh of ``data`` times ``model`` devices.
 
     Args:
-        data: Devices along ``data``; -1: as many as there are for it.
-        model: Devices along ``model``, over which class weights are cut.
+        data: Devices along ``data``; -1: all that ``model`` leaves.
+        model: Devices along ``model``, over which class weights are sharded.
         devices: The devices; ``None``: all.
 
     Raises:
-        UserError: If these are not the devices that there are.
+        UserError: If their number does not fit.
     """
     devices = jax.devices() if devices is None else devices
     for name, size in (("data", data), ("model", model)):
@@ -44,34 +44,34 @@ def make_mesh(*, data: int = -1, model: int = 1, devices: Sequence[jax.Device] |
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Return the sharding of what is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_devices(mesh: Mesh) -> NamedSharding:
-    """The leading axis cut over all devices: a batch."""
+    """Return the sharding of a batch: the leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def over_model(mesh: Mesh) -> NamedSharding:
-    """The second axis cut along ``model``: the columns of class weights."""
-    # Spelt as the compiler spells it where there is nothing to cut, so that a step is compiled once.
+    """Return the sharding of class weights ``[d, classes]``: the second axis along ``model``."""
+    # Spelt as the compiler spells it where there is nothing to shard, so that a step is compiled once.
     return NamedSharding(mesh, PartitionSpec(None, "model") if mesh.shape["model"] > 1 else PartitionSpec())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """A batch of host arrays, each cut along its leading axis; of many processes each gives its :func:`local_rows`."""
+    """Shard host arrays along their leading axis; of several processes each gives its :func:`local_rows`."""
     return jax.make_array_from_process_local_data(over_devices(mesh), batch)
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Which rows of a global batch the devices of this process hold, ``int [rows]``, in ascending order."""
+    """Return the rows of a global batch that this process's devices hold, ``int [rows]``, in ascending order."""
     spans = over_devices(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
 
 
 def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """``eval.batch_size``, rounded up to what the devices share equally; what is too much of a batch is masked.
+    """Round ``eval.batch_size`` up to a multiple of the devices; the rest of a batch is masked.
 
     Raises:
         UserError: If it is not positive.
@@ -82,11 +82,11 @@ def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
 
 
 def norm_groups(batch_norm: str | int, mesh: Mesh) -> int:
-    """Into how many groups, each with statistics of its own, batch norms cut a batch.
+    """Return the number of groups of a batch over which batch norms take statistics.
 
     Args:
         batch_norm: ``train.batch_norm``: ``"global"``, one; ``"per_replica"``, one for every device; or a number.
-        mesh: Over which the batch is cut.
+        mesh: Over which the batch is sharded.
 
     Raises:
         UserError: If it is something else.
@@ -103,7 +103,7 @@ def norm_groups(batch_norm: str | int, mesh: Mesh) -> int:
 
 
 def norm_note(batch_norm: str | int, mesh: Mesh) -> list[str]:
-    """A line where ``per_replica`` changes nothing, because there is one device."""
+    """Return a line where ``per_replica`` changes nothing, because there is one device."""
     if batch_norm != "per_replica" or mesh.size > 1:
         return []
     return [
@@ -115,13 +115,13 @@ def norm_note(batch_norm: str | int, mesh: Mesh) -> list[str]:
 def check_batch_size(
     name: str, batch_size: int, mesh: Mesh, *, parts: int = 1, batch_norm: str | int = "global"
 ) -> None:
-    """Checks that a training batch can be cut as asked, and that batch norms have something to average over.
+    """Check that a training batch can be split as asked, and that batch norms have something to average over.
 
     Args:
         name: Of the batch size in the config.
         batch_size: Images in a step.
         mesh: Devices that share every part of the batch equally.
-        parts: Parts that the batch is computed in, ``train.accumulate``.
+        parts: Parts that the batch is computed in, ``train.grad_accum_steps``.
         batch_norm: ``train.batch_norm``, as :func:`norm_groups` takes it.
 
     Raises:
@@ -129,14 +129,16 @@ def check_batch_size(
             the bias whatever the image.
     """
     if parts < 1:
-        raise UserError(f"train.accumulate {parts} must be a positive number of parts; 1 takes a batch in one piece.")
+        raise UserError(
+            f"train.grad_accum_steps {parts} must be a positive number of parts; 1 takes a batch in one piece."
+        )
     if batch_size < 1 or batch_size % (mesh.size * parts):
-        times = f" times the {parts} parts of train.accumulate" if parts > 1 else ""
+        times = f" times the {parts} parts of train.grad_accum_steps" if parts > 1 else ""
         raise UserError(
             f"{name} {batch_size} must be a positive multiple of the {mesh.size} devices{times}; change it."
         )
     groups, images = norm_groups(batch_norm, mesh), batch_size // parts
-    cut = f" in {parts} parts of train.accumulate" * (parts > 1)
+    cut = f" in {parts} parts of train.grad_accum_steps" * (parts > 1)
     cut += f" in {groups} groups of train.batch_norm={batch_norm}" * (groups > 1)
     if images % groups:
         raise UserError(f"{name} {batch_size}{cut} cannot be cut into equal groups; change one of them.")

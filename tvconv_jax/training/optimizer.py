@@ -1,4 +1,4 @@
-"""The reference's optimizer: SGD with momentum, weight decay on every parameter, a rate that falls in steps."""
+"""The reference's optimizer: SGD with momentum, weight decay on every parameter, a stepwise learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import optax
 
-# How the rate grows with the batch: the factor for a batch `ratio` times as large.
-SCALE_RULES = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
+# Factor of the learning rate for a batch `ratio` times as large.
+LR_SCALINGS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
 def step_schedule(
@@ -18,10 +18,10 @@ def step_schedule(
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
 ) -> optax.Schedule:
-    """``learning_rate`` times ``factor`` once more from each milestone on; milestones are in epochs.
+    """Multiply ``learning_rate`` by ``factor`` at each milestone, in epochs.
 
-    During the first ``warmup_epochs`` the rate grows linearly, a step at a time, up to what it would be (Goyal et al.
-    2017, https://arxiv.org/abs/1706.02677, section 2.2).
+    During the first ``warmup_epochs`` it grows linearly, a step at a time, up to its full value (Goyal et al. 2017,
+    https://arxiv.org/abs/1706.02677, section 2.2).
     """
     boundaries: dict[int, float] = {}
     for epoch in milestones:  # several may fall on one step
@@ -35,7 +35,7 @@ def step_schedule(
 
 
 def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD as ``torch.optim.SGD`` computes it.
+    """Return SGD as ``torch.optim.SGD`` computes it.
 
     ``g = gradient + weight_decay * p; v = momentum * v + g; p = p - learning_rate * v``, for every parameter:
     norms, affinity maps and class weights too.

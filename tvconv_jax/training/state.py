@@ -1,6 +1,6 @@
-"""Everything that a step changes and a checkpoint keeps, but for the position in the data."""
+"""The state of a run: everything that a step changes and a checkpoint keeps, except the position in the data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -22,8 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
         batch_stats: Running statistics of the model.
         opt_state: State of the optimizer.
         key_data: Bits of the random key from which each step derives its own.
-        columns: Parameters ``[d, columns]``, by name, that are cut along ``model``, and how many columns each truly
-            has. Zeros behind them make a multiple of the devices; checkpoints are without.
+        columns: True number of columns of each parameter ``[d, columns]``, by name, that is sharded along ``model``.
+            Zeros behind them make a multiple of the devices; checkpoints are without.
     """
 
     step: jax.Array
@@ -32,6 +32,9 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     key_data: jax.Array
     columns: FrozenDict[str, int] = flax.struct.field(pytree_node=False, default=FrozenDict())
+
+
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def create_state(
@@ -43,14 +46,14 @@ def create_state(
     *,
     columns: Mapping[str, int] = FrozenDict(),
 ) -> TrainState:
-    """The state before the first step.
+    """Return the state before the first step.
 
     Args:
         params: Parameters of model and head; those in ``columns`` went through :func:`pad_columns`.
         batch_stats: Running statistics of the model.
         optimizer: Of ``params``.
         seed: Of the random key.
-        mesh: Where the state will lie.
+        mesh: Devices of the state.
         columns: As in :class:`TrainState`; all else is the same on every device.
     """
     state = TrainState(
@@ -68,17 +71,17 @@ def create_state(
 
 
 def pad_columns(weights: jax.Array, mesh: Mesh) -> jax.Array:
-    """``[d, columns]`` with zeros behind, up to a multiple of the devices along ``model``."""
+    """Append columns of zeros to ``[d, columns]``, up to a multiple of the devices along ``model``."""
     return _with_columns(weights, weights.shape[1] + -weights.shape[1] % mesh.shape["model"])
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """Where every array of a state lies; what the optimizer keeps of a parameter lies where the parameter does."""
+    """Return the sharding of every array; the optimizer's arrays have those of their parameters."""
     return _map_columns(state, lambda *_: over_model(mesh), lambda _: replicated(mesh))
 
 
 def to_saved(state: TrainState) -> TrainState:
-    """A copy of the state as checkpoints keep it, the same for every mesh: true columns only."""
+    """Copy the state as checkpoints keep it, the same for every mesh: true columns only."""
 
     def true(leaf: jax.Array, columns: int) -> jax.Array:
         if leaf.shape[1] == columns:
@@ -90,7 +93,7 @@ def to_saved(state: TrainState) -> TrainState:
 
 
 def saved_like(state: TrainState) -> TrainState:
-    """Shapes, dtypes and, if the state has them, shardings of :func:`to_saved`."""
+    """Return shapes, dtypes and, if the state has them, shardings of :func:`to_saved`."""
 
     def true(leaf: Any, columns: int) -> jax.ShapeDtypeStruct:
         shape = (leaf.shape[0], columns)
@@ -100,7 +103,7 @@ def saved_like(state: TrainState) -> TrainState:
 
 
 def from_saved(saved: TrainState, like: TrainState) -> TrainState:
-    """A restored state with the columns and shardings of ``like``."""
+    """Return a restored state with the columns and shardings of ``like``."""
 
     def padded(leaf: jax.Array, wanted: Any) -> jax.Array:
         if leaf.shape == wanted.shape:
@@ -111,7 +114,7 @@ def from_saved(saved: TrainState, like: TrainState) -> TrainState:
 
 
 def _map_columns(state: TrainState, cut: Any, other: Any) -> TrainState:
-    """``cut(leaf, true columns)`` of the arrays that are cut along ``model``, ``other(leaf)`` of all others."""
+    """Map ``cut(leaf, true columns)`` over arrays that are sharded along ``model``, ``other(leaf)`` over all others."""
 
     def of(path: tuple, leaf: Any) -> Any:
         columns = state.columns.get(getattr(path[-1], "key", None))
@@ -121,13 +124,12 @@ def _map_columns(state: TrainState, cut: Any, other: Any) -> TrainState:
 
 
 def _with_columns(weights: jax.Array, columns: int) -> jax.Array:
-    """Cut off or filled up with zeros."""
     missing = columns - weights.shape[1]
     return jnp.pad(weights, ((0, 0), (0, missing))) if missing > 0 else weights[:, :columns]
 
 
 def _saved_sharding(leaf: Any, columns: int) -> NamedSharding | None:
-    """Columns that devices cannot share equally are saved cut by rows, if these can be shared, else by every device."""
+    """Shard rows where devices cannot share the columns equally, or replicate where they cannot share these either."""
     sharding = leaf.sharding
     if sharding is None or leaf.shape[1] == columns:
         return sharding

@@ -10,12 +10,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tvconv_jax.training.mesh import AXES, over_devices, replicated
-from tvconv_jax.training.nonfinite import skip_not_finite
-from tvconv_jax.training.state import TrainState, state_shardings
+from tvconv_jax.training.nonfinite import skip_nonfinite
+from tvconv_jax.training.state import TrainState, TrainStep, state_shardings
 
 # (params, batch_stats, batch, key) -> (loss, (new batch_stats, metrics))
 LossFunction = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
@@ -23,33 +22,33 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    accumulate: int = 1,
-    nan: str = "stop",
+    grad_accum_steps: int = 1,
+    on_nonfinite: str = "stop",
 ) -> TrainStep:
-    """Compiles ``(state, batch) -> (state, metrics)``.
+    """Compile ``(state, batch) -> (state, metrics)``.
 
-    The batch is cut over all devices of the mesh, so sums over it, batch statistics included, are global. The state
-    lies where :func:`tvconv_jax.training.state.state_shardings` says, and is donated: the old one is gone after the
-    call.
+    The batch is sharded over all devices of the mesh, so sums over it, batch statistics included, are global. The state
+    has the shardings of :func:`tvconv_jax.training.state.state_shardings`, and is donated: the old one is gone after
+    the call.
 
     Args:
         loss_function: ``(params, batch_stats, batch, key)`` to ``(loss, (new batch_stats, metrics))``.
         optimizer: Of ``params``.
         mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
-        accumulate: Parts that the batch is computed in, one after the other, with the memory of one; their mean
-            gradient is what the optimizer gets. It is the whole batch's but for batch statistics: every part is
+        grad_accum_steps: Parts that the batch is computed in, one after the other, with the memory of one. The
+            optimizer gets their mean gradient. It is the whole batch's except for batch statistics: every part is
             normalized with its own, and the running averages take one after the other, as they do in PyTorch.
-        nan: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
+        on_nonfinite: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
 
     Returns:
-        The step; its metrics hold ``loss`` besides what the loss function gives.
+        The step; its metrics are ``loss`` and those of the loss function.
     """
     gradient = jax.value_and_grad(loss_function, has_aux=True)
-    if accumulate > 1:
-        gradient = _accumulated(gradient, accumulate, mesh)
+    if grad_accum_steps > 1:
+        gradient = _accumulated(gradient, grad_accum_steps, mesh)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # told to operators that loop over the batch
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for operators that loop over the batch
             return _step(state, batch)
 
     def _step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -66,18 +65,18 @@ def make_train_step(
         return state, {"loss": loss, **metrics}
 
     return jax.jit(
-        skip_not_finite(step) if nan == "skip" else step,
+        skip_nonfinite(step) if on_nonfinite == "skip" else step,
         donate_argnums=0,
-        in_shardings=(None, over_devices(mesh)),  # the state's are its own
+        in_shardings=(None, over_devices(mesh)),  # the state keeps its own
         out_shardings=(None, replicated(mesh)),
     )
 
 
 def _accumulated(gradient: Callable, parts: int, mesh: Mesh) -> Callable:
-    """``gradient`` part by part: means of loss, metrics and gradients, the last batch statistics."""
+    """Compute ``gradient`` part by part: means of loss, metrics and gradients, the last batch statistics."""
 
     def cut(leaf: jax.Array) -> jax.Array:
-        # Every parts-th picture, so that each device finds its share of every part among its own pictures.
+        # Every parts-th image, so that each device has its share of every part already.
         leaf = leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
         return lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(None, AXES)))
 

@@ -1,25 +1,26 @@
-"""Command lines: how a command begins and is stopped, and the types of its path arguments."""
+"""Command lines: signals, one-line errors, and the types of arguments."""
 
 import argparse
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from tvconv_jax.utils import console
 from tvconv_jax.utils.errors import Stopped, UserError, as_line, print_error
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.moved import print_renamed
 from tvconv_jax.utils.progress import reporter
 
-TFDS = "tfds:"  # before the name of a TFDS set, where a path may stand as well
-MAX_INTEGER = 2**31 - 1  # of counts
-MAX_SEED = 2**32 - 1  # what the data's random numbers and JAX's keys can both take
-MAX_SIDE = 65535  # of a JPEG
+TFDS = "tfds:"  # prefix of the name of a TFDS data set, where a path is possible too
+MAX_INTEGER = 2**31 - 1
+MAX_SEED = 2**32 - 1  # the largest that both NumPy's generators and JAX's keys take
+MAX_IMAGE_SIZE = 65535  # of a JPEG
 Parsed = TypeVar("Parsed")
 
 
@@ -35,9 +36,9 @@ def begin_if_command() -> None:
 
 
 def begin() -> None:
-    """Make output a courtesy, and every end one line, from now on; commands take seconds to import what they need.
+    """Install the streams of :mod:`.console`, a handler of signals and one of uncaught exceptions.
 
-    Until :func:`listen` nothing has begun, so a signal ends the process at once.
+    Until :func:`listen` is called nothing has begun, so a signal ends the process at once.
     """
     console.install()
     sys.excepthook = _last_word
@@ -45,7 +46,7 @@ def begin() -> None:
 
 
 def listen() -> None:
-    """Raise ``KeyboardInterrupt`` at Ctrl-C, and :class:`Stopped` at SIGTERM and SIGHUP, from now on."""
+    """Raise ``KeyboardInterrupt`` at Ctrl-C and :class:`Stopped` at SIGTERM and SIGHUP."""
     _handle(_stop)
 
 
@@ -57,13 +58,13 @@ def listen_if_begun() -> None:
 
 @contextmanager
 def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
-    """Surround what a command does: what stops it is one line, and a code; see :func:`as_line`.
+    """Turn an expected error within the block into a one-line message and an exit code; see :func:`as_line`.
 
-    Where nobody watches, a line on stderr every half minute says that it is at work.
+    Without a terminal a line on stderr every 30 seconds says that the command is still at work.
 
     Args:
-        after: What holds then, as in ``"nothing was written."``.
-        mistakes: The exceptions that speak to the user.
+        after: The state after an error, such as ``"nothing was written."``.
+        mistakes: Exceptions whose messages are meant for the user.
     """
     try:
         listen_if_begun()
@@ -78,11 +79,11 @@ def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (Use
 
 
 def _handle(handler: Callable) -> None:
-    """SIGHUP that is ignored, as under ``nohup``, stays so; Ctrl-C too, as in a shell's background jobs."""
+    """Install a handler, except for signals that are ignored, as under ``nohup`` or in a shell's background job."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            own = signal.default_int_handler if (number, handler) == (signal.SIGINT, _stop) else handler
-            signal.signal(number, own)
+            interrupt = (number, handler) == (signal.SIGINT, _stop)
+            signal.signal(number, signal.default_int_handler if interrupt else handler)
 
 
 def _stop(number: int, _: Any) -> NoReturn:
@@ -90,13 +91,13 @@ def _stop(number: int, _: Any) -> NoReturn:
 
 
 def _stop_early(number: int, _: Any) -> NoReturn:
-    """Raised in the middle of an import, an exception may be taken for another, or end in C++."""
+    # An exception raised in the middle of an import may be taken for another one, or end in C++.
     print_error("stopped; nothing was written.")
     os._exit(130 if number == signal.SIGINT else os.EX_TEMPFAIL)
 
 
 def _last_word(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What no command has caught: one line and its code, or the traceback of a fault of ours."""
+    """Print an exception that no command caught as one line, or with its traceback if it is a bug."""
     found = as_line(error, "what was written before is whole.")
     if found is None:
         sys.__excepthook__(kind, error, trace)
@@ -107,10 +108,30 @@ def _last_word(kind: type[BaseException], error: BaseException, trace: Traceback
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a command, whose every mistake is one line and exit code 2; usage is for ``--help`` to show."""
+    """An argument parser that reports a mistake in one line, without the usage, and exits with code 2.
+
+    Args:
+        renamed: Old flags and their new names; an old one works and prints one line.
+        **options: As of :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, renamed: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        self._renamed = renamed
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse arguments after old flags were replaced by new ones."""
+        args = [self._new_flag(argument) for argument in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(args, namespace)
+
+    def _new_flag(self, argument: str) -> str:
+        flag, given, value = argument.partition("=")
+        if flag in self._renamed:
+            print_renamed(flag, self._renamed[flag])
+        return self._renamed.get(flag, flag) + given + value
 
     def error(self, message: str) -> NoReturn:
-        """Print a mistake and end the process."""
+        """Print a mistake and exit with code 2."""
         print_error(f"error: {message.rstrip('.')}. See {self.prog} --help.")
         sys.exit(2)
 
@@ -121,22 +142,22 @@ def path_argument(text: str) -> Path:
 
 
 def source_argument(text: str) -> str:
-    """Parse what names a set of data, for argparse: a path, or ``tfds:NAME`` as it stands."""
+    """Parse the name of a data set, for argparse: a path, or ``tfds:NAME`` unchanged."""
     return text if text.startswith(TFDS) else str(path_argument(text))
 
 
 def output_file(text: str) -> Path:
-    """Parse a file to write, for argparse: it can be written, which is known before any work is done."""
+    """Parse the path of an output file, for argparse; refuse one that cannot be written."""
     return _argument(check_output_file, path_argument(text))
 
 
 def output_folder(text: str) -> Path:
-    """Parse a folder to write, for argparse: it is there or can be made."""
+    """Parse the path of an output folder, for argparse; it exists or can be created."""
     return _argument(check_output_folder, path_argument(text))
 
 
 def target_argument(text: str) -> str:
-    """Parse what names a set of data to write, for argparse: a path whose folder can be made, or ``tfds:DIR``."""
+    """Parse the name of a data set to write, for argparse: a path whose folder can be created, or ``tfds:DIR``."""
     if text.startswith(TFDS):
         return TFDS + target_argument(text.removeprefix(TFDS))
     path = path_argument(text)
@@ -144,42 +165,48 @@ def target_argument(text: str) -> str:
     return str(path)
 
 
-def integer(least: int, most: int = MAX_INTEGER) -> Callable[[str], int]:
-    """Make a parser of whole numbers in a range, for argparse."""
+def integer(low: int, high: int = MAX_INTEGER) -> Callable[[str], int]:
+    """Return a parser of whole numbers in a range, for argparse."""
 
     def parse(text: str) -> int:
         value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else None
-        if value is None or not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {most}")
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")
         return value
 
     return parse
 
 
-def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """Make a parser of finite numbers in a range, for argparse.
-
-    Args:
-        least: The least; with ``above``, what it must be greater than.
-        most: The greatest.
-        above: See ``least``.
-    """
-    rule = f"be greater than {least:g}" if above else f"be {least:g} or more"
-    rule += ", and finite" if most == math.inf else f", and at most {most:g}"
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Return a parser of finite numbers in a range, for argparse; with ``above``, ``low`` itself is too small."""
+    rule = f"be greater than {low:g}" if above else f"be {low:g} or more"
+    rule += ", and finite" if high == math.inf else f", and at most {high:g}"
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most or value == math.inf or (above and value == least):
+        if not low <= value <= high or value == math.inf or (above and value == low):
             raise argparse.ArgumentTypeError(f"{text!r} must {rule}")
         return value
 
     return parse
 
 
-image_size = integer(8, MAX_SIDE)
+def names(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a parser of comma-separated names out of some choices, for argparse; repeated names count once."""
+
+    def parse(text: str) -> list[str]:
+        found = list(dict.fromkeys(text.split(",")))
+        if unknown := [name for name in found if name not in choices]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown; there are: {', '.join(choices)}")
+        return found
+
+    return parse
+
+
+image_size = integer(8, MAX_IMAGE_SIZE)
 seed_argument = integer(0, MAX_SEED)
 seconds = number(0, above=True)
 
@@ -192,11 +219,7 @@ def _argument(parse: Callable[[Any], Parsed], value: Any) -> Parsed:
 
 
 def check_output_file(path: Path) -> Path:
-    """Check that a file can be written.
-
-    Raises:
-        UserError: If its folder is not there, or either cannot be written.
-    """
+    """Raise a ``UserError`` unless a file can be written; return its path."""
     try:
         folder = path.absolute().parent
         if not folder.is_dir():
@@ -211,11 +234,7 @@ def check_output_file(path: Path) -> Path:
 
 
 def check_output_folder(path: Path) -> Path:
-    """Check that a folder is there and can be written, or can be made.
-
-    Raises:
-        UserError: If neither.
-    """
+    """Raise a ``UserError`` unless a folder can be written, or created; return its path."""
     try:
         there = path.absolute()
         while not (there.exists() or there.is_symlink()):

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command: what nobody reads is dropped, what cannot be encoded is replaced."""
+"""Standard output that never ends a command: lost readers and unencodable characters are tolerated."""
 
 import io
 import os
@@ -6,16 +6,16 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 PATIENCE = 1.0  # seconds for a stream that another program made non-blocking, before a line is dropped
 
 
 class _Descriptor(io.RawIOBase):
-    """A file descriptor that takes every byte: those that cannot be written are dropped.
+    """A file descriptor whose writes never fail: bytes that cannot be written are dropped.
 
-    A reader that has gone (EPIPE), a closed terminal (EIO), a full disk (ENOSPC): none of these concern the work. Each
-    write tries anew, for a disk may have room again.
+    A reader that has gone (EPIPE), a closed terminal (EIO) or a full disk (ENOSPC) does not stop the work. Each write
+    tries again, for a disk may have room again.
     """
 
     mode = "w"
@@ -46,13 +46,13 @@ class _Descriptor(io.RawIOBase):
 
 
 def courteous(descriptor: int, like: TextIO | None, name: str) -> TextIO:
-    """Open a text stream on a descriptor, of which no write fails.
+    """Open a text stream on a descriptor whose writes never fail.
 
     Args:
-        descriptor: Of the file, pipe or terminal; stays open when the stream is closed.
-        like: The stream whose encoding and buffering it takes; ``None`` is the one that Python makes of a closed
-            descriptor.
-        name: As in ``"<stdout>"``.
+        descriptor: Of the file, pipe or terminal; it stays open when the stream is closed.
+        like: The stream whose encoding and buffering are taken over; ``None``, as Python has it for a closed
+            descriptor, stands for UTF-8 and lines.
+        name: Such as ``"<stdout>"``.
     """
     raw = _Descriptor(descriptor, name)
     unbuffered = getattr(like, "write_through", False)
@@ -66,7 +66,7 @@ def courteous(descriptor: int, like: TextIO | None, name: str) -> TextIO:
 
 
 def install() -> None:
-    """Replace this process's standard streams by courteous ones; streams that a caller has set stay."""
+    """Replace standard output and standard error by streams whose writes never fail, unless a caller has set them."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -84,9 +84,16 @@ def install() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
+def print_table(table: Any, *, width: int = 160) -> None:
+    """Print a table of rich: as wide as the terminal, or ``width`` without one."""
+    from rich.console import Console  # late: every command imports this module first
+
+    Console(width=None if sys.stdout.isatty() else width).print(table)
+
+
 @contextmanager
 def silent_stdout() -> Iterator[None]:
-    """Drop what is printed within."""
+    """Discard standard output within the block."""
     stdout = sys.stdout
     with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere:
         try:

@@ -1,4 +1,4 @@
-"""The exceptions that speak to the person who typed the command; commands print them as one line."""
+"""Exceptions whose messages are meant for the user, and their exit codes."""
 
 import os
 import sys
@@ -9,22 +9,22 @@ _NO_BACKEND = ("Unable to initialize backend", "Unknown backend", "Backend '")
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: config, data, workdir or checkpoint. Commands exit with code 2.
+    """A mistake in the user's config, data, workdir or checkpoint; commands exit with code 2.
 
-    The message is one line that names the value, the rule and the way out. Nothing on disk was written over.
+    The message is one line that names the value, the rule and what to do. No file was overwritten.
     """
 
 
 class TrainingError(Exception):
-    """A run that cannot go on, as with a loss that is not finite. Commands exit with code 1."""
+    """A run that cannot continue, for example with a loss that is not finite; commands exit with code 1."""
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop, and saved.
+    """A run that was asked to stop and has saved a checkpoint.
 
     Attributes:
-        code: What the command exits with: 130 after Ctrl-C, 75 after SIGTERM or SIGHUP (``EX_TEMPFAIL`` of
-            ``sysexits.h``: try again), on which launchers restart.
+        code: Exit code: 130 after Ctrl-C; 75 after SIGTERM or SIGHUP (``EX_TEMPFAIL`` of ``sysexits.h``), on which
+            launchers restart.
     """
 
     def __init__(self, message: str, *, code: int = 130) -> None:
@@ -33,11 +33,7 @@ class Interrupted(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A command that was asked to stop by SIGTERM, or by SIGHUP as a terminal sends that closes.
-
-    Attributes:
-        code: ``EX_TEMPFAIL`` of ``sysexits.h``, as of :class:`Interrupted`.
-    """
+    """A command that was stopped by SIGTERM, or by the SIGHUP of a terminal that closes; exit code 75."""
 
     code = os.EX_TEMPFAIL
 
@@ -45,16 +41,16 @@ class Stopped(KeyboardInterrupt):
 def as_line(
     error: BaseException, after: str, mistakes: tuple[type[Exception], ...] = (UserError,)
 ) -> tuple[str, int] | None:
-    """Turn what stopped a command into one line and an exit code.
+    """Turn an expected error into a one-line message and an exit code.
 
     Args:
-        error: What was raised.
-        after: What holds then, as in ``"nothing was written."``.
-        mistakes: The exceptions that speak to the user.
+        error: The exception.
+        after: The state after it, such as ``"nothing was written."``.
+        mistakes: Exceptions whose messages are meant for the user.
 
     Returns:
-        The line and the code: 2 is a mistake of the user's, 1 a failure of the work, a disk that is full, or a file or
-        folder that cannot be used, 130 Ctrl-C, 75 SIGTERM and SIGHUP. ``None`` for a fault of ours.
+        The line and the code: 2 for a mistake of the user; 1 for a failed run, a full disk, or a file or folder that
+        cannot be used; 130 for Ctrl-C; 75 for SIGTERM and SIGHUP. ``None`` for a bug.
     """
     if isinstance(error, mistakes):
         return f"error: {error}", 2
@@ -65,8 +61,8 @@ def as_line(
     if isinstance(error, KeyboardInterrupt):
         return f"stopped; {after}", getattr(error, "code", 130)
     if isinstance(error, OSError):
-        told = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        return f"error: {told}; {_once_mended(after)}", 1
+        parts = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        return f"error: {parts}; {_once_mended(after)}", 1
     if isinstance(error, MemoryError):
         return f"error: there is not enough memory for this ({error or 'no more is known'}); {_once_mended(after)}", 1
     if (missing := _missing_backend(error) or _missing_key(error)) is not None:
@@ -75,12 +71,12 @@ def as_line(
 
 
 def _once_mended(after: str) -> str:
-    """What holds after a failure that would come again: a command goes on once somebody has seen to it."""
+    # The same error would come again unless somebody sees to it first.
     return after.replace("the same command goes on", "the same command goes on once that is mended")
 
 
 def _missing_key(error: BaseException) -> str | None:
-    """The line of an error by which ml_collections says that a config has no such key."""
+    """Return the message for a config key that ml_collections does not find."""
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, AttributeError | KeyError) or not frames or "ml_collections" not in frames[-1].filename:
         return None
@@ -89,9 +85,9 @@ def _missing_key(error: BaseException) -> str | None:
 
 
 def _missing_backend(error: BaseException) -> str | None:
-    """The line of an error by which JAX says that it has no such devices.
+    """Return the message for devices that JAX does not find.
 
-    That is a ``RuntimeError``, or a bare ``AssertionError`` where CUDA is asked for and there is no GPU.
+    JAX raises a ``RuntimeError``, or a bare ``AssertionError`` where CUDA is requested without a GPU.
     """
     text = str(error)
     bare = isinstance(error, AssertionError) and not text and _has_no_devices()
@@ -106,7 +102,6 @@ def _missing_backend(error: BaseException) -> str | None:
 
 
 def _has_no_devices() -> bool:
-    """Whether JAX, if it is loaded, has no devices at all."""
     try:
         return "jax" in sys.modules and not sys.modules["jax"].devices()
     except (AssertionError, RuntimeError):

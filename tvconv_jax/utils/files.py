@@ -1,4 +1,4 @@
-"""Files that runs and commands leave behind: written whole or not at all, and read with a word on what to do."""
+"""Atomic writes, and text and JSON files read with errors that name the file."""
 
 import codecs
 import errno
@@ -21,10 +21,10 @@ _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that 
 
 
 def user_path(text: str | Path) -> Path:
-    """Expand a leading ``~`` of a path that a user gave, in a flag, a config key or an environment variable.
+    """Expand a leading ``~`` of a path from a flag, a config key or an environment variable.
 
     Raises:
-        UserError: If it is empty or a URL, or there is no home directory, or no such user.
+        UserError: If it is empty or a URL, or the home directory or the user is unknown.
     """
     if not str(text):
         raise UserError("a path is empty; name a file or a folder.")
@@ -46,36 +46,30 @@ def check_absent(*paths: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: The file.
-        content: What it is to hold.
-        durable: Whether to wait until it is on the disk; not worth it for thousands of files that can be made again.
-    """
+    """Write a file atomically; with ``durable``, wait until it is on the disk."""
     with replacing(path, durable=durable) as part:
         part.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a new file that takes the place of another one when the block ends; it is removed if the block fails.
+    """Replace a file atomically: yield a temporary file that is renamed when the block ends, removed if it fails.
 
-    Of several that write at once the last one wins, and no reader sees half of a file. Links are followed, and what is
-    no regular file, such as ``/dev/stdout``, is written as it is. A killed process leaves the new file behind, under a
-    name that no other one takes; :func:`is_left_over` knows it.
+    Of several writers the last one wins, and no reader sees an incomplete file. Links are followed. A path that is not
+    a regular file, such as ``/dev/stdout``, is written directly. A killed process leaves the temporary file behind;
+    :func:`is_left_over` recognizes its name.
 
     Args:
-        path: The file to be replaced, or not yet there.
-        durable: Whether to wait until it is on the disk, so that not even a power failure leaves half of it.
+        path: The file to replace or create.
+        durable: Whether to wait until it is on the disk, so that it is complete even after a power failure.
 
     Yields:
-        The new file, empty, in the same folder, with the same suffix and the permissions of any new file.
+        The temporary file, empty, in the same folder, with the same suffix and default permissions.
     """
     target = Path(os.path.realpath(path))
     if _is_open_elsewhere(path) or target.exists() and not target.is_file():
@@ -98,18 +92,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def _is_open_elsewhere(path: Path) -> bool:
-    """Whether a path is one of a process's open files, as ``/dev/stdout`` is, which may be a file that goes on."""
+    """Return whether a path is a process's open file, as ``/dev/stdout`` is, which must not be replaced."""
     link = os.readlink(path) if path.is_symlink() else ""
     return link.startswith("/proc/") or os.path.realpath(path.parent).startswith("/proc/")
 
 
 def is_left_over(name: str) -> bool:
-    """Whether a file's name is that of a new file whose writer was killed, see :func:`replacing`."""
+    """Return whether a name is that of a temporary file of :func:`replacing` whose writer was killed."""
     return _LEFT_OVER.fullmatch(name) is not None
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk, where the file system knows how."""
+    """Wait until a file or folder is on the disk, where the file system supports it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,17 +115,12 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all; see :func:`as_json`."""
+    """Write indented JSON atomically; see :func:`as_json`."""
     write_text(path, as_json(value, indent=2, default=str) + "\n")
 
 
 def as_json(value: Any, **options: Any) -> str:
-    """Format JSON that every program can read: it has no numbers that are not finite, so they become ``null``.
-
-    Args:
-        value: Dictionaries, lists and what stands in them.
-        **options: Of :func:`json.dumps`.
-    """
+    """Return a value as standard JSON: numbers that are not finite become ``null``; options of :func:`json.dumps`."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -144,25 +133,21 @@ def as_json(value: Any, **options: Any) -> str:
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Args:
-        path: The file.
-        hint: What to do if it is damaged.
+    """Read the object in a JSON file.
 
     Raises:
-        UserError: If it is, or cannot be read.
+        UserError: If it is damaged or cannot be read; the message ends with the hint.
     """
     try:
         value = parse_json(path.read_text())
         if not isinstance(value, dict):
-            raise ValueError("no object")
+            raise ValueError("not an object")
     except (OSError, ValueError):
         raise UserError(f"{path} is damaged or cannot be read; {hint}.") from None
     return value
 
 
-# Byte-order marks that editors and Windows PowerShell put first; UTF-32's begins as UTF-16's does.
+# Byte-order marks that editors and Windows PowerShell write; UTF-32 comes first, for its mark begins like UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -173,16 +158,12 @@ _MARKS = {
 
 
 def read_lines(path: Path, hint: str = "give a text file in UTF-8") -> list[str]:
-    """Read the lines of a user's text file, in UTF-8 or whatever its byte-order mark says.
+    """Read the lines of a user's text file, in UTF-8 or the encoding of its byte-order mark.
 
-    Lines end at line feeds, carriage returns or both, and nowhere else: other separators may stand in a name.
-
-    Args:
-        path: The file.
-        hint: What to do if it is not one.
+    Lines end at line feeds, carriage returns or both; other separators may be part of a name.
 
     Raises:
-        UserError: If it is not text, or cannot be read.
+        UserError: If it is not text or cannot be read; the message ends with the hint.
     """
     try:
         data = Path(path).read_bytes()
@@ -199,29 +180,29 @@ def read_lines(path: Path, hint: str = "give a text file in UTF-8") -> list[str]
 
 
 def whole_number(text: str) -> int | None:
-    """The number that a field of a list holds in plain digits, up to 18 of them; ``None`` if it is not one."""
+    """Return the integer that a text of at most 18 plain digits stands for, else ``None``."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def posix(name: str) -> str:
-    """A path with slashes, also from a list that Windows wrote."""
+    """Return a path with forward slashes, also from a list written on Windows."""
     return name if "/" in name else name.replace("\\", "/")
 
 
 def check_fit_a_line(names: Iterable[str], where: str | Path) -> None:
-    """Raise a ``UserError`` if a list cannot hold one of these names: with a tab or line end, or not in UTF-8."""
+    """Raise a ``UserError`` for a name that a list cannot hold: with a tab or a line end, or not in UTF-8."""
     for name in names:
-        fault = "holds a tab or a line end" if set(name) & set("\t\n\r\0") else ""
+        error = "holds a tab or a line end" if set(name) & set("\t\n\r\0") else ""
         try:
             name.encode()
         except UnicodeEncodeError:
-            fault = "is not in UTF-8"
-        if fault:
-            raise UserError(f"the name {ascii(name)} {fault}, which {where} cannot hold; rename it.")
+            error = "is not in UTF-8"
+        if error:
+            raise UserError(f"the name {ascii(name)} {error}, which {where} cannot hold; rename it.")
 
 
 def check_names(paths: Iterable[Path]) -> None:
-    """Raises a ``UserError`` if the name of a file is no UTF-8, as those of old archives may be."""
+    """Raise a ``UserError`` for a file name that is not in UTF-8, as names in old archives may be."""
     for path in paths:
         try:
             str(path).encode()

@@ -1,4 +1,4 @@
-"""JSON and NumPy files that others may have written: whatever is wrong with them is a ``ValueError``."""
+"""JSON and NumPy files of unknown origin: every fault in them is a ``ValueError``."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-MAX_BYTES = 2**32  # that the arrays of one file may unpack to
+MAX_BYTES = 2**32  # of the unpacked arrays of one file
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: If it is damaged, is not JSON, or is nested deeper than Python can follow.
-    """
+    """Parse JSON; raise a ``ValueError`` if it is damaged or nested too deeply for Python."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -23,9 +19,6 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an ``.npz``, without pickles.
-
-    Args:
-        path: The file.
 
     Raises:
         OSError: If it cannot be opened.
@@ -40,5 +33,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             if not all(isinstance(array, np.ndarray) for array in found.values()):
                 raise ValueError("it holds other files than arrays")
             return found
-        except Exception as error:  # whatever a damaged file makes of zipfile, zlib and numpy
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
             raise ValueError(f"it is damaged or is not an .npz ({type(error).__name__})") from None

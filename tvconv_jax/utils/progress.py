@@ -1,4 +1,4 @@
-"""Progress without a terminal: a plain line at least every half minute says what a command is doing."""
+"""Progress without a terminal: a plain line at least every 30 seconds."""
 
 import sys
 import threading
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
-EVERY = 30.0  # seconds
 Item = TypeVar("Item")
+EVERY = 25.0  # seconds; with what a late thread adds, lines are at most 30 apart
 
 
 def minutes(seconds: float) -> str:
@@ -17,21 +17,21 @@ def minutes(seconds: float) -> str:
 
 
 class _Activity:
-    """Something that takes long; compared by identity."""
+    """A long operation; compared by identity."""
 
     def __init__(self, text: Callable[[], str], stream: TextIO) -> None:
         self.text, self.stream = text, stream
 
 
 class Reporter:
-    """The activities of a process, and the thread that says what the innermost one has come to.
+    """The nested activities of a process, and a thread that prints the progress of the innermost one.
 
-    Lines go to the stream of the outermost activity, unless that is a terminal: bars and status lines show it there.
+    Lines go to the stream of the outermost activity, unless it is a terminal, where bars and status lines are shown.
 
     Args:
-        clock: Seconds; tests give one of their own and call :meth:`poll`.
+        clock: Returns seconds; tests pass their own and call :meth:`poll`.
         every: Longest silence in seconds.
-        threaded: Whether a thread calls :meth:`poll`, while anything is going on.
+        threaded: Whether a thread calls :meth:`poll` during activities.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class Reporter:
         self._last, self._lock, self._idle = clock(), threading.Lock(), threading.Event()
 
     def start(self, text: str | Callable[[], str], stream: TextIO | None = None) -> _Activity:
-        """Begin an activity within those that are going on.
+        """Start an activity within the current ones.
 
         Args:
-            text: A phrase, to which the time so far is added, or a function that gives the whole line.
-            stream: Where lines go if this activity is the outermost; default: ``sys.stdout`` of now.
+            text: A phrase, to which the elapsed time is added, or a function that returns the whole line.
+            stream: Output stream if this activity is the outermost; default: the current ``sys.stdout``.
         """
         since = self.clock()
-        said = text if callable(text) else lambda: f"{text}, {minutes(self.clock() - since)} so far"
-        activity = _Activity(said, stream or sys.stdout)
+        line = text if callable(text) else lambda: f"{text}, {minutes(self.clock() - since)} so far"
+        activity = _Activity(line, stream or sys.stdout)
         with self._lock:
             self._activities.append(activity)
             if len(self._activities) == 1:
@@ -60,7 +60,7 @@ class Reporter:
         return activity
 
     def stop(self, activity: _Activity) -> None:
-        """End an activity, in whatever order; once more does nothing."""
+        """End an activity, in any order; a second call does nothing."""
         with self._lock:
             if activity in self._activities:
                 self._activities.remove(activity)
@@ -69,7 +69,7 @@ class Reporter:
 
     @contextmanager
     def doing(self, text: str | Callable[[], str], stream: TextIO | None = None) -> Iterator[None]:
-        """Surround an activity; see :meth:`start`."""
+        """Report an activity during the block; see :meth:`start`."""
         activity = self.start(text, stream)
         try:
             yield
@@ -77,11 +77,11 @@ class Reporter:
             self.stop(activity)
 
     def heard(self) -> None:
-        """Note that another line was printed, so that the next one here waits."""
+        """Restart the clock after another line was printed."""
         self._last = self.clock()
 
     def poll(self) -> None:
-        """Print the line of the innermost activity, if nothing was printed for long."""
+        """Print the line of the innermost activity if nothing was printed for ``every`` seconds."""
         with self._lock:
             if not self._activities or self.clock() - self._last < self._every:
                 return

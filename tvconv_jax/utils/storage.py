@@ -1,4 +1,4 @@
-"""What can go wrong where a run writes: a full disk, a folder that takes no files, another run in the same folder."""
+"""Full disks, and locks that keep a folder to one process."""
 
 import errno
 import fcntl
@@ -13,13 +13,13 @@ from typing import IO
 from tvconv_jax.utils.errors import TrainingError, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What libraries that hand errors on as text write for the same three.
+# The same three errors as text, from libraries that pass errors on as text.
 _FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a disk, a quota or a file that takes no more bytes."""
+    """Return whether an error, or its cause, is a full disk, an exceeded quota or a file at its size limit."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL or any(word in str(error) for word in _FULL_WORDS):
             return True
@@ -28,11 +28,11 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def full(folder: Path, what: str) -> TrainingError:
-    """The error of a disk that is full.
+    """Return the error for a full disk.
 
     Args:
-        folder: Where was to be written.
-        what: What was to be written, and what is still whole.
+        folder: The folder that was written to.
+        what: The object that was written, and what is still complete.
     """
     while not folder.exists():
         folder = folder.parent
@@ -44,7 +44,7 @@ def full(folder: Path, what: str) -> TrainingError:
 
 @contextmanager
 def writing(folder: Path, what: str) -> Iterator[None]:
-    """Makes a full disk one line: a ``TrainingError`` that names the folder and the bytes free."""
+    """Raise a ``TrainingError`` that names the folder and the free bytes if the disk is full within the block."""
     try:
         yield
     except Exception as error:
@@ -54,14 +54,12 @@ def writing(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds a workdir for this process alone; makes it if it is not there.
-
-    The file ``.lock`` stays, see :func:`lock`.
+def locked(workdir: Path, log_fn: Callable[[str], None]) -> Iterator[None]:
+    """Lock a workdir for this process, creating it if necessary; its file ``.lock`` stays.
 
     Args:
         workdir: The folder of the run.
-        say: Prints a line; used where the file system knows no locks.
+        log_fn: Function that prints a line; called where the file system has no locks.
 
     Raises:
         UserError: If the folder cannot be written, or another process holds it.
@@ -78,7 +76,7 @@ def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
         raise UserError(f"{workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
     with file:
         if not known:
-            say(f"{workdir} is on a file system without locks: nothing keeps a second run out of it.")
+            log_fn(f"{workdir} is on a file system without locks: nothing keeps a second run out of it.")
         with writing(workdir, "the run"):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -87,22 +85,22 @@ def locked(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
-    """Open a file, made if it is not there, and lock it for this process and thread alone until it is closed.
+    """Open a file, creating it if necessary, and hold an exclusive lock on it until it is closed.
 
-    The kernel lets the lock go when the process ends, however it ends. The file may be removed or renamed by who holds
-    it: whoever waited for it then has the lock of a file without that name, while the next one that comes locks a new
-    file. So it is looked at again once it is locked, and if it is not the file of that name, that one is taken instead.
+    The kernel releases the lock when the process ends. The holder may remove or rename the file: then a waiting process
+    gets the lock of a file without that name, while the next one locks a new file. So after locking, the inode is
+    compared with that of the path, and if they differ the new file is locked instead.
 
     Args:
         path: The file.
-        wait: Whether to wait for who holds it.
-        mode: In which it is opened.
+        wait: Whether to wait for the current holder.
+        mode: Mode for opening the file.
 
     Returns:
-        The file, and ``False`` where the file system knows no locks.
+        The file, and ``False`` where the file system has no locks.
 
     Raises:
-        BlockingIOError: If another one holds it, and is not waited for.
+        BlockingIOError: If another process or thread holds the lock and ``wait`` is false.
     """
     while True:
         file = path.open(mode)

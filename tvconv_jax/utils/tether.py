@@ -1,4 +1,4 @@
-"""A child process that is killed when its parent ends, however that ends.
+"""Child processes that are killed when their parent ends, even if it is killed.
 
 The child runs this file first, ``python tether.py PARENT CORES COMMAND ...``, which becomes the command.
 """
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 
 def tethered(command: Sequence[str], *, cores: Sequence[int] = ()) -> list[str]:
-    """Ties a command to this process: what to start in its place, from a thread that waits for it.
+    """Return the command that runs another one tied to this process; start it from a thread that waits for it.
 
     Args:
-        command: A program, found as a shell finds it, and its arguments.
-        cores: Those that it may use, where the system can say so; none: all.
+        command: A program, looked up on the path, and its arguments.
+        cores: Numbers of the cores that it may use, where the system supports it; empty: all.
     """
     return [sys.executable, "-IS", __file__, str(os.getpid()), ",".join(map(str, cores)), *command]
 
 
 def _become(parent: str, cores: str, *command: str) -> None:
-    if sys.platform == "linux":  # elsewhere a child of a killed parent goes on to its own end
+    if sys.platform == "linux":  # elsewhere a child outlives a killed parent
         import ctypes
 
         ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL, of linux/prctl.h: they last over the exec

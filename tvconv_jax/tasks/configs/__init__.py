@@ -1,4 +1,4 @@
-"""Configs of the jobs, one file each; ``configs/`` holds what a user names on the command line."""
+"""Recipes, one file each; the files of ``configs/``, which a user names on the command line, call them."""
 
 from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
 from tvconv_jax.tasks.configs.face import face_config

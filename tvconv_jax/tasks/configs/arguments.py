@@ -1,19 +1,18 @@
 """The strict ``:key=value,...`` arguments behind a config's file name."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+from tvconv_jax.tasks.configs.renamed import ARGUMENTS, print_renamed
 from tvconv_jax.utils.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """One ``:`` argument of a config.
 
     Attributes:
         kind: ``int``, ``float``, ``str`` or ``bool``; a ``bool`` is set by its bare name.
         default: Its value where it is not given.
-        choices: What a ``str`` may be; empty: anything.
+        choices: Values that a ``str`` may have; empty: any.
     """
 
     kind: type
@@ -22,14 +21,11 @@ class Argument:
 
 
 def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:
-    """Reads ``key=value,key=value,flag`` strictly.
+    """Return a value for every argument of ``key=value,key=value,flag``.
 
     Args:
-        text: What stands behind the colon, or ``None``.
-        arguments: What may stand there.
-
-    Returns:
-        A value for every argument.
+        text: The text behind the colon, or ``None``.
+        arguments: The arguments that it may have.
 
     Raises:
         UserError: For an unknown key, a value of another type or choice, or a key given twice; lists what exists.
@@ -37,6 +33,9 @@ def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[st
     values, seen = {name: argument.default for name, argument in arguments.items()}, set()
     for part in filter(None, (text or "").split(",")):
         name, given, value = part.partition("=")
+        if name not in arguments and (new := ARGUMENTS.get(name)) in arguments:
+            print_renamed("config argument", name, new)
+            name = new
         if name not in arguments:
             raise UserError(f"config argument {name!r} is unknown; there are: {', '.join(arguments)}.")
         if name in seen:
@@ -48,11 +47,9 @@ def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[st
 
 def _value(name: str, text: str | None, argument: Argument) -> Any:
     if argument.kind is bool:
-        if text is None:
-            return True
-        if text not in ("true", "false"):
+        if text not in (None, "true", "false"):
             raise UserError(f"config argument {name}={text} must be true or false, or just {name}.")
-        return text == "true"
+        return text != "false"
     if not text:
         raise UserError(f"config argument {name!r} needs a value, as in {name}={argument.default}.")
     try:

@@ -1,35 +1,32 @@
-"""Recipe of the face job."""
+"""Recipe of the face task."""
 
 from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, fields_of, list_operators
+from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
-from tvconv_jax.tasks.configs.base import AFFINITY, AUGMENT, MESH, MODEL, ONE_BLOCK, OPTIMIZER, REPORT, START, TRAIN
 
-# The reference divides the rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
+# The reference divides the learning rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
 
 
 def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
-    """The face job.
+    """Return the config of the face task.
+
+    ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96, batches of 512, 38
+    epochs, learning rate 0.1). The embedded faces are smaller and fewer, for two cores and five minutes: the learning
+    rate is scaled by the square root of 64 / 512, to 0.035, and grows during the first quarter of the epochs. At 0.1
+    some runs do not learn (docs/appendix/seeds.md).
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=`` one of ``list_operators(model)``,
-            ``image_size``, ``epochs``, ``batch_size``, ``seed``, ``smoke`` (seconds, to see that everything runs).
+            ``image_size``, ``epochs``, ``batch_size``, ``seed``, ``smoke`` (a test of seconds).
         model: Name of the model.
-        width: Its width.
-
-    Returns:
-        The config. ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96,
-        batches of 512, 38 epochs, a rate of 0.1). The embedded faces are smaller and fewer, for two cores and five
-        minutes: the rate is smaller by the square root of 512 / 64, 0.035, and grows during the first quarter of
-        the epochs. At 0.1 some runs do not learn (docs/appendix/seeds.md).
+        width: Width multiplier of the model.
 
     Raises:
         UserError: If an argument does not fit.
     """
-    embedded = {"image_size": 48, "epochs": 4.0, "batch_size": 64}
-    folder = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
     operators = list_operators(model)
     given = parse_arguments(
         arg,
@@ -43,20 +40,20 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "smoke": Argument(bool, False),
         },
     )
-    size = {"epochs": 2.0, "batch_size": 16, "image_size": 24} if given["smoke"] else {}
-    base = {**(embedded if given["data"] == "embedded" else folder), **size}
-    drawn = given["data"] == "embedded" and not given["smoke"]
-    base_batch = 512 if drawn else base["batch_size"]  # that the rate belongs to
-    base |= {name: given[name] for name in base if given[name] is not None}
+    smoke, embedded = given["smoke"], given["data"] == "embedded"
+    size = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
+    size |= {"image_size": 48, "epochs": 4.0, "batch_size": 64} if embedded else {}
+    size |= {"epochs": 2.0, "batch_size": 16, "image_size": 24} if smoke else {}
+    scaled = embedded and not smoke
+    base_batch = 512 if scaled else size["batch_size"]  # that the learning rate belongs to
+    size |= {name: given[name] for name in size if given[name] is not None}
+    epochs = size.pop("epochs")
     fields = fields_of(model, given["operator"])
-    if given["smoke"] and "depth" in fields:
-        fields["depth"] = ONE_BLOCK
-    scale = base["epochs"] / EPOCHS
-    source = {"root": "", "max_corrupt": 0.01, "keep": ""}
-    if given["data"] == "casia":
-        source["verify_root"] = ""
-    if given["data"] == "embedded":
-        source = {"size": "smoke" if given["smoke"] else "full"}
+    if smoke and "depth" in fields:
+        fields["depth"] = base.ONE_BLOCK
+    source = {"root": "", "max_corrupt": 0.01, "include_list": ""}
+    source |= {"verify_root": ""} if given["data"] == "casia" else {}
+    source = {"size": "smoke" if smoke else "full"} if embedded else source
     return ConfigDict(
         {
             "task": "face",
@@ -66,46 +63,36 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
                 "name": model,
                 "width": width,
                 "operator": given["operator"],
-                "stages": MODELS[model].stages[:1] if given["smoke"] else (),
-                "affinity_channels": 4,
-                "hidden_channels": 8 if given["smoke"] else 64,
-                "hidden_layers": 1 if given["smoke"] else 3,
-                "use_bias": False,
-                **AFFINITY,
-                **MODEL,
+                "stages": MODELS[model].stages[:1] if smoke else (),
+                **base.generator(smoke),
+                **base.AFFINITY,
+                **base.MODEL,
                 "embedding_size": 512,
             },
             "data": {
                 "source": given["data"],
                 **source,
-                "image_size": base["image_size"],
-                "batch_size": base["batch_size"],
+                **size,
                 "flip": True,
-                "augment": dict(AUGMENT),
-                "workers": 0,
-                "timeout": 300.0,  # seconds without a batch that end the run; 0: none
+                "augment": dict(base.AUGMENT),
+                **base.DATA,
             },
             "loss": {"margin": 0.35, "scale": 32.0},
-            "mesh": dict(MESH),
-            "start": dict(START),
+            "mesh": dict(base.MESH),
+            "finetune": dict(base.FINETUNE),
             "optimizer": {
-                **OPTIMIZER,
-                "scale_rule": "sqrt" if drawn else "none",
+                **base.OPTIMIZER,
+                "lr_scaling": "sqrt" if scaled else "none",
                 "base_batch": base_batch,
-                "warmup_epochs": base["epochs"] / 4 if drawn else 0.0,
+                "warmup_epochs": epochs / 4 if scaled else 0.0,
                 "learning_rate": 0.1,
                 "momentum": 0.9,
                 "weight_decay": 5e-4,
-                "epochs": base["epochs"],
-                "milestones": tuple(epoch * scale for epoch in MILESTONES),
+                "epochs": epochs,
+                "milestones": tuple(epoch * (epochs / EPOCHS) for epoch in MILESTONES),
                 "factor": 0.1,
             },
-            "train": {
-                **TRAIN,
-                "log_every": 1 if given["smoke"] else 10,
-                "checkpoint_every": 6 if given["smoke"] else 100,
-                "eval_every": 2.0,
-            },
-            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **REPORT},
+            "train": base.intervals(smoke, checkpoint_every=6 if smoke else 100),
+            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
         }
     )

@@ -1,7 +1,9 @@
-"""The folders of checkpoints: which names are theirs, what each must hold, under which paths they are reached."""
+"""Files of checkpoints: names of their folders, what each must hold, checksums, paths that can be read again."""
 
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,14 +13,16 @@ from pathlib import Path
 
 from etils import epath
 
-from tvconv_jax.training import checksums
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.plain_files import parse_json
 
 KINDS = ("last", "best")
 ITEMS = ("state", "data")
 MANIFEST = "_CHECKPOINT_METADATA"  # of Orbax, at the top of every checkpoint
+CHECKSUMS = "checksums.json"
 REPLACED = ".replaced"  # a checkpoint of the same step as the one that is being written
 _DROPPED = ".dropped"  # what is half deleted no longer has a checkpoint's name
+_COMMITTED = "commit_success.txt"  # Orbax adds it, empty, to what is complete
 _STEP = "(0|[1-9][0-9]{0,17})"
 _LEFT_OVER = re.compile(rf"{_STEP}(\{_DROPPED}|\.orbax-checkpoint-tmp.*)")
 _TRIES = 40  # to remove a folder that threads of Orbax may still write into
@@ -38,8 +42,8 @@ def check_reachable(folder: Path, flag: str = "--workdir") -> None:
     """Refuse a folder whose path the library that stores arrays takes for another one.
 
     Args:
-        folder: Where checkpoints are to be written or read.
-        flag: What the user set it with.
+        folder: The folder of the checkpoints.
+        flag: The flag that set it.
 
     Raises:
         UserError: If its path holds a backslash (taken for a slash), a part that ends in ``gs:`` (taken for a URL), or
@@ -54,25 +58,21 @@ def check_reachable(folder: Path, flag: str = "--workdir") -> None:
             f"{flag} {folder} cannot be reached ({getattr(error, 'strerror', error)}); choose another."
         ) from None
     path = os.fsencode(folder.absolute())
-    faults = {
+    errors = {
         "a backslash": b"\\" in path,
         "a part that ends in 'gs:'": any(part.endswith(b"gs:") for part in path.split(b"/")),
         "bytes that are not UTF-8": path.decode(errors="replace").encode() != path,
     }
-    for fault in (fault for fault, there in faults.items() if there):
+    for error in (error for error, there in errors.items() if there):
         shown = path.decode(errors="backslashreplace")
         raise UserError(
-            f"{flag} {shown}: this path has {fault}, and checkpoints under such a path cannot be read again; rename "
+            f"{flag} {shown}: this path has {error}, and checkpoints under such a path cannot be read again; rename "
             f"that folder, or choose another."
         )
 
 
 def checkpoints_of(workdir: Path, flag: str = "--workdir") -> Path:
     """Return the absolute folder ``checkpoints`` of a workdir, without ``..``, which Orbax would take out itself.
-
-    Args:
-        workdir: Of the run.
-        flag: What the user set it with.
 
     Raises:
         UserError: If checkpoints cannot be reached there, see :func:`check_reachable`.
@@ -84,7 +84,7 @@ def checkpoints_of(workdir: Path, flag: str = "--workdir") -> Path:
 
 
 def found(folder: Path) -> dict[int, Path]:
-    """Return the folders of ``last`` or ``best`` that are named as checkpoints are, by step.
+    """Return the checkpoints in ``last`` or ``best``, by step.
 
     Files, copies and folders of other names are not listed, whoever left them. A checkpoint that was to be replaced
     when the run was killed stands for its step.
@@ -98,22 +98,58 @@ def found(folder: Path) -> dict[int, Path]:
     return steps
 
 
-def lacks(folder: Path) -> str | None:
-    """Say what a folder lacks of a checkpoint; ``None`` if all is there."""
+def find_missing(folder: Path) -> str | None:
+    """Return a message if a part of a checkpoint is missing; ``None`` if all are there."""
     try:
         return next((f"{item} is missing" for item in ITEMS if not (folder / item).is_dir()), None)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 
 
-def fault(folder: Path) -> str | None:
-    """Say what a folder lacks of a checkpoint, or what was changed in it; ``None`` if it is whole."""
-    return lacks(folder) or next(filter(None, (checksums.fault(folder / item) for item in ITEMS)), None)
+def find_error(folder: Path) -> str | None:
+    """Return a message if a part of a checkpoint is missing or was changed; ``None`` if it is whole."""
+    return find_missing(folder) or next(filter(None, (find_change(folder / item) for item in ITEMS)), None)
 
 
-def renamed(step: int, saved: object) -> str | None:
-    """Say that the state in a checkpoint is of another step than its folder's name, as where one was copied."""
+def find_copy(step: int, saved: object) -> str | None:
+    """Return a message if the state in a checkpoint is of another step than its folder's name says."""
     return None if int(saved) == step else f"it is a copy of the checkpoint of step {int(saved)}"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write size and SHA-256 of every file of a folder into its ``checksums.json``."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in (CHECKSUMS, _COMMITTED))
+    files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(paths)}
+    (folder / CHECKSUMS).write_text(json.dumps(files))
+
+
+def find_change(folder: Path) -> str | None:
+    """Return a message if a file of a folder was changed since :func:`write_checksums`; ``None`` if none was.
+
+    A folder without ``checksums.json``, as older versions left it, passes.
+    """
+    if not (folder / CHECKSUMS).exists():
+        return None
+    try:
+        files = parse_json((folder / CHECKSUMS).read_text())
+        for name, (size, digest) in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{folder.name}/{name} is missing"
+            if path.stat().st_size != size:
+                return f"{folder.name}/{name} has {path.stat().st_size} bytes of {size}"
+            if _checksum(path)[1] != digest:
+                return f"{folder.name}/{name} was changed"
+    except (ValueError, TypeError, AttributeError):
+        return f"{folder.name}/{CHECKSUMS} was changed"
+    except OSError as error:
+        return f"{folder.name} cannot be read: {error.strerror}"
+    return None
+
+
+def _checksum(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def drop(folder: Path) -> None:
@@ -137,7 +173,7 @@ def clear(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, or a link to one, again and again while something is still written into it."""
+    """Remove a folder, or a link to one; try again while something is still written into it."""
     if folder.is_symlink():
         folder.unlink()
     for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""One folder of checkpoints, ``last`` or ``best``: written in the background, and proved readable before named."""
+"""One folder of checkpoints, ``last`` or ``best``: written in the background, read back before it gets its name."""
 
 import contextlib
 import json
@@ -11,17 +11,13 @@ import jax
 import orbax.checkpoint as ocp
 import tensorstore  # what Orbax stores arrays with
 
-from tvconv_jax.training import checksums, steps
-from tvconv_jax.training.steps import LiteralPath
+from tvconv_jax.training import checkpoint_files as files
+from tvconv_jax.training.checkpoint_files import LiteralPath
 from tvconv_jax.utils.errors import TrainingError
 
 
 class StepFolder:
-    """The checkpoints of one kind, each in a folder named by its step.
-
-    Args:
-        folder: Where; it is made when the first one is saved.
-    """
+    """The checkpoints of one kind, each in a folder named by its step; ``folder`` is made with the first one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +35,7 @@ class StepFolder:
         self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=together)
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Begin to write a checkpoint, in the place of another one of the same step.
+        """Begin to write a checkpoint; it replaces another one of the same step.
 
         Raises:
             TrainingError: If the one before cannot be read.
@@ -49,7 +45,7 @@ class StepFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             before = self.folder / str(step)
             if before.is_dir():
-                steps.remove(replaced := before.with_name(f"{step}{steps.REPLACED}"))
+                files.remove(replaced := before.with_name(f"{step}{files.REPLACED}"))
                 before.rename(replaced)
         self._saving = step
         # The next step takes the state's memory for its own; what is written in the background is a copy.
@@ -69,10 +65,10 @@ class StepFolder:
         with self._cleared(step):
             self._checkpointer.wait_until_finished()
         if jax.process_index() == 0:
-            path = steps.found(self.folder).get(step)
-            if path is None or path.name != str(step) or not (path / steps.MANIFEST).is_file():
-                raise unreadable(self.folder / str(step), "it is not among the checkpoints of that folder")
-            steps.remove(self.folder / f"{step}{steps.REPLACED}")
+            path = files.found(self.folder).get(step)
+            if path is None or path.name != str(step) or not (path / files.MANIFEST).is_file():
+                raise _unreadable(self.folder / str(step), "it is not among the checkpoints of that folder")
+            files.remove(self.folder / f"{step}{files.REPLACED}")
 
     def close(self) -> None:
         """Wait, and end the threads that write."""
@@ -89,13 +85,13 @@ class StepFolder:
         return restored["state"], restored["data"]
 
     def item_metadata(self, step: int) -> Any:
-        """Return what Orbax knows of the arrays of a step: ``["state"].tree`` holds their shapes."""
-        path = steps.found(self.folder)[step]
+        """Return Orbax's metadata of a step; ``["state"].tree`` holds the arrays' shapes."""
+        path = files.found(self.folder)[step]
         return self._checkpointer.metadata(LiteralPath(path)).item_metadata
 
     @contextlib.contextmanager
     def _cleared(self, step: int) -> Iterator[None]:
-        """Remove what was written of a checkpoint that failed, once nothing writes into it any more."""
+        """Remove a checkpoint that failed, once nothing writes into it any more."""
         try:
             yield
         except Exception:
@@ -109,22 +105,21 @@ class StepFolder:
     def _remove_failed(self) -> None:
         if self._failed is not None and jax.process_index() == 0:
             for part in [*self.folder.glob(f"{self._failed}.orbax-checkpoint-tmp*")]:
-                steps.remove(part)
+                files.remove(part)
 
 
-def unreadable(path: Path, fault: str) -> TrainingError:
-    """Return the error of a checkpoint that was written and cannot be read."""
+def _unreadable(path: Path, error: str) -> TrainingError:
     return TrainingError(
-        f"the checkpoint of step {path.name} in {path.parent} was written, but cannot be read back ({fault}); those "
+        f"the checkpoint of step {path.name} in {path.parent} was written, but cannot be read back ({error}); those "
         f"before it stay. Look at the disk, or choose another --workdir."
     )
 
 
 def _proving(handler: ocp.CompositeCheckpointHandler) -> tuple[ocp.CompositeCheckpointHandler, list[Any]]:
-    """Let a handler of Orbax leave checksums and read what it wrote, while that has no name yet.
+    """Let a handler write checksums and read the checkpoint back before it gets its name.
 
     Returns:
-        The handler, and a list that always holds what writes in the background.
+        The handler, and a list of the futures that write in the background, kept up to date.
     """
     async_save, finish, writers = handler.async_save, handler.finalize, []
 
@@ -136,8 +131,8 @@ def _proving(handler: ocp.CompositeCheckpointHandler) -> tuple[ocp.CompositeChec
     def finalize(directory: Any) -> None:
         """Run in a thread of the first process, when all processes have written."""
         finish(directory)
-        for item in steps.ITEMS:
-            checksums.write(Path(directory) / item)
+        for item in files.ITEMS:
+            files.write_checksums(Path(directory) / item)
         _prove(Path(directory))
 
     handler.async_save, handler.finalize = saved, finalize
@@ -146,33 +141,33 @@ def _proving(handler: ocp.CompositeCheckpointHandler) -> tuple[ocp.CompositeChec
 
 def _prove(folder: Path) -> None:
     name = folder.with_name(folder.name.partition(".")[0])
-    fault = steps.fault(folder) or ("" if (folder / steps.MANIFEST).is_file() else f"{steps.MANIFEST} is missing")
-    if fault:
-        raise unreadable(name, fault)
+    manifest = "" if (folder / files.MANIFEST).is_file() else f"{files.MANIFEST} is missing"
+    if error := files.find_error(folder) or manifest:
+        raise _unreadable(name, error)
     try:
         json.loads((folder / "data" / "metadata").read_text())
         missing = _missing_arrays(folder / "state")
     except Exception as error:
-        raise unreadable(name, f"{type(error).__name__} where it is opened") from error
+        raise _unreadable(name, f"{type(error).__name__} where it is opened") from error
     if missing:
-        raise unreadable(name, f"of its arrays {len(missing)} cannot be reached, first {missing[0]}")
+        raise _unreadable(name, f"of its arrays {len(missing)} cannot be reached, first {missing[0]}")
 
 
 def _missing_arrays(folder: Path) -> list[str]:
-    """Names that Orbax's index of the arrays knows, but not the store, opened at the top as every reader does.
+    """Return names in Orbax's index of the arrays that the store, opened as readers do, does not have.
 
-    Only keys are read; that the bytes below them are those that were written is for the checksums to say. An Orbax that
-    lays its folders out in another way is asked itself, which takes a hundred times as long.
+    Only keys are read; the checksums cover the bytes. If Orbax's layout is another one, it opens the folder itself,
+    which takes a hundred times as long.
     """
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     there = Counter(key.decode().rpartition("/")[0] for key in store.list().result())
     try:
         tree = json.loads((folder / "_METADATA").read_text())["tree_metadata"].values()
-        arrays = (one for one in tree if not one["value_metadata"]["skip_deserialize"])
-        names = [".".join(key["key"] for key in one["key_metadata"]) for one in arrays]
+        arrays = (array for array in tree if not array["value_metadata"]["skip_deserialize"])
+        names = [".".join(key["key"] for key in array["key_metadata"]) for array in arrays]
     except (OSError, KeyError, TypeError):
         names = []
     if any(there[name] for name in names):
-        return [name for name in names if there[name] < 2]  # what it is, and a chunk: Orbax stores no empty arrays
+        return [name for name in names if there[name] < 2]  # metadata, and a chunk: Orbax stores no empty arrays
     with ocp.PyTreeCheckpointer() as reader:
         return [] if reader.metadata(LiteralPath(folder)).item_metadata else ["every array"]

@@ -1,0 +1,161 @@
+"""Parts of a run that its config describes: model, forward pass, mesh, learning rate, intervals."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tvconv_jax.models import create_model
+from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.tasks.configs.base import ONE_BLOCK
+from tvconv_jax.training import loop
+from tvconv_jax.training.mesh import make_mesh, norm_groups
+from tvconv_jax.training.nonfinite import POLICIES
+from tvconv_jax.training.optimizer import LR_SCALINGS, sgd, step_schedule
+from tvconv_jax.utils.errors import UserError
+
+# (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
+Forward = Callable[..., tuple[jax.Array, Any]]
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
+_NOT_FIELDS = ("pretrained", "affinity_init")  # keys of config.model that set initial values
+_JAX_NOTE = "\n-----"  # begins what JAX appends to an error of a traced function
+_traced: set[str] = set()  # image sizes and models that fit each other
+
+
+def check_choice(name: str, value: Any, choices: Iterable) -> None:
+    """Raise a ``UserError`` that lists the choices, if ``value`` is not one of them."""
+    if value not in choices:
+        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")
+
+
+def model_of(config: ConfigDict) -> nn.Module:
+    """Return the model of ``config.model``, once it was traced for the config's images.
+
+    Raises:
+        UserError: If a field does not fit, or the model does not fit the images.
+    """
+    try:
+        fields = {name: value for name, value in config.model.to_dict().items() if name not in _NOT_FIELDS}
+        if not fields.get("stages"):  # the operator's own
+            fields.pop("stages", None)
+        model = create_model(fields.pop("name", ""), **fields)
+        key = f"{config.data.image_size} {config.model.to_json()}"
+        if key not in _traced:  # the runs of a sweep have few models
+            _trace(model, config.data.image_size)
+            _traced.add(key)
+        return model
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.model: {' '.join(str(error).split(_JAX_NOTE)[0].split())}") from None
+
+
+def _trace(model: nn.Module, image_size: int) -> None:
+    """Let every layer check its input and fields; one block of a stage has what all have, in a third of the time."""
+    short = {"depth": ONE_BLOCK, "layers": 1}.items()
+    model = model.clone(**{name: low for name, low in short if getattr(model, name, 0) > low})
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))
+
+
+def make_forward(
+    model: nn.Module, mesh: Mesh, *, precision: str = "float32", batch_norm: str | int = "global"
+) -> Forward:
+    """Return the forward pass of a model in training.
+
+    Args:
+        model: The linen model.
+        mesh: Over which the images are sharded.
+        precision: ``"bfloat16"`` computes in it: images, activations and a copy of the parameters. Parameters
+            themselves, statistics, weight generators, outputs and the loss are float32 either way.
+        batch_norm: ``"global"``, statistics of the whole batch however many devices share it; ``"per_replica"``, of
+            each device's own images, with the mean over devices in the running averages, as DistributedDataParallel
+            did in the paper; or a number of groups, as of so many devices, on any mesh.
+
+    Raises:
+        UserError: For another precision or kind of statistics.
+    """
+    check_choice("train.precision", precision, PRECISIONS)
+    groups = norm_groups(batch_norm, mesh)
+
+    def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            kwargs = {**kwargs, "groups": groups}
+        return norm(*args, **kwargs)
+
+    def forward(params: Any, batch_stats: Any, images: jax.Array, **rngs: jax.Array) -> tuple[jax.Array, Any]:
+        variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
+        with nn.intercept_methods(in_groups):
+            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        return outputs.astype(jnp.float32), updates["batch_stats"]
+
+    return forward
+
+
+def mesh_of(config: ConfigDict) -> Mesh:
+    """Return the devices as ``config.mesh`` arranges them."""
+    return make_mesh(data=config.mesh.data, model=config.mesh.model)
+
+
+def _learning_rate(config: ConfigDict, batch_size: int) -> float:
+    """Scale the recipe's learning rate, which belongs to ``base_batch``, to a global batch."""
+    o = config.optimizer
+    return o.learning_rate * LR_SCALINGS[o.lr_scaling](batch_size / o.base_batch)
+
+
+def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.Schedule:
+    """Return the learning rate by step, of ``config.optimizer``, for a global batch."""
+    o = config.optimizer
+    check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
+    if not 0 <= o.warmup_epochs <= o.epochs:
+        raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
+    return step_schedule(
+        _learning_rate(config, batch_size),
+        milestones=o.milestones,
+        factor=o.factor,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=o.warmup_epochs,
+    )
+
+
+def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
+    """Return a line about the learning rate, and about likely mistakes in it."""
+    o = config.optimizer
+    epochs = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
+    note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs} of "
+    note += f"{o.epochs:.3g}"
+    note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
+    if any(epoch >= o.epochs for epoch in o.milestones):
+        note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
+    if o.lr_scaling == "none" and batch_size < o.base_batch:
+        note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.lr_scaling"
+    return note
+
+
+def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Return SGD with the schedule of ``config.optimizer``."""
+    schedule = schedule_of(config, batch_size=config.data.batch_size, steps_per_epoch=steps_per_epoch)
+    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
+
+
+def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
+    """Return the intervals of ``config.train`` and ``config.optimizer.epochs`` in steps."""
+    train, epochs = config.train, config.optimizer.epochs
+    check_choice("train.on_nonfinite", train.on_nonfinite, POLICIES)
+    total = round(epochs * steps_per_epoch)
+    if total < 1:
+        raise UserError(
+            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are no step; take at least "
+            f"{1 / steps_per_epoch:.2g}."
+        )
+    if total >= MAX_STEPS:
+        raise UserError(
+            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are {total:,} steps, and a run counts to "
+            f"{MAX_STEPS - 1:,}; take fewer."
+        )
+    eval_every = max(1, round(train.eval_every * steps_per_epoch))
+    return loop.Plan(total, train.log_every, train.checkpoint_every, eval_every)

@@ -1,0 +1,89 @@
+"""``config.json`` of a workdir: read, and compared with the config of a command."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tvconv_jax.tasks.configs.base import complete
+from tvconv_jax.training import checkpoint_files
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json
+from tvconv_jax.utils.outputs import check_unclaimed
+from tvconv_jax.utils.plain_files import parse_json
+
+# Keys that decide where and how patiently a run goes on, not what it computes.
+IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite")
+# Files that runs write into a workdir, after config.json.
+WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Return the config of a run, with new names of its keys and those that it is too old to have.
+
+    Raises:
+        UserError: If there is no run in the folder.
+    """
+    try:
+        config = ConfigDict(complete(parse_json((workdir / "config.json").read_text())))
+        config.task  # noqa: B018, raises where this is not a config of a run
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None
+    return config
+
+
+def check_workdir(config: ConfigDict, workdir: Path, *, ignore: Sequence[str] = ()) -> None:
+    """Raise a ``UserError`` if a folder holds a run of another config, or one whose config is not known.
+
+    Args:
+        config: Of the run.
+        workdir: Its folder.
+        ignore: Beginnings of keys that may differ.
+    """
+    file, checkpoints = workdir / "config.json", checkpoint_files.checkpoints_of(workdir)
+    for folder in (checkpoints, *(checkpoints / kind for kind in checkpoint_files.KINDS)):
+        if os.path.lexists(folder) and not folder.is_dir():  # a file, or a link to a disk that is not there
+            raise UserError(
+                f"{folder} is not a folder, and checkpoints go there; move it away, or choose another --workdir."
+            )
+    if not file.exists():
+        if any(checkpoint_files.found(checkpoints / kind) for kind in checkpoint_files.KINDS):
+            raise UserError(
+                f"{workdir} holds checkpoints, but no config.json says of what run; choose another --workdir, or "
+                f"remove that folder."
+            )
+        check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
+        return
+    run = read_json(file, "choose another --workdir, or remove that folder")
+    if different := differences(run, config, ignore=ignore):
+        raise UserError(
+            f"{workdir} holds a run of another config ({different}); choose another --workdir, or remove that folder."
+        )
+
+
+def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) -> str:
+    """Return the differences of a run's ``config.json`` to a config, in words; empty if they compute the same."""
+    try:
+        old, new = flat(complete(run)), flat(json.loads(config.to_json()))
+    except ValueError as error:
+        return str(error)
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if new.get("optimizer.lr_scaling") == "none":  # then the batch is not compared with another
+        different = [key for key in different if key != "optimizer.base_batch"]
+    norms = {str(keys.get("train.batch_norm")) for keys in (old, new)}
+    if "per_replica" in norms and all(norm.isdecimal() for norm in norms - {"per_replica"}):
+        # As many groups as there were devices: the checkpoint knows whether it is the same number.
+        different = [key for key in different if key != "train.batch_norm"]
+    different = [key for key in different if not key.startswith((*IGNORED, *ignore))]
+    shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
+    return f"{len(different)} keys differ: {shown}" if different else ""
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Flatten a nested dictionary: values by keys with dots."""
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

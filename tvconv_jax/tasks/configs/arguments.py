@@ -1,5 +1,6 @@
 """The strict ``:key=value,...`` arguments behind a config's file name."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tvconv_jax.tasks.configs.renamed import ARGUMENTS, print_renamed
@@ -18,6 +19,17 @@ class Argument(NamedTuple):
     kind: type
     default: Any
     choices: tuple[str, ...] = ()
+
+
+def common_arguments(operators: Sequence[str], default: str) -> dict[str, Argument]:
+    """Return the arguments that all recipes have, with the operators of their model."""
+    return {
+        "operator": Argument(str, default, tuple(operators)),
+        "image_size": Argument(int, None),
+        "epochs": Argument(float, None),
+        "seed": Argument(int, 0),
+        "smoke": Argument(bool, False),
+    }
 
 
 def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:

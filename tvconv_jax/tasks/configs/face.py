@@ -1,10 +1,12 @@
 """Recipe of the face task."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, fields_of, list_operators
 from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
 
 # The reference divides the learning rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -28,18 +30,9 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
         UserError: If an argument does not fit.
     """
     operators = list_operators(model)
-    given = parse_arguments(
-        arg,
-        {
-            "data": Argument(str, "embedded", ("embedded", "folder", "casia")),
-            "operator": Argument(str, operators[0], operators),
-            "image_size": Argument(int, None),
-            "epochs": Argument(float, None),
-            "batch_size": Argument(int, None),
-            "seed": Argument(int, 0),
-            "smoke": Argument(bool, False),
-        },
-    )
+    data = Argument(str, "embedded", ("embedded", "folder", "casia"))
+    more = {"batch_size": Argument(int, None)}
+    given = parse_arguments(arg, {"data": data, **common_arguments(operators, operators[0]), **more})
     smoke, embedded = given["smoke"], given["data"] == "embedded"
     size = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
     size |= {"image_size": 48, "epochs": 4.0, "batch_size": 64} if embedded else {}
@@ -48,35 +41,12 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     base_batch = 512 if scaled else size["batch_size"]  # that the learning rate belongs to
     size |= {name: given[name] for name in size if given[name] is not None}
     epochs = size.pop("epochs")
-    fields = fields_of(model, given["operator"])
-    if smoke and "depth" in fields:
-        fields["depth"] = base.ONE_BLOCK
-    source = {"root": "", "max_corrupt": 0.01, "include_list": ""}
-    source |= {"verify_root": ""} if given["data"] == "casia" else {}
-    source = {"size": "smoke" if smoke else "full"} if embedded else source
     return ConfigDict(
         {
             "task": "face",
             "seed": given["seed"],
-            "model": {
-                **fields,
-                "name": model,
-                "width": width,
-                "operator": given["operator"],
-                "stages": MODELS[model].stages[:1] if smoke else (),
-                **base.generator(smoke),
-                **base.AFFINITY,
-                **base.MODEL,
-                "embedding_size": 512,
-            },
-            "data": {
-                "source": given["data"],
-                **source,
-                **size,
-                "flip": True,
-                "augment": dict(base.AUGMENT),
-                **base.DATA,
-            },
+            "model": _model(model, width, given["operator"], smoke),
+            "data": {**_source(given["data"], smoke), **size, "flip": True, "augment": dict(base.AUGMENT), **base.DATA},
             "loss": {"margin": 0.35, "scale": 32.0},
             "mesh": dict(base.MESH),
             "finetune": dict(base.FINETUNE),
@@ -96,3 +66,27 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
             "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
         }
     )
+
+
+def _model(name: str, width: float, operator: str, smoke: bool) -> dict[str, Any]:
+    fields = fields_of(name, operator)
+    if smoke and "depth" in fields:
+        fields["depth"] = base.ONE_BLOCK
+    return {
+        **fields,
+        "name": name,
+        "width": width,
+        "operator": operator,
+        "stages": MODELS[name].stages[:1] if smoke else (),
+        **base.generator(smoke),
+        **base.AFFINITY,
+        **base.MODEL,
+        "embedding_size": 512,
+    }
+
+
+def _source(name: str, smoke: bool) -> dict[str, Any]:
+    if name == "embedded":
+        return {"source": name, "size": "smoke" if smoke else "full"}
+    source = {"source": name, "root": "", "max_corrupt": 0.01, "include_list": ""}
+    return source | ({"verify_root": ""} if name == "casia" else {})

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
 
 
 def frontal_config(arg: str | None) -> ConfigDict:
@@ -17,17 +17,8 @@ def frontal_config(arg: str | None) -> ConfigDict:
     Raises:
         UserError: If an argument does not fit.
     """
-    given = parse_arguments(
-        arg,
-        {
-            "operator": Argument(str, "depthwise", list_operators("mobilenetv2")),
-            "image_size": Argument(int, None),
-            "epochs": Argument(float, None),
-            "batch_size": Argument(int, None),
-            "seed": Argument(int, 0),
-            "smoke": Argument(bool, False),
-        },
-    )
+    common = common_arguments(list_operators("mobilenetv2"), "depthwise")
+    given = parse_arguments(arg, {**common, "batch_size": Argument(int, None)})
     smoke = given["smoke"]
     size = {"image_size": 48, "epochs": 12.0, "batch_size": 64}
     size |= {"image_size": 24, "epochs": 2.0, "batch_size": 8} if smoke else {}

@@ -1,13 +1,16 @@
 """Recipe of the segmentation of optic disc and cup."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import fields_of, list_operators
 from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, parse_arguments
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
 
 # The reference multiplies the learning rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
+EVAL = {"threshold": 0.75, "hd95": "pooled", "empty": "100", "num_images": 8, "visualize": ""}
 
 
 def odoc_config(arg: str | None) -> ConfigDict:
@@ -29,13 +32,9 @@ def odoc_config(arg: str | None) -> ConfigDict:
         {
             "data": Argument(str, "embedded", ("embedded", "folder")),
             "test_domain": Argument(str, "4", ("1", "2", "3", "4")),
-            "operator": Argument(str, "tvconv", list_operators("deeplabv3plus")),
+            **common_arguments(list_operators("deeplabv3plus"), "tvconv"),
             "checkpoint": Argument(str, "last", ("last", "held_out", "reference")),
-            "image_size": Argument(int, None),
-            "epochs": Argument(float, None),
             "per_domain": Argument(int, None),
-            "seed": Argument(int, 0),
-            "smoke": Argument(bool, False),
         },
     )
     smoke, embedded = given["smoke"], given["data"] == "embedded"
@@ -48,17 +47,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
         {
             "task": "segmentation",
             "seed": given["seed"],
-            "model": {
-                **fields_of("deeplabv3plus", given["operator"]),
-                "name": "deeplabv3plus",
-                "depth": base.ONE_BLOCK if smoke else 1.0,
-                "operator": given["operator"],
-                "num_classes": 2,
-                "output_stride": 16,
-                **base.generator(smoke),
-                **base.MODEL,
-                "pretrained": "",
-            },
+            "model": _model(given["operator"], smoke),
             "data": {
                 "source": given["data"],
                 **({"size": "smoke" if smoke else "full"} if embedded else {"root": ""}),
@@ -80,15 +69,20 @@ def odoc_config(arg: str | None) -> ConfigDict:
                 "factor": 0.2,
             },
             "train": base.intervals(smoke, checkpoint_every=2 if smoke else 50, eval_every=4.0 if embedded else 1.0),
-            "eval": {
-                "checkpoint": given["checkpoint"],
-                "batch_size": 4 if smoke else 16,
-                "threshold": 0.75,
-                "hd95": "pooled",
-                "empty": "100",
-                "num_images": 8,
-                "visualize": "",
-                **base.REPORT,
-            },
+            "eval": {"checkpoint": given["checkpoint"], "batch_size": 4 if smoke else 16, **EVAL, **base.REPORT},
         }
     )
+
+
+def _model(operator: str, smoke: bool) -> dict[str, Any]:
+    return {
+        **fields_of("deeplabv3plus", operator),
+        "name": "deeplabv3plus",
+        "depth": base.ONE_BLOCK if smoke else 1.0,
+        "operator": operator,
+        "num_classes": 2,
+        "output_stride": 16,
+        **base.generator(smoke),
+        **base.MODEL,
+        "pretrained": "",
+    }

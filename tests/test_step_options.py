@@ -12,6 +12,7 @@ import pytest
 from tvconv_jax import create_model
 from tvconv_jax.models.blocks import ConvNorm, call
 from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.batch_norm import batch_norm
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import ADDED
 from tvconv_jax.tasks.parts import learning_rate_note, make_forward, schedule_of

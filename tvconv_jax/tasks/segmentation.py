@@ -278,8 +278,7 @@ def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
 def _recorded_dice(workdir: Path, step: int) -> dict[str, Any]:
     try:
         results = parse_json((workdir / "results.json").read_text())
-        return (
-            {"dice": {name: results[name]["dice"] for name in evaluation.STRUCTURES}} if results["step"] == step else {}
-        )
+        dice = {name: results[name]["dice"] for name in evaluation.STRUCTURES}
+        return {"dice": dice} if results["step"] == step else {}
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended
         return {}

@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def images_per_second(self) -> float:
-        """Of all devices, if compute, memory and links overlap fully at their peaks."""
+        """Images/s of all devices, if compute, memory and links overlap fully at their peaks."""
         return self.batch_size / max(self.seconds.values())
 
     @property

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tvconv_jax import create_model
 from tvconv_jax.bench.settings import random_variables
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import Rank, truncate
+from tvconv_jax.models import create_model
 
 IMAGES = 64
 

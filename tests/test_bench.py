@@ -10,17 +10,18 @@ import pytest
 import tvconv_jax
 from tvconv_jax.bench import __main__ as bench
 from tvconv_jax.bench import ours as bench_ours
-from tvconv_jax.bench import torch_baseline as bench_twin
+from tvconv_jax.bench import torch_baseline as baseline
+from tvconv_jax.bench.settings import operator_inputs
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 @pytest.mark.parametrize("operator", ["tvconv", "depthwise"])
 @pytest.mark.parametrize("strides", [1, 2])
-def test_twin_computes_the_same_operator(operator, strides):
-    arrays = bench_ours.operator_inputs(operator, 3, 7, 5, strides)
+def test_the_baseline_computes_the_same_operator(operator, strides):
+    arrays = operator_inputs(operator, 3, 7, 5, strides)
     ours = bench_ours.operator_calls(operator, arrays, strides)
-    theirs = bench_twin.operator_calls(operator, arrays, strides)
+    theirs = baseline.operator_calls(operator, arrays, strides)
     y, grad_x, grad_weights = (a.numpy() for a in theirs["forward+backward"]())
     if operator == "tvconv":
         grad_weights = grad_weights.transpose(2, 3, 1, 0)
@@ -43,8 +44,8 @@ def test_operator_command(capsys, tmp_path):
     for row in rows:
         for part in ("forward", "forward+backward"):
             figures = row[part]
-            assert figures["ratio"] == pytest.approx(figures["twin_ms"] / figures["ours_ms"])
-        arrays = bench_ours.operator_inputs(row["operator"], *arguments(row["shape"]))
+            assert figures["ratio"] == pytest.approx(figures["baseline_ms"] / figures["ours_ms"])
+        arrays = operator_inputs(row["operator"], *arguments(row["shape"]))
         x, weights, y = (a.size for a in arrays)
         seconds = {part: row[part]["ours_ms"] / 1000 for part in bench.PASSES}
         bandwidths = {part: row[part]["gb_per_s"] * 1e9 for part in bench.PASSES}
@@ -64,21 +65,21 @@ def arguments(shape):
 
 
 def test_both_sides_compute_in_bfloat16():
-    arrays = bench_ours.operator_inputs("tvconv", 3, 7, 5, 1)
+    arrays = operator_inputs("tvconv", 3, 7, 5, 1)
     ours = bench_ours.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
-    theirs = bench_twin.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
+    theirs = baseline.operator_calls("tvconv", arrays, 1, precision="bfloat16")["forward"]()
     assert ours.dtype == "bfloat16" and str(theirs.dtype) == "torch.bfloat16"
     theirs = theirs.float().numpy().transpose(0, 2, 3, 1)
     # Sums of nine products of size one; PyTorch's own are kept in 8 bits.
     np.testing.assert_allclose(np.asarray(ours, np.float32), theirs, atol=0.15)
 
 
-def test_every_mode_takes_a_precision_and_the_twin_compiled(monkeypatch, capsys):
+def test_every_mode_takes_a_precision_and_the_compiled_baseline(monkeypatch, capsys):
     compiled = []
-    monkeypatch.setattr(bench_twin, "MODE", "eager")  # and so again behind this test
+    monkeypatch.setattr(baseline, "MODE", "eager")  # and so again behind this test
     monkeypatch.setattr("torch.compile", lambda function: compiled.append(function.__name__) or function)
     monkeypatch.setattr(bench, "SHAPES", bench.SHAPES[:1])
-    tiny = ["--batch=4", "--image-size=16", "--runs=1", "--precision=bfloat16", "--twin=compiled"]
+    tiny = ["--batch=4", "--image-size=16", "--runs=1", "--precision=bfloat16", "--baseline=compiled"]
     bench.main(["operator", *tiny])
     tiny.append("--depth=0.1")
     monkeypatch.setattr(bench_ours, "OPERATORS", {"depthwise": bench_ours.OPERATORS["depthwise"]})
@@ -99,12 +100,12 @@ def test_train_command_trains_both_sides_alike(capsys, tmp_path):
     for result in results.values():
         # From the same weights. Batch norm over eight similar images amplifies the rounding of sums in another
         # order, in a step's gradient more than in a loss.
-        np.testing.assert_allclose(result["losses"][0], result["twin_losses"][0], rtol=1e-4)
-        np.testing.assert_allclose(result["losses"][1], result["twin_losses"][1], rtol=1e-3)
+        np.testing.assert_allclose(result["losses"][0], result["baseline_losses"][0], rtol=1e-4)
+        np.testing.assert_allclose(result["losses"][1], result["baseline_losses"][1], rtol=1e-3)
         assert result["losses"][1] != result["losses"][0]
         assert result["compile_s"] > 0
         assert result["temporaries_bytes"] > 0
-    assert "img/s" in capsys.readouterr().out
+    assert "images/s" in capsys.readouterr().out
 
 
 def test_segmentation_command_trains_both_sides_alike(capsys, tmp_path):
@@ -112,7 +113,7 @@ def test_segmentation_command_trains_both_sides_alike(capsys, tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
         bench.main(["segmentation", "--batch=2", "--image-size=32", "--runs=1", "--depth=0.1", f"--json={file}"])
     result = json.loads(file.read_text())["segmentation"]
-    np.testing.assert_allclose(result["losses"][0], result["twin_losses"][0], rtol=0.05)  # but for dropout's bits
+    np.testing.assert_allclose(result["losses"][0], result["baseline_losses"][0], rtol=0.05)  # but for dropout's bits
     assert result["losses"][1] != result["losses"][0] and result["ratio"] > 0
     assert "DeepLabV3+ of depth 0.1, atrous convolutions, 32x32, batch 2" in capsys.readouterr().out
 
@@ -121,8 +122,9 @@ def test_without_torch_ours_are_timed_alone(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "tvconv_jax.bench.torch_baseline")
     monkeypatch.delattr(tvconv_jax.bench, "torch_baseline")
-    bench.main(["operator", "--batch=1", "--image-size=16", "--runs=1"])
-    printed = capsys.readouterr().out
+    bench.main(["operator", "--batch=1", "--image-size=16", "--runs=1", "--twin=eager"])
+    printed, notes = capsys.readouterr()
+    assert "note: --twin is now --baseline" in notes
     assert "pip install 'tvconv_jax[torch]'" in printed
     assert "geometric mean" not in printed
 

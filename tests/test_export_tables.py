@@ -1,4 +1,4 @@
-"""Tables of exported models: runtimes beside the reference's module; few terms and few bits, with what they cost."""
+"""Tables of exported models: runtimes beside the reference's module; the cost of low rank and quantization."""
 
 import json
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("barely_optimized")
 SUBJECT = Subject("mobilenetv2", 0.1, "tvconv")
 
 
-def test_the_reference_is_in_turn_with_ours_and_answers_alike():
-    """``measure`` ends with an error if the reference's module does not answer as the JAX model."""
+def test_the_reference_is_interleaved_with_ours_and_equals_it():
+    """``measure`` ends with an error if the reference's module differs from the JAX model."""
     rows = edge_table.measure([(SUBJECT, ["reference", "onnxruntime"])], batches=[1, 2], seconds=0, image_size=32)
     assert [row.runtime for row in rows] == ["reference", "onnxruntime"]
     for row in rows:
         assert 0 <= row.difference < 1e-4 and {point["batch"] for point in row.points} == {1, 2}
-        assert row.rate() >= row.rate(1) > 0
+        assert row.speed() >= row.speed(1) > 0
 
 
 def test_strided_is_a_kernel_a_pixel():
@@ -41,11 +41,11 @@ def test_strided_is_a_kernel_a_pixel():
 
 
 def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
-    rates = {("depthwise", 1.0): (100.0, 80.0), ("depthwise", 0.5): (300.0, 240.0), ("tvconv", 0.5): (260.0, 40.0)}
+    speeds = {("depthwise", 1.0): (100.0, 80.0), ("depthwise", 0.5): (300.0, 240.0), ("tvconv", 0.5): (260.0, 40.0)}
 
     def measured(cases, **_):
-        points = {name: [{"batch": b, "images_per_second": r} for b, r in zip((8, 1), rates[name], strict=True)]
-                  for name in rates}  # fmt: skip
+        points = {name: [{"batch": b, "images_per_second": r} for b, r in zip((8, 1), speeds[name], strict=True)]
+                  for name in speeds}  # fmt: skip
         return [
             Row(subject, runtime, 1e-6, points[subject.operator, subject.width])
             for subject, all_ in cases
@@ -65,13 +65,13 @@ def test_ratios_of_the_headline(monkeypatch, capsys, tmp_path):
 
 
 def test_ratios_of_lowerings(monkeypatch, capsys):
-    rates = {"plain": 100.0, "unfold": 40.0, "slices": 50.0, "sums": 80.0, "convs": 60.0}
+    speeds = {"plain": 100.0, "unfold": 40.0, "slices": 50.0, "sums": 80.0, "convs": 60.0}
 
     def measured(cases, **_):
         rows = []
         for subject, runtimes in cases:
-            rate = rates[subject.lowering.removesuffix("-blocks")] * (1.5 if "blocks" in subject.lowering else 1)
-            points = [{"batch": b, "images_per_second": rate * b} for b in (1, 2)]
+            speed = speeds[subject.lowering.removesuffix("-blocks")] * (1.5 if "blocks" in subject.lowering else 1)
+            points = [{"batch": b, "images_per_second": speed * b} for b in (1, 2)]
             rows += [Row(subject, runtime, 1e-6, points) for runtime in runtimes]
         return rows
 
@@ -99,7 +99,7 @@ def multiply(*_):
     [
         (exporting, lambda run, out: exporting.export(run, out, formats=["onnx"])),
         (export_table, lambda run, out: export_table.of_run(run, ["exact"], ["float32"], fine_tune_steps=0)),
-        (random_models, lambda run, out: random_models.answered(SUBJECT, 32)),
+        (random_models, lambda run, out: random_models.compute_outputs(SUBJECT, 32)),
     ],
 )
 def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
+def test_the_cost_of_low_rank_and_quantization(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_speed, "ROUNDS", 1)
     file = tmp_path / "table.json"
     with np.errstate(all="ignore"):
@@ -148,7 +148,7 @@ def test_what_few_terms_and_bits_cost(workdir, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     results = json.loads(file.read_text())
     exact, few, whole, _ = results["variants"]
-    assert whole["accuracy"] == pytest.approx(exact["accuracy"], abs=0.05)  # nine terms are the whole kernels
+    assert whole["accuracy"] == pytest.approx(exact["accuracy"], abs=0.05)  # rank 9 is exact
     assert whole["energy"] == pytest.approx(1) and exact["size"] > 3.5 * few["size"]
     lost = 100 * (exact["accuracy"] - few["accuracy"])
     row = next(line for line in printed.splitlines() if "int8" in line and "exact" in line and "│" in line)

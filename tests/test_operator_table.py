@@ -82,11 +82,11 @@ def test_every_row_says_what_it_has(folder, sweep, tmp_path, capsys):
     row = rows["involution"]
     assert {point["batch"] for point in row["points"]} == {1, 2} and row["memory"]["peak_bytes"] > 1e7
     assert row["file_bytes"] == (tmp_path / "kept/involution/seed0/model.onnx").stat().st_size
-    assert rows["depthwise"]["fault"] and rows["depthwise"]["points"] is None
+    assert rows["depthwise"]["error"] and rows["depthwise"]["points"] is None
 
 
 def test_rows_of_groups_have_their_names(tmp_path):
-    options = {"batches": [1], "seconds": 0.0, "say": print}
+    options = {"batches": [1], "seconds": 0.0, "log_fn": print}
     rows = operator_table.measure(load_sweep("configs/sweeps/table1.py"), tmp_path, tmp_path, **options)
     assert len({row.name for row in rows}) == 16 and all(row.paper for row in rows)
 

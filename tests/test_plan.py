@@ -1,4 +1,4 @@
-"""Plans of a training step: what is read from a compiled program, and the command as a person uses it."""
+"""Plans of a training step: collectives of a compiled program, and the command as users call it."""
 
 import json
 import os
@@ -124,14 +124,14 @@ def test_the_slowest_bounds_images_per_second():
     half = example(float32_share=0.5).seconds["compute"]  # the other half twice as fast in bfloat16
     np.testing.assert_allclose(half, 494e9 * (0.5 / 494e12 + 0.5 / 989e12))
     np.testing.assert_allclose(example(mesh={"data": 16, "model": 1}).seconds["links"], 9e-4)  # beyond a machine
-    assert example(accessed_bytes=335e9).images_per_second == 64 / 0.1  # read and written again and again
+    assert example(accessed_bytes=335e9).images_per_second == 64 / 0.1  # read and written many times
     np.testing.assert_allclose(example(accessed_bytes=335e9).images_per_second_at_best, 64 / 1e-3)
     np.testing.assert_allclose(example(accessed_bytes=10.0, flops=0).images_per_second_at_best, 64 / 1e-4)
     np.testing.assert_allclose(example(counted_flops=988e9).images_per_second, 64 / 2e-3)
 
 
 def test_a_plan_that_does_not_fit_says_what_to_do():
-    assert "80 GB; most of it are parameters and optimizer: cut the head" in warning(example(parameter_bytes=10**11))
+    assert "80 GB; most of it are parameters and optimizer: shard the head" in warning(example(parameter_bytes=10**11))
     assert "a smaller data.batch_size" in warning(example(activation_bytes=10**11))
     assert not example(activation_bytes=10**11).fits
 
@@ -148,7 +148,7 @@ def test_the_page_of_plans_reads_what_is_there_and_makes_what_is_not(tmp_path, m
 
     monkeypatch.setattr(plan_table.subprocess, "run", main)
     for _ in range(2):
-        plan_table.main([f"--out={tmp_path / 'plan.md'}", f"--runs={tmp_path}", "--kind=h100"])
+        plan_table.main([f"--out={tmp_path / 'plan.md'}", f"--runs={tmp_path}", "--device-kind=h100"])
     assert len(made) == 16  # once only
     assert "--config.mesh.model=1" in made[0] and "--identities=10000" in made[0]
     assert "--config.mesh.model=256" in made[-1] and "--config=configs/face_mb10.py:data=folder" in made[-1]
@@ -156,6 +156,13 @@ def test_the_page_of_plans_reads_what_is_there_and_makes_what_is_not(tmp_path, m
     assert page.count("| MB x0.1 |") == page.count("| MB x1.0 |") == 16
     assert "| 1 x 8 | 8 | 0.0 M | 80 B | 1 kB | 1.09 kB | yes |" in page
     assert "| 494.0 | 0 % | 335 MB | 45 MB | **1** | 0.1 | 0.1 | 64,000 | 64,000 |" in page
+
+
+def test_the_words_of_the_page_in_the_docs_are_those_of_the_command():
+    page = plan_table.page([("mb01", example(kind=KINDS["tpu-v5e"]).as_dict())], "tpu-v5e")
+    texts = (page, (ROOT / "docs" / "appendix" / "plan.md").read_text())
+    made, committed = ([line for line in text.splitlines() if not line.startswith("| MB")] for text in texts)
+    assert made == committed
 
 
 def test_plans_of_one_and_of_four_devices(tmp_path):
@@ -166,7 +173,7 @@ def test_plans_of_one_and_of_four_devices(tmp_path):
         done = plan(CONFIG, f"--devices={devices}", f"--kind={kind}", "--identities=2000000", f"--workdir={workdir}")
         assert done.returncode == 0, done.stderr
         assert f"{devices} x {KINDS[kind].name}" in done.stdout and "images/s at best" in done.stdout
-        assert "compiler fuses otherwise" in done.stdout
+        assert "fuses other operations" in done.stdout
         assert ("warning: does not fit" in done.stdout) == (kind == "tpu-v5e")  # 16 GB
         assert [path.name for path in workdir.iterdir()] == ["plan.json"]
         plans.append(json.loads((workdir / "plan.json").read_text()))
@@ -190,7 +197,7 @@ def test_a_mesh_that_does_not_divide_is_one_line():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"kind": "tpu-v9"}, "--kind=tpu-v9 is unknown; there are: tpu-v5e, tpu-v5p"),
+        ({"kind": "tpu-v9"}, "--device-kind=tpu-v9 is unknown; there are: tpu-v5e, tpu-v5p"),
         ({"identities": 1}, "--identities=1 must be 2 at least, and at most"),
         ({"identities": 10**20}, "--identities=100000000000000000000 must be 2 at least, and at most 1000000000."),
         ({"config": odoc_config(None)}, "knows configs of the task face only; this one is of the task segmentation"),
@@ -203,7 +210,7 @@ def test_what_cannot_be_planned(fields, words):
     assert words in str(error.value)
 
 
-def test_the_process_starts_anew_with_the_devices(monkeypatch):
+def test_the_process_starts_again_with_the_devices(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda program, arguments, environment: started.append((arguments, environment)))
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_dump_to=x")

@@ -1,4 +1,4 @@
-"""The torture of a run: its judge on made-up runs, and its short form on a real one."""
+"""The stress test of checkpoints: its verdict on made-up runs, and its short form on a real one."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stress.torture import checkpoint_faults, pictures, verdict
+from tests.stress.torture import checkpoint_errors, images, verdict
 from tvconv_jax.training import checkpoint_files
 
 ROOT = Path(__file__).parent.parent
@@ -16,12 +16,12 @@ STEPS = 8  # two epochs of four steps
 
 
 def lines(steps):
-    """What one process leaves that loads all pictures: step 1 has 0 to 15, step 2 has 16 to 31, ..."""
+    """The trace of a process that loads all images: step 1 has 0 to 15, step 2 has 16 to 31, ..."""
     return [{"step": step, "index": list(range((step - 1) % 4 * 16, (step - 1) % 4 * 16 + 16))} for step in steps]
 
 
 CURVE = {step: 10.0 / step for step in range(1, STEPS + 1)}
-WHOLE = pictures([[lines(range(1, STEPS + 1))]])
+WHOLE = images([[lines(range(1, STEPS + 1))]])
 
 
 def judged(*, curve=CURVE, seen=WHOLE):
@@ -30,9 +30,9 @@ def judged(*, curve=CURVE, seen=WHOLE):
 
 def test_the_last_round_that_took_a_step_counts_and_processes_share_it():
     halves = [[{**line, "index": line["index"][part::2]} for line in lines(range(3, 9))] for part in (0, 1)]
-    spoilt = [{"step": 3, "index": [0] * 16}]  # this round died before it could save
-    assert pictures([[lines([1, 2]) + spoilt], halves]) == WHOLE
-    assert judged(seen=pictures([[lines([1, 2]) + spoilt], halves])) == {}
+    damaged = [{"step": 3, "index": [0] * 16}]  # this round died before it could save
+    assert images([[lines([1, 2]) + damaged], halves]) == WHOLE
+    assert judged(seen=images([[lines([1, 2]) + damaged], halves])) == {}
 
 
 def test_the_judge_takes_a_loss_that_is_not_a_number_for_another_loss():
@@ -42,7 +42,7 @@ def test_the_judge_takes_a_loss_that_is_not_a_number_for_another_loss():
 
 def test_the_judge_finds_a_lost_image_one_seen_twice_another_loss_and_a_missing_step():
     assert judged(seen={**WHOLE, 2: [0, *WHOLE[2][1:]]}) == {
-        "steps_with_other_pictures": 1,
+        "steps_with_other_images": 1,
         "images_seen_twice": 1,
         "images_lost": 1,
     }
@@ -57,9 +57,9 @@ def test_the_judge_finds_a_damaged_checkpoint(tmp_path):
         folder.mkdir(parents=True)
         (folder / "numbers").write_bytes(b"123")
         checkpoint_files.write_checksums(folder)
-    assert checkpoint_faults(tmp_path) == []
+    assert checkpoint_errors(tmp_path) == []
     (folder / "numbers").write_bytes(b"124")
-    assert checkpoint_faults(tmp_path) == ["step 6, data: data/numbers was changed"]
+    assert checkpoint_errors(tmp_path) == ["step 6, data: data/numbers was changed"]
 
 
 def test_the_short_form_of_the_torture_is_survived(tmp_path):

@@ -1,15 +1,14 @@
-"""Kills a training run again and again, and looks whether anything is lost.
+"""Stress test of checkpoints: kill a training run many times at random moments and check that nothing is lost.
 
     python -m tests.stress.torture --rounds=25 --processes=2 --seed=0 --out=DIR
 
-A run of one process on one device goes undisturbed. The same run is then started again and again, on 1, 2 and 4 virtual
-devices in turn, in ``--processes`` processes where there are as many devices, and killed at a random moment: with
-SIGKILL, which takes all processes one shortly after the other, and with SIGTERM, which one of them gets, in turn. The
-last round is left alone. Then the losses of all steps must be those of the undisturbed run, every step must have seen
-the same pictures, every epoch every picture once, and no checkpoint may be damaged. ``torture.json`` in DIR tells all.
+A run of one process on one device goes undisturbed. The same run is then started many times, on 1, 2 and 4 virtual
+devices alternately, in ``--processes`` processes where there are as many devices. It is killed at a random moment, with
+SIGKILL to all processes one shortly after the other, or with SIGTERM to one of them, alternately. The last round is not
+killed. Then the losses of all steps must equal those of the undisturbed run, every step must have seen the same images,
+every epoch every image once, and no checkpoint may be damaged. The results are in ``torture.json`` in DIR.
 """
 
-import argparse
 import json
 import os
 import random
@@ -22,22 +21,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.training import checkpoint_files
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, integer, output_folder
+from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.tether import tethered
 
-PAUSE = 0.1  # seconds a step lasts at least; a checkpoint, every second step, takes about as long
-STEPS = 8  # of the run for every round
-LONGEST = 12  # steps of a round before it is killed; half of it on average, so that the run outlives all rounds
-IMAGES, BATCH = 64, 16  # of the embedded faces in the size `smoke`
+PAUSE = 0.1  # minimum seconds of a step; a checkpoint, every second step, takes about as long
+STEPS = 8  # of the run, per round
+MAX_STEPS = 12  # of a round before it is killed; half of it on average, so that the run outlives all rounds
+IMAGES, BATCH = 64, 16  # of the embedded faces of size `smoke`
 PATIENCE = 60.0  # seconds for a run to save and end
 STARTS = 300.0  # seconds for a run to begin and to take its steps
 EARLY = 0.15  # of the rounds are killed while they start or restore
-# Devices sum in another order: float32 rounding, 6e-8 a sum, which some hundred steps of momentum carry on.
+# Several devices sum in another order: float32 rounding of 6e-8 a sum, which momentum accumulates over steps.
 TOLERANCE = 1e-5
 DEVICES = (1, 2, 4)
 
@@ -46,14 +45,14 @@ class Round(NamedTuple):
     """One start of the run and its end.
 
     Attributes:
-        processes: How many.
+        processes: Their number.
         devices: Of all processes.
-        signal: Name of the signal, or ``""`` if it was left alone.
+        signal: Name of the signal, or ``""`` if it was not killed.
         first: The first step it took, 0 if it took none.
         last: The last step it began.
         saving: Whether a checkpoint was being written when it died.
         codes: Exit codes of the processes.
-        faults: What is wrong with checkpoints it left.
+        errors: Damages of the checkpoints it left.
     """
 
     processes: int
@@ -63,26 +62,26 @@ class Round(NamedTuple):
     last: int
     saving: bool
     codes: tuple[int, ...]
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
 
 
 class Running(NamedTuple):
-    """Processes of one start, and the traces that they leave."""
+    """Processes of one start, and the files of their traces."""
 
     processes: list[subprocess.Popen]
     traces: list[Path]
 
     def taken(self) -> int:
-        """How many steps every process has begun."""
+        """Return the number of steps that every process has begun."""
         return min(len(traced(trace)) for trace in self.traces)
 
     def ended(self) -> bool:
-        """Whether any process has ended."""
+        """Return whether any process has ended."""
         return any(process.poll() is not None for process in self.processes)
 
 
 def start(out: Path, name: str, *, index: int, steps: int, processes: int, devices: int, pause: float) -> Running:
-    """Starts the run ``out/name`` for the ``index``-th time."""
+    """Start the run ``out/name`` for the ``index``-th time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -107,13 +106,13 @@ def start(out: Path, name: str, *, index: int, steps: int, processes: int, devic
 
 
 def traced(file: Path) -> list[dict[str, Any]]:
-    """The lines of a trace; a process may have been killed in the middle of one."""
+    """Return the whole lines of a trace; a process may have been killed in the middle of one."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def kill(running: list[subprocess.Popen], number: int, chance: random.Random) -> None:
-    """SIGKILL to all, one shortly after the other; SIGTERM to one, and in the end SIGKILL to what did not go."""
+    """Send SIGKILL to all, one shortly after the other, or SIGTERM to one; SIGKILL ends what is left."""
     order = chance.sample(running, len(running))
     if number == signal.SIGKILL:
         for process in order:
@@ -133,13 +132,13 @@ def kill(running: list[subprocess.Popen], number: int, chance: random.Random) ->
 
 
 def torture(out: Path, index: int, *, steps: int, processes: int, killed: bool, chance: random.Random) -> Round:
-    """One round: the run is started, and killed unless it is the last one."""
+    """Start the run and kill it unless it is the last round."""
     devices = DEVICES[index % len(DEVICES)]
     layout = {"processes": min(processes, devices), "devices": devices}
     running = start(out, "tortured", index=index, steps=steps, pause=PAUSE, **layout)
     number = signal.SIGTERM if index % 2 else signal.SIGKILL
     if killed:
-        early, steps_left = chance.random() < EARLY, chance.randint(1, LONGEST)
+        early, steps_left = chance.random() < EARLY, chance.randint(1, MAX_STEPS)
         deadline = time.monotonic() + (chance.uniform(1, 15) if early else STARTS)
         while running.taken() < steps_left and not running.ended() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -155,43 +154,42 @@ def torture(out: Path, index: int, *, steps: int, processes: int, killed: bool, 
         last=max(taken, default=0),
         saving=any(folder.glob("*/*.orbax-checkpoint-tmp*")),
         codes=codes,
-        faults=tuple(checkpoint_faults(folder)),
+        errors=tuple(checkpoint_errors(folder)),
     )
 
 
-def checkpoint_faults(folder: Path) -> list[str]:
-    """What is wrong with the checkpoints of a run that have got their name."""
-    faults = [f"set aside: {path.name}" for path in folder.glob("damaged/*")]
-    for step, path in [
-        pair for kind in checkpoint_files.KINDS for pair in checkpoint_files.found(folder / kind).items()
-    ]:
+def checkpoint_errors(folder: Path) -> list[str]:
+    """Return the damages of the finished checkpoints of a run."""
+    errors = [f"set aside: {path.name}" for path in folder.glob("damaged/*")]
+    found = [pair for kind in checkpoint_files.KINDS for pair in checkpoint_files.found(folder / kind).items()]
+    for step, path in found:
         for item in checkpoint_files.ITEMS:
             whole = (path / item / checkpoint_files.CHECKSUMS).exists()
-            fault = checkpoint_files.find_change(path / item) if whole else "without checksums"
-            faults += [f"step {step}, {item}: {fault}"] if fault else []
-    return faults
+            error = checkpoint_files.find_change(path / item) if whole else "without checksums"
+            errors += [f"step {step}, {item}: {error}"] if error else []
+    return errors
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """The loss of every step."""
+    """Return the loss of every step."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def pictures(traces: list[list[list[dict[str, Any]]]]) -> dict[int, list[int]]:
-    """The pictures of every step, sorted, as the last round that took it saw them; ``traces[round][process]``."""
-    seen: dict[int, list[int]] = {}
+def images(traces: list[list[list[dict[str, Any]]]]) -> dict[int, list[int]]:
+    """Return the sorted images of every step from the last round that took it; ``traces[round][process]``."""
+    found: dict[int, list[int]] = {}
     for processes in traces:
         taken: dict[int, list[int]] = {}
         for lines in processes:
             for line in lines:
                 taken.setdefault(line["step"], []).extend(line["index"])
-        seen |= taken
-    return {step: sorted(index) for step, index in seen.items()}
+        found |= taken
+    return {step: sorted(index) for step, index in found.items()}
 
 
 def verdict(whole: dict[int, float], tortured: dict[int, float], ours: dict, theirs: dict, steps: int) -> dict:
-    """What was found: each entry a number that must be 0, but for ``largest_difference``."""
+    """Return counts of errors, which must all be 0, and ``largest_difference``."""
     numbers = range(1, steps + 1)
     missing = [step for step in numbers if step not in tortured or step not in theirs]
     both = [step for step in numbers if step in tortured and step in whole]
@@ -203,7 +201,7 @@ def verdict(whole: dict[int, float], tortured: dict[int, float], ours: dict, the
         lost += min(epoch, steps + 1 - first) * BATCH - len(set(seen))
     return {
         "steps_missing": len(missing),
-        "steps_with_other_pictures": sum(ours.get(step) != theirs.get(step) for step in numbers),
+        "steps_with_other_images": sum(ours.get(step) != theirs.get(step) for step in numbers),
         "images_seen_twice": twice,
         "images_lost": lost,
         "largest_difference": float(np.max(differences)) if both else np.inf,  # nan stays nan
@@ -212,14 +210,14 @@ def verdict(whole: dict[int, float], tortured: dict[int, float], ours: dict, the
 
 
 def run(out: Path, *, rounds: int, processes: int, seed: int) -> dict[str, Any]:
-    """The whole torture; what it found, as ``torture.json`` holds it."""
+    """Run the stress test; return its results, as in ``torture.json``."""
     steps, chance, begin, done = rounds * STEPS, random.Random(seed), time.monotonic(), []
     whole = start(out, "whole", index=0, steps=steps, processes=1, devices=1, pause=0.0)
     if whole.processes[0].wait():
         raise SystemExit(f"error: the undisturbed run failed, see {whole.traces[0].with_suffix('.txt')}.")
     for index in range(rounds + 1):
         done.append(torture(out, index, steps=steps, processes=processes, killed=index < rounds, chance=chance))
-        print(f"round {index + 1} of {rounds + 1}: {_told(done[-1])}", flush=True)
+        print(f"round {index + 1} of {rounds + 1}: {_describe(done[-1])}", flush=True)
     traces = [
         [traced(out / f"tortured-{index}-{process}.jsonl") for process in range(one.processes)]
         for index, one in enumerate(done)
@@ -227,11 +225,11 @@ def run(out: Path, *, rounds: int, processes: int, seed: int) -> dict[str, Any]:
     found = verdict(
         losses(out / "whole"),
         losses(out / "tortured"),
-        pictures([[traced(whole.traces[0])]]),
-        pictures(traces),
+        images([[traced(whole.traces[0])]]),
+        images(traces),
         steps,
     )
-    found["checkpoints_damaged"] = sum(len(one.faults) for one in done)
+    found["checkpoints_damaged"] = sum(len(one.errors) for one in done)
     found["last_round_failed"] = int(any(done[-1].codes))
     return {
         "passed": not any(value for name, value in found.items() if name != "largest_difference"),
@@ -248,27 +246,25 @@ def run(out: Path, *, rounds: int, processes: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _told(one: Round) -> str:
+def _describe(one: Round) -> str:
     steps = f"steps {one.first} to {one.last}" if one.last else "no step"
-    end = f"{one.signal}{' in saving' if one.saving else ''}" if one.signal else "left alone"
-    faults = "; ".join(one.faults)
-    return (
-        f"{one.processes} x {one.devices // one.processes} devices, {steps}, {end}, exit {one.codes} {faults}".rstrip()
-    )
+    end = f"{one.signal}{' while saving' if one.saving else ''}" if one.signal else "not killed"
+    layout = f"{one.processes} x {one.devices // one.processes} devices"
+    return f"{layout}, {steps}, {end}, exit {one.codes} {'; '.join(one.errors)}".rstrip()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=integer(0), default=25, help="how often it is killed")
-    parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="that share its devices; default 2")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of the moments")
-    parser.add_argument("--out", type=output_folder, required=True, help="a folder that is not there yet")
+    """Command line; see the module's docstring."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--rounds", type=integer(0), default=25, help="number of kills; default 25")
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=2, help="default 2")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the random moments")
+    parser.add_argument("--out", type=output_folder, required=True, help="a folder that does not exist yet")
     options = parser.parse_args(arguments)
     try:
         options.out.mkdir(parents=True)
     except OSError as error:
-        parser.error(f"--out={options.out} cannot be made ({error.strerror}); name a folder that is not there yet")
+        parser.error(f"--out={options.out} cannot be made ({error.strerror}); name a folder that does not exist yet")
     out = options.out.absolute()
     with ends_in_one_line("the processes of this round may go on for a while."):
         result = run(out, rounds=options.rounds, processes=options.processes, seed=options.seed)
@@ -277,7 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in result.items():
         if name != "rounds":
             table.add_row(name.replace("_", " "), f"{value:.1e}" if isinstance(value, float) else str(value))
-    Console(width=100).print(table)
+    print_table(table, width=100)
     sys.exit(not result["passed"])
 
 

@@ -1,4 +1,4 @@
-"""One process of the run that :mod:`tests.stress.torture` kills: the face job with a model of a few numbers."""
+"""A process of the run that :mod:`tests.stress.torture` kills: the face task with a tiny model."""
 
 import json
 import os
@@ -28,7 +28,7 @@ EMBEDDING_SIZE = 16
 
 
 class Tiny(nn.Module):
-    """A TVConv, a norm, a dense layer: everything that a checkpoint has to hold, compiled in seconds."""
+    """A TVConv, a norm and a dense layer: every kind of parameter and state, compiled in seconds."""
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -38,13 +38,13 @@ class Tiny(nn.Module):
 
 
 class Tortured(FaceJob):
-    """The face job on its embedded data, with the head, the loop and the checkpoints that every face run has.
+    """The face job on its embedded data, with the usual head, loop and checkpoints.
 
     Args:
         steps: Of the whole run.
         model_axis: Devices along ``model``.
-        trace: File that gets a line for every step: its number, and the index of every picture this process gave.
-        pause: Seconds that a step takes besides, so that there is time to be killed.
+        trace: File of a line for every step: its number, and the indices of the images that this process loaded.
+        pause: Seconds that are added to a step, so that there is time to kill it.
     """
 
     def __init__(self, *, steps: int, model_axis: int, trace: Path, pause: float) -> None:
@@ -57,11 +57,11 @@ class Tortured(FaceJob):
         self.model, self._trace, self._pause = Tiny(), trace, pause
 
     def verify(self, _: TrainState) -> dict[str, Any]:
-        """Nothing: what is measured here is the loss."""
+        """Return nothing; the stress test looks at the loss only."""
         return {}
 
     def task(self) -> loop.Task:
-        """The task of the face job, with a step that leaves a trace."""
+        """Return the task of the face job, with a step that writes the trace."""
         task, file = super().task(), self._trace.open("a")
 
         def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -75,7 +75,7 @@ class Tortured(FaceJob):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains to the end, or until it is killed."""
+    """Train to the end, or until it is killed."""
     parser = Parser(description=__doc__)
     parser.add_argument("--workdir", type=path_argument, required=True)
     parser.add_argument("--trace", type=path_argument, required=True)
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model_axis", type=int, required=True)
     parser.add_argument("--pause", type=float, required=True)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # before the loop listens, it dies as any process would
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the loop handles it, the process dies
     logging.set_verbosity(logging.FATAL)
     command.keep_compiled_programs(cache_dir())
     try:

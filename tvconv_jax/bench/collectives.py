@@ -1,15 +1,4 @@
-"""What a compiled program sends between devices, read from its text as XLA's CPU compiler writes it.
-
-In rings of ``n`` devices, each with an array whose result is ``s`` bytes, a device sends
-
-    all-reduce          2 (n - 1) / n s    reduce, then gather
-    all-gather            (n - 1) / n s    s: what was gathered
-    reduce-scatter        (n - 1)     s    s: the part that a device keeps
-    all-to-all            (n - 1) / n s
-    collective-permute                s
-
-which no algorithm undercuts (Patarasuk and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002).
-"""
+"""Collectives of a compiled program, parsed from its text as XLA's CPU compiler writes it."""
 
 import math
 import re
@@ -17,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+# Bytes that a device sends in a ring of n devices, each with a result of s bytes. No algorithm sends less (Patarasuk
+# and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002).
 SENT = {
-    "all-reduce": lambda n, s: 2 * (n - 1) / n * s,
-    "all-gather": lambda n, s: (n - 1) / n * s,
-    "reduce-scatter": lambda n, s: (n - 1) * s,
+    "all-reduce": lambda n, s: 2 * (n - 1) / n * s,  # reduce, then gather
+    "all-gather": lambda n, s: (n - 1) / n * s,  # s: the gathered array
+    "reduce-scatter": lambda n, s: (n - 1) * s,  # s: the part that a device keeps
     "all-to-all": lambda n, s: (n - 1) / n * s,
     "collective-permute": lambda n, s: s,
 }
@@ -38,19 +29,12 @@ _PARTITIONS = re.compile(r"num_partitions=(\d+)")
 
 
 class Collective(NamedTuple):
-    """A collective operation of a program.
+    """A collective operation of a program."""
 
-    Attributes:
-        kind: ``all-reduce`` and so on, a key of ``SENT``.
-        size: Bytes of its result on a device.
-        group: Devices that take part together.
-        times: How often it runs in a step.
-    """
-
-    kind: str
-    size: int
-    group: int
-    times: int
+    kind: str  # a key of SENT
+    size: int  # bytes of its result on a device
+    group: int  # number of devices that take part together
+    times: int  # runs in a step
 
     @property
     def sent(self) -> float:
@@ -59,10 +43,10 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of ``compiled.as_text()``; those in loops whose trip count is known count so often.
+    """Return the collectives of ``compiled.as_text()``; in a loop of a known trip count they run so often.
 
     Raises:
-        ValueError: If a group of devices is written in a way that is not known.
+        ValueError: If a group of devices is written in an unknown way.
     """
     match = _PARTITIONS.search(text)
     devices = int(match.group(1)) if match else 1
@@ -83,16 +67,16 @@ def collectives(text: str) -> list[Collective]:
 
 
 def shape_bytes(text: str) -> int:
-    """Bytes of ``f32[8,4]{1,0}`` or of a tuple of such."""
+    """Return the bytes of ``f32[8,4]{1,0}`` or of a tuple of such."""
     bits = {"pred": 8, "bf16": 16}
     return sum(
-        math.prod(map(int, filter(None, sides.split(",")))) * (bits.get(kind) or int(re.search(r"\d+", kind)[0])) // 8
-        for kind, sides in _SHAPE.findall(text)
+        math.prod(map(int, filter(None, dims.split(",")))) * (bits.get(kind) or int(re.search(r"\d+", kind)[0])) // 8
+        for kind, dims in _SHAPE.findall(text)
     )
 
 
 def _times(lines: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs when the entry runs once."""
+    """Return the runs of each computation in one run of the entry."""
     times: dict[str, int] = defaultdict(int)
 
     def run(name: str, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Peak figures of devices, as their makers state them; nothing here is measured."""
+"""Peak figures of devices, as their manufacturers state them; nothing here is measured."""
 
 from typing import NamedTuple
 
@@ -6,29 +6,17 @@ from tvconv_jax.utils.errors import UserError
 
 
 class DeviceSpec(NamedTuple):
-    """A kind of device.
-
-    Attributes:
-        name: In words.
-        bfloat16: Products of bfloat16, peak FLOP/s.
-        float32: Products of float32 as JAX computes them by default, peak FLOP/s.
-        memory: Bytes.
-        bandwidth: Of the memory, bytes/s.
-        near: Devices in reach of the fast links.
-        near_links: What a device sends over them, bytes/s, one way.
-        far_links: What a device sends beyond them, bytes/s, one way.
-        source: Address of the figures.
-    """
+    """Peak figures of a kind of device; links are those of one device, one way."""
 
     name: str
-    bfloat16: float
-    float32: float
-    memory: float
-    bandwidth: float
-    near: int
-    near_links: float
-    far_links: float
-    source: str
+    bfloat16: float  # FLOP/s of products of bfloat16
+    float32: float  # FLOP/s of products of float32 as JAX computes them by default
+    memory: float  # bytes
+    bandwidth: float  # of the memory, bytes/s
+    near: int  # number of devices that the fast links connect
+    near_links: float  # bytes/s over the fast links
+    far_links: float  # bytes/s beyond them
+    source: str  # URLs of the figures
 
 
 GB = 1e9
@@ -36,7 +24,7 @@ CLOUD = "https://docs.cloud.google.com/tpu/docs"
 
 # TPUs multiply float32 as bfloat16 by default (jax.lax.Precision.DEFAULT), NVIDIA's as TF32. Links: half of what is
 # stated for both ways. Beyond a pod: its data center network shared by its chips. Beyond a DGX: a 400 Gb/s (H100) or
-# 200 Gb/s (A100) adapter a GPU. Peaks of NVIDIA are those without sparsity, half of what is printed large.
+# 200 Gb/s (A100) adapter a GPU. Peaks of NVIDIA are those without sparsity, half of the headline figures.
 KINDS = {
     "tpu-v5e": DeviceSpec(
         "TPU v5e chip", 197e12, 197e12, 16 * GB, 819 * GB, 256, 200 * GB, 6.4e12 / 8 / 256, f"{CLOUD}/v5e"
@@ -57,7 +45,7 @@ KINDS = {
         "https://www.nvidia.com/en-us/data-center/a100/, https://docs.nvidia.com/dgx/dgxa100-user-guide/",
     ),
     # 96 cores, 2.4 GHz, 32 float32 operations a cycle (two 256-bit fused multiply-adds), twice as many in bfloat16
-    # (AVX512_BF16); 12 channels of DDR5-4800; memory as one buys it, 12 x 32 GB; a 200 Gb/s adapter a socket.
+    # (AVX512_BF16); 12 channels of DDR5-4800; memory 12 x 32 GB; a 200 Gb/s adapter a socket.
     "cpu": DeviceSpec(
         "AMD EPYC 9654, a socket", 14.7e12, 7.4e12, 384 * GB, 460.8 * GB, 1, 25 * GB, 25 * GB,
         "https://www.amd.com/en/products/processors/server/epyc/4th-generation-9004-and-8004-series/amd-epyc-9654.html",
@@ -66,11 +54,7 @@ KINDS = {
 
 
 def device_spec(name: str) -> DeviceSpec:
-    """The kind with a name.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return the figures of a kind of device; raise a ``UserError`` if it is unknown."""
     if name not in KINDS:
-        raise UserError(f"--kind={name} is unknown; there are: {', '.join(KINDS)}.")
+        raise UserError(f"--device-kind={name} is unknown; there are: {', '.join(KINDS)}.")
     return KINDS[name]

@@ -1,10 +1,10 @@
-"""What few terms and few bits cost: size, speed and accuracy of exported models, over runs that differ by seed.
+"""Cost of low rank and quantization: size, speed and accuracy of exported models, over runs that differ by seed.
 
     python -m tvconv_jax.bench.export_table runs/a runs/b runs/c
     python -m tvconv_jax.bench.export_table runs/a --ranks=exact,2 --precisions=float32,int8 --fine-tune=200
 
-The first rank and precision are what the others are compared with, run by run. Accuracy is of single embeddings, on the
-verification sets of each run; size is of the PyTorch artifact; speed is onnxruntime's, which makes float32 of all.
+The others are compared with the first rank and precision, run by run. Accuracy is of single embeddings, on the
+verification sets of each run. Size is of the PyTorch artifact. Speed is onnxruntime's, which computes all in float32.
 """
 
 import argparse
@@ -17,13 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from tvconv_jax.bench.tables import MISTAKES, make_table, onnx_modules
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.data.normalization import normalize
-from tvconv_jax.edge import benchmark
-from tvconv_jax.export.artifacts import load_format
+from tvconv_jax.export import trained
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
@@ -35,47 +33,36 @@ from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command, trained
 from tvconv_jax.tasks.saved_config import differences, read_config
-from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, path_argument
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, names, output_file, path_argument
+from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json
 from tvconv_jax.utils.outputs import announce_overwrite
 
 
 class Variant(NamedTuple):
-    """One run's model in one rank and precision.
-
-    Attributes:
-        workdir: Of the run.
-        rank: ``"exact"``, or as :func:`tvconv_jax.export.low_rank.parse_rank` takes it.
-        precision: In which weights are stored.
-        accuracy: Mean over the run's sets, 0 to 1.
-        size: Bytes of the PyTorch artifact.
-        energy: Least share, of all layers, that truncation keeps of the energy of their answers.
-    """
+    """One run's model in one rank and precision."""
 
     workdir: str
-    rank: str
-    precision: str
-    accuracy: float
-    size: int
-    energy: float
+    rank: str  # "exact", or as tvconv_jax.export.low_rank.parse_rank takes it
+    precision: str  # of the stored weights
+    accuracy: float  # mean over the run's sets, 0 to 1
+    size: int  # bytes of the PyTorch artifact
+    energy: float  # share of the energy of its outputs that truncation keeps; of all layers the smallest
 
 
 @in_full_float32
 def of_run(
     workdir: Path, ranks: Sequence[str], precisions: Sequence[str], *, fine_tune_steps: int
 ) -> tuple[list[Variant], dict[str, Graph]]:
-    """Every rank and precision of the last checkpoint of a workdir.
-
-    Returns:
-        The variants, and the float32 graph of each rank.
+    """Return every rank and precision of the last checkpoint of a workdir, and the float32 graph of each rank.
 
     Raises:
         UserError: If the workdir holds no run with verification sets, or one without per-pixel kernels.
     """
     run = trained.load(workdir)
     if run.verify is None:
-        raise UserError(f"{workdir} has no verification sets, so nothing says what few terms cost.")
+        raise UserError(f"{workdir} has no verification sets, so the cost in accuracy is unknown.")
     exact = fold(run.model, run.variables, run.images.shape[1])
     if all(node.kind != "per_pixel" for node in exact.nodes):
         raise UserError(f"{workdir} holds a model without per-pixel kernels; ranks are theirs.")
@@ -113,37 +100,38 @@ def _of_rank(
 
 
 def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
-    """Images per second of each rank in onnxruntime, by batch, in turns; each in its faster lowering."""
-    from tvconv_jax.export.onnx import speed as onnx_speed
-    from tvconv_jax.export.onnx import writer as onnx_writer
-
-    models = {}
-    for rank, graph in graphs.items():
-        for lowering in onnx_writer.lowerings(graph):
-            models[rank, lowering] = onnx_writer.to_onnx(graph, "{}", lowering=lowering, output="embeddings")
-    side = next(iter(graphs.values())).shapes[0][0]
-    rates = onnx_speed.rates(models, (3, side, side))
+    """Return onnxruntime's images/s of each rank by batch, interleaved; each in its faster lowering."""
+    writer, speed = onnx_modules()
+    files = {
+        (rank, lowering): writer.to_onnx(graph, "{}", lowering=lowering, output="embeddings")
+        for rank, graph in graphs.items()
+        for lowering in writer.lowerings(graph)
+    }
+    size = next(iter(graphs.values())).shapes[0][0]
     best: dict[str, dict[int, float]] = {}
-    for (rank, _), found in rates.items():
+    for (rank, _), found in speed.rates(files, (3, size, size)).items():
         if rank not in best or max(found.values()) > max(best[rank].values()):
             best[rank] = found
     return best
 
 
-def show(variants: Sequence[Variant], rates: dict[str, dict[int, float]]) -> Table:
-    """One row for each rank and precision: means over runs, and the loss of each run against its first variant."""
-    kinds = list(dict.fromkeys((v.rank, v.precision) for v in variants))
-    by_kind = {kind: [v for v in variants if (v.rank, v.precision) == kind] for kind in kinds}
-    first = by_kind[kinds[0]]
-    table = Table(title=f"{len(first)} runs; mean ± standard deviation over them")
-    batches = list(next(iter(rates.values())))
-    for column in ("rank", "weights", "energy", "MB", "smaller", "accuracy %", "points lost"):
-        table.add_column(column, justify="right")
-    for batch in batches:
-        table.add_column(f"img/s, batch {batch}", justify="right")
-    for (rank, precision), found in by_kind.items():
+def show(variants: Sequence[Variant], speed: dict[str, dict[int, float]]) -> Table:
+    """Return a table of means over runs by rank and precision, and of the loss of each run against its first variant.
+
+    Args:
+        variants: Of all runs.
+        speed: Images/s by rank and batch.
+    """
+    groups: dict[tuple[str, str], list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault((variant.rank, variant.precision), []).append(variant)
+    first = next(iter(groups.values()))
+    batches = list(next(iter(speed.values())))
+    columns = ("rank", "weights", "energy", "MB", "smaller", "accuracy %", "points lost")
+    columns += tuple(f"images/s, batch {batch}" for batch in batches)
+    table = make_table(columns, title=f"{len(first)} runs; mean ± standard deviation over them")
+    for (rank, precision), found in groups.items():
         lost = [100 * (base.accuracy - v.accuracy) for base, v in zip(first, found, strict=True)]
-        speed = [f"{rates[rank][batch]:.0f}" for batch in batches]
         table.add_row(
             rank,
             precision,
@@ -152,19 +140,19 @@ def show(variants: Sequence[Variant], rates: dict[str, dict[int, float]]) -> Tab
             f"{first[0].size / found[0].size:.1f}x",
             spread([100 * v.accuracy for v in found]),
             spread(lost),
-            *speed,
+            *(f"{speed[rank][batch]:.0f}" for batch in batches),
         )
     return table
 
 
 def _check_runs(workdirs: Sequence[Path]) -> None:
-    """Raises a ``UserError`` unless the workdirs hold runs of one model on one kind of data, each of them once."""
+    """Raise a ``UserError`` unless the workdirs are distinct runs of one model on one data set."""
     if len(set(workdirs)) < len(workdirs):
         raise UserError("a workdir is named twice; every run counts once.")
     first = read_config(workdirs[0])
     for workdir in workdirs[1:]:
         if other := differences(read_config(workdir).to_dict(), first, ignore=("seed", "train.", "eval.")):
-            raise UserError(f"{workdir} is no run of the model of {workdirs[0]} with another seed ({other}).")
+            raise UserError(f"{workdir} is not a run of the model of {workdirs[0]} with another seed ({other}).")
 
 
 def _ranks(text: str) -> list[str]:
@@ -176,48 +164,30 @@ def _ranks(text: str) -> list[str]:
     return list(dict.fromkeys(text.split(",")))
 
 
-def _precisions(text: str) -> list[str]:
-    for part in text.split(","):
-        if part not in PRECISIONS:
-            raise argparse.ArgumentTypeError(f"{part!r} is unknown; there are: {', '.join(PRECISIONS)}")
-    return list(dict.fromkeys(text.split(",")))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = Parser(
-        prog="python -m tvconv_jax.bench.export_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m tvconv_jax.bench.export_table", description=__doc__)
     add = parser.add_argument
     add("workdirs", nargs="+", type=path_argument, metavar="WORKDIR", help="runs of one model that differ by seed")
     add("--ranks", type=_ranks, default=["exact", "1", "2", "3"], help="default: exact,1,2,3")
-    add("--precisions", type=_precisions, default=list(PRECISIONS), help="default: float32,float16,int8")
-    add(
-        "--fine-tune",
-        type=int,
-        default=0,
-        metavar="STEPS",
-        help="batches to learn from after truncation; default 0",
-    )
-    add("--json", type=output_file, metavar="FILE", help="writes all figures there too")
+    add("--precisions", type=names(PRECISIONS), default=list(PRECISIONS), help="default: float32,float16,int8")
+    add("--fine-tune", type=int, default=0, metavar="STEPS", help="training batches after truncation; default 0")
+    add("--json", type=output_file, metavar="FILE", help="also write all figures there")
     args = parser.parse_args(argv)
     command.keep_compiled_programs(cache_dir())
     workdirs = [workdir.absolute() for workdir in args.workdirs]
-    with ends_in_one_line("no table was made.", mistakes=(UserError, benchmark.Mistake)):
-        load_format("onnx")  # before anything is measured
+    with ends_in_one_line("no table was made.", mistakes=MISTAKES):
+        onnx_modules()  # before anything is measured
         check_steps(args.fine_tune, args.ranks)
         _check_runs(workdirs)
         variants: list[Variant] = []
         for workdir in workdirs:
             found, graphs = of_run(workdir, args.ranks, args.precisions, fine_tune_steps=args.fine_tune)
             variants += found
-        rates = speeds(graphs)  # of the last run; speed does not depend on values
-        console = Console()
-        (console if console.is_terminal else Console(width=120)).print(show(variants, rates))
+        speed = speeds(graphs)  # of the last run; speed does not depend on values
+        print_table(show(variants, speed), width=130)
         if args.json:
-            results = {"variants": [v._asdict() for v in variants], "images_per_second": rates}
+            results = {"variants": [v._asdict() for v in variants], "images_per_second": speed}
             write_json(announce_overwrite(args.json), results)
 
 

@@ -1,12 +1,13 @@
-"""What a training step needs on devices that are not here: memory, products, traffic, and images/s at best.
+"""Plan of a training step on devices that are not here: memory, FLOPs, traffic, and images/s at best.
 
-``python -m tvconv_jax.main --mode=plan --config=... --devices=64 --kind=tpu-v5e [--identities=1000000]`` compiles the
-very step that training would run, for as many devices that XLA's CPU plays, from shapes alone: nothing is computed,
-no data is read.
+``python -m tvconv_jax.main --mode=plan --config=... --devices=64 --device-kind=tpu-v5e [--identities=1000000]``
+compiles the training step itself for as many devices, which XLA emulates on a CPU. It is compiled from shapes alone:
+nothing is computed, no data is read.
 """
 
 import dataclasses
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -17,10 +18,9 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.bench.collectives import Collective, collectives
 from tvconv_jax.bench.device_specs import DeviceSpec, device_spec
-from tvconv_jax.data.faces import FaceData
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.nn.layers import WeightGenerator
-from tvconv_jax.tasks.face import FaceJob
+from tvconv_jax.tasks import load_task
 from tvconv_jax.training.mesh import over_devices
 from tvconv_jax.training.state import state_shardings
 from tvconv_jax.utils.errors import UserError
@@ -32,40 +32,22 @@ MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A training step on devices of a kind. Bytes, FLOPs and seconds are those of a step on one device.
-
-    Attributes:
-        kind: Of the devices.
-        mesh: Devices along each axis.
-        batch_size: Pictures in a step, on all devices together.
-        identities: Columns of the head.
-        parameters: Numbers that training changes: of the model, of the head, in all, once.
-        parameter_bytes: Of them on a device.
-        optimizer_bytes: What the optimizer keeps.
-        batch_bytes: Pictures and labels, running statistics and the rest that goes in.
-        activation_bytes: Temporaries of the program: activations, gradients, what collectives need.
-        flops: As XLA counts them in the program.
-        counted_flops: Products alone, as ``tvconv_jax.metrics.complexity`` counts them.
-        generator_flops: Of those, what makes TVConv's kernels: the same on every device, however many there are.
-        float32_share: Of those, the share computed in float32; less than 1 with ``train.precision=bfloat16``.
-        accessed_bytes: Between memory and cores, as XLA counts them in the program fused for a CPU.
-        traffic: What collectives there are.
-    """
+    """A training step on devices of a kind; bytes, FLOPs and seconds are those of a step on one device."""
 
     kind: DeviceSpec
-    mesh: dict[str, int]
-    batch_size: int
-    identities: int
-    parameters: dict[str, int]
+    mesh: dict[str, int]  # devices along each axis
+    batch_size: int  # images in a step, on all devices together
+    identities: int  # classes of the head
+    parameters: dict[str, int]  # trained numbers of the model and of the head, on all devices together
     parameter_bytes: int
     optimizer_bytes: int
-    batch_bytes: int
-    activation_bytes: int
-    flops: float
-    counted_flops: float
-    generator_flops: float
-    float32_share: float
-    accessed_bytes: float
+    batch_bytes: int  # images, labels, running statistics and other inputs
+    activation_bytes: int  # temporaries of the program: activations, gradients, buffers of collectives
+    flops: float  # as XLA counts them in the program
+    counted_flops: float  # of products alone, as tvconv_jax.metrics.complexity counts them
+    generator_flops: float  # of those, TVConv's weight generators: the same on every device, whatever their number
+    float32_share: float  # of counted_flops in float32; less than 1 with train.precision=bfloat16
+    accessed_bytes: float  # between memory and cores, as XLA counts them in the program fused for a CPU
     traffic: list[Collective]
 
     @property
@@ -74,17 +56,17 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes that a device holds at once: the state is changed in place."""
+        """Bytes that a device holds at once; the state is updated in place."""
         return self.parameter_bytes + self.optimizer_bytes + self.batch_bytes + self.activation_bytes
 
     @property
     def sent(self) -> float:
         """Bytes that a device sends."""
-        return sum(one.sent for one in self.traffic)
+        return sum(collective.sent for collective in self.traffic)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What compute, memory and links take at their peaks."""
+        """Time of compute, memory and links at their peaks."""
         links = self.kind.near_links if self.devices <= self.kind.near else self.kind.far_links
         per_flop = self.float32_share / self.kind.float32 + (1 - self.float32_share) / self.kind.bfloat16
         return {
@@ -95,12 +77,12 @@ class Plan:
 
     @property
     def images_per_second(self) -> float:
-        """Of all devices, if all is at its peak and each hides behind the slowest."""
+        """Images/s of all devices, if compute, memory and links overlap fully at their peaks."""
         return self.batch_size / max(self.seconds.values())
 
     @property
     def images_per_second_at_best(self) -> float:
-        """The same if the device's compiler fused so well that all that is held is written and read only once."""
+        """The same with perfect fusion, which reads and writes everything in memory only once."""
         once = min(self.seconds["memory"], 2 * self.memory / self.kind.bandwidth)
         return self.batch_size / max((self.seconds | {"memory": once}).values())
 
@@ -109,51 +91,34 @@ class Plan:
         return self.memory <= self.kind.memory
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the fields and what follows from them."""
+        """Return the fields and the properties, for JSON."""
         derived = ("devices", "memory", "sent", "seconds", "images_per_second", "images_per_second_at_best", "fits")
         fields = dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
         return fields | {"kind": self.kind._asdict(), "traffic": [one._asdict() for one in self.traffic]}
 
 
-class _NoPictures:
-    """As long as a batch, so that an epoch has a step."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-
 def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
-    """Compiles the step of a face config for all devices of this process.
+    """Compile the step of a face config for all devices of this process.
 
     Args:
-        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it; its data is not looked at.
+        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it; its data is not read.
         kind: A key of :data:`tvconv_jax.bench.device_specs.KINDS`.
-        identities: Columns of the head.
+        identities: Classes of the head.
 
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
     chosen = device_spec(kind)
-    if config.task != "face":
-        raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
-    if not 2 <= identities <= MAX_IDENTITIES:
-        raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
-    config = config.copy_and_resolve_references()
-    config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    data = FaceData(_NoPictures(config.data.batch_size), identities, {}, "", [])
-    job = FaceJob(config, data)
-    state, batch = _shapes(job, config)
+    job = _make_job(config, identities)
+    state, batch = _shapes(job)
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, side = config.train.grad_accum_steps, config.data.image_size
+    parts, image_size = config.train.grad_accum_steps, config.data.image_size
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, side, side, 3)).macs
+    model = share * count(job.model, (1, image_size, image_size, 3)).macs
     head = share * config.model.embedding_size * identities
-    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, side)
+    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, image_size)
     counted = model + head + generator
     return Plan(
         kind=chosen,
@@ -165,7 +130,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
         activation_bytes=memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        # XLA counts a loop's body once: the parts of train.grad_accum_steps are a loop, the optimizer is outside it.
+        # XLA counts a loop's body once. Gradient accumulation is a loop over parts, with the optimizer outside.
         flops=parts * float(cost["flops"]),
         counted_flops=counted,
         generator_flops=generator,
@@ -175,8 +140,8 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     )
 
 
-def generator_macs(model: nn.Module, side: int) -> int:
-    """Multiply-accumulates that make the kernels of every TVConv of a model, once a step."""
+def generator_macs(model: nn.Module, image_size: int) -> int:
+    """Return the multiply-accumulates of all weight generators of a model in one step."""
     macs = 0
 
     def add(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
@@ -189,33 +154,46 @@ def generator_macs(model: nn.Module, side: int) -> int:
             macs += 9 * height * width * inputs
         return call(*args, **kwargs)
 
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with nn.intercept_methods(add):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+        jax.eval_shape(model.init, jax.random.key(0), images)
     return macs
 
 
-def _shapes(job: FaceJob, config: ConfigDict) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
-    """State and batch as shapes, each with its place on the mesh."""
+def _make_job(config: ConfigDict, identities: int) -> Any:
+    """Return the face task's job for data of one step an epoch."""
+    if config.task != "face":
+        raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
+    if not 2 <= identities <= MAX_IDENTITIES:
+        raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
+    config = config.copy_and_resolve_references()
+    config.eval.batch_size = jax.device_count()  # evaluation is not planned
+    data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
+    return load_task("face").FaceJob(config, data)
+
+
+def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
+    """Return state and batch as shapes, each with its sharding."""
     state = jax.eval_shape(job.init_state)
-    state = jax.tree.map(_placed, state, state_shardings(state, job.mesh))
-    size, side = config.data.batch_size, config.data.image_size
+    state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
+    batch_size, image_size = job.config.data.batch_size, job.config.data.image_size
     batch = {
-        "image": jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
-    return state, jax.tree.map(lambda leaf: _placed(leaf, over_devices(job.mesh)), batch)
+    return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)
 
 
-def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def _sharded(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _bytes(tree: Any) -> int:
-    """On one device."""
+    """Return the bytes on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _compile(job: FaceJob, state: Any, batch: Any, *, accelerator: bool) -> jax.stages.Compiled:
+def _compile(job: Any, state: Any, batch: Any, *, accelerator: bool) -> jax.stages.Compiled:
     traced = job.train_step().trace(state, batch)
-    # What the operators do on accelerators and not on a CPU (jax.lax.platform_dependent) is what counts here.
+    # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.
     return traced.lower(lowering_platforms=("tpu" if accelerator else "cpu",)).compile()

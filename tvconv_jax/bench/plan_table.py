@@ -1,15 +1,15 @@
-"""The plans of MobileNetV2 x0.1 and x1.0 with TVConv as one page, docs/plan.md.
+"""Plans of MobileNetV2 x0.1 and x1.0 with TVConv as one page, docs/appendix/plan.md.
 
-    python -m tvconv_jax.bench.plan_table --out=docs/plan.md --runs=runs/plan --kind=tpu-v5e
+    python -m tvconv_jax.bench.plan_table --out=docs/appendix/plan.md --device-kind=tpu-v5e
 
-The paper's recipe (96x96, 512 pictures a step in all), 10^4 and 10^6 identities, on 1, 8, 64 and 256 devices; the head
-of 10^6 is cut over all of them, that of 10^4 lies on each. Plans that lie in ``--runs`` are not made again.
+The paper's settings (96x96, 512 images a step in all) with 10^4 and 10^6 identities on 1, 8, 64 and 256 devices. The
+head of 10^6 is sharded over all devices; that of 10^4 is replicated. Plans that are in ``--runs`` are not made again.
 """
 
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +22,25 @@ from tvconv_jax.utils.tether import tethered
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}
 IDENTITIES = (10_000, 1_000_000)
 DEVICES = (1, 8, 64, 256)
-CUT = 100_000  # identities from which the head is cut over all devices
+SHARDED = 100_000  # identities from which the head is sharded over all devices
 
-# Beside model, identities, devices: what a device holds, and what a step takes.
-HELD = ("data x model", "pictures", "parameters", "parameters + optimizer", "activations, temporaries", "all", "fits")
-TAKEN = (
-    "GFLOPs", "of it kernels", "read + written", "sent", "compute, ms", "memory, ms", "links, ms", "images/s expected",
-    "at best",
-)  # fmt: skip
+ROW = "model | identities | devices"
+MEMORY = f"{ROW} | data x model | batch per device | parameters | parameters + optimizer | activations, temporaries"
+MEMORY += " | total | fits"
+TIME = f"{ROW} | GFLOPs | for kernels | read + written | sent | compute, ms | memory, ms | links, ms"
+TIME += " | images/s expected | images/s at best"
 
 
 def command(model: str, identities: int, devices: int, kind: str, workdir: Path) -> list[str]:
-    """The arguments after ``python`` that make one plan."""
-    return [
-        "-m",
-        "tvconv_jax.main",
-        "--mode=plan",
-        f"--config=configs/face_{model}.py:data=folder",
-        f"--config.mesh.model={devices if identities >= CUT else 1}",
-        f"--devices={devices}",
-        f"--kind={kind}",
-        f"--identities={identities}",
-        f"--workdir={workdir}",
-    ]
+    """Return the arguments after ``python`` that make one plan."""
+    config = [f"--config=configs/face_{model}.py:data=folder"]
+    config.append(f"--config.mesh.model={devices if identities >= SHARDED else 1}")
+    where = [f"--devices={devices}", f"--device-kind={kind}", f"--identities={identities}", f"--workdir={workdir}"]
+    return ["-m", "tvconv_jax.main", "--mode=plan", *config, *where]
 
 
 def make(runs: Path, kind: str) -> list[tuple[str, dict[str, Any]]]:
-    """``(model, plan)`` of every row, one after the other."""
+    """Return ``(model, plan)`` of every row; make the plans that are not in ``runs``."""
     rows = []
     for model, identities, devices in itertools.product(MODELS, IDENTITIES, DEVICES):
         workdir = runs / f"{model}_{identities}_{devices}_{kind}"
@@ -62,8 +54,7 @@ def make(runs: Path, kind: str) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def held(plan: dict[str, Any]) -> list[str]:
-    """The cells of ``HELD``."""
+def _memory(plan: dict[str, Any]) -> list[str]:
     return [
         f"{plan['mesh']['data']} x {plan['mesh']['model']}",
         f"{plan['batch_size'] / plan['devices']:g}",
@@ -75,8 +66,7 @@ def held(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def taken(plan: dict[str, Any]) -> list[str]:
-    """The cells of ``TAKEN``."""
+def _time(plan: dict[str, Any]) -> list[str]:
     seconds = {name: f"{1e3 * plan['seconds'][name]:.3g}" for name in ("compute", "memory", "links")}
     slowest = max(seconds, key=plan["seconds"].get)
     seconds[slowest] = f"**{seconds[slowest]}**"
@@ -92,74 +82,83 @@ def taken(plan: dict[str, Any]) -> list[str]:
 
 
 def page(rows: Sequence[tuple[str, dict[str, Any]]], kind: str) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     peaks = rows[0][1]["kind"]
+    names = [(MODELS[model], f"{plan['identities']:,}", str(plan["devices"])) for model, plan in rows]
+    memory = [[*name, *_memory(plan)] for name, (_, plan) in zip(names, rows, strict=True)]
+    time = [[*name, *_time(plan)] for name, (_, plan) in zip(names, rows, strict=True)]
     return f"""\
 # A training step on 1 to 256 devices: {peaks["name"]}
 
-`python -m tvconv_jax.bench.plan_table --out=docs/plan.md --kind={kind}`, which runs
-`python {" ".join(command("mb10", 1_000_000, 64, kind, Path("DIR")))}` and the like.
+TVConv at 96x96 in float32, SGD with momentum, a global batch of 512. The classification head of 10^6 identities is
+sharded over all devices; that of 10^4 is replicated on each. The number of parameters and images/s are those of all
+devices together; every other figure is per device. GB are 10^9 bytes.
 
-TVConv, 96x96, float32, 512 pictures a step in all, SGD with momentum; a head of 10^6 identities is cut over all
-devices, one of 10^4 lies on each. All figures are those of one device, but images/s, which is that of all; GB are
-10^9 bytes. Peak figures: {peaks["float32"] / 1e12:.0f} TFLOP/s, {peaks["memory"] / 1e9:.0f} GB at \
-{peaks["bandwidth"] / 1e9:,.0f} GB/s, {peaks["near_links"] / 1e9:.0f} GB/s to the others ({peaks["source"]}).
+```bash
+python -m tvconv_jax.bench.plan_table --out=docs/appendix/plan.md --device-kind={kind}
+```
 
-## What a device holds
+It runs
+`python {" ".join(command("mb10", 1_000_000, 64, kind, Path("DIR")))}`
+for every row. Peak figures: {peaks["float32"] / 1e12:.0f} TFLOP/s, {peaks["memory"] / 1e9:.0f} GB at \
+{peaks["bandwidth"] / 1e9:,.0f} GB/s, {peaks["near_links"] / 1e9:.0f} GB/s between devices
+({peaks["source"]}).
 
-{_table(rows, HELD, held)}
+**Nothing here was measured on such a device**: [what the figures are](#what-the-figures-are-and-are-not).
 
-## What a step takes
+## Memory of a device
 
-The slowest of the three is bold.
+{_table(MEMORY, memory)}
 
-{_table(rows, TAKEN, taken)}
+## Time of a step
+
+The slowest of compute, memory and links is bold.
+
+{_table(TIME, time)}
 
 {NOTES}"""
 
 
-def _table(rows: Sequence[tuple[str, dict]], columns: Sequence[str], cells: Callable[[dict], list[str]]) -> str:
-    columns = ("model", "identities", "devices", *columns)
-    lines = [columns, ("---",) * len(columns)]
-    for model, plan in rows:
-        lines.append((MODELS[model], f"{plan['identities']:,}", str(plan["devices"]), *cells(plan)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _table(header: str, rows: Sequence[Sequence[str]]) -> str:
+    rule = " | ".join(["---"] * len(header.split(" | ")))
+    return "\n".join(f"| {line} |" for line in (header, rule, *map(" | ".join, rows)))
 
 
 NOTES = """\
 ## What the figures are, and are not
 
-- Nothing here was measured on such a device. The very step that training runs was compiled, for as many devices as
-  XLA's CPU plays, with the operators' lowering for accelerators; memory, FLOPs, bytes and collectives are that
-  program's.
-- A TPU's compiler fuses otherwise than a CPU's: temporaries, and bytes read and written, are estimates. *Expected*
-  takes the bytes as they are; *at best* lets the step write and read only once what it holds, as perfect fusion would.
-- Both let compute, memory and links hide behind the slowest of them, at peak rates. Latency is left out: a step has
-  over a hundred small all-reduces, two for each batch norm, and on many devices a real step waits for these.
+- The training step itself was compiled, with the operators' lowering for accelerators, for as many devices, which XLA
+  emulates on a CPU. Memory, FLOPs, bytes and collectives are those of the compiled program.
+- A TPU's compiler fuses other operations than a CPU's. So temporaries, and bytes read and written, are estimates.
+  *Expected* takes the bytes as they are. *At best* lets the step write and read its arrays once, as perfect fusion
+  would.
+- Both assume that compute, memory and links overlap fully and run at peak. Latency is left out: a step has over a
+  hundred small all-reduces, two for each batch norm, and on many devices a real step waits for them.
 - Peak FLOP/s are those of matrix units. Per-pixel kernels, batch norms and the optimizer run on vector units, and the
-  head's product takes several passes in float32.
-- *Of it kernels*: TVConv's generators run once a step on every device, however few pictures it has. 512 pictures on 256
-  devices are two each: then most products make kernels, on every device the same ones, and 256 devices are 1.2 to 1.6
-  times as fast as 64. So many pay only with a larger `data.batch_size`.
-- What is summed over the devices is the gradient of the kernels, not that of the generators' parameters, about
-  three times as many numbers: each device takes that from the sum.
-- 10^6 identities are 2.05 GB of class weights and as much momentum. Cut over N devices each holds 1/N of both and takes
-  1/N of the products; their gradient stays where it is, and what travels for it are the embeddings and three numbers a
-  picture. On each device whole, 10^4 identities send more than 10^6 that are cut.
-- *Sent* is a ring's count, 2 (n-1)/n of every array that is summed among n devices, (n-1)/n of what is gathered, parsed
-  from the compiled program (`tvconv_jax/bench/collectives.py`).
+  head's matrix product takes several passes in float32.
+- *For kernels*: TVConv's generators run once per step on every device, whatever its batch. A batch of 512 on 256
+  devices is two images each. Then most products make kernels, the same ones on every device, and 256 devices are 1.2 to
+  1.6 times as fast as 64. So many devices pay only with a larger `data.batch_size`.
+- The all-reduce sums the gradient of the kernels, not that of the generators' parameters, which are about three times
+  as many numbers. Each device computes theirs from the sum.
+- 10^6 identities are 2.05 GB of class weights and as much momentum. Sharded over N devices, each holds 1/N of both and
+  computes 1/N of the products. Their gradient stays on its device; only the embeddings and three numbers per image are
+  sent. So 10^4 identities, replicated, send more than 10^6 that are sharded.
+- *Sent* counts a ring: 2 (n-1)/n of every array that is summed among n devices, and (n-1)/n of what is gathered. It is
+  read from the compiled program (`tvconv_jax/bench/collectives.py`).
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = Parser(prog="python -m tvconv_jax.bench.plan_table", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=output_file, default="docs/plan.md", metavar="FILE")
-    parser.add_argument("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="where plans are kept")
-    parser.add_argument("--kind", default="tpu-v5e", help="see tvconv_jax/bench/device_specs.py")
+    renamed = {"--kind": "--device-kind"}
+    parser = Parser(prog="python -m tvconv_jax.bench.plan_table", description=__doc__, renamed=renamed)
+    parser.add_argument("--out", type=output_file, default="docs/appendix/plan.md", metavar="FILE")
+    parser.add_argument("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="folder of the plans")
+    parser.add_argument("--device-kind", default="tpu-v5e", help="see tvconv_jax/bench/device_specs.py")
     args = parser.parse_args(argv)
     with ends_in_one_line("plans that were made are kept."):
-        write_text(announce_overwrite(args.out), page(make(args.runs, args.kind), args.kind))
+        write_text(announce_overwrite(args.out), page(make(args.runs, args.device_kind), args.device_kind))
         print(f"wrote {args.out}")
 
 

@@ -10,7 +10,7 @@ from tvconv_jax.edge import benchmark
 class Reference(benchmark.Torch):
     """Eager PyTorch with per-pixel kernels as the reference freezes them: pad, as_strided, multiply, sum.
 
-    Batch norms are folded as in ours, which the reference does not do; so it is a little faster here.
+    Batch norms are folded as in ours, which the reference does not do; that makes it a little faster here.
     Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/model/atoms/TVConv.py.
     """
 
@@ -27,16 +27,16 @@ class Reference(benchmark.Torch):
 
 
 def strided(fields: dict, arrays: dict[str, Any], x: Any) -> Any:
-    """``per_pixel`` of an exported ``model.py``: weights ``[c, k * k, ho, wo]``, images ``[n, c, h, w]``."""
+    """Compute ``per_pixel`` of an exported ``model.py``: weights ``[c, k * k, ho, wo]``, images ``[n, c, h, w]``."""
     from torch.nn import functional as F
 
     weights, bias, strides = arrays["weights"], arrays["bias"], fields["strides"]
     channels, taps, height, width = weights.shape
-    side = math.isqrt(taps)
-    x = F.pad(x, [side // 2] * 4)
+    kernel_size = math.isqrt(taps)
+    x = F.pad(x, [kernel_size // 2] * 4)
     row = x.shape[3]
     steps = (x.stride(0), x.stride(1), row, 1, strides * row, strides)
-    seen = x.as_strided((len(x), channels, side, side, height, width), steps)
-    y = (weights.view(1, channels, side, side, height, width) * seen).sum((2, 3))
+    patches = x.as_strided((len(x), channels, kernel_size, kernel_size, height, width), steps)
+    y = (weights.view(1, channels, kernel_size, kernel_size, height, width) * patches).sum((2, 3))
     y = y + (bias[:, None, None] if bias.ndim == 1 else bias)
     return {"relu": F.relu, "relu6": F.relu6}.get(fields["activation"], lambda y: y)(y)

@@ -1,4 +1,4 @@
-"""How the benchmark times: calls in turns, so that a busy machine slows all of them."""
+"""Interleaved timing of calls: a busy machine slows all of them alike."""
 
 import math
 import statistics
@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Seconds: a timed stretch lasts at least STRETCH; before it all rest, because the other framework's threads
-# keep spinning for a while after their work.
+# Seconds: a measurement lasts at least STRETCH. Before it comes a REST, for the other framework's threads keep
+# spinning for a while after their work.
 STRETCH, REST = 0.05, 0.02
-COPIED = 2**28  # bytes that the copy reads whose bandwidth an accelerator's operators are compared with
+COPIED = 2**28  # bytes that the copy reads; its bandwidth is compared with that of an accelerator's operators
 
-Call = Callable[[], Any]  # gives a result that may not be there yet
-Wait = Callable[[Any], Any]  # until a result is there
+Call = Callable[[], Any]  # returns a result that may not be computed yet
+Wait = Callable[[Any], Any]  # blocks until a result is computed
 
 
 def interleaved(calls: dict[Any, tuple[Call, Wait]], runs: int) -> dict[Any, float]:
-    """Median seconds of each call; the calls take turns, ``runs`` times, after one untimed turn."""
+    """Return the median seconds of each call over ``runs`` rounds of all calls, after an untimed round."""
     repeats = {}
     for name, (call, wait) in calls.items():
         wait(call())
@@ -43,6 +43,6 @@ def _seconds(call: Call, wait: Wait, repeats: int) -> float:
 
 
 def copy_bandwidth(runs: int) -> float:
-    """Bytes a second that the first device reads and writes while it negates a large array."""
+    """Return the bytes/s that the first device reads and writes while it negates a large array."""
     x, negate = jnp.ones(COPIED // 4), jax.jit(jnp.negative)
     return 2 * COPIED / interleaved({"copy": (lambda: negate(x), jax.block_until_ready)}, runs)["copy"]

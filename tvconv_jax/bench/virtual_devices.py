@@ -1,4 +1,4 @@
-"""As many devices as asked for, without any: XLA's CPU plays them in a process of its own."""
+"""Any number of virtual devices, which XLA emulates on a CPU in a process of its own."""
 
 import os
 import re
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from tvconv_jax.utils.errors import UserError
 
 COUNT = "--xla_force_host_platform_device_count"
-# Nothing that is planned is run: machine code may be slow. What it computes, and its memory, are the same.
+# A plan is compiled and never run, so machine code may be slow; the program and its memory are the same.
 QUICK = "--xla_backend_optimization_level=0"
 
 
 def ensure(devices: int, arguments: Sequence[str]) -> None:
-    """Goes on if this process has the devices; else the process starts anew with them, for XLA reads them once.
+    """Restart the process with virtual devices unless it has them; XLA reads their number only once.
 
     Args:
-        devices: How many.
-        arguments: ``-m`` and what follows it, to start anew.
+        devices: Their number.
+        arguments: ``-m`` and the arguments after it, for the restart.
 
     Raises:
-        UserError: If there can be no such number.
+        UserError: If the number is not between 1 and 4096.
     """
     if not 1 <= devices <= 4096:
         raise UserError(f"--devices={devices} must be between 1 and 4096.")

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.bench import ours
-from tvconv_jax.bench.settings import LEARNING_RATE, PRECISIONS, face_inputs, operator_inputs, segmentation_inputs
+from tvconv_jax.bench.settings import LEARNING_RATE, PRECISIONS, SGD, face_inputs, operator_inputs, segmentation_inputs
 from tvconv_jax.bench.timing import Call, Wait, copy_bandwidth, interleaved
 from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
@@ -123,7 +123,7 @@ def bench_train(
     calls, results = {}, {}
     for operator in ours.OPERATORS:
         arrays, class_weights = face_inputs(batch, image_size)
-        theirs = baseline and baseline.Trainer(operator, class_weights, arrays, **model)
+        theirs = baseline and baseline.face_trainer(operator, class_weights, arrays, SGD, **model)
         make_ours = functools.partial(ours.face_trainer, operator, class_weights, arrays, **model)
         calls[operator], results[operator] = _start(baseline, theirs, make_ours)
     title = f"MobileNetV2 x{width}{_depth_note(depth)}, {image_size}x{image_size}, batch {batch}, {precision}"
@@ -138,7 +138,7 @@ def bench_segmentation(
     arrays, theirs, model = segmentation_inputs(batch, image_size), None, {"depth": depth, "precision": precision}
     if baseline:
         deeplab = importlib.import_module("tvconv_jax.bench.torch_baseline_deeplab")
-        theirs = deeplab.Trainer(arrays["image"], to_maps(arrays["mask"]), LEARNING_RATE, **model)
+        theirs = deeplab.segmentation_trainer(arrays["image"], to_maps(arrays["mask"]), LEARNING_RATE, **model)
     calls, result = _start(baseline, theirs, functools.partial(ours.segmentation_trainer, arrays, **model))
     size = f"{image_size}x{image_size}, batch {batch}, {precision}"
     title = f"DeepLabV3+{_depth_note(depth)}, atrous convolutions, {size}, Adam"

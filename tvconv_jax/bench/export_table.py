@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tvconv_jax.bench.tables import MISTAKES, make_table, onnx_modules
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.export import trained
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph

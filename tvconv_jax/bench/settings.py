@@ -14,6 +14,7 @@ from tvconv_jax.ops.tv_conv import output_grid
 # the gradients of an untrained model are steep: at 0.1 the rounding of one step changes the loss of the next, and the
 # first losses of both sides could not be compared.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-7, 0.9, 5e-4
+SGD = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}  # as PyTorch names them
 EMBEDDING_SIZE, CLASSES = 512, 1000
 PRECISIONS = ("float32", "bfloat16")
 

@@ -19,9 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tvconv_jax.bench.settings import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
-from tvconv_jax.models.blocks import repeats
-from tvconv_jax.models.mobilenetv2 import STAGES, scaled
+from tvconv_jax.models.mobilenetv2 import Block, blocks, scaled
 
 # A block's spatial operator: called as spatial(channels, strides, output size).
 Spatial = Callable[[int, int, int], nn.Module]

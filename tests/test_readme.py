@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tvconv_jax import list_models
+
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +23,8 @@ COMMAND = re.compile(
     r"(?:^|`|^!|-- )(?:launch/cpu_env.sh )?python -m ((?:tvconv_jax|tests\.stress)[.\w]*)([^`\n]*)", re.MULTILINE
 )
 COMMANDS = list(dict.fromkeys(found for text in TEXTS.values() for found in COMMAND.findall(text)))
+SECTIONS = "data|eval|finetune|loss|mesh|model|optimizer|train"
+KEY = re.compile(rf"(?:--config\.|`)((?:{SECTIONS})\.(?!(?:idx|lst|onnx|pt2|py|rec|safetensors)\b)\w+(?:\.\w+)*)[=`]")
 
 
 def load_config(name, text=""):
@@ -59,6 +63,20 @@ def test_every_command_names_what_exists(module, arguments):
         load_config(name, text.replace("OPERATOR", "depthwise").replace("SEED", "0"))
     for name in re.findall(r"configs/sweeps/\w+\.py", arguments):
         assert (ROOT / name).exists() or "NAME" in name, name
+
+
+def test_every_config_key_exists():
+    operators = list_models()["mobilenetv2"].operators
+    faces = [f"data={data}" for data in ("folder", "casia")] + [f"operator={name}" for name in operators]
+    configs = [("configs/odoc.py", ""), ("configs/frontal.py", ""), *(("configs/face_mb01.py", text) for text in faces)]
+    known = set()
+    for config in configs:
+        for section, values in load_config(*config).to_dict().items():
+            known |= {f"{section}.{key}" for key in (values if isinstance(values, dict) else ())}
+    known |= {f"data.augment.{key}" for key in load_config("configs/face_mb01.py").data.augment}
+    named = {(page.name, key) for page, text in TEXTS.items() for key in KEY.findall(text)}
+    assert named
+    assert {(page, key) for page, key in named if key not in known} == set()
 
 
 def heading(line):

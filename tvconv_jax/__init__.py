@@ -1,5 +1,7 @@
 """TVConv in JAX: translation-variant convolution, its models, their training and their export."""
 
+from typing import Any
+
 from tvconv_jax.utils import cli, moved
 
 cli.begin_if_command()  # before what takes seconds to import
@@ -20,6 +22,16 @@ __all__ = [
     "depthwise_conv",
     "freeze",
     "list_models",
+    "load_model",
     "tv_conv",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import :func:`tvconv_jax.tasks.workdir.load_model` when it is asked for: it needs more than JAX and Flax."""
+    if name != "load_model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tvconv_jax.tasks.workdir import load_model
+
+    return load_model

@@ -1,6 +1,8 @@
 """Old names of config keys, arguments and flags go on for a release, and old workdirs for good."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,12 @@ def test_rows_of_a_sweep_may_have_old_keys(tmp_path, capsys):
     )
     assert load_sweep(str(file)).settings[0].changes == {"train.grad_accum_steps": 2, "seed": 1}
     assert "train.accumulate is now train.grad_accum_steps" in capsys.readouterr().err
+
+
+def test_a_command_takes_old_names_with_a_line_each(tmp_path):
+    command = [sys.executable, "-m", "tvconv_jax.main", FACE, "--config.train.nan=skip", "--config.data.size=fll"]
+    done = subprocess.run([*command, f"--workdir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "note: config key train.nan is now train.on_nonfinite; the old name goes with the next release.",
+        "error: data.size 'fll' is unknown; there are: full, smoke.",
+    ]

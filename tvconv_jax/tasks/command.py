@@ -94,6 +94,7 @@ def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> Non
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
         with _mistakes_as_user_errors():
+            sys.argv[1:] = rename_arguments(sys.argv[1:])  # ml_collections reads overrides there
             rest = flags.FLAGS(_prepare(arguments))
             if len(rest) > 1:
                 raise UserError(f"argument {rest[1]!r} is not a flag; flags start with --, see --help.")

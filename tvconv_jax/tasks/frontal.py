@@ -105,7 +105,7 @@ class FrontalJob(Job):
     @property
     def notes(self) -> list[str]:
         """Lines before the first step."""
-        train, test = self.data.people
+        train, test = self.data.identities
         counts = (
             f"{len(self.data.train)} images of {train} identities; tested on {len(self.data.test)} of {test} others"
         )

@@ -14,9 +14,9 @@ from tvconv_jax.models import create_model
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.training import loop
-from tvconv_jax.training.mesh import make_mesh, norm_groups
+from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import LR_SCALINGS, sgd, step_schedule
+from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
 from tvconv_jax.utils.errors import UserError
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
@@ -96,11 +96,6 @@ def make_forward(
     return forward
 
 
-def mesh_of(config: ConfigDict) -> Mesh:
-    """Return the devices as ``config.mesh`` arranges them."""
-    return make_mesh(data=config.mesh.data, model=config.mesh.model)
-
-
 def _learning_rate(config: ConfigDict, batch_size: int) -> float:
     """Scale the recipe's learning rate, which belongs to ``base_batch``, to a global batch."""
     o = config.optimizer
@@ -134,12 +129,6 @@ def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     if o.lr_scaling == "none" and batch_size < o.base_batch:
         note += f"; it belongs to batches of {o.base_batch}, not {batch_size}: see optimizer.lr_scaling"
     return note
-
-
-def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return SGD with the schedule of ``config.optimizer``."""
-    schedule = schedule_of(config, batch_size=config.data.batch_size, steps_per_epoch=steps_per_epoch)
-    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:

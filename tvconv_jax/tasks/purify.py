@@ -17,7 +17,7 @@ from tvconv_jax.data.source import Record, Source
 from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
 from tvconv_jax.tasks import load_task
-from tvconv_jax.tasks.run import Job, check_trained, restore_best
+from tvconv_jax.tasks.run import Job, check_trained, restore
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
@@ -95,7 +95,7 @@ def _classifier(workdir: Path) -> Job:
 
 def _scores(job: Job, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
     """Return the probabilities of all images, ``float32 [n]``, NaN for broken ones; resume a killed call."""
-    state = restore_best(job, classifier.absolute())
+    state = restore(job, classifier.absolute(), best=True)
     names = (faces.source.name(index) for index in range(len(faces.labels)))
     weights = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
     of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": digest(*weights)}

@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.table import Table
+from scipy import ndimage
 
 from tvconv_jax.metrics import segmentation as metrics
-from tvconv_jax.tasks.contours import Outlined, draw_contours
 from tvconv_jax.utils import console
+from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.utils.files import replacing
 
 STRUCTURES = ("cup", "disc")
@@ -22,21 +23,18 @@ HD95 = {
     "directed": "larger of the two directed 95th percentiles (MONAI)",
 }
 
+SIZE = 224  # pixels of an image with outlines
+# Distinguished in gray too: the truth is light, the prediction dark.
+TRUE, PRED = ((255, 255, 255), (255, 255, 255)), ((0, 130, 0), (0, 30, 230))  # cup, disc
+
 
 class Predicted(NamedTuple):
-    """A test image with its true and its predicted masks.
-
-    Attributes:
-        name: Of the image.
-        image: ``uint8 [h, w, 3]``.
-        true: Boolean ``[h, w, 2]``, cup and disc.
-        pred: Boolean ``[h, w, 2]``.
-    """
+    """A test image with its true and its predicted masks."""
 
     name: str
-    image: np.ndarray
-    true: np.ndarray
-    pred: np.ndarray
+    image: np.ndarray  # uint8 [h, w, 3]
+    true: np.ndarray  # boolean [h, w, 2], cup and disc
+    pred: np.ndarray  # the same
 
 
 class Measured(NamedTuple):
@@ -130,7 +128,10 @@ def chosen_names(text: str) -> list[str]:
 
 
 def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
-    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others."""
+    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others.
+
+    They show outlines of the true and the predicted masks (the paper's Figure 9).
+    """
     number = eval_config.num_images
     order = sorted(found, key=lambda item: sum(scores.dice for scores in item.scores))
     worst, rest = order[:number], order[number:]
@@ -141,12 +142,29 @@ def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict
         "the worst": worst,
         "a sample of the others": spread,
     }
-    draw_contours(path, {title: list(map(_outlined, row)) for title, row in rows.items() if row})
+    sheet = [
+        Row(title, [outlined(item.predicted) for item in row], list(map(_caption, row)))
+        for title, row in rows.items()
+        if row
+    ]
+    sheet.append(Row("white: truth; blue: predicted disc; green: predicted cup"))
+    with replacing(path) as part:
+        draw_contact_sheet(sheet, size=SIZE, gap=6, line=20).save(part)
 
 
-def _outlined(item: Measured) -> Outlined:
-    caption = "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
-    return Outlined(item.predicted.image, item.predicted.true, item.predicted.pred, caption)
+def outlined(item: Predicted) -> Image.Image:
+    """Return the image, ``SIZE`` x ``SIZE``, with its true outlines in white and the predicted ones in color."""
+    size = (SIZE, SIZE)
+    pixels = np.array(Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC))
+    for maps, colors, width in ((item.true, TRUE, 3), (item.pred, PRED, 2)):
+        for i, color in enumerate(colors):
+            mask = np.asarray(Image.fromarray(maps[..., i]).resize(size, Image.Resampling.NEAREST))
+            pixels[mask & ~ndimage.binary_erosion(mask, iterations=width)] = color
+    return Image.fromarray(pixels)
+
+
+def _caption(item: Measured) -> str:
+    return "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
 
 
 def _resized(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

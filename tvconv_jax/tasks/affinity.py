@@ -41,23 +41,19 @@ class AffinityInit:
     def __init__(self, config: ConfigDict, source: Source) -> None:
         init = config.model.affinity_init
         check_choice("model.affinity_init", init, INITS)
+        title = f"model.affinity_init {init!r}"
         if init != "ones" and config.model.get("operator") not in WITH_MAPS:
-            raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
+            raise UserError(f"{title}: the operator has no affinity maps; leave it 'ones'.")
         if init != "ones" and config.finetune.checkpoint:
-            raise UserError(
-                f"model.affinity_init {init!r} would be undone by finetune.checkpoint; leave one of them out."
-            )
-        self._init, self._seed, self._source, self._size = init, config.seed, source, config.data.image_size
-
-    @functools.cached_property
-    def _maps(self) -> np.ndarray:
-        return statistics(self._source, self._size)
+            raise UserError(f"{title} would be undone by finetune.checkpoint; leave one of them out.")
+        self._init, self._seed = init, config.seed
+        self._maps = functools.cache(lambda: statistics(source, config.data.image_size))
 
     def put(self, params: Any) -> Any:
         """Return fresh parameters with these affinity maps."""
         if self._init == "ones":
             return params
-        return set_affinity(params, self._init, self._maps if self._init == "data" else None, self._seed)
+        return set_affinity(params, self._init, self._maps() if self._init == "data" else None, self._seed)
 
 
 def statistics(source: Source, image_size: int) -> np.ndarray:
@@ -83,9 +79,8 @@ def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, 
         seed: Of the noise.
     """
     flat = flatten_dict(params)
-    names = sorted(name for name in flat if name[-1] == "affinity")
     random = np.random.default_rng(seed)
-    for name in names:
+    for name in sorted(name for name in flat if name[-1] == "affinity"):
         height, width, channels = flat[name].shape
         if init == "data":
             resized = [Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR) for m in maps]

@@ -52,17 +52,15 @@ def make_head(mesh: Mesh, *, classes: int, margin: float, scale: float) -> Head:
         margin: Subtracted from the target's cosine.
         scale: Inverse temperature.
     """
-    if mesh.shape["model"] == 1:
-        return functools.partial(_whole, margin=margin, scale=scale)
-    return functools.partial(sharded_am_softmax, mesh=mesh, classes=classes, margin=margin, scale=scale)
+    if mesh.shape["model"] > 1:
+        return functools.partial(sharded_am_softmax, mesh=mesh, classes=classes, margin=margin, scale=scale)
 
+    def whole(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = am_softmax_logits(embeddings, class_weights, labels, margin=margin, scale=scale)
+        target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=1) - target, jnp.argmax(logits, axis=1) == labels
 
-def _whole(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float, scale: float
-) -> tuple[jax.Array, jax.Array]:
-    logits = am_softmax_logits(embeddings, class_weights, labels, margin=margin, scale=scale)
-    target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - target, jnp.argmax(logits, axis=1) == labels
+    return whole
 
 
 def make_loss(forward: Forward, head: Head) -> LossFunction:

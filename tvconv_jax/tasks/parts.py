@@ -108,21 +108,16 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
     check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
-    return step_schedule(
-        _learning_rate(config, batch_size),
-        milestones=o.milestones,
-        factor=o.factor,
-        steps_per_epoch=steps_per_epoch,
-        warmup_epochs=o.warmup_epochs,
-    )
+    rate, epochs = _learning_rate(config, batch_size), {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
+    return step_schedule(rate, factor=o.factor, steps_per_epoch=steps_per_epoch, **epochs)
 
 
 def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     """Return a line about the learning rate, and about likely mistakes in it."""
     o = config.optimizer
     epochs = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
-    note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs} of "
-    note += f"{o.epochs:.3g}"
+    note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs}"
+    note += f" of {o.epochs:.3g}"
     note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
     if any(epoch >= o.epochs for epoch in o.milestones):
         note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
@@ -135,16 +130,10 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """Return the intervals of ``config.train`` and ``config.optimizer.epochs`` in steps."""
     train, epochs = config.train, config.optimizer.epochs
     check_choice("train.on_nonfinite", train.on_nonfinite, POLICIES)
-    total = round(epochs * steps_per_epoch)
+    total, given = round(epochs * steps_per_epoch), f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are"
     if total < 1:
-        raise UserError(
-            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are no step; take at least "
-            f"{1 / steps_per_epoch:.2g}."
-        )
+        raise UserError(f"{given} no step; take at least {1 / steps_per_epoch:.2g}.")
     if total >= MAX_STEPS:
-        raise UserError(
-            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are {total:,} steps, and a run counts to "
-            f"{MAX_STEPS - 1:,}; take fewer."
-        )
+        raise UserError(f"{given} {total:,} steps, and a run counts to {MAX_STEPS - 1:,}; take fewer.")
     eval_every = max(1, round(train.eval_every * steps_per_epoch))
     return loop.Plan(total, train.log_every, train.checkpoint_every, eval_every)

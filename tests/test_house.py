@@ -25,7 +25,8 @@ LONGEST = 8  # modules in a chain of imports
 WORDS = re.compile(r"\bpictures?\b|\bpeople\b|told apart|(?<!there )\bis no |\bwide\(", re.IGNORECASE)
 # Old words that stay: keys and names of files on disk, old names of flags and modules, people on photographs.
 KEPT = re.compile(
-    r"""pictures\.png|["']pictures["']|pictures_kept|"pictures of domain|--pictures|eval\.pictures|data\.picture|real people"""
+    r"""pictures\.png|["']pictures["']|pictures_kept|"pictures of domain|"""
+    r"""--pictures|eval\.pictures|data\.picture|real people"""
 )
 
 

@@ -1,1 +1,1 @@
-"""What runs on the device: the benchmark, one file to copy."""
+"""The benchmark that runs on a device: one file to copy."""

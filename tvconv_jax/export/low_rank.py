@@ -102,7 +102,7 @@ def likely_order(graph: Graph) -> list[int]:
     """Return the per-pixel layers that can share their kernel, numbers from 0: those inside a shortcut, then others.
 
     This is the order in trained MobileNetV2s. Late layers come before early ones, whose gains cost most, so that a
-    model timed with random weights is no faster than a trained one.
+    model timed with random weights is as slow as a trained one.
     """
     nodes = list(enumerate(graph.nodes, start=1))
     behind = {node.inputs[0]: number for number, node in nodes if node.kind == "conv"}

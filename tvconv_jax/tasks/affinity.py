@@ -28,11 +28,7 @@ MAX_IMAGES = 5000  # training images, evenly spread, in the statistics
 
 
 class AffinityInit:
-    """The initial affinity maps that ``model.affinity_init`` asks for.
-
-    Args:
-        config: Of the run.
-        source: Its training images.
+    """The initial affinity maps that ``model.affinity_init`` asks for, for a run on these training images.
 
     Raises:
         UserError: If it is unknown, the operator has no affinity maps, or weights of another run would replace them.
@@ -72,11 +68,7 @@ def statistics(source: Source, image_size: int) -> np.ndarray:
 def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, seed: int) -> Any:
     """Replace the affinity maps in parameters, each with the sharding that it had.
 
-    Args:
-        params: Of a run, or of a model.
-        init: ``"data"`` or ``"normal"``.
-        maps: For ``"data"``: those of :func:`statistics`.
-        seed: Of the noise.
+    ``init`` is ``"data"``, which takes the maps of :func:`statistics`, or ``"normal"``, noise of the seed.
     """
     flat = flatten_dict(params)
     random = np.random.default_rng(seed)
@@ -98,11 +90,9 @@ def deviation(frozen: Mapping[str, Any]) -> dict[str, Any] | None:
     Of a layer with kernels ``W [h, w, k*k, c]`` it is the norm of ``W`` less its mean over positions, over the norm of
     ``W``: the square root of the share of energy that a depthwise convolution cannot have.
 
-    Args:
-        frozen: The variables of :func:`tvconv_jax.freeze`.
-
     Returns:
-        ``{"deviation": mean over layers, "layers": {name: of that layer}}``; ``None`` if no kernel was generated.
+        ``{"deviation": mean over layers, "layers": {name: of that layer}}`` for the variables of
+        :func:`tvconv_jax.freeze`; ``None`` if no kernel was generated.
     """
     layers = {}
     for name, value in flatten_dict(frozen["frozen"]).items():

@@ -74,10 +74,7 @@ def summary(found: Sequence[Measured]) -> dict[str, dict[str, float | int | None
 def results_of(found: Sequence[Measured], eval_config: ConfigDict, constant: np.ndarray) -> dict[str, Any]:
     """Return the part of ``results.json`` about the test images.
 
-    Args:
-        found: The test images, measured.
-        eval_config: ``config.eval``.
-        constant: Boolean ``[s, s, 2]``, the same masks for every image; their Dice stands beside the model's.
+    The Dice of ``constant``, boolean ``[s, s, 2]``, the same masks for every image, stands beside the model's.
     """
     same = [dices(item.predicted._replace(pred=_resized(constant, item.predicted.true.shape[:2]))) for item in found]
     return {
@@ -102,12 +99,8 @@ def print_scores(found: Sequence[Measured], config: ConfigDict, title: str) -> N
     for column in ("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"):
         table.add_column(column, justify="left" if not column else "right")
     for structure, row in summary(found).items():
-        shown = {"dice": 100, "dice_std": 100}
-        cells = (
-            "-" if row[key] is None else f"{row[key] * shown.get(key, 1):.2f}"
-            for name in metrics.Scores._fields
-            for key in (name, f"{name}_std")
-        )
+        keys = [key for name in metrics.Scores._fields for key in (name, f"{name}_std")]
+        cells = ("-" if row[key] is None else f"{row[key] * (100 if 'dice' in key else 1):.2f}" for key in keys)
         table.add_row(structure, *cells, str(row["empty"]))
     console.print_table(table, width=100)
 

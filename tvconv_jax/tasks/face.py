@@ -42,11 +42,7 @@ class Compared(NamedTuple):
 
 
 class FaceJob(Job):
-    """A face run put together from its config.
-
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.face_config`.
-        data: Training and verification data; ``None``: those that the config names.
+    """A face run of :func:`tvconv_jax.tasks.configs.face_config`, with data in the place of those that it names.
 
     Raises:
         UserError: If something in the config or the data does not fit.

@@ -44,13 +44,9 @@ def init_class_weights(key: jax.Array, embedding_size: int, classes: int, mesh: 
 
 
 def make_head(mesh: Mesh, *, classes: int, margin: float, scale: float) -> Head:
-    """Return AM-Softmax, one loss per image, and whether the largest logit is the target's.
+    """Return AM-Softmax over a true number of classes, see :data:`Head`, with class weights sharded along ``model``.
 
-    Args:
-        mesh: Devices of the class weights; with one device along ``model`` they are whole.
-        classes: True number of classes.
-        margin: Subtracted from the target's cosine.
-        scale: Inverse temperature.
+    ``margin`` is subtracted from the target's cosine; ``scale`` is the inverse temperature.
     """
     if mesh.shape["model"] > 1:
         return functools.partial(sharded_am_softmax, mesh=mesh, classes=classes, margin=margin, scale=scale)
@@ -77,10 +73,8 @@ def make_loss(forward: Forward, head: Head) -> LossFunction:
 def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") -> Embed:
     """Return a function from frozen variables and images to embeddings.
 
-    Args:
-        model: The linen model.
-        mirror: Whether to add the embedding of the mirrored image.
-        channel_order: Of the model's input; ``"bgr"`` is how the reference verified, although it trained RGB.
+    ``mirror`` adds the embedding of the mirrored image. With the channel order ``"bgr"`` the reference verified,
+    although it trained RGB.
     """
 
     @jax.jit

@@ -26,11 +26,8 @@ Arrays = dict[str, np.ndarray]
 def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> optax.GradientTransformation:
     """Freeze parameters in an optimizer: no update, no weight decay, no momentum is kept for them.
 
-    Running statistics are not parameters: they go on following the images.
-
-    Args:
-        optimizer: Of all parameters.
-        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: none.
+    Patterns are globs of names, ``*`` over slashes too: ``model/stem/*,model/block_[1-5]/*``; empty: none. Running
+    statistics are not parameters: they go on following the images.
 
     Raises:
         UserError: At ``init``, if a pattern matches nothing, or all is frozen.
@@ -61,14 +58,13 @@ def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callabl
     """Return a fresh state with the weights of another run.
 
     Class weights are loaded if the number of identities is the same, and stay fresh if not. The optimizer and the data
-    start again.
+    start again. Shardings are kept.
 
     Args:
-        source: A workdir, with its best checkpoint preferred to its last; or a file of the reference, ``.ckpt`` or
-            ``.pth``.
-        state: The fresh state; its shardings are kept.
+        source: A workdir, with its best checkpoint preferred to its last; or the reference's ``.ckpt`` or ``.pth``.
+        state: The fresh state.
         model: The model.
-        log_fn: Prints what was loaded, dropped, and is fresh.
+        log_fn: Prints the arrays that are loaded, dropped and fresh.
 
     Raises:
         UserError: If it cannot be read, or is another model's; both sides are listed.
@@ -96,10 +92,7 @@ def read_checkpoint(
 ) -> tuple[str, Arrays]:
     """Read parameters and statistics of a checkpoint of a workdir, without its model.
 
-    Args:
-        workdir: Of the run.
-        kinds: Kinds of checkpoints by preference, ``"best"`` and ``"last"``; of several the newest, if it is whole.
-        named: Name of the workdir in an error.
+    It is the newest whole one of the first of the ``kinds`` with a whole one; ``named`` is the workdir in an error.
 
     Returns:
         A title of the checkpoint, and its arrays by name, such as ``params/model/stem/conv/kernel``.

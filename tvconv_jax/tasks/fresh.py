@@ -1,10 +1,9 @@
 """Initial variables of a model, their random numbers drawn together.
 
-``model.init`` draws every parameter by itself, and XLA compiles every draw by itself, which takes most of the time of a
-fresh start. Here a few loops over all keys replace the draws in the jaxpr of ``init``. The numbers are the same except
-for rounding: Threefry counts through what it gives a key, so a longer draw begins with a shorter one
-(``jax_threefry_partitionable``, JAX's default). MobileNetV2 x0.1 with TVConv has its variables after 7 seconds, not
-after 16 with ``jax.jit(model.init)`` (two cores of a Zen 3).
+XLA compiles each draw of ``model.init`` by itself, which takes most of the time of a fresh start. Here a few loops over
+all keys replace the draws in the jaxpr of ``init``. The numbers are the same except for rounding: Threefry counts
+through what it gives a key, so a longer draw begins with a shorter one (``jax_threefry_partitionable``, JAX's default).
+MobileNetV2 x0.1 with TVConv has its variables after 7 seconds, not after 16 (two cores of a Zen 3).
 """
 
 import functools
@@ -29,11 +28,8 @@ def fresh_variables(model: nn.Module, key: jax.Array, image_size: int) -> Any:
 def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     """Return ``fun(key, *args)``, inside of ``jax.jit``.
 
-    Args:
-        fun: Draws with ``jax.random.normal`` or ``uniform`` from keys that ``fold_in`` makes of ``key``, as ``init`` of
-            Flax does; other draws stay as they are.
-        key: A typed key.
-        args: Arrays.
+    Draws of ``jax.random.normal`` and ``uniform`` with keys that ``fold_in`` makes of ``key``, as ``init`` of Flax
+    does, are replaced; others stay as they are.
     """
     if not jax.config.jax_threefry_partitionable or str(jax.random.key_impl(key)) != "threefry2x32":
         return fun(key, *args)

@@ -33,15 +33,9 @@ class Accuracy(NamedTuple):
 
 
 def random_crops(key: jax.Array, images: jax.Array, min_size: float) -> jax.Array:
-    """Crop squares at random and resize them to the images' size.
+    """Crop squares of images ``[n, s, s, c]`` at random and resize them to ``s``, bilinearly.
 
-    Args:
-        key: Random key.
-        images: ``[n, s, s, c]``.
-        min_size: Smallest size of a crop, as a share of ``s``; sizes are uniform between it and 1, places too.
-
-    Returns:
-        ``[n, s, s, c]``, bilinear.
+    Sizes are uniform between ``min_size`` and 1, as a share of ``s``; places are uniform too.
     """
     size = images.shape[1]
 
@@ -71,11 +65,7 @@ def make_loss(forward: Forward, *, crop: float) -> LossFunction:
 
 
 class FrontalJob(Job):
-    """A frontal run put together from its config.
-
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.frontal_config`.
-        data: Training and test data; ``None`` for a job that only scores.
+    """A run of :func:`tvconv_jax.tasks.configs.frontal_config`; without data a job that only scores.
 
     Raises:
         UserError: If something in the config or the data does not fit.
@@ -104,10 +94,8 @@ class FrontalJob(Job):
     @property
     def notes(self) -> list[str]:
         train, test = self.data.identities
-        counts = (
-            f"{len(self.data.train)} images of {train} identities; tested on {len(self.data.test)} of {test} others"
-        )
-        return [f"data: {self.source} ({counts})", *self.data.notes]
+        counts = f"{len(self.data.train)} images of {train} identities"
+        return [f"data: {self.source} ({counts}; tested on {len(self.data.test)} of {test} others)", *self.data.notes]
 
     def init_state(self) -> TrainState:
         config = self.config
@@ -150,12 +138,7 @@ class FrontalJob(Job):
         return {f"test_{name}": value for name, value in found._asdict().items()} | {"score": found.all}
 
     def results(self, found: Accuracy, state: TrainState, best: Best) -> dict[str, Any]:
-        return {
-            "step": int(state.step),
-            "data": self.notes[0],
-            "test": found._asdict(),
-            "best": best._asdict(),
-        }
+        return {"step": int(state.step), "data": self.notes[0], "test": found._asdict(), "best": best._asdict()}
 
     def show(self, found: Accuracy, step: int, *, trained: bool) -> None:
         title = f"after step {step}" if trained else f"best checkpoint (step {step})"

@@ -69,7 +69,7 @@ def make_forward(
 
     Args:
         model: The linen model.
-        mesh: Over which the images are sharded.
+        mesh: Devices of the images.
         precision: ``"bfloat16"`` computes in it: images, activations and a copy of the parameters. Parameters
             themselves, statistics, weight generators, outputs and the loss are float32 either way.
         batch_norm: ``"global"``, statistics of the whole batch however many devices share it; ``"per_replica"``, of

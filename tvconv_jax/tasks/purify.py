@@ -71,24 +71,27 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     _histogram(out / "histogram.png", scores, threshold, counts)
     _sheet(out / "sheet.png", faces, scores)
     broken = [names[index] for index in np.flatnonzero(np.isnan(scores))]
-    return (
+    lines = [
         f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} images ({len(kept) / len(scores):.1%}) and "
-        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_note_of(broken)}"
-        f"{''.join(f'{note}{chr(10)}' for note in faces.notes)}"
-        f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
-        f"Train on it with --config.data.include_list={out / 'kept.txt'}"
-    )
+        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.",
+        *faces.notes,
+        f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json",
+        f"Train on it with --config.data.include_list={out / 'kept.txt'}",
+    ]
+    if broken:
+        few = f"{', '.join(broken[:3])}{' ...' if broken[3:] else ''}"
+        lines.insert(1, f"{len(broken):,} cannot be decoded and are not kept: {few}")
+    return "\n".join(lines)
 
 
 def _classifier(workdir: Path) -> Job:
+    hint = "train configs/frontal.py first"
     try:
         config = read_config(workdir)
     except UserError:
-        raise UserError(
-            f"{workdir} holds no classifier; train configs/frontal.py first, or name --classifier."
-        ) from None
+        raise UserError(f"{workdir} holds no classifier; {hint}, or name --classifier.") from None
     if config.task != "frontal":
-        raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
+        raise UserError(f"{workdir} is a run of the task {config.task!r}; {hint}.")
     check_trained(workdir)
     return load_task("frontal").FrontalJob(config)
 
@@ -138,14 +141,6 @@ def _is_whole(record: Record) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _note_of(broken: list[str]) -> str:
-    if not broken:
-        return ""
-    return (
-        f"{len(broken):,} cannot be decoded and are not kept: {', '.join(broken[:3])}{' ...' if broken[3:] else ''}\n"
-    )
 
 
 def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: float) -> dict[str, float]:

@@ -41,9 +41,6 @@ class Job:
 
     A task's job sets the attributes without a value below and ``data``, with the training images ``data.train``, and
     defines the methods that only have a docstring here.
-
-    Args:
-        config: The config.
     """
 
     model: nn.Module
@@ -75,7 +72,6 @@ class Job:
 
     def init_state(self) -> TrainState:
         """Return the state before the first step."""
-        raise NotImplementedError
 
     def init_fn(self, state: TrainState, _: Callable[[str], None]) -> TrainState:
         """Return the fresh state as the config changes it; the function prints a line."""
@@ -83,30 +79,24 @@ class Job:
 
     def loss(self, forward: Forward) -> LossFunction:
         """Return the loss of the model's forward pass."""
-        raise NotImplementedError
 
     def scores(self, state: TrainState) -> dict[str, float]:
         """Return the numbers of an evaluation during training; the highest ``score`` is the best state."""
-        raise NotImplementedError
 
     def measure(self, state: TrainState) -> Any:
         """Return all results of a state on the test data."""
-        raise NotImplementedError
 
     def results(self, found: Any, state: TrainState, best: loop.Best) -> dict[str, Any]:
         """Return the task's own keys of ``results.json`` for what :meth:`measure` found."""
-        raise NotImplementedError
 
     def show(self, found: Any, step: int, *, trained: bool) -> None:
         """Print what :meth:`measure` found, after a training or in ``--mode=eval``."""
-        raise NotImplementedError
 
     def write_files(self, workdir: Path, found: Any) -> None:
         """Write the files that only this task has."""
 
     def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
         """Return the task's own fields of :class:`Trained`, if its models can be exported."""
-        raise NotImplementedError
 
     @classmethod
     def load_sets(cls, _: ConfigDict) -> Any:
@@ -120,9 +110,9 @@ class Job:
     def train_step(self) -> TrainStep:
         """Return the compiled step."""
         train = self.config.train
-        forward = make_forward(self.model, self.mesh, precision=train.precision, batch_norm=train.batch_norm)
+        loss = self.loss(make_forward(self.model, self.mesh, precision=train.precision, batch_norm=train.batch_norm))
         options = {"grad_accum_steps": train.grad_accum_steps, "on_nonfinite": train.on_nonfinite}
-        return make_train_step(self.loss(forward), self.optimizer, self.mesh, **options)
+        return make_train_step(loss, self.optimizer, self.mesh, **options)
 
     def batches(self) -> Any:
         """Return the training batches without end."""

@@ -53,10 +53,7 @@ def make_loss(forward: Forward) -> LossFunction:
 
 
 class SegmentationJob(Job):
-    """A segmentation run put together from its config.
-
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.odoc_config`.
+    """A run of :func:`tvconv_jax.tasks.configs.odoc_config`.
 
     Raises:
         UserError: If something in the config or the data does not fit.
@@ -77,10 +74,8 @@ class SegmentationJob(Job):
         self.results_of_best = self.eval_of_best = config.eval.checkpoint != "last"
         if config.model.pretrained:
             self._pretrained = read_torch_checkpoint(user_path(config.model.pretrained))
-            if config.model.depth != 1:
-                raise UserError(
-                    f"model.pretrained is of depth 1, model.depth is {config.model.depth}; set --config.model.depth=1."
-                )
+            if (depth := config.model.depth) != 1:
+                raise UserError(f"model.pretrained is of depth 1, model.depth is {depth}; set --config.model.depth=1.")
         if config.data.source == "folder":
             self.data = fundus.load_folder(config.data.root, cache_dir())
         else:

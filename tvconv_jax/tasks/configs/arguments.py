@@ -33,11 +33,7 @@ def with_given(size: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:
-    """Return a value for every argument of ``key=value,key=value,flag``.
-
-    Args:
-        text: The text behind the colon, or ``None``.
-        arguments: The arguments that it may have.
+    """Return a value for every argument of ``key=value,key=value,flag``, the text behind the colon.
 
     Raises:
         UserError: For an unknown key, a value of another type or choice, or a key given twice; lists what exists.

@@ -55,13 +55,7 @@ TASKS = {
 
 
 def make_config(task: str, given: dict[str, Any], **sections: dict[str, Any]) -> ConfigDict:
-    """Return the config of a task.
-
-    Args:
-        task: Its name.
-        given: Values of the ``:`` arguments.
-        sections: The task's own keys by section; they replace the defaults above.
-    """
+    """Return the config of a task with its ``:`` arguments and its own keys by section, which replace defaults."""
     smoke, model = given["smoke"], sections["model"]
     fields = fields_of(model["name"], given["operator"])
     if smoke and "depth" in fields:

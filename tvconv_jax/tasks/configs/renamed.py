@@ -66,11 +66,9 @@ def rename_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def rename_in_place(config: ConfigDict, given: Mapping[str, Any] = {}) -> None:
-    """Rename old keys that a user's own config file has set, and print each.
+    """Rename old keys that a user's own config file, which may be locked, has set, and print each.
 
-    Args:
-        config: The config; it may be locked.
-        given: Overrides of the command line by key, which stay.
+    ``given`` are overrides of the command line by key, which stay.
     """
     for old, new in KEYS.items():
         section, _, name = old.rpartition(".")

@@ -73,14 +73,14 @@ def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callabl
     title, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
     columns, head = state.columns.get("class_weights", 0), found.get(HEAD)
-    dropped = [] if head is None or head.shape == (fresh[HEAD].shape[0], columns) else [HEAD]
-    taken = {name: value for name, value in found.items() if name not in dropped}
+    fits = head is None or head.shape == (fresh[HEAD].shape[0], columns)
+    taken = {name: value for name, value in found.items() if fits or name != HEAD}
     _check(title, taken, fresh)
     loaded = {name: _place(taken[name], old) if name in taken else old for name, old in fresh.items()}
     new = unflatten_dict(loaded, sep="/")
     parts = _parts([name.removeprefix("params/") for name in taken if name.startswith("params/")])
     log_fn(f"start: {title}: {len(taken)} arrays loaded, {sum(v.size for v in taken.values()):,} numbers: {parts}")
-    if dropped:
+    if not fits:
         log_fn(f"dropped: class_weights of {head.shape[1]} identities, here are {columns}")
     if HEAD in fresh and HEAD not in taken:
         log_fn(f"fresh: class_weights of {columns} identities")

@@ -1,8 +1,9 @@
 """Ranges of the values of a config, checked before data is opened."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.augment import LIMITS
@@ -81,13 +82,9 @@ def check_values(config: ConfigDict) -> None:
         check_choice("data.size", data.size, ("full", "smoke"))
 
 
-def numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def numbers(config: ConfigDict) -> Iterator[tuple[str, Any]]:
     """Yield every number of a config, or the value in the place of one, with its key; of a tuple each one."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping | ConfigDict):
-            yield from numbers(value, f"{key}.")
-            continue
+    for key, value in flatten_dict(config.to_dict(), sep=".").items():
         for item in value if isinstance(value, tuple | list) else (value,):
             if key in RULES or (isinstance(item, int | float) and not isinstance(item, bool)):
                 yield key, item

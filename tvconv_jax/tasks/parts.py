@@ -15,7 +15,6 @@ from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.training import loop
 from tvconv_jax.training.mesh import norm_groups
-from tvconv_jax.training.nonfinite import POLICIES
 from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
 from tvconv_jax.utils.errors import UserError
 
@@ -129,7 +128,6 @@ def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """Return the intervals of ``config.train`` and ``config.optimizer.epochs`` in steps."""
     train, epochs = config.train, config.optimizer.epochs
-    check_choice("train.on_nonfinite", train.on_nonfinite, POLICIES)
     total, given = round(epochs * steps_per_epoch), f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are"
     if total < 1:
         raise UserError(f"{given} no step; take at least {1 / steps_per_epoch:.2g}.")

@@ -1,7 +1,7 @@
 """The flow of every task: train, evaluate, write the report, restore; a task's job fills in its parts."""
 
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -207,31 +207,38 @@ class TrainResult(NamedTuple):
 
 def run(job: Job, workdir: Path) -> TrainResult:
     """Train from the newest checkpoint of the workdir, or from the beginning, to the last step."""
-    with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
-        with locked(workdir, line.print) if is_first() else nullcontext():
-            norm = norm_note(job.config.train.batch_norm, job.mesh)
-            for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
-                line.print(note)
-            with Checkpoints(workdir, line.print) as checkpoints:
-                task = job.task()
-                with closing(task.batches):
-                    state, progress = _train(job, task, workdir, checkpoints, line)
+    with ExitStack() as stack:
+        line = stack.enter_context(closing(ProgressLine(job.plan().total, job.batch_size)))
+        if first := is_first():
+            stack.enter_context(locked(workdir, line.print))
+        norm = norm_note(job.config.train.batch_norm, job.mesh)
+        for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
+            line.print(note)
+        checkpoints = stack.enter_context(Checkpoints(workdir, line.print))
+        task = job.task()
+        stack.enter_context(closing(task.batches))
+        fresh = job.init_state()
+        state, progress = loop.resume(fresh, task, checkpoints)
+        if state is fresh:
+            state = job.init_fn(state, line.print)
+        if first:
+            with writing(workdir, "config.json"):
+                write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+        step = int(state.step)
+        log, maps = (
+            stack.enter_context(closing(MetricsLog(workdir, step) if first else NoLog())),
+            MapsLog(workdir, step),
+        )
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            maps.write(int(state.step), state.params)
+            return task.evaluate(state)
+
+        if step == 0:
+            maps.write(0, state.params)
+        watched = task._replace(evaluate=evaluate)
+        state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
-
-
-def _train(
-    job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine
-) -> tuple[TrainState, loop.Progress]:
-    fresh = job.init_state()
-    state, progress = loop.resume(fresh, task, checkpoints)
-    if state is fresh:
-        state = job.init_fn(state, line.print)
-    if is_first():
-        with writing(workdir, "config.json"):
-            write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
-    with closing(MetricsLog(workdir, int(state.step)) if is_first() else NoLog()) as log:
-        task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
-        return loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
 
 
 def find_speed(line: ProgressLine, results: Path) -> float | None:
@@ -240,18 +247,6 @@ def find_speed(line: ProgressLine, results: Path) -> float | None:
         return round(line.images_per_second, 1)
     earlier = read_json(results, "remove it; the same command writes it again") if results.exists() else {}
     return earlier.get("images_per_second") or None
-
-
-def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:
-    """Write the affinity maps now, if the run begins, and at every evaluation of the task."""
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        maps.write(int(state.step), state.params)
-        return task.evaluate(state)
-
-    if int(state.step) == 0:
-        maps.write(0, state.params)
-    return task._replace(evaluate=evaluate)
 
 
 def check_trained(workdir: Path) -> None:

@@ -19,8 +19,9 @@ from tvconv_jax.utils.plain_files import parse_json
 # Keys that decide where and how patiently a run goes on, not what it computes.
 IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite")
 # Files that runs write into a workdir, after config.json.
-flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
 WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
+
+flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -43,15 +44,12 @@ def check_workdir(config: ConfigDict, workdir: Path, *, ignore: Sequence[str] = 
     Keys that begin as one in ``ignore`` may differ.
     """
     file, checkpoints = workdir / "config.json", checkpoint_files.checkpoints_of(workdir)
-    kinds, hint = (
-        [checkpoints / kind for kind in checkpoint_files.KINDS],
-        "choose another --workdir, or remove that folder",
-    )
+    kinds = [checkpoints / kind for kind in checkpoint_files.KINDS]
+    hint = "choose another --workdir, or remove that folder"
     for folder in (checkpoints, *kinds):
         if os.path.lexists(folder) and not folder.is_dir():  # a file, or a link to a disk that is not there
-            raise UserError(
-                f"{folder} is not a folder, and checkpoints go there; move it away, or choose another --workdir."
-            )
+            where = "move it away, or choose another --workdir"
+            raise UserError(f"{folder} is not a folder, and checkpoints go there; {where}.")
     if file.exists():
         if different := differences(read_json(file, hint), config, ignore=ignore):
             raise UserError(f"{workdir} holds a run of another config ({different}); {hint}.")

@@ -41,17 +41,16 @@ def _rename_key(key: str) -> str:
 
 def rename_arguments(argv: Sequence[str]) -> list[str]:
     """Return command-line arguments with old flags, and old keys in ``--config.KEY=VALUE``, renamed; print each."""
-    return [_rename_argument(argument) for argument in argv]
-
-
-def _rename_argument(argument: str) -> str:
-    if match := _OVERRIDE.fullmatch(argument):
-        return f"{match[1]}{_rename_key(match[2])}{match[3]}"
-    flag, equals, value = argument.partition("=")
-    if flag.startswith("-") and (name := flag.lstrip("-")) in FLAGS:
-        print_renamed(f"flag --{name}", f"--{FLAGS[name]}")
-        return f"--{FLAGS[name]}{equals}{value}"
-    return argument
+    renamed = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if match := _OVERRIDE.fullmatch(argument):
+            argument = f"{match[1]}{_rename_key(match[2])}{match[3]}"
+        elif flag.startswith("-") and (name := flag.lstrip("-")) in FLAGS:
+            print_renamed(f"flag --{name}", f"--{FLAGS[name]}")
+            argument = f"--{FLAGS[name]}{equals}{value}"
+        renamed.append(argument)
+    return renamed
 
 
 def rename_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Face recognition: train embeddings with AM-Softmax, verify them on pairs of other identities."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +19,13 @@ from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
 from tvconv_jax.tasks.affinity import AffinityInit, deviation
-from tvconv_jax.tasks.face_model import Embed, embed_all, init_class_weights, make_embed, make_head, make_loss
+from tvconv_jax.tasks.face_model import init_class_weights, make_embed, make_head, make_loss
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
-from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy
+from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
 from tvconv_jax.training.logging import check_metric_names
 from tvconv_jax.training.loop import Best
 from tvconv_jax.training.mesh import replicated
@@ -120,13 +121,13 @@ class FaceJob(Job):
 
     def measure(self, state: TrainState) -> dict[str, Compared]:
         """Return results and scores on every verification set, with the frozen model."""
-        variables = self.freeze(self.variables(state))
-        return self._compare(self._embed, variables, protocol=self.config.eval.protocol)
+        embed = functools.partial(self._embed, self.freeze(self.variables(state)))
+        return self._compare(embed, self.config.eval.protocol)
 
-    def _compare(self, embed: Embed, variables: Any, *, protocol: str) -> dict[str, Compared]:
+    def _compare(self, embed: Embed, protocol: str) -> dict[str, Compared]:
         results = {}
         for name, (source, pairs) in self.sets.items():
-            embeddings = embed_all(embed, variables, source, self.config, self.mesh)
+            embeddings = self.outputs("embeddings", embed, source)
             left, right = embeddings[pairs.left], embeddings[pairs.right]
             result = ten_fold(left, right, pairs.same, pairs.folds, protocol=protocol)
             results[name] = Compared(result, cosine_scores(left, right))
@@ -178,8 +179,8 @@ class FaceJob(Job):
         size = min(MAX_IMAGES, len(source))
         (batch,) = eval_batches(source, batch_size=size, image_size=self.config.data.image_size, stop=size)
 
-        def verify(embed: Callable[[jax.Array], jax.Array]) -> Accuracy:
-            compared = self._compare(lambda _, images: embed(images), None, protocol="standard")
+        def verify(embed: Embed) -> Accuracy:
+            compared = self._compare(embed, "standard")
             sets = {name: one.result.accuracy for name, one in compared.items()}
             return Accuracy(_mean(sets), sets, float(np.mean([one.result.threshold for one in compared.values()])))
 

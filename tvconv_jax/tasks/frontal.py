@@ -1,5 +1,6 @@
 """Frontal or profile: a classifier of head pose, by which training faces are purified (Chen et al. 2022, 4.1)."""
 
+import functools
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -10,16 +11,13 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.formats import folder
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
+from tvconv_jax.data.pipeline import steps_per_epoch
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, model_of
 from tvconv_jax.tasks.run import Job
-from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.loop import Best
-from tvconv_jax.training.mesh import local_rows, put_batch
-from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 
@@ -113,13 +111,8 @@ class FrontalJob(Job):
         They belong to the mean logit of an image and its mirror image.
         """
         variables, head = self.freeze(self.variables(state)), (state.params["kernel"], state.params["bias"])
-        size = {"batch_size": self.eval_batch_size, "image_size": self.config.data.image_size}
-        parts = []
-        rows = local_rows(self.eval_batch_size, self.mesh)
-        for batch in eval_batches(source, **size, start=start, stop=stop, rows=rows):
-            logits = to_host(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
-            parts.append(check_outputs("logits", logits[batch["mask"]]))
-        return 1 / (1 + np.exp(-np.concatenate(parts, dtype=np.float32)))
+        logits = functools.partial(self._logits, variables, head)
+        return 1 / (1 + np.exp(-self.outputs("logits", logits, source, start=start, stop=stop)))
 
     def _both_ways(self, variables: Any, head: tuple, images: jax.Array) -> jax.Array:
         images = normalize(images)

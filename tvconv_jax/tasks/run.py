@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.pipeline import train_batches
+from tvconv_jax.data.pipeline import eval_batches, train_batches
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
@@ -20,10 +22,19 @@ from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.distributed import is_first
+from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import MetricsLog, NoLog
 from tvconv_jax.training.maps import MapsLog
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, local_rows, make_mesh, norm_groups, norm_note
+from tvconv_jax.training.mesh import (
+    check_batch_size,
+    eval_batch_size,
+    local_rows,
+    make_mesh,
+    norm_groups,
+    norm_note,
+    put_batch,
+)
+from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.provenance import provenance
@@ -138,6 +149,14 @@ class Job:
         """Return SGD as ``config.optimizer`` sets it."""
         o = self.config.optimizer
         return sgd(self.schedule(), momentum=o.momentum, weight_decay=o.weight_decay)
+
+    def outputs(self, title: str, function: Callable, source: Source, **part: int) -> np.ndarray:
+        """Return the outputs of a function of images ``uint8 [n, s, s, 3]`` for every image of a source, each once."""
+        size, parts = {"batch_size": self.eval_batch_size, "image_size": self.config.data.image_size}, []
+        for batch in eval_batches(source, **size, **part, rows=local_rows(self.eval_batch_size, self.mesh)):
+            found = to_host(function(put_batch(batch["image"], self.mesh)))[batch["mask"]]
+            parts.append(check_outputs(title, found))
+        return np.concatenate(parts)
 
     def plan(self) -> loop.Plan:
         """Return the intervals of the loop."""

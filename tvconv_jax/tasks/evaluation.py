@@ -115,11 +115,6 @@ def write_csv(path: Path, found: Sequence[Measured]) -> None:
             writer.writerow([item.predicted.name, *(f"{value:.6f}" for scores in item.scores for value in scores)])
 
 
-def chosen_names(text: str) -> list[str]:
-    """Return the names in ``eval.visualize``, ``"Domain4/000.png,Domain4/007.png"``."""
-    return [name for name in text.split(",") if name]
-
-
 def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
     """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others.
 
@@ -131,7 +126,7 @@ def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
     by_name = {item.predicted.name: item for item in found}
     rows = {
-        "chosen": [by_name[name] for name in chosen_names(eval_config.visualize)],
+        "chosen": [by_name[name] for name in filter(None, eval_config.visualize.split(","))],
         "the worst": worst,
         "a sample of the others": spread,
     }

@@ -43,11 +43,7 @@ class Compared(NamedTuple):
 
 
 class FaceJob(Job):
-    """A face run of :func:`tvconv_jax.tasks.configs.face_config`, with data in the place of those that it names.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    """A face run of :func:`tvconv_jax.tasks.configs.face_config`, with data in the place of those that it names."""
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         super().__init__(config)

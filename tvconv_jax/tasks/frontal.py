@@ -63,11 +63,7 @@ def make_loss(forward: Forward, *, crop: float) -> LossFunction:
 
 
 class FrontalJob(Job):
-    """A run of :func:`tvconv_jax.tasks.configs.frontal_config`; without data a job that only scores.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    """A run of :func:`tvconv_jax.tasks.configs.frontal_config`; without data a job that only scores."""
 
     def __init__(self, config: ConfigDict, data: poses.Poses | None = None) -> None:
         super().__init__(config)

@@ -107,8 +107,9 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
     check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
-    rate, epochs = _learning_rate(config, batch_size), {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
-    return step_schedule(rate, factor=o.factor, steps_per_epoch=steps_per_epoch, **epochs)
+    epochs = {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
+    learning_rate = _learning_rate(config, batch_size)
+    return step_schedule(learning_rate, factor=o.factor, steps_per_epoch=steps_per_epoch, **epochs)
 
 
 def learning_rate_note(config: ConfigDict, batch_size: int) -> str:

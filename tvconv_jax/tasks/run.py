@@ -52,6 +52,9 @@ class Job:
 
     A task's job sets the attributes without a value below and ``data``, with the training images ``data.train``, and
     defines the methods that only have a docstring here.
+
+    Raises:
+        UserError: If something in the config or the data does not fit.
     """
 
     model: nn.Module
@@ -282,8 +285,7 @@ def restore(job: Job, workdir: Path, *, best: bool) -> TrainState:
     """
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(job.init_state(), best=best)
-    if restored is None and best:
-        raise UserError(f"{workdir} holds no best checkpoint; train until the first evaluation, with --mode=train.")
     if restored is None:
-        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+        kind, hint = ("best checkpoint", "train until the first evaluation") if best else ("checkpoint", "train first")
+        raise UserError(f"{workdir} holds no {kind}; {hint}, with --mode=train.")
     return restored[0]

@@ -18,7 +18,7 @@ from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.tasks import evaluation
-from tvconv_jax.tasks.evaluation import Measured, Predicted, chosen_names, dices, measure
+from tvconv_jax.tasks.evaluation import Measured, Predicted, dices, measure
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.run import Job
@@ -53,11 +53,7 @@ def make_loss(forward: Forward) -> LossFunction:
 
 
 class SegmentationJob(Job):
-    """A run of :func:`tvconv_jax.tasks.configs.odoc_config`.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    """A run of :func:`tvconv_jax.tasks.configs.odoc_config`."""
 
     files = ("report.html", "results.json", "scores.csv", "pictures.png", "metrics.jsonl", "checkpoints/")
 
@@ -84,7 +80,7 @@ class SegmentationJob(Job):
         self.name_of = fundus.names(self.train_sources).__getitem__
         self.sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
         tested = fundus.names({0: self.test_source})
-        for name in chosen_names(config.eval.visualize):
+        for name in filter(None, config.eval.visualize.split(",")):  # "Domain4/000.png,Domain4/007.png"
             check_choice("eval.visualize", name, tested)
         self.batch_size, parts = config.data.per_domain * len(self.train_sources), config.train.grad_accum_steps
         self.check_batch_size("data.per_domain times the training domains")

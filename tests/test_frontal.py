@@ -17,7 +17,7 @@ from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks import frontal, purify
 from tvconv_jax.tasks.configs import frontal_config
 from tvconv_jax.tasks.frontal import random_crops
-from tvconv_jax.tasks.run import restore_best
+from tvconv_jax.tasks.run import restore
 from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -163,7 +163,7 @@ def test_purify_keeps_the_frontal_part(classifier, faces, tmp_path, capsys, monk
     least = float(np.load(out / "scores.npy").min()) / 2  # how near to 0 it lies depends on the rounding of a training
     main([*arguments, f"--threshold={least}"])  # nothing is scored anew
     assert scored == [20] and "kept 24 of 24" in capsys.readouterr().out
-    monkeypatch.setattr(purify, "restore_best", lambda *arguments: moved(restore_best(*arguments)))
+    monkeypatch.setattr(purify, "restore", lambda *arguments, **best: moved(restore(*arguments, **best)))
     with pytest.raises(SystemExit, match="2"):  # trained anew in the same folder, to the same step
         main(arguments)
     assert "holds the scores of another set or classifier" in capsys.readouterr().err

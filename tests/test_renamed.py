@@ -13,6 +13,7 @@ from tvconv_jax.tasks.command import config_of
 from tvconv_jax.tasks.configs import face_config, odoc_config, renamed
 from tvconv_jax.tasks.saved_config import check_workdir, flat, read_config
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.moved import print_renamed
 
 ROOT = Path(__file__).parent.parent
 FACE = f"--config={ROOT}/configs/face_mb01.py:smoke"
@@ -29,7 +30,7 @@ def get_config(arg=None):
 
 @pytest.fixture(autouse=True)
 def nothing_printed():
-    renamed._printed.clear()
+    print_renamed.cache_clear()
 
 
 def old_keys(config):

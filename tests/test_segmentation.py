@@ -17,8 +17,8 @@ from test_main import ROOT, Watched, leaves
 from tvconv_jax.experiments import table2
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.configs import odoc_config
-from tvconv_jax.tasks.contours import Outlined, outlined
-from tvconv_jax.tasks.evaluation import Predicted, measure, summary
+from tvconv_jax.tasks.evaluation import Predicted, measure, outlined, summary
+from tvconv_jax.tasks.run import restore
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 
 # What the trained model's disc has to be better than the same mask for every picture: 0.1 to 0.15, up to rounding.
@@ -87,7 +87,7 @@ def test_selections_look_where_they_say(trained):
     assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
     assert "flatters" in segmentation.SELECTIONS["reference"]
     job = jobs["held_out"]
-    best = job.selected(trained)  # from the run's best checkpoint
+    best = restore(job, trained, best=job.results_of_best)  # from the run's best checkpoint
     assert int(best.step) == 60
     assert 1 not in job.train_sources and job.batch_size == 12
 
@@ -110,8 +110,7 @@ def test_empty_predictions_are_counted_and_weighed_as_named(empty, mean):
 
 
 def test_outlines_lie_on_the_masks_borders():
-    one = picture(4)
-    pixels = np.asarray(outlined(Outlined(one.image, one.true, one.pred, "")))
+    pixels = np.asarray(outlined(picture(4)))
     inside, border = pixels[100, 100], pixels[57:60, 110]  # 224 pixels for 8: the masks begin at 56
     assert inside.tolist() == [0, 0, 0] and np.any(border != 0)
 

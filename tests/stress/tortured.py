@@ -56,7 +56,7 @@ class Tortured(FaceJob):
         config.optimizer.epochs = steps / self.steps_per_epoch
         self.model, self._trace, self._pause = Tiny(), trace, pause
 
-    def verify(self, _: TrainState) -> dict[str, Any]:
+    def measure(self, _: TrainState) -> dict[str, Any]:
         """Return nothing; the stress test looks at the loss only."""
         return {}
 

@@ -28,11 +28,7 @@ MAX_IMAGES = 5000  # training images, evenly spread, in the statistics
 
 
 class AffinityInit:
-    """The initial affinity maps that ``model.affinity_init`` asks for.
-
-    Args:
-        config: Of the run.
-        source: Its training images.
+    """The initial affinity maps that ``model.affinity_init`` asks for, for a run on these training images.
 
     Raises:
         UserError: If it is unknown, the operator has no affinity maps, or weights of another run would replace them.
@@ -41,23 +37,19 @@ class AffinityInit:
     def __init__(self, config: ConfigDict, source: Source) -> None:
         init = config.model.affinity_init
         check_choice("model.affinity_init", init, INITS)
+        title = f"model.affinity_init {init!r}"
         if init != "ones" and config.model.get("operator") not in WITH_MAPS:
-            raise UserError(f"model.affinity_init {init!r}: the operator has no affinity maps; leave it 'ones'.")
+            raise UserError(f"{title}: the operator has no affinity maps; leave it 'ones'.")
         if init != "ones" and config.finetune.checkpoint:
-            raise UserError(
-                f"model.affinity_init {init!r} would be undone by finetune.checkpoint; leave one of them out."
-            )
-        self._init, self._seed, self._source, self._size = init, config.seed, source, config.data.image_size
-
-    @functools.cached_property
-    def _maps(self) -> np.ndarray:
-        return statistics(self._source, self._size)
+            raise UserError(f"{title} would be undone by finetune.checkpoint; leave one of them out.")
+        self._init, self._seed = init, config.seed
+        self._maps = functools.cache(lambda: statistics(source, config.data.image_size))
 
     def put(self, params: Any) -> Any:
         """Return fresh parameters with these affinity maps."""
         if self._init == "ones":
             return params
-        return set_affinity(params, self._init, self._maps if self._init == "data" else None, self._seed)
+        return set_affinity(params, self._init, self._maps() if self._init == "data" else None, self._seed)
 
 
 def statistics(source: Source, image_size: int) -> np.ndarray:
@@ -76,16 +68,11 @@ def statistics(source: Source, image_size: int) -> np.ndarray:
 def set_affinity(params: Mapping[str, Any], init: str, maps: np.ndarray | None, seed: int) -> Any:
     """Replace the affinity maps in parameters, each with the sharding that it had.
 
-    Args:
-        params: Of a run, or of a model.
-        init: ``"data"`` or ``"normal"``.
-        maps: For ``"data"``: those of :func:`statistics`.
-        seed: Of the noise.
+    ``init`` is ``"data"``, which takes the maps of :func:`statistics`, or ``"normal"``, noise of the seed.
     """
     flat = flatten_dict(params)
-    names = sorted(name for name in flat if name[-1] == "affinity")
     random = np.random.default_rng(seed)
-    for name in names:
+    for name in sorted(name for name in flat if name[-1] == "affinity"):
         height, width, channels = flat[name].shape
         if init == "data":
             resized = [Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR) for m in maps]
@@ -103,11 +90,9 @@ def deviation(frozen: Mapping[str, Any]) -> dict[str, Any] | None:
     Of a layer with kernels ``W [h, w, k*k, c]`` it is the norm of ``W`` less its mean over positions, over the norm of
     ``W``: the square root of the share of energy that a depthwise convolution cannot have.
 
-    Args:
-        frozen: The variables of :func:`tvconv_jax.freeze`.
-
     Returns:
-        ``{"deviation": mean over layers, "layers": {name: of that layer}}``; ``None`` if no kernel was generated.
+        ``{"deviation": mean over layers, "layers": {name: of that layer}}`` for the variables of
+        :func:`tvconv_jax.freeze`; ``None`` if no kernel was generated.
     """
     layers = {}
     for name, value in flatten_dict(frozen["frozen"]).items():

@@ -26,13 +26,10 @@ _IN_CONFIG_FILE = "whilst parsing config file"  # of ml_collections, before the 
 def run(
     main: Callable[[Sequence[str]], None], *, after: Callable[[], str] = lambda: "the same command goes on."
 ) -> None:
-    """Parse the flags, run ``main`` and end the process.
+    """Parse the flags, run ``main`` with the other arguments, and end the process.
 
     It exits with 0, 1 (training failed), 2 (user's mistake), 130 (Ctrl-C) or 75 (SIGTERM or SIGHUP: start it again).
-
-    Args:
-        main: The command; gets the arguments that are not flags.
-        after: What holds when it is stopped, asked for once flags are parsed.
+    ``after()`` is the state in which a stopped command leaves its files, in words.
     """
     app.run(functools.partial(_end_in_one_line, main, after), flags_parser=_parse_flags)
 
@@ -67,9 +64,6 @@ class _PathParser(flags.ArgumentParser):
         except UserError as error:
             raise ValueError(str(error)) from None
 
-    def flag_type(self) -> str:
-        return "path"
-
 
 def define_path(name: str, default: str | None, text: str) -> flags.FlagHolder:
     """Define a flag whose value is a :class:`pathlib.Path`, or ``None``."""
@@ -77,18 +71,12 @@ def define_path(name: str, default: str | None, text: str) -> flags.FlagHolder:
 
 
 def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> None:
-    """Raise a ``UserError`` if a flag is given that the mode does not read.
-
-    Args:
-        mode: Of the command.
-        read_by: Flags that not every mode reads, by the modes that do.
-    """
+    """Raise a ``UserError`` if a flag is given that the mode does not read; ``read_by`` lists flags by their modes."""
     for modes, names in read_by.items():
         for name in names:
             if mode not in modes and flags.FLAGS[name].present:
-                raise UserError(
-                    f"--{name} does nothing with --mode={mode}, only with {' or '.join(modes)}; leave it out."
-                )
+                only = " or ".join(modes)
+                raise UserError(f"--{name} does nothing with --mode={mode}, only with {only}; leave it out.")
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:

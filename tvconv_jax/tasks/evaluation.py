@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.table import Table
+from scipy import ndimage
 
 from tvconv_jax.metrics import segmentation as metrics
-from tvconv_jax.tasks.contours import Outlined, draw_contours
 from tvconv_jax.utils import console
+from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.utils.files import replacing
 
 STRUCTURES = ("cup", "disc")
@@ -22,21 +23,18 @@ HD95 = {
     "directed": "larger of the two directed 95th percentiles (MONAI)",
 }
 
+SIZE = 224  # pixels of an image with outlines
+# Distinguished in gray too: the truth is light, the prediction dark.
+TRUE, PRED = ((255, 255, 255), (255, 255, 255)), ((0, 130, 0), (0, 30, 230))  # cup, disc
+
 
 class Predicted(NamedTuple):
-    """A test image with its true and its predicted masks.
-
-    Attributes:
-        name: Of the image.
-        image: ``uint8 [h, w, 3]``.
-        true: Boolean ``[h, w, 2]``, cup and disc.
-        pred: Boolean ``[h, w, 2]``.
-    """
+    """A test image with its true and its predicted masks."""
 
     name: str
-    image: np.ndarray
-    true: np.ndarray
-    pred: np.ndarray
+    image: np.ndarray  # uint8 [h, w, 3]
+    true: np.ndarray  # boolean [h, w, 2], cup and disc
+    pred: np.ndarray  # the same
 
 
 class Measured(NamedTuple):
@@ -76,10 +74,7 @@ def summary(found: Sequence[Measured]) -> dict[str, dict[str, float | int | None
 def results_of(found: Sequence[Measured], eval_config: ConfigDict, constant: np.ndarray) -> dict[str, Any]:
     """Return the part of ``results.json`` about the test images.
 
-    Args:
-        found: The test images, measured.
-        eval_config: ``config.eval``.
-        constant: Boolean ``[s, s, 2]``, the same masks for every image; their Dice stands beside the model's.
+    The Dice of ``constant``, boolean ``[s, s, 2]``, the same masks for every image, stands beside the model's.
     """
     same = [dices(item.predicted._replace(pred=_resized(constant, item.predicted.true.shape[:2]))) for item in found]
     return {
@@ -104,12 +99,8 @@ def print_scores(found: Sequence[Measured], config: ConfigDict, title: str) -> N
     for column in ("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"):
         table.add_column(column, justify="left" if not column else "right")
     for structure, row in summary(found).items():
-        shown = {"dice": 100, "dice_std": 100}
-        cells = (
-            "-" if row[key] is None else f"{row[key] * shown.get(key, 1):.2f}"
-            for name in metrics.Scores._fields
-            for key in (name, f"{name}_std")
-        )
+        keys = [key for name in metrics.Scores._fields for key in (name, f"{name}_std")]
+        cells = ("-" if row[key] is None else f"{row[key] * (100 if 'dice' in key else 1):.2f}" for key in keys)
         table.add_row(structure, *cells, str(row["empty"]))
     console.print_table(table, width=100)
 
@@ -124,29 +115,44 @@ def write_csv(path: Path, found: Sequence[Measured]) -> None:
             writer.writerow([item.predicted.name, *(f"{value:.6f}" for scores in item.scores for value in scores)])
 
 
-def chosen_names(text: str) -> list[str]:
-    """Return the names in ``eval.visualize``, ``"Domain4/000.png,Domain4/007.png"``."""
-    return [name for name in text.split(",") if name]
-
-
 def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
-    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others."""
+    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others.
+
+    They show outlines of the true and the predicted masks (the paper's Figure 9).
+    """
     number = eval_config.num_images
     order = sorted(found, key=lambda item: sum(scores.dice for scores in item.scores))
     worst, rest = order[:number], order[number:]
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
     by_name = {item.predicted.name: item for item in found}
     rows = {
-        "chosen": [by_name[name] for name in chosen_names(eval_config.visualize)],
+        "chosen": [by_name[name] for name in filter(None, eval_config.visualize.split(","))],
         "the worst": worst,
         "a sample of the others": spread,
     }
-    draw_contours(path, {title: list(map(_outlined, row)) for title, row in rows.items() if row})
+    sheet = [
+        Row(title, [outlined(item.predicted) for item in row], list(map(_caption, row)))
+        for title, row in rows.items()
+        if row
+    ]
+    sheet.append(Row("white: truth; blue: predicted disc; green: predicted cup"))
+    with replacing(path) as part:
+        draw_contact_sheet(sheet, size=SIZE, gap=6, line=20).save(part)
 
 
-def _outlined(item: Measured) -> Outlined:
-    caption = "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
-    return Outlined(item.predicted.image, item.predicted.true, item.predicted.pred, caption)
+def outlined(item: Predicted) -> Image.Image:
+    """Return the image, ``SIZE`` x ``SIZE``, with its true outlines in white and the predicted ones in color."""
+    size = (SIZE, SIZE)
+    pixels = np.array(Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC))
+    for maps, colors, width in ((item.true, TRUE, 3), (item.pred, PRED, 2)):
+        for i, color in enumerate(colors):
+            mask = np.asarray(Image.fromarray(maps[..., i]).resize(size, Image.Resampling.NEAREST))
+            pixels[mask & ~ndimage.binary_erosion(mask, iterations=width)] = color
+    return Image.fromarray(pixels)
+
+
+def _caption(item: Measured) -> str:
+    return "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
 
 
 def _resized(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

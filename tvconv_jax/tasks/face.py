@@ -1,7 +1,8 @@
 """Face recognition: train embeddings with AM-Softmax, verify them on pairs of other identities."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,33 +15,22 @@ from rich.table import Table
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
-from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
-from tvconv_jax.tasks import write_report
 from tvconv_jax.tasks.affinity import AffinityInit, deviation
-from tvconv_jax.tasks.face_model import Embed, embed_all, init_class_weights, make_embed, make_head, make_loss
+from tvconv_jax.tasks.face_model import init_class_weights, make_embed, make_head, make_loss
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import check_choice, model_of, optimizer_of
+from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.report_data import ReportData
-from tvconv_jax.tasks.run import (
-    Job,
-    check_trained,
-    load_or_measure,
-    print_files,
-    restore_best,
-    restore_last,
-    run,
-    write_results,
-)
-from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Trained, training_images
-from tvconv_jax.training import loop
-from tvconv_jax.training.distributed import is_first
+from tvconv_jax.tasks.run import Job
+from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
 from tvconv_jax.training.logging import check_metric_names
-from tvconv_jax.training.mesh import local_rows, replicated
+from tvconv_jax.training.loop import Best
+from tvconv_jax.training.mesh import replicated
 from tvconv_jax.training.state import TrainState, create_state
-from tvconv_jax.training.step import TrainStep
+from tvconv_jax.training.step import LossFunction
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
 
@@ -53,15 +43,7 @@ class Compared(NamedTuple):
 
 
 class FaceJob(Job):
-    """A face run put together from its config: data, model, step, evaluation.
-
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.face_config`.
-        data: Training and verification data; ``None``: those that the config names.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    """A face run of :func:`tvconv_jax.tasks.configs.face_config`, with data in the place of those that it names."""
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         super().__init__(config)
@@ -69,20 +51,32 @@ class FaceJob(Job):
         self.check_batch_size("data.batch_size")
         check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
         check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
-        self.magnitudes = check_magnitudes(config.data.augment.to_dict())
+        magnitudes = check_magnitudes(config.data.augment.to_dict())
+        self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)
         self.data = load_faces(config.data) if data is None else data
+        self.sets = self.data.verification
+        self.sizes = {"pictures": len(self.data.train), "identities": self.data.num_classes}
         self._affinity = AffinityInit(config, self.data.train)
-        check_metric_names("verification set", self.data.verification)
-        for name, (_, pairs) in self.data.verification.items():
+        check_metric_names("verification set", self.sets)
+        for name, (_, pairs) in self.sets.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = freeze_matching(optimizer_of(config, self.steps_per_epoch), config.finetune.freeze)
+        self.optimizer = freeze_matching(self.sgd(), config.finetune.freeze)
         mirror = config.eval.protocol == "standard"
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
 
+    @property
+    def notes(self) -> list[str]:
+        notes = [f"data: {self.data.description}", *self.data.notes]
+        if not self.sets:
+            notes.append(
+                "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
+                "checkpoint is the newest"
+            )
+        return notes
+
     def init_state(self) -> TrainState:
-        """Return the state before the first step."""
         config, variables = self.config, self._fresh_variables()
         _, head_key = jax.random.split(jax.random.key(config.seed))
         classes = self.data.num_classes
@@ -106,167 +100,92 @@ class FaceJob(Job):
             log_fn(describe_frozen(state.params, finetune.freeze))
         return state
 
-    def start(self) -> dict[str, Any] | None:
+    def _start(self) -> dict[str, Any] | None:
         """Return the :func:`deviation` of the fresh model from depthwise convolutions; ``None`` if it has none."""
         if self.config.finetune.checkpoint:
             return None
         variables = jax.device_put(self._fresh_variables(), replicated(self.mesh))  # as a state's: compiled once
         return deviation(self.freeze({**variables, "params": self._affinity.put(variables["params"])}))
 
-    def verify(self, state: TrainState) -> dict[str, Verification]:
-        """Return the result on every verification set, with the frozen model."""
-        return {name: compared.result for name, compared in self.compare(state).items()}
+    def loss(self, forward: Forward) -> LossFunction:
+        margin, scale = self.config.loss.margin, self.config.loss.scale
+        return make_loss(forward, make_head(self.mesh, classes=self.data.num_classes, margin=margin, scale=scale))
 
-    def compare(self, state: TrainState) -> dict[str, Compared]:
+    def scores(self, state: TrainState) -> dict[str, float]:
+        accuracies = {name: compared.result.accuracy for name, compared in self.measure(state).items()}
+        return {**accuracies, "score": _mean(accuracies)} if accuracies else {}
+
+    def measure(self, state: TrainState) -> dict[str, Compared]:
         """Return results and scores on every verification set, with the frozen model."""
-        variables = self.freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
-        return self.compare_embeddings(self._embed, variables, protocol=self.config.eval.protocol)
+        embed = functools.partial(self._embed, self.freeze(self.variables(state)))
+        return self._compare(embed, self.config.eval.protocol)
 
-    def compare_embeddings(self, embed: Embed, variables: Any, *, protocol: str) -> dict[str, Compared]:
-        """Return results and scores of an embedding function on every verification set."""
+    def _compare(self, embed: Embed, protocol: str) -> dict[str, Compared]:
         results = {}
-        for name, (source, pairs) in self.data.verification.items():
-            embeddings = embed_all(embed, variables, source, self.config, self.mesh)
+        for name, (source, pairs) in self.sets.items():
+            embeddings = self.outputs("embeddings", embed, source)
             left, right = embeddings[pairs.left], embeddings[pairs.right]
             result = ten_fold(left, right, pairs.same, pairs.folds, protocol=protocol)
             results[name] = Compared(result, cosine_scores(left, right))
         return results
 
-    def report_data(self, state: TrainState, compared: Mapping[str, Compared]) -> ReportData:
-        """Return what the report shows of a state besides its results."""
+    def results(self, found: dict[str, Compared], state: TrainState, best: Best) -> dict[str, Any]:
+        accuracies = {name: compared.result.accuracy for name, compared in found.items()}
+        size = self.config.data.image_size
+        return {
+            "step": int(state.step),
+            "data": self.data.description,
+            "notes": self.data.notes,
+            "protocol": self.config.eval.protocol,
+            "mean_accuracy": _mean(accuracies) if accuracies else None,
+            "verification": {name: dataclasses.asdict(compared.result) for name, compared in found.items()},
+            "best": best._asdict(),
+            "start": self._start(),
+            "complexity": count(self.model, (1, size, size, 3))._asdict(),
+        }
+
+    def report_data(self, state: TrainState, found: dict[str, Compared] | None = None) -> ReportData:
+        found = self.measure(state) if found is None else found
+        cosines = {name: compared.cosines for name, compared in found.items()}
         return (
-            super()
-            .report_data(state)
-            ._replace(
-                cosines={name: of_set.cosines for name, of_set in compared.items()},
-                same={name: self.data.verification[name][1].same for name in compared},
-            )
+            super().report_data(state)._replace(cosines=cosines, same={name: self.sets[name][1].same for name in found})
         )
 
-    def train_step(self) -> TrainStep:
-        """Return the compiled step."""
-        loss = self.config.loss
-        head = make_head(self.mesh, classes=self.data.num_classes, margin=loss.margin, scale=loss.scale)
-        return self.compile_step(make_loss(self.forward(), head))
+    @classmethod
+    def load_sets(cls, config: ConfigDict) -> Any:
+        with suppress(UserError):
+            return load_faces(config.data).verification
 
-    def task(self) -> loop.Task:
-        """Return the job as the training loop sees it."""
-        config = self.config
-        batches = train_batches(
-            self.data.train,
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            magnitudes=self.magnitudes,
-            workers=config.data.workers,
-            rows=local_rows(config.data.batch_size, self.mesh),
-        )
+    def show(self, found: dict[str, Compared], step: int, *, trained: bool) -> None:
+        options = self.config.eval
+        about = f"best checkpoint (step {step}), protocol {options.protocol}, {options.channel_order.upper()}"
+        print(f"Verification after step {step} ({self.data.description})" if trained else f"Verification, {about}")
+        table = Table()
+        for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
+            table.add_column(column, justify="left" if column == "set" else "right")
+        for name, (result, _) in found.items():
+            cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
+            table.add_row(name, *(f"{value:.2f}" for value in cells))
+        if found:
+            table.add_row("mean", f"{np.mean([compared.result.accuracy for compared in found.values()]) * 100:.2f}")
+        print_table(table, width=100)
 
-        def evaluate(state: TrainState) -> dict[str, float]:
-            accuracies = {name: result.accuracy for name, result in self.verify(state).items()}
-            return {**accuracies, "score": float(np.mean(list(accuracies.values())))} if accuracies else {}
+    def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
+        source = next(iter(self.sets.values()), (self.data.train,))[0]
+        size = min(MAX_IMAGES, len(source))
+        (batch,) = eval_batches(source, batch_size=size, image_size=self.config.data.image_size, stop=size)
 
-        sizes = {"pictures": len(self.data.train), "identities": self.data.num_classes}  # as checkpoints hold them
-        train = self.data.train
-        return self.loop_task(self.train_step(), batches, evaluate, train.name, sizes, self.data.description)
+        def verify(embed: Embed) -> Accuracy:
+            compared = self._compare(embed, "standard")
+            sets = {name: one.result.accuracy for name, one in compared.items()}
+            return Accuracy(_mean(sets), sets, float(np.mean([one.result.threshold for one in compared.values()])))
 
-    @property
-    def notes(self) -> list[str]:
-        """Lines before the first step."""
-        notes = [f"data: {self.data.description}", *self.data.notes]
-        if not self.data.verification:
-            notes.append(
-                "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
-                "checkpoint is the newest"
-            )
-        return notes
+        verify = verify if self.sets else None
+        return {"images": batch["image"], "verify": verify, "output": "embeddings", "results": {}}
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
-    """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
-    job = FaceJob(config)
-    ended = run(job, workdir, init_fn=job.init_fn)
-    state, compared, start = ended.state, job.compare(ended.state), job.start()
-    if not is_first():
-        return
-    verification = {name: of_set.result for name, of_set in compared.items()}
-    accuracies = [result.accuracy for result in verification.values()]
-    results = {
-        "step": int(state.step),
-        "data": job.data.description,
-        "notes": job.data.notes,
-        "protocol": config.eval.protocol,
-        "mean_accuracy": float(np.mean(accuracies)) if accuracies else None,
-        "verification": {name: dataclasses.asdict(result) for name, result in verification.items()},
-        "best": ended.best._asdict(),
-        "start": start,
-        "complexity": count(job.model, (1, config.data.image_size, config.data.image_size, 3))._asdict(),
-    }
-    write_results(job, ended, workdir, results, job.report_data(state, compared), job.data.verification)
-    _print_table(verification, f"Verification after step {int(state.step)} ({job.data.description})")
-    print_files(workdir, ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/"))
+def _mean(accuracies: dict[str, float]) -> float:
+    return float(np.mean(list(accuracies.values())))
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Verify the best checkpoint of a workdir and print the table."""
-    check_trained(workdir)
-    job = FaceJob(config)
-    state = restore_best(job, workdir)
-    how = f"protocol {config.eval.protocol}, {config.eval.channel_order.upper()}"
-    _print_table(job.verify(state), f"Verification, best checkpoint (step {int(state.step)}), {how}")
-
-
-def report(config: ConfigDict, workdir: Path) -> None:
-    """Write the report of a run that ended again; the worst pairs only if its data is still there."""
-    data, sets = load_or_measure(workdir, lambda: _measure(config, workdir)), None
-    with suppress(UserError):
-        sets = load_faces(config.data).verification
-    write_report(workdir, config, data, sets)
-
-
-def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
-    """Return a trained run; its accuracy is that of single embeddings."""
-    check_trained(workdir)
-    job = FaceJob(config)
-    state = (restore_best if best else restore_last)(job, workdir)
-    source = next(iter(job.data.verification.values()), (job.data.train,))[0]
-    count = min(MAX_IMAGES, len(source))
-    (batch,) = eval_batches(source, batch_size=count, image_size=config.data.image_size, stop=count)
-
-    def verify(embed: Callable[[jax.Array], jax.Array]) -> Accuracy:
-        compared = job.compare_embeddings(lambda _, images: embed(images), None, protocol="standard")
-        sets = {name: one.result.accuracy for name, one in compared.items()}
-        thresholds = [one.result.threshold for one in compared.values()]
-        return Accuracy(float(np.mean(list(sets.values()))), sets, float(np.mean(thresholds)))
-
-    return Trained(
-        config,
-        job.model,
-        {"params": state.params["model"], "batch_stats": state.batch_stats},
-        int(state.step),
-        batch["image"],
-        lambda: training_images(job),
-        verify if job.data.verification else None,
-        "embeddings",
-        {},
-    )
-
-
-def _measure(config: ConfigDict, workdir: Path) -> ReportData:
-    job = FaceJob(config)
-    state = restore_last(job, workdir)
-    return job.report_data(state, job.compare(state))
-
-
-def _print_table(results: dict[str, Verification], title: str) -> None:
-    print(title)
-    table = Table()
-    for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    for name, result in results.items():
-        cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
-        table.add_row(name, *(f"{value:.2f}" for value in cells))
-    if results:
-        table.add_row("mean", f"{np.mean([result.accuracy for result in results.values()]) * 100:.2f}")
-    print_table(table, width=100)
+train, evaluate, report, trained = FaceJob.train, FaceJob.evaluate, FaceJob.report, FaceJob.trained

@@ -7,25 +7,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.pipeline import eval_batches
-from tvconv_jax.data.source import Source
 from tvconv_jax.losses import am_softmax_logits, sharded_am_softmax
 from tvconv_jax.tasks.parts import Forward
-from tvconv_jax.training.distributed import to_host
-from tvconv_jax.training.mesh import eval_batch_size, local_rows, over_model, put_batch
-from tvconv_jax.training.nonfinite import check_outputs
+from tvconv_jax.training.mesh import over_model
 from tvconv_jax.training.state import pad_columns
 from tvconv_jax.training.step import LossFunction
 
 # (embeddings [n, d], class_weights [d, columns], labels [n]) -> (losses [n], correct bool [n])
 Head = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-# (variables, images uint8 RGB [n, s, s, 3]) -> [n, d]
-Embed = Callable[[Any, jax.Array], jax.Array]
+Embed = Callable[[Any, jax.Array], jax.Array]  # (variables, images uint8 RGB [n, s, s, 3]) -> [n, d]
 
 
 def init_class_weights(key: jax.Array, embedding_size: int, classes: int, mesh: Mesh) -> jax.Array:
@@ -44,25 +37,19 @@ def init_class_weights(key: jax.Array, embedding_size: int, classes: int, mesh: 
 
 
 def make_head(mesh: Mesh, *, classes: int, margin: float, scale: float) -> Head:
-    """Return AM-Softmax, one loss per image, and whether the largest logit is the target's.
+    """Return AM-Softmax over a true number of classes, see :data:`Head`, with class weights sharded along ``model``.
 
-    Args:
-        mesh: Devices of the class weights; with one device along ``model`` they are whole.
-        classes: True number of classes.
-        margin: Subtracted from the target's cosine.
-        scale: Inverse temperature.
+    ``margin`` is subtracted from the target's cosine; ``scale`` is the inverse temperature.
     """
-    if mesh.shape["model"] == 1:
-        return functools.partial(_whole, margin=margin, scale=scale)
-    return functools.partial(sharded_am_softmax, mesh=mesh, classes=classes, margin=margin, scale=scale)
+    if mesh.shape["model"] > 1:
+        return functools.partial(sharded_am_softmax, mesh=mesh, classes=classes, margin=margin, scale=scale)
 
+    def whole(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = am_softmax_logits(embeddings, class_weights, labels, margin=margin, scale=scale)
+        target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=1) - target, jnp.argmax(logits, axis=1) == labels
 
-def _whole(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float, scale: float
-) -> tuple[jax.Array, jax.Array]:
-    logits = am_softmax_logits(embeddings, class_weights, labels, margin=margin, scale=scale)
-    target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - target, jnp.argmax(logits, axis=1) == labels
+    return whole
 
 
 def make_loss(forward: Forward, head: Head) -> LossFunction:
@@ -79,10 +66,8 @@ def make_loss(forward: Forward, head: Head) -> LossFunction:
 def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") -> Embed:
     """Return a function from frozen variables and images to embeddings.
 
-    Args:
-        model: The linen model.
-        mirror: Whether to add the embedding of the mirrored image.
-        channel_order: Of the model's input; ``"bgr"`` is how the reference verified, although it trained RGB.
+    ``mirror`` adds the embedding of the mirrored image. With the channel order ``"bgr"`` the reference verified,
+    although it trained RGB.
     """
 
     @jax.jit
@@ -92,14 +77,3 @@ def make_embed(model: nn.Module, *, mirror: bool, channel_order: str = "rgb") ->
         return embeddings + model.apply(variables, images[:, :, ::-1], train=False) if mirror else embeddings
 
     return embed
-
-
-def embed_all(embed: Embed, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> np.ndarray:
-    """Return the embeddings of every image of a source, each once, ``[len(source), d]``."""
-    parts = []
-    size = eval_batch_size(config.eval.batch_size, mesh)
-    rows = local_rows(size, mesh)
-    for batch in eval_batches(source, batch_size=size, image_size=config.data.image_size, rows=rows):
-        embeddings = to_host(embed(variables, put_batch(batch["image"], mesh)))[batch["mask"]]
-        parts.append(check_outputs("embeddings", embeddings))
-    return np.concatenate(parts)

@@ -26,11 +26,8 @@ Arrays = dict[str, np.ndarray]
 def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> optax.GradientTransformation:
     """Freeze parameters in an optimizer: no update, no weight decay, no momentum is kept for them.
 
-    Running statistics are not parameters: they go on following the images.
-
-    Args:
-        optimizer: Of all parameters.
-        patterns: ``model/stem/*,model/block_[1-5]/*``: globs of names, ``*`` over slashes too; empty: none.
+    Patterns are globs of names, ``*`` over slashes too: ``model/stem/*,model/block_[1-5]/*``; empty: none. Running
+    statistics are not parameters: they go on following the images.
 
     Raises:
         UserError: At ``init``, if a pattern matches nothing, or all is frozen.
@@ -39,21 +36,20 @@ def freeze_matching(optimizer: optax.GradientTransformation, patterns: str) -> o
         return optimizer
 
     def label(params: Any) -> Any:
-        names = ["/".join(path) for path in flatten_dict(params)]
+        names = list(flatten_dict(params, sep="/"))
         for pattern in patterns.split(","):
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(_frozen(name, pattern) for name in names):
                 raise UserError(f"finetune.freeze {pattern!r} matches none of {_short(names)}; correct it.")
         if all(_frozen(name, patterns) for name in names):
             raise UserError(f"finetune.freeze {patterns!r} matches every parameter; leave some to train.")
-        kinds = {path: "frozen" if _frozen("/".join(path), patterns) else "trained" for path in flatten_dict(params)}
-        return unflatten_dict(kinds)
+        return unflatten_dict({name: "frozen" if _frozen(name, patterns) else "trained" for name in names}, sep="/")
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, label)
 
 
 def describe_frozen(params: Any, patterns: str) -> str:
     """Return a line about the frozen parameters."""
-    sizes = {"/".join(path): leaf.size for path, leaf in flatten_dict(params).items()}
+    sizes = {name: leaf.size for name, leaf in flatten_dict(params, sep="/").items()}
     frozen = [name for name in sizes if _frozen(name, patterns)]
     return f"frozen: {len(frozen)} of {len(sizes)} arrays, {sum(sizes[n] for n in frozen):,} numbers: {_parts(frozen)}"
 
@@ -62,14 +58,13 @@ def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callabl
     """Return a fresh state with the weights of another run.
 
     Class weights are loaded if the number of identities is the same, and stay fresh if not. The optimizer and the data
-    start again.
+    start again. Shardings are kept.
 
     Args:
-        source: A workdir, with its best checkpoint preferred to its last; or a file of the reference, ``.ckpt`` or
-            ``.pth``.
-        state: The fresh state; its shardings are kept.
+        source: A workdir, with its best checkpoint preferred to its last; or the reference's ``.ckpt`` or ``.pth``.
+        state: The fresh state.
         model: The model.
-        log_fn: Prints what was loaded, dropped, and is fresh.
+        log_fn: Prints the arrays that are loaded, dropped and fresh.
 
     Raises:
         UserError: If it cannot be read, or is another model's; both sides are listed.
@@ -78,14 +73,14 @@ def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callabl
     title, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
     columns, head = state.columns.get("class_weights", 0), found.get(HEAD)
-    dropped = [] if head is None or head.shape == (fresh[HEAD].shape[0], columns) else [HEAD]
-    taken = {name: value for name, value in found.items() if name not in dropped}
+    fits = head is None or head.shape == (fresh[HEAD].shape[0], columns)
+    taken = {name: value for name, value in found.items() if fits or name != HEAD}
     _check(title, taken, fresh)
     loaded = {name: _place(taken[name], old) if name in taken else old for name, old in fresh.items()}
-    new = unflatten_dict({tuple(name.split("/")): value for name, value in loaded.items()})
+    new = unflatten_dict(loaded, sep="/")
     parts = _parts([name.removeprefix("params/") for name in taken if name.startswith("params/")])
     log_fn(f"start: {title}: {len(taken)} arrays loaded, {sum(v.size for v in taken.values()):,} numbers: {parts}")
-    if dropped:
+    if not fits:
         log_fn(f"dropped: class_weights of {head.shape[1]} identities, here are {columns}")
     if HEAD in fresh and HEAD not in taken:
         log_fn(f"fresh: class_weights of {columns} identities")
@@ -97,10 +92,7 @@ def read_checkpoint(
 ) -> tuple[str, Arrays]:
     """Read parameters and statistics of a checkpoint of a workdir, without its model.
 
-    Args:
-        workdir: Of the run.
-        kinds: Kinds of checkpoints by preference, ``"best"`` and ``"last"``; of several the newest, if it is whole.
-        named: Name of the workdir in an error.
+    It is the newest whole one of the first of the ``kinds`` with a whole one; ``named`` is the workdir in an error.
 
     Returns:
         A title of the checkpoint, and its arrays by name, such as ``params/model/stem/conv/kernel``.
@@ -150,19 +142,18 @@ def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
 
 
 def _check(title: str, taken: Arrays, fresh: Mapping[str, jax.Array]) -> None:
-    missing = sorted(fresh.keys() - taken.keys() - {HEAD})
-    extra = sorted(taken.keys() - fresh.keys())
+    missing, extra = sorted(fresh.keys() - taken.keys() - {HEAD}), sorted(taken.keys() - fresh.keys())
+    error = f"finetune.checkpoint, {title}, is another model's"
     if missing or extra:
         raise UserError(
-            f"finetune.checkpoint, {title}, is another model's. Missing there: {_short(missing)}. Left over: "
-            f"{_short(extra)}. Set config.model as it was, or name another."
+            f"{error}. Missing there: {_short(missing)}. Left over: {_short(extra)}. Set config.model as it was, or "
+            f"name another."
         )
     other = [name for name, value in taken.items() if name != HEAD and value.shape != fresh[name].shape]
-    if other:
-        name = other[0]
+    for name in other[:1]:
         raise UserError(
-            f"finetune.checkpoint, {title}, is another model's: {len(other)} arrays have other shapes, first {name}: "
-            f"{taken[name].shape} there, {fresh[name].shape} here. Set config.model and data.image_size as they were."
+            f"{error}: {len(other)} arrays have other shapes, first {name}: {taken[name].shape} there, "
+            f"{fresh[name].shape} here. Set config.model and data.image_size as they were."
         )
 
 
@@ -173,15 +164,13 @@ def _place(value: np.ndarray, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    return {"/".join(map(str, path)): leaf for path, leaf in flatten_dict(_dicts(tree)).items()}
-
-
-def _dicts(tree: Any) -> Any:
-    """Turn lists and tuples, of which optimizers make their states, into dictionaries by number."""
+def _named(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries, lists and tuples, as optimizers have them, by keys with slashes."""
     if isinstance(tree, list | tuple):
         tree = dict(enumerate(tree))
-    return {key: _dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
+    if not isinstance(tree, Mapping):
+        return {prefix.removesuffix("/"): tree}
+    return {name: leaf for key, value in tree.items() for name, leaf in _named(value, f"{prefix}{key}/").items()}
 
 
 def _frozen(name: str, patterns: str) -> bool:

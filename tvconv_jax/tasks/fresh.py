@@ -1,17 +1,16 @@
 """Initial variables of a model, their random numbers drawn together.
 
-``model.init`` draws every parameter by itself, and XLA compiles every draw by itself, which takes most of the time of a
-fresh start. Here a few loops over all keys replace the draws in the jaxpr of ``init``. The numbers are the same except
-for rounding: Threefry counts through what it gives a key, so a longer draw begins with a shorter one
-(``jax_threefry_partitionable``, JAX's default). MobileNetV2 x0.1 with TVConv has its variables after 7 seconds, not
-after 16 with ``jax.jit(model.init)`` (two cores of a Zen 3).
+XLA compiles each draw of ``model.init`` by itself, which takes most of the time of a fresh start. Here a few loops over
+all keys replace the draws in the jaxpr of ``init``. The numbers are the same except for rounding: Threefry counts
+through what it gives a key, so a longer draw begins with a shorter one (``jax_threefry_partitionable``, JAX's default).
+MobileNetV2 x0.1 with TVConv has its variables after 7 seconds, not after 16 (two cores of a Zen 3).
 """
 
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,11 +28,8 @@ def fresh_variables(model: nn.Module, key: jax.Array, image_size: int) -> Any:
 def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     """Return ``fun(key, *args)``, inside of ``jax.jit``.
 
-    Args:
-        fun: Draws with ``jax.random.normal`` or ``uniform`` from keys that ``fold_in`` makes of ``key``, as ``init`` of
-            Flax does; other draws stay as they are.
-        key: A typed key.
-        args: Arrays.
+    Draws of ``jax.random.normal`` and ``uniform`` with keys that ``fold_in`` makes of ``key``, as ``init`` of Flax
+    does, are replaced; others stay as they are.
     """
     if not jax.config.jax_threefry_partitionable or str(jax.random.key_impl(key)) != "threefry2x32":
         return fun(key, *args)
@@ -41,7 +37,7 @@ def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     program = closed.jaxpr
     values = dict(zip(program.constvars, closed.consts, strict=True))
     values |= zip(program.invars, jax.tree.leaves((key, *args)), strict=True)
-    values |= _drawn(key, _draws(program.eqns, program.invars[0]))
+    values |= _drawn(key, program.eqns, program.invars[0])
 
     def read(atom: Var | Literal) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
@@ -52,37 +48,26 @@ def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), map(read, program.outvars))
 
 
-class _Draw(NamedTuple):
-    number: Any  # that was folded into the root for the key
-    sample: Callable[..., jax.Array]  # of jax.random
-    bounds: tuple[float, ...]
-
-
 # Functions of jax.random as jaxprs name them. Initializers that divide by the fan draw uniform numbers themselves
 # since JAX 0.12, before that normal ones.
 _SAMPLERS = {"_normal": jax.random.normal, "_uniform": jax.random.uniform}
 
 
-def _draws(equations: Sequence[JaxprEqn], root: Var) -> dict[Var, _Draw]:
-    """Return the draws of ``jax.random`` by the variables that they return."""
-    folded, draws = {}, {}
+def _drawn(key: jax.Array, equations: Sequence[JaxprEqn], root: Var) -> dict[Var, jax.Array]:
+    """Return the draws of ``jax.random`` by the variables that they return.
+
+    Numbers of one distribution and similar count, rounded up to the next power of four, are drawn in one loop.
+    """
+    folded, groups = {}, defaultdict(list)
     for eqn in equations:
         first, *others = eqn.invars or [None]
         if eqn.primitive is random_fold_in_p and first is root and isinstance(others[0], Literal):
             folded[eqn.outvars[0]] = others[0].val
         elif eqn.primitive is jit_p and eqn.params["name"] in _SAMPLERS and isinstance(first, Var) and first in folded:
             if all(isinstance(bound, Literal) for bound in others):
-                bounds = tuple(float(bound.val) for bound in others)
-                draws[eqn.outvars[0]] = _Draw(folded[first], _SAMPLERS[eqn.params["name"]], bounds)
-    return draws
-
-
-def _drawn(key: jax.Array, draws: Mapping[Var, _Draw]) -> dict[Var, jax.Array]:
-    """Draw numbers of one distribution and similar count in one loop, rounded up to the next power of four."""
-    groups: dict[tuple, list[Var]] = defaultdict(list)
-    for var, draw in draws.items():
-        size = 4 ** math.ceil(math.log(math.prod(var.aval.shape), 4))
-        groups[draw.sample, *draw.bounds, size, var.aval.dtype].append(var)
+                var, bounds = eqn.outvars[0], [float(bound.val) for bound in others]
+                size = 4 ** math.ceil(math.log(math.prod(var.aval.shape), 4))
+                groups[_SAMPLERS[eqn.params["name"]], *bounds, size, var.aval.dtype].append((var, folded[first]))
     drawn = {}
     for (sample, *bounds, size, dtype), group in groups.items():
         arguments = (size,), dtype, *bounds
@@ -90,8 +75,9 @@ def _drawn(key: jax.Array, draws: Mapping[Var, _Draw]) -> dict[Var, jax.Array]:
         def row(number: jax.Array, sample: Callable = sample, arguments: tuple = arguments) -> jax.Array:
             return sample(jax.random.fold_in(key, number), *arguments)
 
-        rows = jax.lax.map(row, jnp.stack([draws[var].number for var in group]))
-        drawn |= {v: row[: math.prod(v.aval.shape)].reshape(v.aval.shape) for v, row in zip(group, rows, strict=True)}
+        rows = jax.lax.map(row, jnp.stack([number for _, number in group]))
+        for (var, _), numbers in zip(group, rows, strict=True):
+            drawn[var] = numbers[: math.prod(var.aval.shape)].reshape(var.aval.shape)
     return drawn
 
 

@@ -1,7 +1,7 @@
 """Frontal or profile: a classifier of head pose, by which training faces are purified (Chen et al. 2022, 4.1)."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,13 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.formats import folder
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.pipeline import steps_per_epoch
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
-from tvconv_jax.tasks import write_report
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import Forward, model_of, optimizer_of
-from tvconv_jax.tasks.run import (
-    Job,
-    check_trained,
-    load_or_measure,
-    print_files,
-    restore_best,
-    restore_last,
-    run,
-    write_results,
-)
-from tvconv_jax.training import loop
-from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.mesh import local_rows, put_batch
-from tvconv_jax.training.nonfinite import check_outputs
+from tvconv_jax.tasks.parts import Forward, model_of
+from tvconv_jax.tasks.run import Job
+from tvconv_jax.training.loop import Best
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 
@@ -44,15 +31,9 @@ class Accuracy(NamedTuple):
 
 
 def random_crops(key: jax.Array, images: jax.Array, min_size: float) -> jax.Array:
-    """Crop squares at random and resize them to the images' size.
+    """Crop squares of images ``[n, s, s, c]`` at random and resize them to ``s``, bilinearly.
 
-    Args:
-        key: Random key.
-        images: ``[n, s, s, c]``.
-        min_size: Smallest size of a crop, as a share of ``s``; sizes are uniform between it and 1, places too.
-
-    Returns:
-        ``[n, s, s, c]``, bilinear.
+    Sizes are uniform between ``min_size`` and 1, as a share of ``s``; places are uniform too.
     """
     size = images.shape[1]
 
@@ -82,15 +63,7 @@ def make_loss(forward: Forward, *, crop: float) -> LossFunction:
 
 
 class FrontalJob(Job):
-    """A frontal run put together from its config.
-
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.frontal_config`.
-        data: Training and test data; ``None`` for a job that only scores.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    """A run of :func:`tvconv_jax.tasks.configs.frontal_config`; without data a job that only scores."""
 
     def __init__(self, config: ConfigDict, data: poses.Poses | None = None) -> None:
         super().__init__(config)
@@ -99,110 +72,67 @@ class FrontalJob(Job):
         if data is not None:
             self.check_batch_size("data.batch_size")
             self.steps_per_epoch = steps_per_epoch(data.train, config.data.batch_size)
-        self.optimizer = optimizer_of(config, self.steps_per_epoch)
+            self.sizes = {"pictures": len(data.train)}
+        self.optimizer = self.sgd()
         self._logits = jax.jit(self._both_ways)
+
+    @classmethod
+    def open(cls, config: ConfigDict) -> Self:
+        base = folder.existing(config.data.root)
+        return cls(config, poses.load_poses(base, test_share=config.data.test_share))
+
+    @property
+    def source(self) -> str:
+        return self.config.data.root
 
     @property
     def notes(self) -> list[str]:
-        """Lines before the first step."""
         train, test = self.data.identities
-        counts = (
-            f"{len(self.data.train)} images of {train} identities; tested on {len(self.data.test)} of {test} others"
-        )
-        return [f"data: {self.config.data.root} ({counts})", *self.data.notes]
+        counts = f"{len(self.data.train)} images of {train} identities"
+        return [f"data: {self.source} ({counts}; tested on {len(self.data.test)} of {test} others)", *self.data.notes]
 
     def init_state(self) -> TrainState:
-        """Return the state before the first step."""
         config = self.config
         variables = fresh_variables(self.model, jax.random.key(config.seed), config.data.image_size)
         kernel, bias = jnp.zeros(config.model.embedding_size), jnp.zeros(())
         params = {"model": variables["params"], "kernel": kernel, "bias": bias}
         return create_state(params, variables["batch_stats"], self.optimizer, config.seed, self.mesh)
 
+    def loss(self, forward: Forward) -> LossFunction:
+        return make_loss(forward, crop=self.config.data.crop)
+
     def probabilities(self, state: TrainState, source: Source, start: int, stop: int) -> np.ndarray:
         """Return probabilities of being frontal, ``float32 [stop - start]``.
 
         They belong to the mean logit of an image and its mirror image.
         """
-        variables = self.freeze({"params": state.params["model"], "batch_stats": state.batch_stats})
-        head = state.params["kernel"], state.params["bias"]
-        size = {"batch_size": self.eval_batch_size, "image_size": self.config.data.image_size}
-        parts = []
-        rows = local_rows(self.eval_batch_size, self.mesh)
-        for batch in eval_batches(source, **size, start=start, stop=stop, rows=rows):
-            logits = to_host(self._logits(variables, head, put_batch(batch["image"], self.mesh)))
-            parts.append(check_outputs("logits", logits[batch["mask"]]))
-        return 1 / (1 + np.exp(-np.concatenate(parts, dtype=np.float32)))
+        variables, head = self.freeze(self.variables(state)), (state.params["kernel"], state.params["bias"])
+        logits = functools.partial(self._logits, variables, head)
+        return 1 / (1 + np.exp(-self.outputs("logits", logits, source, start=start, stop=stop)))
 
     def _both_ways(self, variables: Any, head: tuple, images: jax.Array) -> jax.Array:
         images = normalize(images)
         embeddings = [self.model.apply(variables, view, train=False) for view in (images, images[:, :, ::-1])]
         return (embeddings[0] + embeddings[1]) / 2 @ head[0] + head[1]
 
-    def accuracy(self, state: TrainState) -> Accuracy:
+    def measure(self, state: TrainState) -> Accuracy:
         """Return the accuracy on the held-out identities."""
         test = self.data.test
         labels = np.array([test.label(index) for index in range(len(test))])
         correct = (self.probabilities(state, test, 0, len(test)) > 0.5) == (labels == 1)
         return Accuracy(*(float(np.mean(correct[chosen])) for chosen in (labels >= 0, labels == 1, labels == 0)))
 
-    def task(self) -> loop.Task:
-        """Return the job as the training loop sees it."""
-        config, train = self.config, self.data.train
-        batches = train_batches(
-            train,
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            seed=config.seed,
-            workers=config.data.workers,
-            rows=local_rows(config.data.batch_size, self.mesh),
-        )
+    def scores(self, state: TrainState) -> dict[str, float]:
+        found = self.measure(state)
+        return {f"test_{name}": value for name, value in found._asdict().items()} | {"score": found.all}
 
-        def evaluate(state: TrainState) -> dict[str, float]:
-            result = self.accuracy(state)
-            return {f"test_{name}": value for name, value in result._asdict().items()} | {"score": result.all}
+    def results(self, found: Accuracy, state: TrainState, best: Best) -> dict[str, Any]:
+        return {"step": int(state.step), "data": self.notes[0], "test": found._asdict(), "best": best._asdict()}
 
-        step = self.compile_step(make_loss(self.forward(), crop=config.data.crop))
-        sizes = {"pictures": len(train)}  # as checkpoints hold them
-        return self.loop_task(step, batches, evaluate, train.name, sizes, config.data.root)
+    def show(self, found: Accuracy, step: int, *, trained: bool) -> None:
+        title = f"after step {step}" if trained else f"best checkpoint (step {step})"
+        shares = ", ".join(f"{name} {value:.2%}" for name, value in found._asdict().items())
+        print(f"Frontal or profile, {title}, held-out identities: {shares}")
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
-    """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
-    job = _job(config)
-    ended = run(job, workdir)
-    result, step = job.accuracy(ended.state), int(ended.state.step)
-    if not is_first():
-        return
-    results = {"step": step, "data": job.notes[0], "test": result._asdict(), "best": ended.best._asdict()}
-    write_results(job, ended, workdir, results, job.report_data(ended.state))
-    _print(result, f"after step {step}")
-    print_files(workdir, ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/"))
-
-
-def report(config: ConfigDict, workdir: Path) -> None:
-    """Write the report of a run that ended again."""
-
-    def measure() -> Any:
-        job = _job(config)
-        return job.report_data(restore_last(job, workdir))
-
-    write_report(workdir, config, load_or_measure(workdir, measure))
-
-
-def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Test the best checkpoint of a workdir."""
-    check_trained(workdir)
-    job = _job(config)
-    state = restore_best(job, workdir)
-    _print(job.accuracy(state), f"best checkpoint (step {int(state.step)})")
-
-
-def _job(config: ConfigDict) -> FrontalJob:
-    base = folder.existing(config.data.root)
-    return FrontalJob(config, poses.load_poses(base, test_share=config.data.test_share))
-
-
-def _print(result: Accuracy, title: str) -> None:
-    shares = ", ".join(f"{name} {value:.2%}" for name, value in result._asdict().items())
-    print(f"Frontal or profile, {title}, held-out identities: {shares}")
+train, evaluate, report = FrontalJob.train, FrontalJob.evaluate, FrontalJob.report

@@ -14,9 +14,8 @@ from tvconv_jax.models import create_model
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.training import loop
-from tvconv_jax.training.mesh import make_mesh, norm_groups
-from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import LR_SCALINGS, sgd, step_schedule
+from tvconv_jax.training.mesh import norm_groups
+from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
 from tvconv_jax.utils.errors import UserError
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
@@ -69,7 +68,7 @@ def make_forward(
 
     Args:
         model: The linen model.
-        mesh: Over which the images are sharded.
+        mesh: Devices of the images.
         precision: ``"bfloat16"`` computes in it: images, activations and a copy of the parameters. Parameters
             themselves, statistics, weight generators, outputs and the loss are float32 either way.
         batch_norm: ``"global"``, statistics of the whole batch however many devices share it; ``"per_replica"``, of
@@ -96,11 +95,6 @@ def make_forward(
     return forward
 
 
-def mesh_of(config: ConfigDict) -> Mesh:
-    """Return the devices as ``config.mesh`` arranges them."""
-    return make_mesh(data=config.mesh.data, model=config.mesh.model)
-
-
 def _learning_rate(config: ConfigDict, batch_size: int) -> float:
     """Scale the recipe's learning rate, which belongs to ``base_batch``, to a global batch."""
     o = config.optimizer
@@ -113,21 +107,17 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
     check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
-    return step_schedule(
-        _learning_rate(config, batch_size),
-        milestones=o.milestones,
-        factor=o.factor,
-        steps_per_epoch=steps_per_epoch,
-        warmup_epochs=o.warmup_epochs,
-    )
+    epochs = {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
+    learning_rate = _learning_rate(config, batch_size)
+    return step_schedule(learning_rate, factor=o.factor, steps_per_epoch=steps_per_epoch, **epochs)
 
 
 def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     """Return a line about the learning rate, and about likely mistakes in it."""
     o = config.optimizer
     epochs = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
-    note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs} of "
-    note += f"{o.epochs:.3g}"
+    note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs}"
+    note += f" of {o.epochs:.3g}"
     note += f", growing for {o.warmup_epochs:.3g}" if o.warmup_epochs else ""
     if any(epoch >= o.epochs for epoch in o.milestones):
         note += "; it does not fall to its end: `epochs=` behind the config's colon moves milestones along"
@@ -136,26 +126,13 @@ def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     return note
 
 
-def optimizer_of(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return SGD with the schedule of ``config.optimizer``."""
-    schedule = schedule_of(config, batch_size=config.data.batch_size, steps_per_epoch=steps_per_epoch)
-    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
-
-
 def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
     """Return the intervals of ``config.train`` and ``config.optimizer.epochs`` in steps."""
     train, epochs = config.train, config.optimizer.epochs
-    check_choice("train.on_nonfinite", train.on_nonfinite, POLICIES)
-    total = round(epochs * steps_per_epoch)
+    total, given = round(epochs * steps_per_epoch), f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are"
     if total < 1:
-        raise UserError(
-            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are no step; take at least "
-            f"{1 / steps_per_epoch:.2g}."
-        )
+        raise UserError(f"{given} no step; take at least {1 / steps_per_epoch:.2g}.")
     if total >= MAX_STEPS:
-        raise UserError(
-            f"optimizer.epochs {epochs} of {steps_per_epoch} steps each are {total:,} steps, and a run counts to "
-            f"{MAX_STEPS - 1:,}; take fewer."
-        )
+        raise UserError(f"{given} {total:,} steps, and a run counts to {MAX_STEPS - 1:,}; take fewer.")
     eval_every = max(1, round(train.eval_every * steps_per_epoch))
     return loop.Plan(total, train.log_every, train.checkpoint_every, eval_every)

@@ -17,7 +17,7 @@ from tvconv_jax.data.source import Record, Source
 from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
 from tvconv_jax.tasks import load_task
-from tvconv_jax.tasks.run import Job, check_trained, restore_best
+from tvconv_jax.tasks.run import Job, check_trained, restore
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
@@ -54,13 +54,12 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     if not 0 < threshold < 1:
         raise UserError(f"threshold {threshold} must lie between 0 and 1.")
     check_unclaimed(out, WRITTEN, marker="scores.json", flag="--out")
-    job = _classifier(classifier)
-    faces = open_faces(source)
-    check_fit_a_line((faces.source.name(index) for index in range(len(faces.labels))), "the list of what is kept")
+    job, faces = _classifier(classifier), open_faces(source)
+    names = [faces.source.name(index) for index in range(len(faces.labels))]
+    check_fit_a_line(names, "the list of what is kept")
     out.mkdir(parents=True, exist_ok=True)
-    scores = _scores(job, faces, source, classifier, out)
+    scores = _scores(job, faces, names, classifier, out, Path(source).name)
     kept = np.flatnonzero(scores >= threshold)
-    names = [faces.source.name(index) for index in range(len(scores))]
     write_include_list(out / "kept.txt", (names[index] for index in kept))
     table = io.StringIO()
     rows = ((short_name(name), f"{score:.6f}") for name, score in zip(names, scores.tolist(), strict=True))
@@ -68,35 +67,37 @@ def purify(source: str, classifier: Path, out: Path, *, threshold: float = 0.5) 
     write_text(out / "scores.csv", table.getvalue())
     counts = _counts(faces, scores, kept, threshold)
     write_json(out / "counts.json", {"source": source, "classifier": str(classifier), **counts})
-    _histogram(out / "histogram.png", scores, threshold, counts)
+    _histogram(out / "histogram.png", scores, counts)
     _sheet(out / "sheet.png", faces, scores)
     broken = [names[index] for index in np.flatnonzero(np.isnan(scores))]
-    return (
-        f"kept {counts['pictures_kept']:,} of {counts['pictures']:,} images ({len(kept) / len(scores):.1%}) and "
-        f"{counts['identities_kept']:,} of {counts['identities']:,} identities.\n{_note_of(broken)}"
-        f"{''.join(f'{note}{chr(10)}' for note in faces.notes)}"
-        f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json\n"
-        f"Train on it with --config.data.include_list={out / 'kept.txt'}"
+    few = f"{', '.join(broken[:3])}{' ...' if broken[3:] else ''}"
+    return "\n".join(
+        [
+            f"kept {len(kept):,} of {len(scores):,} images ({len(kept) / len(scores):.1%}) and "
+            f"{counts['identities_kept']:,} of {counts['identities']:,} identities.",
+            *([f"{len(broken):,} cannot be decoded and are not kept: {few}"] if broken else []),
+            *faces.notes,
+            f"Everything is in {out}: kept.txt, scores.csv, histogram.png, sheet.png, counts.json",
+            f"Train on it with --config.data.include_list={out / 'kept.txt'}",
+        ]
     )
 
 
 def _classifier(workdir: Path) -> Job:
+    hint = "train configs/frontal.py first"
     try:
         config = read_config(workdir)
     except UserError:
-        raise UserError(
-            f"{workdir} holds no classifier; train configs/frontal.py first, or name --classifier."
-        ) from None
+        raise UserError(f"{workdir} holds no classifier; {hint}, or name --classifier.") from None
     if config.task != "frontal":
-        raise UserError(f"{workdir} is a run of the task {config.task!r}; train configs/frontal.py first.")
+        raise UserError(f"{workdir} is a run of the task {config.task!r}; {hint}.")
     check_trained(workdir)
     return load_task("frontal").FrontalJob(config)
 
 
-def _scores(job: Job, faces: FaceSet, source: str, classifier: Path, out: Path) -> np.ndarray:
+def _scores(job: Job, faces: FaceSet, names: list[str], classifier: Path, out: Path, title: str) -> np.ndarray:
     """Return the probabilities of all images, ``float32 [n]``, NaN for broken ones; resume a killed call."""
-    state = restore_best(job, classifier.absolute())
-    names = (faces.source.name(index) for index in range(len(faces.labels)))
+    state = restore(job, classifier.absolute(), best=True)
     weights = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
     of = {"pictures": len(faces.labels), "names": digest(*names), "classifier": digest(*weights)}
     path, what, hint = out / "scores.npy", out / "scores.json", "choose another --out or remove it"
@@ -113,7 +114,7 @@ def _scores(job: Job, faces: FaceSet, source: str, classifier: Path, out: Path) 
     except (OSError, ValueError, EOFError):
         raise UserError(f"{path} is damaged; remove it, and all is scored again.") from None
     starts = [start for start in range(0, len(scores), CHUNK) if np.isnan(scores[start : start + CHUNK]).any()]
-    for start in track(starts, total=len(starts), text=f"Scoring {Path(source).name}, {CHUNK} images at a time"):
+    for start in track(starts, total=len(starts), text=f"Scoring {title}, {CHUNK} images at a time"):
         stop = min(start + CHUNK, len(scores))
         scores[start:stop] = _score(job, state, faces.source, start, stop)
         scores.flush()
@@ -134,18 +135,9 @@ def _score(job: Job, state: TrainState, source: Source, start: int, stop: int) -
 
 def _is_whole(record: Record) -> bool:
     try:
-        pixels(record["image"])
+        return pixels(record["image"]) is not None
     except ImageError:
         return False
-    return True
-
-
-def _note_of(broken: list[str]) -> str:
-    if not broken:
-        return ""
-    return (
-        f"{len(broken):,} cannot be decoded and are not kept: {', '.join(broken[:3])}{' ...' if broken[3:] else ''}\n"
-    )
 
 
 def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: float) -> dict[str, float]:
@@ -162,16 +154,14 @@ def _counts(faces: FaceSet, scores: np.ndarray, kept: np.ndarray, threshold: flo
     }
 
 
-def _histogram(path: Path, scores: np.ndarray, threshold: float, counts: dict[str, float]) -> None:
+def _histogram(path: Path, scores: np.ndarray, counts: dict[str, float]) -> None:
     from matplotlib.figure import Figure  # late: nothing else here draws
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.hist(scores, bins=50, range=(0, 1), color="0.45")
-    axes.axvline(threshold, color="black", linestyle="--")
-    axes.set_yscale("log")
-    axes.set_xlabel("probability of being frontal")
-    axes.set_ylabel("images")
+    axes.axvline(counts["threshold"], color="black", linestyle="--")
+    axes.set(yscale="log", xlabel="probability of being frontal", ylabel="images")
     axes.set_title(f"{counts['pictures_kept']:,} of {counts['pictures']:,} images are kept", fontsize="medium")
     with replacing(path) as part:
         figure.savefig(part, dpi=150)

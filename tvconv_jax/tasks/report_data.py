@@ -19,19 +19,12 @@ MAX_STEPS = 100  # of the learning-rate schedule
 
 
 class ReportData(NamedTuple):
-    """Arrays behind a report.
+    """Arrays behind a report."""
 
-    Attributes:
-        learning_rates: ``[p, 2]``, steps and the learning rate at them.
-        affinity: Affinity maps ``[h, w, a]`` by layer, in the model's order.
-        cosines: By verification set, the cosine of every pair, ``[n]``.
-        same: By verification set, whether a pair shows the same identity, boolean ``[n]``.
-    """
-
-    learning_rates: np.ndarray
-    affinity: Mapping[str, np.ndarray]
-    cosines: Mapping[str, np.ndarray]
-    same: Mapping[str, np.ndarray]
+    learning_rates: np.ndarray  # [p, 2], steps and the learning rate at them
+    affinity: Mapping[str, np.ndarray]  # affinity maps [h, w, a] by layer, in the model's order
+    cosines: Mapping[str, np.ndarray]  # by verification set, the cosine of every pair, [n]
+    same: Mapping[str, np.ndarray]  # by verification set, whether a pair shows the same identity, boolean [n]
 
 
 def save(workdir: Path, data: ReportData) -> None:

@@ -1,24 +1,41 @@
-"""The steps of every training command: resume, train, keep, report."""
+"""The flow of every task: train, evaluate, write the report, restore; a task's job fills in its parts."""
 
-from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
+import flax.linen as nn
 import jax
+import numpy as np
+import optax
 from ml_collections import ConfigDict
 
+from tvconv_jax.data.pipeline import eval_batches, train_batches
+from tvconv_jax.data.source import Source
 from tvconv_jax.data.watchdog import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
-from tvconv_jax.tasks.parts import learning_rate_note, make_forward, mesh_of, plan_of, schedule_of
+from tvconv_jax.tasks.parts import Forward, learning_rate_note, make_forward, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
+from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.distributed import is_first
+from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.training.logging import MetricsLog, NoLog
 from tvconv_jax.training.maps import MapsLog
-from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, norm_groups, norm_note
+from tvconv_jax.training.mesh import (
+    check_batch_size,
+    eval_batch_size,
+    local_rows,
+    make_mesh,
+    norm_groups,
+    norm_note,
+    put_batch,
+)
+from tvconv_jax.training.nonfinite import check_outputs
+from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.provenance import provenance
 from tvconv_jax.training.state import TrainState
@@ -29,70 +46,177 @@ from tvconv_jax.utils.storage import locked, writing
 
 MIN_TIMED_STEPS = 5  # that a speed is taken from
 
-InitFn = Callable[[TrainState, Callable[[str], None]], TrainState]
-
 
 class Job:
-    """A run put together from its config.
+    """A run put together from its config, the base of every task's job.
 
-    A task's job has ``model``, ``optimizer``, ``batch_size`` (images in a step), ``steps_per_epoch`` and ``notes``
-    (lines before the first step) besides, and defines :meth:`init_state` and :meth:`task`.
+    A task's job sets the attributes without a value below and ``data``, with the training images ``data.train``, and
+    defines the methods that only have a docstring here.
 
-    Attributes:
-        config: The config.
-        mesh: Over which batches are sharded.
-        eval_batch_size: ``eval.batch_size``, a multiple of the devices.
+    Raises:
+        UserError: If something in the config or the data does not fit.
     """
 
-    batch_size: int
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    batch_size: int  # images in a step
     steps_per_epoch: int
-    notes: list[str]
+    notes: list[str]  # lines before the first step
+    sizes: dict[str, int]  # of the data, as checkpoints hold them
+    augmentation: Mapping[str, Any] = MappingProxyType({})  # arguments of train_batches
+    sets: Any = None  # verification sets of a face run, for the report
+    results_of_best = False  # whether results.json describes the best checkpoint; False: the last
+    eval_of_best = True  # whether --mode=eval evaluates it
+    files = ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/")  # named when a run ends
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh = config, mesh_of(config)
+        self.config, self.mesh = config, make_mesh(data=config.mesh.data, model=config.mesh.model)
         self.eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         self.freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
+    @classmethod
+    def open(cls, config: ConfigDict) -> Self:
+        """Return the job of a config with the data that it names."""
+        return cls(config)
+
+    @property
+    def source(self) -> str:
+        """Name of the training data in an error."""
+        return self.data.description
+
     def init_state(self) -> TrainState:
         """Return the state before the first step."""
-        raise NotImplementedError
 
-    def task(self) -> loop.Task:
-        """Return the job as the training loop sees it."""
-        raise NotImplementedError
+    def init_fn(self, state: TrainState, _: Callable[[str], None]) -> TrainState:
+        """Return the fresh state as the config changes it; the function prints a line."""
+        return state
+
+    def loss(self, forward: Forward) -> LossFunction:
+        """Return the loss of the model's forward pass."""
+
+    def scores(self, state: TrainState) -> dict[str, float]:
+        """Return the numbers of an evaluation during training; the highest ``score`` is the best state."""
+
+    def measure(self, state: TrainState) -> Any:
+        """Return all results of a state on the test data."""
+
+    def results(self, found: Any, state: TrainState, best: loop.Best) -> dict[str, Any]:
+        """Return the task's own keys of ``results.json`` for what :meth:`measure` found."""
+
+    def show(self, found: Any, step: int, *, trained: bool) -> None:
+        """Print what :meth:`measure` found, after a training or in ``--mode=eval``."""
+
+    def write_files(self, workdir: Path, found: Any) -> None:
+        """Write the files that only this task has."""
+
+    def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
+        """Return the task's own fields of :class:`Trained`, if its models can be exported."""
+
+    @classmethod
+    def load_sets(cls, _: ConfigDict) -> Any:
+        """Return the verification sets of a face run, if its data is still there."""
 
     def check_batch_size(self, name: str) -> None:
         """Raise a ``UserError`` if the batch cannot be split as the config asks; ``name`` is its key."""
         train = self.config.train
         check_batch_size(name, self.batch_size, self.mesh, parts=train.grad_accum_steps, batch_norm=train.batch_norm)
 
-    def forward(self) -> Callable:
-        """Return the forward pass of the model as ``config.train`` sets it, see :func:`make_forward`."""
+    def train_step(self) -> TrainStep:
+        """Return the compiled step."""
         train = self.config.train
-        return make_forward(self.model, self.mesh, precision=train.precision, batch_norm=train.batch_norm)
-
-    def compile_step(self, loss: LossFunction) -> TrainStep:
-        """Compile the training step of a loss."""
-        train = self.config.train
+        loss = self.loss(make_forward(self.model, self.mesh, precision=train.precision, batch_norm=train.batch_norm))
         options = {"grad_accum_steps": train.grad_accum_steps, "on_nonfinite": train.on_nonfinite}
         return make_train_step(loss, self.optimizer, self.mesh, **options)
 
-    def loop_task(
-        self, step: TrainStep, batches: Any, evaluate: Callable, name_of: Callable, data: dict[str, int], source: str
-    ) -> loop.Task:
-        """Return the task of its parts; ``source`` is the name of the data in an error of batches that do not come."""
-        batches = WatchedBatches(batches, timeout=self.config.data.timeout, source=source)
-        groups = norm_groups(self.config.train.batch_norm, self.mesh)
-        return loop.Task(step, batches, evaluate, name_of, data, groups)
+    def batches(self) -> Any:
+        """Return the training batches without end."""
+        data, rows = self.config.data, local_rows(self.batch_size, self.mesh)
+        options = {"image_size": data.image_size, "seed": self.config.seed, "workers": data.workers, "rows": rows}
+        return train_batches(self.data.train, batch_size=self.batch_size, **options, **self.augmentation)
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a training image."""
+        return self.data.train.name(index)
+
+    def task(self) -> loop.Task:
+        """Return the job as the training loop sees it."""
+        step, groups = self.train_step(), norm_groups(self.config.train.batch_norm, self.mesh)
+        batches = WatchedBatches(self.batches(), timeout=self.config.data.timeout, source=self.source)
+        return loop.Task(step, batches, self.scores, self.name_of, self.sizes, groups)
+
+    def schedule(self) -> optax.Schedule:
+        """Return the learning rate by step."""
+        return schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+
+    def sgd(self) -> optax.GradientTransformation:
+        """Return SGD as ``config.optimizer`` sets it."""
+        o = self.config.optimizer
+        return sgd(self.schedule(), momentum=o.momentum, weight_decay=o.weight_decay)
+
+    def outputs(self, title: str, function: Callable, source: Source, **part: int) -> np.ndarray:
+        """Return the outputs of a function of images ``uint8 [n, s, s, 3]`` for every image of a source, each once."""
+        size, parts = {"batch_size": self.eval_batch_size, "image_size": self.config.data.image_size}, []
+        for batch in eval_batches(source, **size, **part, rows=local_rows(self.eval_batch_size, self.mesh)):
+            found = to_host(function(put_batch(batch["image"], self.mesh)))[batch["mask"]]
+            parts.append(check_outputs(title, found))
+        return np.concatenate(parts)
 
     def plan(self) -> loop.Plan:
         """Return the intervals of the loop."""
         return plan_of(self.config, self.steps_per_epoch)
 
-    def report_data(self, state: TrainState) -> ReportData:
-        """Return what the report shows of a state besides its results."""
-        schedule = schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-        return report_data.of_run(schedule, self.plan().total, state.params)
+    def variables(self, state: TrainState) -> dict[str, Any]:
+        """Return the variables of the model in a state."""
+        return {"params": state.params.get("model", state.params), "batch_stats": state.batch_stats}
+
+    def report_data(self, state: TrainState, _: Any = None) -> ReportData:
+        """Return what the report shows besides results, of a state and what :meth:`measure` found for it."""
+        return report_data.of_run(self.schedule(), self.plan().total, state.params)
+
+    @classmethod
+    def train(cls, config: ConfigDict, workdir: Path) -> None:
+        """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
+        job = cls.open(config)
+        ended = run(job, workdir)
+        state = restore(job, workdir, best=True) if job.results_of_best else ended.state
+        found = job.measure(state)
+        results = job.results(found, state, ended.best)
+        if not is_first():
+            return
+        job.write_files(workdir, found)
+        write_json(workdir / "results.json", results | provenance(config.seed, ended.images_per_second))
+        data = job.report_data(state, found)
+        report_data.save(workdir, data)
+        write_report(workdir, config, data, job.sets)
+        job.show(found, int(state.step), trained=True)
+        print(f"Everything is in {workdir}: {', '.join(cls.files)}")
+
+    @classmethod
+    def evaluate(cls, config: ConfigDict, workdir: Path) -> None:
+        """Print the results of a workdir's best checkpoint, or of the one that ``eval.checkpoint`` names."""
+        check_trained(workdir)
+        job = cls.open(config)
+        state = restore(job, workdir, best=job.eval_of_best)
+        job.show(job.measure(state), int(state.step), trained=False)
+
+    @classmethod
+    def report(cls, config: ConfigDict, workdir: Path) -> None:
+        """Write the report of a run that ended again."""
+        data = report_data.load(workdir)
+        if data is None:  # a run of an older version
+            job = cls.open(config)
+            data = job.report_data(restore(job, workdir, best=job.results_of_best))
+            report_data.save(workdir, data)
+        write_report(workdir, config, data, cls.load_sets(config))
+
+    @classmethod
+    def trained(cls, config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
+        """Return a trained run, with its best checkpoint or its last."""
+        check_trained(workdir)
+        job = cls.open(config)
+        state = restore(job, workdir, best=best)
+        parts, step = {"config": config, "model": job.model, "variables": job.variables(state)}, int(state.step)
+        return Trained(**parts, step=step, batches=lambda: training_images(job), **job.artifact(workdir, step))
 
 
 class TrainResult(NamedTuple):
@@ -103,40 +227,40 @@ class TrainResult(NamedTuple):
     images_per_second: float | None
 
 
-def run(job: Job, workdir: Path, *, init_fn: InitFn = lambda state, _: state) -> TrainResult:
-    """Train from the newest checkpoint of the workdir, or from the beginning, to the last step.
+def run(job: Job, workdir: Path) -> TrainResult:
+    """Train from the newest checkpoint of the workdir, or from the beginning, to the last step."""
+    with ExitStack() as stack:
+        line = stack.enter_context(closing(ProgressLine(job.plan().total, job.batch_size)))
+        if first := is_first():
+            stack.enter_context(locked(workdir, line.print))
+        norm = norm_note(job.config.train.batch_norm, job.mesh)
+        for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
+            line.print(note)
+        checkpoints = stack.enter_context(Checkpoints(workdir, line.print))
+        task = job.task()
+        stack.enter_context(closing(task.batches))
+        fresh = job.init_state()
+        state, progress = loop.resume(fresh, task, checkpoints)
+        if state is fresh:
+            state = job.init_fn(state, line.print)
+        if first:
+            with writing(workdir, "config.json"):
+                write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
+        step = int(state.step)
+        log, maps = (
+            stack.enter_context(closing(MetricsLog(workdir, step) if first else NoLog())),
+            MapsLog(workdir, step),
+        )
 
-    Args:
-        job: The job.
-        workdir: Of the run.
-        init_fn: Changes the fresh state where there is no checkpoint; gets a function that prints a line, too.
-    """
-    first = is_first()
-    with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
-        with locked(workdir, line.print) if first else nullcontext():
-            norm = norm_note(job.config.train.batch_norm, job.mesh)
-            for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
-                line.print(note)
-            with Checkpoints(workdir, line.print) as checkpoints:
-                task = job.task()
-                with closing(task.batches):
-                    state, progress = _train(job, task, workdir, checkpoints, line, init_fn)
+        def evaluate(state: TrainState) -> dict[str, float]:
+            maps.write(int(state.step), state.params)
+            return task.evaluate(state)
+
+        if step == 0:
+            maps.write(0, state.params)
+        watched = task._replace(evaluate=evaluate)
+        state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
-
-
-def _train(
-    job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine, init_fn: InitFn
-) -> tuple[TrainState, loop.Progress]:
-    first, fresh = is_first(), job.init_state()
-    state, progress = loop.resume(fresh, task, checkpoints)
-    if state is fresh:
-        state = init_fn(state, line.print)
-    if first:
-        with writing(workdir, "config.json"):
-            write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
-    with closing(MetricsLog(workdir, int(state.step)) if first else NoLog()) as log:
-        task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
-        return loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
 
 
 def find_speed(line: ProgressLine, results: Path) -> float | None:
@@ -147,72 +271,21 @@ def find_speed(line: ProgressLine, results: Path) -> float | None:
     return earlier.get("images_per_second") or None
 
 
-def _with_maps(task: loop.Task, state: TrainState, maps: MapsLog) -> loop.Task:
-    """Write the affinity maps now, if the run begins, and at every evaluation of the task."""
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        maps.write(int(state.step), state.params)
-        return task.evaluate(state)
-
-    if int(state.step) == 0:
-        maps.write(0, state.params)
-    return task._replace(evaluate=evaluate)
-
-
-def write_results(
-    job: Job, result: TrainResult, workdir: Path, results: dict[str, Any], data: ReportData, sets: Any = None
-) -> None:
-    """Write ``results.json``, ``report.npz`` and ``report.html``.
-
-    Args:
-        job: The job.
-        result: Of its training.
-        workdir: The folder.
-        results: The task's own keys of ``results.json``.
-        data: Of the report.
-        sets: Verification sets of a face run.
-    """
-    write_json(workdir / "results.json", results | provenance(job.config.seed, result.images_per_second))
-    report_data.save(workdir, data)
-    write_report(workdir, job.config, data, sets)
-
-
-def load_or_measure(workdir: Path, measure: Callable[[], ReportData]) -> ReportData:
-    """Return the report data of a run that ended; ``measure`` makes it for a run of an older version."""
-    data = report_data.load(workdir)
-    if data is None:
-        report_data.save(workdir, data := measure())
-    return data
-
-
-def print_files(workdir: Path, names: Iterable[str]) -> None:
-    """Print the files of a run that ended."""
-    print(f"Everything is in {workdir}: {', '.join(names)}")
-
-
 def check_trained(workdir: Path) -> None:
     """Raise a ``UserError`` if a workdir was never trained in."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
 
 
-def restore_best(job: Job, workdir: Path) -> TrainState:
-    """Return the best state of a workdir.
+def restore(job: Job, workdir: Path, *, best: bool) -> TrainState:
+    """Return the best or the last state of a workdir.
 
     Raises:
         UserError: If there is none.
     """
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(job.init_state(), best=True)
+        restored = checkpoints.restore(job.init_state(), best=best)
     if restored is None:
-        raise UserError(f"{workdir} holds no best checkpoint; train until the first evaluation, with --mode=train.")
-    return restored[0]
-
-
-def restore_last(job: Job, workdir: Path) -> TrainState:
-    """Return the last state of a workdir that was trained in."""
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(job.init_state())
-    if restored is None:
-        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+        kind, hint = ("best checkpoint", "train until the first evaluation") if best else ("checkpoint", "train first")
+        raise UserError(f"{workdir} holds no {kind}; {hint}, with --mode=train.")
     return restored[0]

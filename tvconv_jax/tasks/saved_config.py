@@ -1,10 +1,12 @@
 """``config.json`` of a workdir: read, and compared with the config of a command."""
 
+import functools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.tasks.configs.base import complete
@@ -18,6 +20,8 @@ from tvconv_jax.utils.plain_files import parse_json
 IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite")
 # Files that runs write into a workdir, after config.json.
 WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
+
+flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -37,30 +41,22 @@ def read_config(workdir: Path) -> ConfigDict:
 def check_workdir(config: ConfigDict, workdir: Path, *, ignore: Sequence[str] = ()) -> None:
     """Raise a ``UserError`` if a folder holds a run of another config, or one whose config is not known.
 
-    Args:
-        config: Of the run.
-        workdir: Its folder.
-        ignore: Beginnings of keys that may differ.
+    Keys that begin as one in ``ignore`` may differ.
     """
     file, checkpoints = workdir / "config.json", checkpoint_files.checkpoints_of(workdir)
-    for folder in (checkpoints, *(checkpoints / kind for kind in checkpoint_files.KINDS)):
+    kinds = [checkpoints / kind for kind in checkpoint_files.KINDS]
+    hint = "choose another --workdir, or remove that folder"
+    for folder in (checkpoints, *kinds):
         if os.path.lexists(folder) and not folder.is_dir():  # a file, or a link to a disk that is not there
-            raise UserError(
-                f"{folder} is not a folder, and checkpoints go there; move it away, or choose another --workdir."
-            )
-    if not file.exists():
-        if any(checkpoint_files.found(checkpoints / kind) for kind in checkpoint_files.KINDS):
-            raise UserError(
-                f"{workdir} holds checkpoints, but no config.json says of what run; choose another --workdir, or "
-                f"remove that folder."
-            )
-        check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
+            where = "move it away, or choose another --workdir"
+            raise UserError(f"{folder} is not a folder, and checkpoints go there; {where}.")
+    if file.exists():
+        if different := differences(read_json(file, hint), config, ignore=ignore):
+            raise UserError(f"{workdir} holds a run of another config ({different}); {hint}.")
         return
-    run = read_json(file, "choose another --workdir, or remove that folder")
-    if different := differences(run, config, ignore=ignore):
-        raise UserError(
-            f"{workdir} holds a run of another config ({different}); choose another --workdir, or remove that folder."
-        )
+    if any(map(checkpoint_files.found, kinds)):
+        raise UserError(f"{workdir} holds checkpoints, but no config.json says of what run; {hint}.")
+    check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
 
 
 def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) -> str:
@@ -79,11 +75,3 @@ def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) ->
     different = [key for key in different if not key.startswith((*IGNORED, *ignore))]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
     return f"{len(different)} keys differ: {shown}" if different else ""
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    """Flatten a nested dictionary: values by keys with dots."""
-    found = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

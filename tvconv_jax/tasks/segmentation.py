@@ -17,23 +17,13 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.tasks import evaluation, write_report
-from tvconv_jax.tasks.evaluation import Measured, Predicted, chosen_names, dices, measure
+from tvconv_jax.tasks import evaluation
+from tvconv_jax.tasks.evaluation import Measured, Predicted, dices, measure
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import Forward, check_choice, model_of, schedule_of
-from tvconv_jax.tasks.run import (
-    Job,
-    check_trained,
-    load_or_measure,
-    print_files,
-    restore_best,
-    restore_last,
-    run,
-    write_results,
-)
-from tvconv_jax.tasks.trained import Trained, training_images
+from tvconv_jax.tasks.parts import Forward, check_choice, model_of
+from tvconv_jax.tasks.run import Job
 from tvconv_jax.training import loop
-from tvconv_jax.training.distributed import is_first, to_host
+from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
@@ -63,14 +53,9 @@ def make_loss(forward: Forward) -> LossFunction:
 
 
 class SegmentationJob(Job):
-    """A segmentation run put together from its config.
+    """A run of :func:`tvconv_jax.tasks.configs.odoc_config`."""
 
-    Args:
-        config: Of :func:`tvconv_jax.tasks.configs.odoc_config`.
-
-    Raises:
-        UserError: If something in the config or the data does not fit.
-    """
+    files = ("report.html", "results.json", "scores.csv", "pictures.png", "metrics.jsonl", "checkpoints/")
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(config)
@@ -82,28 +67,27 @@ class SegmentationJob(Job):
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         check_choice("model.num_classes", config.model.num_classes, (2,))
         self.model, self._pretrained = model_of(config), None
+        self.results_of_best = self.eval_of_best = config.eval.checkpoint != "last"
         if config.model.pretrained:
             self._pretrained = read_torch_checkpoint(user_path(config.model.pretrained))
-            if config.model.depth != 1:
-                raise UserError(
-                    f"model.pretrained is of depth 1, model.depth is {config.model.depth}; set --config.model.depth=1."
-                )
+            if (depth := config.model.depth) != 1:
+                raise UserError(f"model.pretrained is of depth 1, model.depth is {depth}; set --config.model.depth=1.")
         if config.data.source == "folder":
             self.data = fundus.load_folder(config.data.root, cache_dir())
         else:
             self.data = fundus.load_embedded(config.data.size, cache_dir())
         self.train_sources = {d: s for d, s in self.data.train.items() if d != config.data.test_domain}
+        self.name_of = fundus.names(self.train_sources).__getitem__
+        self.sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
         tested = fundus.names({0: self.test_source})
-        for name in chosen_names(config.eval.visualize):
+        for name in filter(None, config.eval.visualize.split(",")):  # "Domain4/000.png,Domain4/007.png"
             check_choice("eval.visualize", name, tested)
         self.batch_size, parts = config.data.per_domain * len(self.train_sources), config.train.grad_accum_steps
         self.check_batch_size("data.per_domain times the training domains")
         if parts % len(self.train_sources) == 0:  # domains are interleaved in a batch
             raise UserError(f"train.grad_accum_steps {parts} would give every part one domain alone; take 1, 2 or 4.")
         self.steps_per_epoch = fundus_batches.steps_per_epoch(self.train_sources, config.data.per_domain)
-        o = config.optimizer
-        schedule = schedule_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-        self.optimizer = optax.adam(schedule, b1=o.b1, b2=o.b2)
+        self.optimizer = optax.adam(self.schedule(), b1=config.optimizer.b1, b2=config.optimizer.b2)
         self._probabilities = jax.jit(self._forward, static_argnums=2)
 
     @property
@@ -113,7 +97,6 @@ class SegmentationJob(Job):
 
     @property
     def notes(self) -> list[str]:
-        """Lines before the first step."""
         return [
             f"data: {self.data.description}; trained on {', '.join(map(str, self.train_sources))}, tested on "
             f"{self.config.data.test_domain}",
@@ -123,20 +106,17 @@ class SegmentationJob(Job):
 
     @property
     def backbone(self) -> str:
-        """Initial weights of the backbone, in words."""
         return f"weights of {self.config.model.pretrained}" if self.config.model.pretrained else "from scratch"
 
     def init_state(self) -> TrainState:
-        """Return the state before the first step."""
         variables = fresh_variables(self.model, jax.random.key(self.config.seed), self.config.data.image_size)
         if self._pretrained is not None:
             variables = backbone_from_torchvision(self._pretrained, variables)
         return create_state(variables["params"], variables["batch_stats"], self.optimizer, self.config.seed, self.mesh)
 
-    def task(self) -> loop.Task:
-        """Return the job as the training loop sees it."""
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
         data = self.config.data
-        batches = fundus_batches.train_batches(
+        return fundus_batches.train_batches(
             self.train_sources,
             per_domain=data.per_domain,
             image_size=data.image_size,
@@ -146,29 +126,20 @@ class SegmentationJob(Job):
             workers=data.workers,
             rows=local_rows(self.batch_size, self.mesh),
         )
-        names = fundus.names(self.train_sources)
+
+    def loss(self, forward: Forward) -> LossFunction:
+        return make_loss(forward)
+
+    def scores(self, state: TrainState) -> dict[str, float]:
         watched = [self.data.test[domain] for domain in self._watched_domains()]
-
-        def evaluate(state: TrainState) -> dict[str, float]:
-            found = [dices(predicted) for source in watched for predicted in self.predict(state, source)]
-            cup, disc = (float(value) for value in np.mean(found, axis=0))
-            return {"cup_dice": cup, "disc_dice": disc, "score": (cup + disc) / 2}
-
-        # as checkpoints hold them
-        sizes = {f"pictures of domain {domain}": len(source) for domain, source in self.train_sources.items()}
-        step = self.compile_step(make_loss(self.forward()))
-        return self.loop_task(step, batches, evaluate, names.__getitem__, sizes, self.data.description)
-
-    def selected(self, workdir: Path, last: TrainState | None = None) -> TrainState:
-        """Return the state that ``eval.checkpoint`` selects; ``last`` is the last one, if it is at hand."""
-        if self.config.eval.checkpoint != "last":
-            return restore_best(self, workdir)
-        return restore_last(self, workdir) if last is None else last
+        found = [dices(predicted) for source in watched for predicted in self.predict(state, source)]
+        cup, disc = (float(value) for value in np.mean(found, axis=0))
+        return {"cup_dice": cup, "disc_dice": disc, "score": (cup + disc) / 2}
 
     def predict(self, state: TrainState, source: fundus.FundusSource) -> Iterator[Predicted]:
         """Yield cleaned masks of every image, at the size of its own mask."""
         config = self.config
-        variables = self.freeze({"params": state.params, "batch_stats": state.batch_stats})
+        variables = self.freeze(self.variables(state))
         size = {"batch_size": self.eval_batch_size, "image_size": config.data.image_size}
         rows = local_rows(self.eval_batch_size, self.mesh)
         for batch in fundus_batches.eval_batches(source, **size):
@@ -208,71 +179,33 @@ class SegmentationJob(Job):
             logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
         return jax.nn.sigmoid(logits)
 
+    def results(self, found: list[Measured], state: TrainState, _: loop.Best) -> dict[str, Any]:
+        config, size = self.config, self.config.data.image_size
+        return {
+            "step": int(state.step),
+            "selection": SELECTIONS[config.eval.checkpoint],
+            "data": self.notes[0].removeprefix("data: "),
+            "test_domain": config.data.test_domain,
+            "operator": config.model.operator,
+            "backbone": self.backbone,
+            **evaluation.results_of(found, config.eval, self.constant()),
+            "complexity": count(self.model, (1, size, size, 3))._asdict(),
+        }
 
-def train(config: ConfigDict, workdir: Path) -> None:
-    """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
-    job = SegmentationJob(config)
-    ended = run(job, workdir)
-    state = job.selected(workdir, ended.state)
-    found, step, size = job.measure(state), int(state.step), config.data.image_size
-    if not is_first():
-        return
-    results = {
-        "step": step,
-        "selection": SELECTIONS[config.eval.checkpoint],
-        "data": job.notes[0].removeprefix("data: "),
-        "test_domain": config.data.test_domain,
-        "operator": config.model.operator,
-        "backbone": job.backbone,
-        **evaluation.results_of(found, config.eval, job.constant()),
-        "complexity": count(job.model, (1, size, size, 3))._asdict(),
-    }
-    evaluation.write_csv(workdir / "scores.csv", found)
-    if config.eval.num_images:
-        evaluation.draw_outlines(workdir / "pictures.png", found, config.eval)
-    write_results(job, ended, workdir, results, job.report_data(state))
-    evaluation.print_scores(found, config, f"Domain {config.data.test_domain} after step {step}")
-    files = ("report.html", "results.json", "scores.csv", "pictures.png", "metrics.jsonl", "checkpoints/")
-    print_files(workdir, files)
+    def write_files(self, workdir: Path, found: list[Measured]) -> None:
+        evaluation.write_csv(workdir / "scores.csv", found)
+        if self.config.eval.num_images:
+            evaluation.draw_outlines(workdir / "pictures.png", found, self.config.eval)
 
+    def show(self, found: list[Measured], step: int, *, trained: bool) -> None:
+        title = f" after step {step}" if trained else f", checkpoint of step {step}"
+        evaluation.print_scores(found, self.config, f"Domain {self.config.data.test_domain}{title}")
 
-def report(config: ConfigDict, workdir: Path) -> None:
-    """Write the report of a run that ended again."""
-
-    def measure() -> Any:
-        job = SegmentationJob(config)
-        return job.report_data(job.selected(workdir))
-
-    write_report(workdir, config, load_or_measure(workdir, measure))
-
-
-def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Measure the selected checkpoint of a workdir and print the table."""
-    check_trained(workdir)
-    job = SegmentationJob(config)
-    state = job.selected(workdir)
-    title = f"Domain {config.data.test_domain}, checkpoint of step {int(state.step)}"
-    evaluation.print_scores(job.measure(state), config, title)
-
-
-def trained(config: ConfigDict, workdir: Path, *, best: bool) -> Trained:
-    """Return a trained run; its results are the recorded Dice of the unseen domain, if they are of that step."""
-    check_trained(workdir)
-    job = SegmentationJob(config)
-    state = (restore_best if best else restore_last)(job, workdir)
-    source = job.data.test[config.data.test_domain]
-    size = {"batch_size": min(8, len(source)), "image_size": config.data.image_size}  # 64 of 256x256 are slow to check
-    return Trained(
-        config,
-        job.model,
-        {"params": state.params, "batch_stats": state.batch_stats},
-        int(state.step),
-        next(fundus_batches.eval_batches(source, **size)).images,
-        lambda: training_images(job),
-        None,
-        "logits",
-        _recorded_dice(workdir, int(state.step)),
-    )
+    def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
+        # 64 images of 256x256 are slow to check
+        size = {"batch_size": min(8, len(self.test_source)), "image_size": self.config.data.image_size}
+        images = next(fundus_batches.eval_batches(self.test_source, **size)).images
+        return {"images": images, "verify": None, "output": "logits", "results": _recorded_dice(workdir, step)}
 
 
 def _recorded_dice(workdir: Path, step: int) -> dict[str, Any]:
@@ -282,3 +215,7 @@ def _recorded_dice(workdir: Path, step: int) -> dict[str, Any]:
         return {"dice": dice} if results["step"] == step else {}
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended
         return {}
+
+
+train, evaluate = SegmentationJob.train, SegmentationJob.evaluate
+report, trained = SegmentationJob.report, SegmentationJob.trained

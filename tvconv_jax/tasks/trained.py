@@ -19,43 +19,25 @@ MAX_IMAGES = 64  # on which artifacts are checked
 
 
 class Accuracy(NamedTuple):
-    """Verification accuracy of single embeddings, as a device makes them: no mirrored image is added.
+    """Verification accuracy of single embeddings, as a device makes them: no mirrored image is added."""
 
-    Attributes:
-        mean: Mean over the sets, 0 to 1.
-        sets: By name of the set.
-        cosine: Threshold, mean over folds and sets; the same identity above it.
-    """
-
-    mean: float
-    sets: dict[str, float]
-    cosine: float
+    mean: float  # over the sets, 0 to 1
+    sets: dict[str, float]  # by name of the set
+    cosine: float  # threshold, mean over folds and sets; the same identity above it
 
 
 class Trained(NamedTuple):
-    """Trained run.
-
-    Attributes:
-        config: Its config.
-        model: The linen module.
-        variables: ``params`` and ``batch_stats``.
-        step: Step of the checkpoint.
-        images: ``uint8 [n, s, s, 3]``, test images of the run.
-        batches: Opens endless training images, ``uint8 [n, s, s, 3]``; close them.
-        verify: Accuracy of an embedding function on the run's own sets; ``None`` where there are none.
-        output: ``"embeddings"`` or ``"logits"``.
-        results: Recorded results of this checkpoint that ``verify`` does not measure: Dice, 0 to 1, where there is one.
-    """
+    """Trained run."""
 
     config: ConfigDict
     model: nn.Module
-    variables: dict[str, Any]
-    step: int
-    images: np.ndarray
-    batches: Callable[[], Generator[np.ndarray, None, None]]
-    verify: Callable[[Embed], Accuracy] | None
-    output: str
-    results: dict[str, Any]
+    variables: dict[str, Any]  # params and batch_stats
+    step: int  # of the checkpoint
+    images: np.ndarray  # uint8 [n, s, s, 3], test images of the run
+    batches: Callable[[], Generator[np.ndarray, None, None]]  # endless training images, uint8 [n, s, s, 3]; close them
+    verify: Callable[[Embed], Accuracy] | None  # accuracy on the run's own sets; None where there are none
+    output: str  # "embeddings" or "logits"
+    results: dict[str, Any]  # recorded, of this checkpoint, that verify does not measure: Dice, 0 to 1
 
 
 def load(workdir: Path, *, best: bool = False) -> Trained:

@@ -30,6 +30,6 @@ def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, di
     workdir = user_path(workdir).absolute()
     model = model_of(read_config(workdir))
     _, arrays = read_checkpoint(workdir, kinds=("best",) if best else ("last",), named="the workdir")
-    tree = unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
+    tree = unflatten_dict({name: jnp.asarray(value) for name, value in arrays.items()}, sep="/")
     params = tree["params"]
     return model, {"params": params.get("model", params), "batch_stats": tree.get("batch_stats", {})}

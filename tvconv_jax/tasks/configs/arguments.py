@@ -3,28 +3,23 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tvconv_jax.tasks.configs.renamed import ARGUMENTS, print_renamed
+from tvconv_jax.tasks.configs.renamed import ARGUMENTS
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.moved import print_renamed
 
 
 class Argument(NamedTuple):
-    """One ``:`` argument of a config.
+    """One ``:`` argument of a config."""
 
-    Attributes:
-        kind: ``int``, ``float``, ``str`` or ``bool``; a ``bool`` is set by its bare name.
-        default: Its value where it is not given.
-        choices: Values that a ``str`` may have; empty: any.
-    """
-
-    kind: type
-    default: Any
-    choices: tuple[str, ...] = ()
+    kind: type  # int, float, str or bool; a bool is set by its bare name
+    default: Any  # its value where it is not given
+    choices: tuple[str, ...] = ()  # of a str; empty: any
 
 
-def common_arguments(operators: Sequence[str], default: str) -> dict[str, Argument]:
-    """Return the arguments that all recipes have, with the operators of their model."""
+def common_arguments(operators: Sequence[str], default: str | None = None) -> dict[str, Argument]:
+    """Return the arguments that all recipes have, with the operators of their model; the first is the default."""
     return {
-        "operator": Argument(str, default, tuple(operators)),
+        "operator": Argument(str, default or operators[0], tuple(operators)),
         "image_size": Argument(int, None),
         "epochs": Argument(float, None),
         "seed": Argument(int, 0),
@@ -32,12 +27,13 @@ def common_arguments(operators: Sequence[str], default: str) -> dict[str, Argume
     }
 
 
-def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:
-    """Return a value for every argument of ``key=value,key=value,flag``.
+def with_given(size: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return sizes of a recipe, those replaced that were given."""
+    return {name: value if given[name] is None else given[name] for name, value in size.items()}
 
-    Args:
-        text: The text behind the colon, or ``None``.
-        arguments: The arguments that it may have.
+
+def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[str, Any]:
+    """Return a value for every argument of ``key=value,key=value,flag``, the text behind the colon.
 
     Raises:
         UserError: For an unknown key, a value of another type or choice, or a key given twice; lists what exists.
@@ -46,7 +42,7 @@ def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[st
     for part in filter(None, (text or "").split(",")):
         name, given, value = part.partition("=")
         if name not in arguments and (new := ARGUMENTS.get(name)) in arguments:
-            print_renamed("config argument", name, new)
+            print_renamed(f"config argument {name}", new)
             name = new
         if name not in arguments:
             raise UserError(f"config argument {name!r} is unknown; there are: {', '.join(arguments)}.")

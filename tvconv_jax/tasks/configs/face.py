@@ -4,12 +4,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import MODELS, fields_of, list_operators
+from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
 
 # The reference divides the learning rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
+PAPER = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
+SIZES = {
+    "folder": PAPER,
+    "casia": PAPER,
+    "embedded": {"image_size": 48, "epochs": 4.0, "batch_size": 64},
+    "smoke": {"image_size": 24, "epochs": 2.0, "batch_size": 16},
+}
 
 
 def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
@@ -31,58 +38,40 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     """
     operators = list_operators(model)
     data = Argument(str, "embedded", ("embedded", "folder", "casia"))
-    more = {"batch_size": Argument(int, None)}
-    given = parse_arguments(arg, {"data": data, **common_arguments(operators, operators[0]), **more})
-    smoke, embedded = given["smoke"], given["data"] == "embedded"
-    size = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
-    size |= {"image_size": 48, "epochs": 4.0, "batch_size": 64} if embedded else {}
-    size |= {"epochs": 2.0, "batch_size": 16, "image_size": 24} if smoke else {}
-    scaled = embedded and not smoke
+    given = parse_arguments(arg, {"data": data, **common_arguments(operators), "batch_size": Argument(int, None)})
+    smoke, source = given["smoke"], given["data"]
+    scaled = source == "embedded" and not smoke
+    size = SIZES["smoke" if smoke else source]
     base_batch = 512 if scaled else size["batch_size"]  # that the learning rate belongs to
-    size |= {name: given[name] for name in size if given[name] is not None}
+    size = with_given(size, given)
     epochs = size.pop("epochs")
-    return ConfigDict(
-        {
-            "task": "face",
-            "seed": given["seed"],
-            "model": _model(model, width, given["operator"], smoke),
-            "data": {**_source(given["data"], smoke), **size, "flip": True, "augment": dict(base.AUGMENT), **base.DATA},
-            "loss": {"margin": 0.35, "scale": 32.0},
-            "mesh": dict(base.MESH),
-            "finetune": dict(base.FINETUNE),
-            "optimizer": {
-                **base.OPTIMIZER,
-                "lr_scaling": "sqrt" if scaled else "none",
-                "base_batch": base_batch,
-                "warmup_epochs": epochs / 4 if scaled else 0.0,
-                "learning_rate": 0.1,
-                "momentum": 0.9,
-                "weight_decay": 5e-4,
-                "epochs": epochs,
-                "milestones": tuple(epoch * (epochs / EPOCHS) for epoch in MILESTONES),
-                "factor": 0.1,
-            },
-            "train": base.intervals(smoke, checkpoint_every=6 if smoke else 100),
-            "eval": {"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
-        }
+    return base.make_config(
+        "face",
+        given,
+        model={
+            "name": model,
+            "width": width,
+            "stages": MODELS[model].stages[:1] if smoke else (),
+            **base.AFFINITY,
+            "embedding_size": 512,
+        },
+        data={**_source(source, smoke), **size, "flip": True, "augment": dict(base.AUGMENT)},
+        loss={"margin": 0.35, "scale": 32.0},
+        finetune=dict(base.FINETUNE),
+        optimizer={
+            "lr_scaling": "sqrt" if scaled else "none",
+            "base_batch": base_batch,
+            "warmup_epochs": epochs / 4 if scaled else 0.0,
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "epochs": epochs,
+            "milestones": tuple(epoch * (epochs / EPOCHS) for epoch in MILESTONES),
+            "factor": 0.1,
+        },
+        train={"checkpoint_every": 6 if smoke else 100, "eval_every": 2.0},
+        eval={"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
     )
-
-
-def _model(name: str, width: float, operator: str, smoke: bool) -> dict[str, Any]:
-    fields = fields_of(name, operator)
-    if smoke and "depth" in fields:
-        fields["depth"] = base.ONE_BLOCK
-    return {
-        **fields,
-        "name": name,
-        "width": width,
-        "operator": operator,
-        "stages": MODELS[name].stages[:1] if smoke else (),
-        **base.generator(smoke),
-        **base.AFFINITY,
-        **base.MODEL,
-        "embedding_size": 512,
-    }
 
 
 def _source(name: str, smoke: bool) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Recipe of the segmentation of optic disc and cup."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import fields_of, list_operators
+from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
 
 # The reference multiplies the learning rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
 EVAL = {"threshold": 0.75, "hd95": "pooled", "empty": "100", "num_images": 8, "visualize": ""}
+SIZES = {
+    "folder": {"image_size": 256, "epochs": float(EPOCHS), "per_domain": 16},
+    "embedded": {"image_size": 128, "epochs": 10.0, "per_domain": 8},
+    "smoke": {"image_size": 64, "epochs": 2.0, "per_domain": 4},
+}
 
 
 def odoc_config(arg: str | None) -> ConfigDict:
@@ -38,51 +41,24 @@ def odoc_config(arg: str | None) -> ConfigDict:
         },
     )
     smoke, embedded = given["smoke"], given["data"] == "embedded"
-    size = {"image_size": 256, "epochs": float(EPOCHS), "per_domain": 16}
-    size |= {"image_size": 128, "epochs": 10.0, "per_domain": 8} if embedded else {}
-    size |= {"image_size": 64, "epochs": 2.0, "per_domain": 4} if smoke else {}
-    size |= {name: given[name] for name in size if given[name] is not None}
+    size = with_given(SIZES["smoke" if smoke else given["data"]], given)
     epochs = size.pop("epochs")
-    return ConfigDict(
-        {
-            "task": "segmentation",
-            "seed": given["seed"],
-            "model": _model(given["operator"], smoke),
-            "data": {
-                "source": given["data"],
-                **({"size": "smoke" if smoke else "full"} if embedded else {"root": ""}),
-                "test_domain": int(given["test_domain"]),
-                **size,
-                "sampling": "shuffled",
-                "scale_crop": True,
-                **base.DATA,
-            },
-            "mesh": dict(base.MESH),
-            "optimizer": {
-                **base.OPTIMIZER,
-                "base_batch": 3 * (8 if embedded else 16),
-                "learning_rate": 1e-3,
-                "b1": 0.9,
-                "b2": 0.99,
-                "epochs": epochs,
-                "milestones": (epochs * MILESTONE / EPOCHS,),
-                "factor": 0.2,
-            },
-            "train": base.intervals(smoke, checkpoint_every=2 if smoke else 50, eval_every=4.0 if embedded else 1.0),
-            "eval": {"checkpoint": given["checkpoint"], "batch_size": 4 if smoke else 16, **EVAL, **base.REPORT},
-        }
+    source = {"source": given["data"], **({"size": "smoke" if smoke else "full"} if embedded else {"root": ""})}
+    domain = {"test_domain": int(given["test_domain"])}
+    return base.make_config(
+        "segmentation",
+        given,
+        model={"name": "deeplabv3plus", "num_classes": 2, "output_stride": 16, "pretrained": ""},
+        data={**source, **domain, **size, "sampling": "shuffled", "scale_crop": True},
+        optimizer={
+            "base_batch": 3 * (8 if embedded else 16),
+            "learning_rate": 1e-3,
+            "b1": 0.9,
+            "b2": 0.99,
+            "epochs": epochs,
+            "milestones": (epochs * MILESTONE / EPOCHS,),
+            "factor": 0.2,
+        },
+        train={"checkpoint_every": 2 if smoke else 50, "eval_every": 4.0 if embedded else 1.0},
+        eval={"checkpoint": given["checkpoint"], "batch_size": 4 if smoke else 16, **EVAL, **base.REPORT},
     )
-
-
-def _model(operator: str, smoke: bool) -> dict[str, Any]:
-    return {
-        **fields_of("deeplabv3plus", operator),
-        "name": "deeplabv3plus",
-        "depth": base.ONE_BLOCK if smoke else 1.0,
-        "operator": operator,
-        "num_classes": 2,
-        "output_stride": 16,
-        **base.generator(smoke),
-        **base.MODEL,
-        "pretrained": "",
-    }

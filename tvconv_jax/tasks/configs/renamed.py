@@ -1,11 +1,12 @@
 """Old names of config keys, config arguments and flags, which go on working for one release."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from tvconv_jax.utils.moved import print_renamed
 
 # A section's row holds for its keys, too.
 KEYS = {
@@ -22,15 +23,6 @@ KEYS = {
 ARGUMENTS = {"select": "checkpoint"}  # behind the colon of a config file
 FLAGS = {"kind": "device-kind"}
 _OVERRIDE = re.compile(r"(--?(?:no)?config\.)([\w.]+)(.*)", re.DOTALL)
-_printed: set[str] = set()
-
-
-def print_renamed(kind: str, old: str, new: str) -> None:
-    """Print on stderr, once, that a name has a new one."""
-    text = f"note: {kind} {old} is now {new}; the old name goes with the next release."
-    if text not in _printed:
-        _printed.add(text)
-        print(text, file=sys.stderr, flush=True)
 
 
 def new_key(key: str) -> str:
@@ -41,22 +33,24 @@ def new_key(key: str) -> str:
     return key
 
 
+def _rename_key(key: str) -> str:
+    if (new := new_key(key)) != key:
+        print_renamed(f"config key {key}", new)
+    return new
+
+
 def rename_arguments(argv: Sequence[str]) -> list[str]:
     """Return command-line arguments with old flags, and old keys in ``--config.KEY=VALUE``, renamed; print each."""
-    return [_rename_argument(argument) for argument in argv]
-
-
-def _rename_argument(argument: str) -> str:
-    if match := _OVERRIDE.fullmatch(argument):
-        start, key, rest = match.groups()
-        if (new := new_key(key)) != key:
-            print_renamed("config key", key, new)
-        return f"{start}{new}{rest}"
-    flag, equals, value = argument.partition("=")
-    if flag.startswith("-") and (name := flag.lstrip("-")) in FLAGS:
-        print_renamed("flag", f"--{name}", f"--{FLAGS[name]}")
-        return f"--{FLAGS[name]}{equals}{value}"
-    return argument
+    renamed = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if match := _OVERRIDE.fullmatch(argument):
+            argument = f"{match[1]}{_rename_key(match[2])}{match[3]}"
+        elif flag.startswith("-") and (name := flag.lstrip("-")) in FLAGS:
+            print_renamed(f"flag --{name}", f"--{FLAGS[name]}")
+            argument = f"--{FLAGS[name]}{equals}{value}"
+        renamed.append(argument)
+    return renamed
 
 
 def rename_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,25 +65,20 @@ def rename_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def rename_in_place(config: ConfigDict, given: Mapping[str, Any] = {}) -> None:
-    """Rename old keys that a user's own config file has set, and print each.
+    """Rename old keys that a user's own config file, which may be locked, has set, and print each.
 
-    Args:
-        config: The config; it may be locked.
-        given: Overrides of the command line by key, which stay.
+    ``given`` are overrides of the command line by key, which stay.
     """
     for old, new in KEYS.items():
         section, _, name = old.rpartition(".")
         parent = config.get(section, {}) if section else config
         if not isinstance(parent, Mapping | ConfigDict) or name not in parent:
             continue
-        print_renamed("config key", old, new)
+        print_renamed(f"config key {old}", new)
         value = parent[name]
         with config.unlocked(), config.ignore_type():
             del parent[name]
-            if isinstance(value, ConfigDict):
-                values = {f"{new}.{key}": value[key] for key in value}
-            else:
-                values = {new: value}
+            values = {f"{new}.{key}": value[key] for key in value} if isinstance(value, ConfigDict) else {new: value}
             config.update_from_flattened_dict({key: v for key, v in values.items() if key not in given})
 
 
@@ -102,7 +91,4 @@ def rename_hint(message: str) -> str:
 
 def rename_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by key, as a row of a sweep has them, with old keys renamed; print each."""
-    for key in changes:
-        if new_key(key) != key:
-            print_renamed("config key", key, new_key(key))
-    return {new_key(key): value for key, value in changes.items()}
+    return {_rename_key(key): value for key, value in changes.items()}

@@ -20,7 +20,7 @@ from tvconv_jax.report.plot_style import new_figure
 from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.training.maps import Maps, affinity_maps, map_files, read_maps
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 COLUMNS = 6  # of layers, at the top
 STEPS, LAYERS = 6, 5  # at the bottom

@@ -16,7 +16,7 @@ from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.logging import MetricsLog, NoLog
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, norm_groups, norm_note
 from tvconv_jax.training.progress import ProgressLine
@@ -111,9 +111,8 @@ def run(job: Job, workdir: Path, *, init_fn: InitFn = lambda state, _: state) ->
         workdir: Of the run.
         init_fn: Changes the fresh state where there is no checkpoint; gets a function that prints a line, too.
     """
-    first = is_first()
     with closing(ProgressLine(job.plan().total, job.batch_size)) as line:
-        with locked(workdir, line.print) if first else nullcontext():
+        with locked(workdir, line.print) if is_first() else nullcontext():
             norm = norm_note(job.config.train.batch_norm, job.mesh)
             for note in (*job.notes, *norm, learning_rate_note(job.config, job.batch_size)):
                 line.print(note)
@@ -127,14 +126,14 @@ def run(job: Job, workdir: Path, *, init_fn: InitFn = lambda state, _: state) ->
 def _train(
     job: Job, task: loop.Task, workdir: Path, checkpoints: Checkpoints, line: ProgressLine, init_fn: InitFn
 ) -> tuple[TrainState, loop.Progress]:
-    first, fresh = is_first(), job.init_state()
+    fresh = job.init_state()
     state, progress = loop.resume(fresh, task, checkpoints)
     if state is fresh:
         state = init_fn(state, line.print)
-    if first:
+    if is_first():
         with writing(workdir, "config.json"):
             write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
-    with closing(MetricsLog(workdir, int(state.step)) if first else NoLog()) as log:
+    with closing(MetricsLog(workdir, int(state.step))) as log:
         task = _with_maps(task, state, MapsLog(workdir, int(state.step)))
         return loop.fit(state, progress, task, job.plan(), job.mesh, checkpoints, log, line)
 

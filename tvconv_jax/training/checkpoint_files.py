@@ -14,7 +14,7 @@ from pathlib import Path
 from etils import epath
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 KINDS = ("last", "best")
 ITEMS = ("state", "data")
@@ -61,8 +61,8 @@ def check_reachable(folder: Path, flag: str = "--workdir") -> None:
     }
     if error := next((error for error, there in errors.items() if there), None):
         raise UserError(
-            f"{flag} {path.decode(errors='backslashreplace')}: this path has {error}, and checkpoints under such a path cannot be read again; rename "
-            f"that folder, or choose another."
+            f"{flag} {path.decode(errors='backslashreplace')}: this path has {error}, and checkpoints under such a "
+            f"path cannot be read again; rename that folder, or choose another."
         )
 
 

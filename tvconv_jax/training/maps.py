@@ -13,8 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.utils.files import write_bytes
-from tvconv_jax.utils.plain_files import read_arrays
+from tvconv_jax.utils.files import read_arrays, write_bytes
 from tvconv_jax.utils.storage import writing
 
 FOLDER = "maps"

@@ -21,10 +21,10 @@ from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import local_rows, make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
-from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted
+from tvconv_jax.utils.progress import ProgressLine
 
 # 16 of 64 pictures a step; what a norm has too few numbers for would amplify rounding, so there are just two.
 BATCH, SIDE, CLASSES, STEPS = 16, 24, 8, 20

@@ -19,12 +19,12 @@ from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import check_batch_size, eval_batch_size, norm_groups, norm_note
-from tvconv_jax.training.progress import ProgressLine
-from tvconv_jax.training.provenance import provenance
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
+from tvconv_jax.utils.environment import provenance
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, write_json, write_text
+from tvconv_jax.utils.progress import ProgressLine
 from tvconv_jax.utils.storage import locked, writing
 
 MIN_TIMED_STEPS = 5  # that a speed is taken from

@@ -16,10 +16,9 @@ from tvconv_jax.training.distributed import PreemptionSync, gather_rows
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped, check_finite
-from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import TrainState, TrainStep
 from tvconv_jax.utils.errors import Interrupted, UserError
-from tvconv_jax.utils.progress import reporter
+from tvconv_jax.utils.progress import ProgressLine, reporter
 
 
 class Plan(NamedTuple):

@@ -196,7 +196,7 @@ def test_checkpoints_hold_the_true_classes_and_go_on_over_other_devices(tmp_path
     for shape in ((2, 2), (8, 1), (1, 1)):
         like, optimizer = start(mesh_of(*shape))
         with Checkpoints(tmp_path) as checkpoints:
-            shapes = checkpoints._last.item_metadata(3)["state"].tree
+            shapes = checkpoints._last.metadata(checkpoints._last.folder / "3")
             assert tuple(shapes["params"]["class_weights"].shape) == (SIZE, CLASSES)
             restored, _ = checkpoints.restore(like)
         assert restored.params["class_weights"].sharding == over_model(mesh_of(*shape))

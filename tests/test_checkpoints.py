@@ -36,7 +36,7 @@ def save(workdir, *steps, value=0.0):
 def save_best(workdir, *steps, value=0.0):
     with Checkpoints(workdir) as checkpoints:
         for step in steps:
-            checkpoints.save_best(state_of(step, value), {})
+            checkpoints.save(state_of(step, value), {}, best=True)
 
 
 def restore(workdir, **options):

@@ -211,13 +211,8 @@ def test_without_a_terminal_a_line_is_said_every_half_minute(reporter, capsys):
 
     with reporter.doing("at work"):
         assert at(24) == "" and at(25) == "at work, 0:25 so far\n" and at(49) == "" and at(61) != ""
-        inner = reporter.start(lambda: "step 3/9")
-        assert at(95) == "step 3/9\n"
-        reporter.clock.now = 100
-        reporter.heard()
-        assert at(124) == "" and at(130) == "step 3/9\n"
-        reporter.stop(inner)
-        reporter.stop(inner)
+        with reporter.doing(lambda: "step 3/9"):
+            assert at(95) == "step 3/9\n" and at(119) == "" and at(125) == "step 3/9\n"
         assert at(185) == "at work, 3:05 so far\n"
     assert at(999) == ""
 

@@ -23,8 +23,9 @@ from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweep
 from tvconv_jax.report.plot_style import spread_apart
 from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.tasks.trained import load
-from tvconv_jax.training.maps import map_files, read_maps
+from tvconv_jax.training.maps import map_files
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_arrays
 
 
 def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(finished):
@@ -34,7 +35,7 @@ def test_a_run_leaves_the_maps_of_every_evaluation_and_of_the_start(finished):
     evaluated = [line["step"] for line in lines if "score" in line]
     assert len(evaluated) == 3 and list(files) == [0, *evaluated]
     assert files[0].name == "step_00000000.npz" and not list(workdir.rglob("*.part"))
-    start, end = read_maps(files[0]), read_maps(files[evaluated[-1]])
+    start, end = read_arrays(files[0]), read_arrays(files[evaluated[-1]])
     assert list(start) == list(end) == ["block_1/conv"]  # the one stage that :smoke gives to TVConv
     np.testing.assert_array_equal(start["block_1/conv"], np.ones((24, 24, 4), np.float32))
     saved = read_checkpoint(workdir, kinds=("last",))[1]["params/model/block_1/conv/affinity"]

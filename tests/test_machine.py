@@ -4,8 +4,7 @@ import platform
 
 import pytest
 
-from tvconv_jax.training.provenance import device_description
-from tvconv_jax.utils.environment import cores, processor
+from tvconv_jax.utils.environment import cores, device_description, processor
 
 X86 = "processor\t: {n}\ncpu family\t: 6\nmodel\t\t: {m}\nmodel name\t: Some(R) CPU: big\nflags\t\t:\n\n"
 PI = "processor\t: 0\nCPU part\t: 0xd08\n\nRevision\t: c03111\nModel\t\t: Raspberry Pi 4 Model B Rev 1.1\n"

@@ -6,8 +6,9 @@ import pytest
 
 from tvconv_jax import create_model
 from tvconv_jax.training import maps
-from tvconv_jax.training.maps import MapsLog, affinity_maps, map_files, read_maps
+from tvconv_jax.training.maps import MapsLog, affinity_maps, map_files
 from tvconv_jax.utils.errors import TrainingError
+from tvconv_jax.utils.files import read_arrays
 
 
 def params_of(operator):
@@ -31,7 +32,7 @@ def test_maps_of_steps_that_come_again_are_dropped_and_the_others_stay(tmp_path)
         log.write(step, {"conv": {"affinity": jnp.full((2, 3, 1), step, jnp.float32)}})
     (tmp_path / "maps" / "notes.txt").write_text("mine")
     MapsLog(tmp_path, 5)  # a run that goes on from the checkpoint of step 5
-    assert [int(read_maps(file)["conv"][0, 0, 0]) for file in map_files(tmp_path).values()] == [0, 5]
+    assert [int(read_arrays(file)["conv"][0, 0, 0]) for file in map_files(tmp_path).values()] == [0, 5]
     assert (tmp_path / "maps" / "notes.txt").exists()
 
 

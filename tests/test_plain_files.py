@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tvconv_jax.utils import plain_files
-from tvconv_jax.utils.plain_files import parse_json, read_arrays
+from tvconv_jax.utils import files
+from tvconv_jax.utils.files import parse_json, read_arrays
 
 
 class Evil:
@@ -44,7 +44,7 @@ def test_arrays_are_read_or_refused_and_nothing_is_unpickled(tmp_path, monkeypat
         with pytest.raises(ValueError, match="is not an .npz"):
             read_arrays(path)
     path.write_bytes(packed(a=np.zeros(1000)))
-    monkeypatch.setattr(plain_files, "MAX_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="is not an .npz"):
         read_arrays(path)
     with pytest.raises(OSError):

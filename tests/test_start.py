@@ -51,7 +51,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ours")
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state_of(8, 1), {})
-        checkpoints.save_best(state_of(8, 2), {})
+        checkpoints.save(state_of(8, 2), {}, best=True)
     return folder
 
 

@@ -24,12 +24,11 @@ from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import check_batch_size, make_mesh
 from tvconv_jax.training.optimizer import sgd, step_schedule
-from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.progress import Reporter
+from tvconv_jax.utils.progress import ProgressLine, Reporter
 
 
 def test_sgd_is_pytorchs_with_decay_on_everything():
@@ -174,7 +173,7 @@ def test_where_nothing_is_verified_the_newest_state_is_the_best(tmp_path):
 
 def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("tvconv_jax.utils.progress.time", SimpleNamespace(monotonic=lambda: now))
     line, results = ProgressLine(12, 4), tmp_path / "results.json"
     assert find_speed(line, results) is None
     results.write_text("{")
@@ -193,8 +192,8 @@ def test_a_command_that_takes_few_steps_keeps_the_speed_that_was_measured(tmp_pa
 def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     reporter = Reporter(clock=lambda: clock.now, threaded=False)
-    monkeypatch.setattr("tvconv_jax.training.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr("tvconv_jax.training.progress.reporter", reporter)
+    monkeypatch.setattr("tvconv_jax.utils.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tvconv_jax.utils.progress.reporter", reporter)
 
     def said(now):
         clock.now = now

@@ -18,13 +18,13 @@ from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.tasks.face_model import init_class_weights, make_head
 from tvconv_jax.training import distributed, loop
 from tvconv_jax.training.checkpoint import Checkpoints
-from tvconv_jax.training.logging import MetricsLog, NoLog
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import local_rows, make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
-from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import create_state
 from tvconv_jax.training.step import make_train_step
 from tvconv_jax.utils.errors import Interrupted
+from tvconv_jax.utils.progress import ProgressLine
 
 # 16 of 64 pictures a step; what a norm has too few numbers for would amplify rounding, so there are just two.
 BATCH, SIDE, CLASSES, STEPS = 16, 24, 8, 20
@@ -77,7 +77,7 @@ def train(workdir, *, total, stop_at=0, model=1):
     task = loop.Task(make_train_step(loss, optimizer, mesh), batches, evaluate, source.name)
     with Checkpoints(workdir) as checkpoints:
         state, progress = loop.resume(state, task, checkpoints)
-        log = MetricsLog(workdir, int(state.step)) if distributed.is_first() else NoLog()
+        log = MetricsLog(workdir, int(state.step))
         plan = loop.Plan(total=total, log_every=1, checkpoint_every=100, eval_every=5)
         try:
             loop.fit(state, progress, task, plan, mesh, checkpoints, log, ProgressLine(total, BATCH))

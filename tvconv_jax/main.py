@@ -71,8 +71,7 @@ def main(_: Sequence[str]) -> None:
 
 
 def _plan(config: ConfigDict) -> None:
-    from tvconv_jax.utils.files import write_json
-    from tvconv_jax.utils.outputs import announce_overwrite
+    from tvconv_jax.utils.files import announce_overwrite, write_json
 
     plan = importlib.import_module("tvconv_jax.bench.plan").make_plan(
         config, kind=KIND.value, identities=IDENTITIES.value

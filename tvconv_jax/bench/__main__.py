@@ -37,8 +37,7 @@ from tvconv_jax.nn.checks import FIELDS
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, number, output_file
 from tvconv_jax.utils.environment import cores, processor
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, write_json
 from tvconv_jax.utils.tether import tethered
 
 # Grid for 96x96 images, channels, strides: MobileNetV2's widest grids, and one block at each grid below.

@@ -25,8 +25,7 @@ from tvconv_jax.models import mobilenetv2, shufflenetv2
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, names, output_file
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, write_json
 
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx"}  # the others read model.safetensors
 RUNTIMES = ("onnxruntime", "openvino", "torch", "inductor", "native")

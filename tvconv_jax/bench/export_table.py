@@ -36,8 +36,7 @@ from tvconv_jax.tasks.saved_config import differences, read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, names, output_file, path_argument
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, write_json
 
 
 class Variant(NamedTuple):

@@ -34,8 +34,7 @@ from tvconv_jax.tasks import command
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder, path_argument
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_json
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, write_json
 
 PAPERS = {name: row.paper for name, row in OPERATORS.items()} | {"mlp_mixer": "Tolstikhin et al., NeurIPS 2021"}
 COLUMNS = (

@@ -15,8 +15,7 @@ from typing import Any
 
 from tvconv_jax.bench.plan_report import size
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder
-from tvconv_jax.utils.files import read_json, write_text
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, read_json, write_text
 from tvconv_jax.utils.tether import tethered
 
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}

@@ -13,7 +13,7 @@ import numpy as np
 from tvconv_jax.convert import torch_pickle
 from tvconv_jax.convert.torch_pickle import Content, StandIn, Tensor, Unreadable
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 from tvconv_jax.utils.signatures import PICKLE, describe_file
 
 # Keys under which projects keep the weights, most likely first; averages over training come last.

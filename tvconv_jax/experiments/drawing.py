@@ -7,8 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tvconv_jax.report.plot_style import LABEL_SIZE
-from tvconv_jax.utils.files import replacing
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, replacing
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tvconv_jax.experiments.drawing import label_axes, save
 from tvconv_jax.report.plot_style import STYLES, new_figure
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 FIGURES = {
     "figure7": ("images_per_second", "throughput, images/s (more is better)"),

@@ -18,9 +18,9 @@ from tvconv_jax.experiments.drawing import save
 from tvconv_jax.report.images import enlarged, in_grid
 from tvconv_jax.report.plot_style import new_figure
 from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.training.maps import Maps, affinity_maps, map_files, read_maps
+from tvconv_jax.training.maps import Maps, affinity_maps, map_files
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json, read_arrays
 
 COLUMNS = 6  # of layers, at the top
 STEPS, LAYERS = 6, 5  # at the bottom
@@ -58,7 +58,7 @@ def figure5(workdirs: Sequence[Path], out: Path) -> list[Path]:
 
 def _read(file: Path) -> Maps:
     try:
-        maps = read_maps(file)
+        maps = read_arrays(file)
         if not maps or any(value.ndim != 3 for value in maps.values()):
             raise ValueError("no maps")
         return maps

@@ -9,8 +9,7 @@ from tvconv_jax.experiments.sweep_results import Lines, check_result, read_lines
 from tvconv_jax.experiments.sweep_runs import Given, Run, runs_of
 from tvconv_jax.tasks.saved_config import differences
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import as_json, write_text
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import as_json, parse_json, write_text
 from tvconv_jax.utils.storage import lock
 
 Results = dict[Run, dict[str, Any]]

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,10 +148,9 @@ def train_all(
         jobs: Number of simultaneous runs.
         ended: Called whenever a run has ended well.
     """
-    activity = reporter.start(lambda: _status([run for run, _ in going.values()]))
     waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
     free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
-    try:
+    with reporter.doing(lambda: _status([run for run, _ in going.values()])), _ended_with(going):
         while waiting or going:
             while waiting and free:
                 number, (run, command) = waiting.pop(0)
@@ -169,17 +169,18 @@ def train_all(
                 print(f"  failed: {run}: {error}", flush=True)
             elif ended:
                 ended()
-    finally:
-        reporter.stop(activity)
-        _end(going)
     return failed
 
 
-def _end(processes: Iterable[subprocess.Popen]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
+@contextmanager
+def _ended_with(processes: Iterable[subprocess.Popen]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
 
 
 def _status(runs: Sequence[Run]) -> str:

@@ -21,8 +21,7 @@ from tvconv_jax.tasks import command, load_task
 from tvconv_jax.tasks.command import CONFIG
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
-from tvconv_jax.utils.files import read_json, write_json
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, read_json, write_json
 
 OUT = command.define_path("out", "runs/table2", "Folder of the runs.")
 OPERATORS = flags.DEFINE_list("operators", ["baseline", "depthwise", "tvconv"], "Operators to compare.")

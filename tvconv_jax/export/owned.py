@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import write_text
-from tvconv_jax.utils.plain_files import parse_json, read_arrays
+from tvconv_jax.utils.files import parse_json, read_arrays, write_text
 
 CHECK = "check.npz"
 RECORD = "written_by_tvconv_jax"  # the array of check.npz with the record

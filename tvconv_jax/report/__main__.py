@@ -12,7 +12,7 @@ from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, path_argument
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 
 def remake(workdir: Path, *, images: bool = False) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tvconv_jax.report.html import Html, tag
 from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 Metrics = list[dict[str, float]]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tvconv_jax.report.html import NAME, Figure, Html, Section, code_block, joined, markup, page, paragraphs, table, tag
 from tvconv_jax.report.plots import Labels, Point, scatter
-from tvconv_jax.training.provenance import command_line
+from tvconv_jax.utils.environment import command_line
 from tvconv_jax.utils.files import write_text
 
 MEAN = "mean accuracy %"

@@ -21,8 +21,7 @@ from tvconv_jax.tasks.run import Job, check_trained, restore
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import check_fit_a_line, read_json, replacing, write_json, write_text
-from tvconv_jax.utils.outputs import check_unclaimed
+from tvconv_jax.utils.files import check_fit_a_line, check_unclaimed, read_json, replacing, write_json, write_text
 from tvconv_jax.utils.progress import track
 
 CHUNK = 2000  # images between two writes of the scores

@@ -10,8 +10,7 @@ import numpy as np
 
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.maps import affinity_maps
-from tvconv_jax.utils.files import write_bytes
-from tvconv_jax.utils.plain_files import read_arrays
+from tvconv_jax.utils.files import read_arrays, write_bytes
 
 NAME = "report.npz"
 GROUPS = ("affinity", "cosines", "same")

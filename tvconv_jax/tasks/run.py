@@ -23,7 +23,7 @@ from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import MetricsLog, NoLog
+from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import (
     check_batch_size,
@@ -36,12 +36,12 @@ from tvconv_jax.training.mesh import (
 )
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.optimizer import sgd
-from tvconv_jax.training.progress import ProgressLine
-from tvconv_jax.training.provenance import provenance
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
+from tvconv_jax.utils.environment import provenance
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, write_json, write_text
+from tvconv_jax.utils.progress import ProgressLine
 from tvconv_jax.utils.storage import locked, writing
 
 MIN_TIMED_STEPS = 5  # that a speed is taken from
@@ -247,10 +247,7 @@ def run(job: Job, workdir: Path) -> TrainResult:
             with writing(workdir, "config.json"):
                 write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
         step = int(state.step)
-        log, maps = (
-            stack.enter_context(closing(MetricsLog(workdir, step) if first else NoLog())),
-            MapsLog(workdir, step),
-        )
+        log, maps = stack.enter_context(closing(MetricsLog(workdir, step))), MapsLog(workdir, step)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             maps.write(int(state.step), state.params)

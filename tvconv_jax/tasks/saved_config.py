@@ -12,9 +12,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.training import checkpoint_files
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import read_json
-from tvconv_jax.utils.outputs import check_unclaimed
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import check_unclaimed, parse_json, read_json
 
 # Keys that decide where and how patiently a run goes on, not what it computes.
 IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite")

@@ -29,8 +29,7 @@ from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import user_path
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json, user_path
 
 # eval.checkpoint: the state that is tested in the end, as results.json describes it.
 SELECTIONS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 
 from tvconv_jax.training import checkpoint_files as files
 from tvconv_jax.training.checkpoint_writer import StepFolder
@@ -24,11 +24,8 @@ class Checkpoints:
     """The folder ``checkpoints/`` of a run: ``last`` keeps two, ``best`` one.
 
     An older one is deleted when the next save begins, or on leaving: by then the newer ones have been read back.
-    Use as a context manager; leaving it waits for what is still being written.
-
-    Args:
-        workdir: Of the run.
-        log_fn: Prints a line about a checkpoint that is damaged.
+    Use as a context manager; leaving it waits for what is still being written. ``log_fn`` prints a line about a
+    damaged checkpoint.
 
     Raises:
         UserError: If checkpoints cannot be reached under the workdir's name.
@@ -54,21 +51,14 @@ class Checkpoints:
             if not isinstance(error, TrainingError):  # that one was the first
                 raise
 
-    def save(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Save the state and the position in the data as the last checkpoint; return before it is written.
+    def save(self, state: TrainState, data: dict[str, Any], *, best: bool = False) -> None:
+        """Save the state and the position in the data as the last or best checkpoint; return before it is written.
 
         Raises:
             TrainingError: If the disk is full, or the checkpoint cannot be read back, now or for the checkpoint
                 before. Those that are whole stay.
         """
-        self._save(self._last, state, data)
-
-    def save_best(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Save the state as the best one so far."""
-        self._save(self._best, state, data)
-
-    def _save(self, kind: StepFolder, state: TrainState, data: dict[str, Any]) -> None:
-        step = int(state.step)
+        kind, step = self._best if best else self._last, int(state.step)
         with self._errors_named():
             kind.wait()
             self._drop_old()
@@ -81,7 +71,7 @@ class Checkpoints:
     def restore(
         self, like: TrainState, *, best: bool = False, set_aside: bool = False
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """Return the newest checkpoint that is whole, or the best one.
+        """Return the state and data position of the newest checkpoint that is whole, ``None`` if there is none.
 
         Args:
             like: A state of the same model, which gives shapes, dtypes and shardings.
@@ -89,9 +79,6 @@ class Checkpoints:
             set_aside: Whether to move damaged ones to ``checkpoints/damaged``, so that the run can save their steps
                 again, and to remove what a killed run left half written. The only checkpoints deleted are best ones of
                 steps that the run goes back behind, if an older best one is there.
-
-        Returns:
-            The state and the data position, or ``None`` if there is none.
 
         Raises:
             UserError: If the checkpoint is another model's, or none is whole.
@@ -104,15 +91,15 @@ class Checkpoints:
         names = _agreed(lambda: [[step, path.name] for step, path in files.found(kind.folder).items()])
         for step, name in sorted(names, reverse=True):
             path = kind.folder / name
-            errors[step] = _agreed(lambda path=path: files.find_error(path))
-            restored = None if errors[step] else _restore(kind, step, path, like)
-            if isinstance(restored, str):
-                errors[step] = restored
-            elif restored:
-                self._report_damaged(kind, errors, step, set_aside)
+            error = _agreed(lambda path=path: files.find_error(path))
+            restored = error or _restore(kind, step, path, like)
+            if not isinstance(restored, str):
+                if errors:
+                    self._report_damaged(kind, errors, step, set_aside)
                 if set_aside and not best:
                     self._go_back_to(step)
                 return restored
+            errors[step] = restored
         if errors:
             raise UserError(
                 f"no checkpoint in {kind.folder} is whole ({_listed(errors)}). Bring one back, or choose another "
@@ -120,18 +107,15 @@ class Checkpoints:
             )
         return None
 
-    def _report_damaged(self, kind: StepFolder, errors: dict[int, str | None], step: int, set_aside: bool) -> None:
-        damaged = {at: error for at, error in errors.items() if error}
-        if not damaged:
-            return
-        if set_aside:
-            if jax.process_index() == 0:
-                for path in [path for at, path in files.found(kind.folder).items() if at in damaged]:
+    def _report_damaged(self, kind: StepFolder, errors: dict[int, str], step: int, set_aside: bool) -> None:
+        if set_aside and jax.process_index() == 0:
+            for at, path in files.found(kind.folder).items():
+                if at in errors:
                     self._set_aside(path)
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        if set_aside and jax.process_count() > 1:
+            sync_global_devices("damaged checkpoints are set aside")
         moved = f", moved to {self._folder / 'damaged'}" if set_aside else ""
-        self._log(f"damaged checkpoint ({_listed(damaged)}){moved}; the one of step {step} is whole and taken instead.")
+        self._log(f"damaged checkpoint ({_listed(errors)}){moved}; the one of step {step} is whole and taken instead.")
 
     def _set_aside(self, path: Path) -> Path:
         damaged = self._folder / "damaged"
@@ -147,26 +131,23 @@ class Checkpoints:
 
         On other devices the same step may score differently: the run's best would not be the one that is kept.
         """
-        if jax.process_index() == 0:
-            best = files.found(self._best.folder)
-            if any(at <= step and not files.find_error(path) for at, path in best.items()):
-                for path in (path for at, path in best.items() if at > step):
-                    files.drop(path)
+        best = files.found(self._best.folder) if jax.process_index() == 0 else {}
+        if any(at <= step and not files.find_error(path) for at, path in best.items()):
+            for path in (path for at, path in best.items() if at > step):
+                files.drop(path)
 
     def _drop_old(self) -> None:
         """Delete checkpoints that need not be kept, in the first process."""
         if jax.process_index() != 0:
             return
         last, best = (_complete(kind.folder) for kind in (self._last, self._best))
-        self._keep(self._last, last, set(sorted(last)[-NUM_LAST:]))
         # The best one before stays until the run can resume from behind the new one.
         sure = [step for step in best if last and step <= max(last)]
-        self._keep(self._best, best, {max(sure)} | (best.keys() - sure) if sure else set(sorted(best)[-1:]))
-
-    def _keep(self, kind: StepFolder, complete: dict[int, Path], kept: set[int]) -> None:
-        for step, path in complete.items():
-            if step not in kept and step != self._saved.get(kind):
-                files.drop(path)
+        kept = {max(sure)} | (best.keys() - sure) if sure else sorted(best)[-1:]
+        for kind, complete, steps in ((self._last, last, sorted(last)[-NUM_LAST:]), (self._best, best, kept)):
+            for step, path in complete.items():
+                if step not in steps and step != self._saved.get(kind):
+                    files.drop(path)
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -197,22 +178,18 @@ def _complete(folder: Path) -> dict[int, Path]:
 
 def _agreed(look: Callable[[], Any]) -> Any:
     """Return what ``look`` finds in the first process, a value of JSON, in every process."""
-    value = look() if jax.process_index() == 0 else None
     if jax.process_count() == 1:
-        return value
-    raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(raw.size)))
-    text = np.zeros(size, np.uint8)
-    if jax.process_index() == 0:
-        text[:] = raw
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
+        return look()
+    text = np.frombuffer(json.dumps(look() if jax.process_index() == 0 else None).encode(), np.uint8)
+    size = int(broadcast_one_to_all(np.int32(text.size)))
+    return json.loads(bytes(np.asarray(broadcast_one_to_all(np.resize(text, size)))))
 
 
 def _restore(kind: StepFolder, step: int, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
     """Return a checkpoint's state and data, or a message if it cannot be read."""
     try:
         saved = saved_like(like)
-        _check(kind, step, saved)
+        _check(path, _shapes(kind.metadata(path)), _shapes(saved))
         state, data = kind.restore(path, saved)
     except UserError:
         raise
@@ -224,14 +201,13 @@ def _restore(kind: StepFolder, step: int, path: Path, like: TrainState) -> tuple
     return files.find_copy(step, restored.step) or (restored, data)
 
 
-def _check(kind: StepFolder, step: int, like: TrainState) -> None:
-    saved, wanted = _shapes(kind.item_metadata(step)["state"].tree), _shapes(like)
-    wrong = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-    if wrong:
+def _check(path: Path, saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    if wrong := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
         name = wrong[0]
         raise UserError(
-            f"the checkpoint of step {step} in {kind.folder} is another model's: {len(wrong)} arrays differ, "
-            f"first {name}: saved {saved.get(name)}, wanted {wanted.get(name)}. Choose another --workdir."
+            f"the checkpoint of step {path.name.removesuffix(files.REPLACED)} in {path.parent} is another model's: "
+            f"{len(wrong)} arrays differ, first {name}: saved {saved.get(name)}, wanted {wanted.get(name)}. Choose "
+            f"another --workdir."
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from etils import epath
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 
 KINDS = ("last", "best")
 ITEMS = ("state", "data")
@@ -39,11 +39,7 @@ class LiteralPath(type(epath.Path("/"))):
 
 
 def check_reachable(folder: Path, flag: str = "--workdir") -> None:
-    """Refuse a folder whose path the library that stores arrays takes for another one.
-
-    Args:
-        folder: The folder of the checkpoints.
-        flag: The flag that set it.
+    """Refuse a folder whose path TensorStore takes for another one; the message names the flag that set it.
 
     Raises:
         UserError: If its path holds a backslash (taken for a slash), a part that ends in ``gs:`` (taken for a URL), or
@@ -63,38 +59,31 @@ def check_reachable(folder: Path, flag: str = "--workdir") -> None:
         "a part that ends in 'gs:'": any(part.endswith(b"gs:") for part in path.split(b"/")),
         "bytes that are not UTF-8": path.decode(errors="replace").encode() != path,
     }
-    for error in (error for error, there in errors.items() if there):
-        shown = path.decode(errors="backslashreplace")
+    if error := next((error for error, there in errors.items() if there), None):
         raise UserError(
-            f"{flag} {shown}: this path has {error}, and checkpoints under such a path cannot be read again; rename "
-            f"that folder, or choose another."
+            f"{flag} {path.decode(errors='backslashreplace')}: this path has {error}, and checkpoints under such a "
+            f"path cannot be read again; rename that folder, or choose another."
         )
 
 
 def checkpoints_of(workdir: Path, flag: str = "--workdir") -> Path:
-    """Return the absolute folder ``checkpoints`` of a workdir, without ``..``, which Orbax would take out itself.
-
-    Raises:
-        UserError: If checkpoints cannot be reached there, see :func:`check_reachable`.
-    """
+    """Return the absolute folder ``checkpoints`` of a workdir, without ``..``; raises as :func:`check_reachable`."""
     workdir = workdir.absolute()
-    workdir = workdir.resolve() if ".." in workdir.parts else workdir
+    workdir = workdir.resolve() if ".." in workdir.parts else workdir  # Orbax would take .. out, past links
     check_reachable(workdir, flag)
     return workdir / "checkpoints"
 
 
 def found(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints in ``last`` or ``best``, by step.
+    """Return the checkpoints in ``last`` or ``best``, by step, without files, copies and folders of other names.
 
-    Files, copies and folders of other names are not listed, whoever left them. A checkpoint that was to be replaced
-    when the run was killed stands for its step.
+    A checkpoint that was to be replaced when the run was killed stands for its step.
     """
     steps = {}
-    if folder.is_dir():
-        for path in folder.iterdir():
-            name = path.name.removesuffix(REPLACED)
-            if re.fullmatch(_STEP, name) and path.is_dir() and (name == path.name or int(name) not in steps):
-                steps[int(name)] = path
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = path.name.removesuffix(REPLACED)
+        if re.fullmatch(_STEP, name) and path.is_dir() and (name == path.name or int(name) not in steps):
+            steps[int(name)] = path
     return steps
 
 
@@ -124,11 +113,8 @@ def write_checksums(folder: Path) -> None:
 
 
 def find_change(folder: Path) -> str | None:
-    """Return a message if a file of a folder was changed since :func:`write_checksums`; ``None`` if none was.
-
-    A folder without ``checksums.json``, as older versions left it, passes.
-    """
-    if not (folder / CHECKSUMS).exists():
+    """Return a message if a file of a folder was changed since :func:`write_checksums`; ``None`` if none was."""
+    if not (folder / CHECKSUMS).exists():  # as older versions left it
         return None
     try:
         files = parse_json((folder / CHECKSUMS).read_text())
@@ -163,9 +149,7 @@ def drop(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove what a killed run left in ``last`` or ``best``: half of a checkpoint, or of a deleted one."""
-    if not folder.is_dir():
-        return
-    for path in [path for path in folder.iterdir() if _LEFT_OVER.fullmatch(path.name)]:
+    for path in [path for path in folder.glob("*") if _LEFT_OVER.fullmatch(path.name)]:
         remove(path)
     for step, path in found(folder).items():
         if path.name == str(step):  # the new one is complete, or it would not have its name

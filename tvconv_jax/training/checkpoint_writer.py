@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore  # what Orbax stores arrays with
+import tensorstore  # Orbax stores arrays with it
 
 from tvconv_jax.training import checkpoint_files as files
 from tvconv_jax.training.checkpoint_files import LiteralPath
@@ -35,12 +35,13 @@ class StepFolder:
         self._checkpointer = ocp.AsyncCheckpointer(handler, multiprocessing_options=together)
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Begin to write a checkpoint; it replaces another one of the same step.
+        """Begin to write a checkpoint, after :meth:`wait`; it replaces another one of the same step.
 
-        Raises:
-            TrainingError: If the one before cannot be read.
+        Args:
+            step: Its number.
+            state: A copy, for the next step takes the memory of the run's state.
+            data: The position in the data.
         """
-        self.wait()
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             before = self.folder / str(step)
@@ -48,7 +49,6 @@ class StepFolder:
                 files.remove(replaced := before.with_name(f"{step}{files.REPLACED}"))
                 before.rename(replaced)
         self._saving = step
-        # The next step takes the state's memory for its own; what is written in the background is a copy.
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         with self._cleared(step):
             self._checkpointer.save(LiteralPath(self.folder / str(step)), args=args, force=True)
@@ -84,10 +84,9 @@ class StepFolder:
         restored = self._checkpointer.restore(LiteralPath(path), args=args)
         return restored["state"], restored["data"]
 
-    def item_metadata(self, step: int) -> Any:
-        """Return Orbax's metadata of a step; ``["state"].tree`` holds the arrays' shapes."""
-        path = files.found(self.folder)[step]
-        return self._checkpointer.metadata(LiteralPath(path)).item_metadata
+    def metadata(self, path: Path) -> Any:
+        """Return the tree of Orbax's metadata of a state, whose leaves have the arrays' shapes."""
+        return self._checkpointer.metadata(LiteralPath(path)).item_metadata["state"].tree
 
     @contextlib.contextmanager
     def _cleared(self, step: int) -> Iterator[None]:
@@ -133,24 +132,25 @@ def _proving(handler: ocp.CompositeCheckpointHandler) -> tuple[ocp.CompositeChec
         finish(directory)
         for item in files.ITEMS:
             files.write_checksums(Path(directory) / item)
-        _prove(Path(directory))
+        if error := _find_unreadable(Path(directory)):
+            raise _unreadable(Path(directory).with_name(Path(directory).name.partition(".")[0]), error)
 
     handler.async_save, handler.finalize = saved, finalize
     return handler, writers
 
 
-def _prove(folder: Path) -> None:
-    name = folder.with_name(folder.name.partition(".")[0])
-    manifest = "" if (folder / files.MANIFEST).is_file() else f"{files.MANIFEST} is missing"
-    if error := files.find_error(folder) or manifest:
-        raise _unreadable(name, error)
+def _find_unreadable(folder: Path) -> str | None:
+    """Return a message if a checkpoint cannot be read back; ``None`` if it can."""
+    if error := files.find_error(folder):
+        return error
+    if not (folder / files.MANIFEST).is_file():
+        return f"{files.MANIFEST} is missing"
     try:
         json.loads((folder / "data" / "metadata").read_text())
         missing = _missing_arrays(folder / "state")
     except Exception as error:
-        raise _unreadable(name, f"{type(error).__name__} where it is opened") from error
-    if missing:
-        raise _unreadable(name, f"of its arrays {len(missing)} cannot be reached, first {missing[0]}")
+        return f"{type(error).__name__} where it is opened"
+    return f"of its arrays {len(missing)} cannot be reached, first {missing[0]}" if missing else None
 
 
 def _missing_arrays(folder: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """Several processes, one run: how they find each other, what only the first does, and how they stop together."""
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +14,8 @@ from jax.sharding import Mesh
 
 from tvconv_jax.training.mesh import put_batch, replicated
 from tvconv_jax.utils.console import silent_stdout
-from tvconv_jax.utils.errors import TrainingError, UserError
+from tvconv_jax.utils.errors import TrainingError, UserError, print_error
+from tvconv_jax.utils.files import whole_number
 
 # Environment variables that a launcher may set instead of the flags.
 ENVIRONMENT = {
@@ -29,17 +29,11 @@ SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 
 
 class ProcessInfo(NamedTuple):
-    """One process among all.
+    """One process among all."""
 
-    Attributes:
-        coordinator: ``host:port`` at which process 0 listens; :data:`AUTO`: JAX asks the cluster for everything.
-        processes: Their number.
-        process: Number of this one, from 0.
-    """
-
-    coordinator: str
-    processes: int = 0
-    process: int = 0
+    coordinator: str  # host:port at which process 0 listens; AUTO: JAX asks the cluster for everything
+    processes: int = 0  # in all
+    process: int = 0  # number of this one
 
 
 def find_process(
@@ -60,63 +54,50 @@ def find_process(
         UserError: If the three contradict each other.
     """
     coordinator = coordinator or environment.get(ENVIRONMENT["coordinator"])
-    processes = _number("processes", processes, environment)
-    process = _number("process", process, environment)
+    processes = _number(ENVIRONMENT["processes"], environment) if processes is None else processes
+    process = _number(ENVIRONMENT["process"], environment) if process is None else process
     if processes == 1 and process in (None, 0):
         return None
-    if coordinator == AUTO or (coordinator is processes is process is None and _on_cluster(environment)):
-        return ProcessInfo(AUTO)
     if coordinator is processes is process is None:
-        return None
+        return ProcessInfo(AUTO) if _on_cluster(environment) else None
+    if coordinator == AUTO:
+        return ProcessInfo(AUTO)
     if coordinator is None or processes is None or process is None:
         given = f"--coordinator={coordinator} --processes={processes} --process={process}"
         raise UserError(f"{given}: a run of several processes needs all three; give HOST:PORT, N and 0 to N - 1.")
     if processes < 1 or not 0 <= process < processes:
         raise UserError(f"--process={process} must lie between 0 and --processes={processes} less one; change it.")
     host, _, port = coordinator.rpartition(":")
-    if not host or not _is_number(port) or not 0 < int(port) < 65536:
+    if not host or not 0 < (whole_number(port) or 0) < 65536:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, as in 10.0.0.1:1234.")
     return ProcessInfo(coordinator, processes, process)
 
 
-def _number(name: str, flag: int | None, environment: Mapping[str, str]) -> int | None:
-    text = environment.get(ENVIRONMENT[name])
-    return flag if flag is not None or not text else _whole(ENVIRONMENT[name], text)
-
-
-def _is_number(text: str) -> bool:
-    """Return whether ``int`` takes a text; ``str.isdigit`` accepts digits that it does not, and any length."""
-    return text.isascii() and text.isdigit() and len(text) < 10
-
-
-def _whole(name: str, text: str) -> int:
-    if not _is_number(text):
+def _number(name: str, environment: Mapping[str, str]) -> int | None:
+    text = environment.get(name)
+    if text and whole_number(text) is None:
         raise UserError(f"{name}={text} must be a whole number; correct or unset it.")
-    return int(text)
+    return whole_number(text) if text else None
 
 
 def _on_cluster(environment: Mapping[str, str]) -> bool:
     """Return whether SLURM's srun or a TPU pod of several hosts started this process."""
-    slurm = all(name in environment for name in SLURM) and _whole("SLURM_NTASKS", environment["SLURM_NTASKS"]) > 1
+    slurm = all(name in environment for name in SLURM) and (_number("SLURM_NTASKS", environment) or 0) > 1
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
     return slurm or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 
 
 def connect(place: ProcessInfo | None, *, timeout: int = 300) -> None:
-    """Connect this process to the others, before anything touches a device. ``None`` does nothing.
+    """Connect this process to the others, before anything touches a device; ``None`` does nothing.
 
-    Args:
-        place: Of :func:`find_process`.
-        timeout: Seconds in which all processes must have come; without them the process ends, with one line and
-            exit code 2.
+    If not all of them have come after ``timeout`` seconds, the process ends with one line and exit code 2.
     """
     if place is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # JAX would take SIGTERM for a service of its own; the loop listens to it, and agrees with PreemptionSync.
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX aborts with a stack when time is over; a line says more.
-    alone = threading.Timer(timeout, _nobody_came, [place, timeout])
+    alone = threading.Timer(timeout, _nobody_came, [place, timeout])  # JAX would abort with a stack
     alone.daemon = True
     alone.start()
     explicit = {}
@@ -156,11 +137,9 @@ def connected(place: ProcessInfo | None) -> Iterator[None]:
 def _nobody_came(place: ProcessInfo, timeout: int) -> None:
     where = f"process {place.process} of {place.processes} at {place.coordinator}"
     where = "the cluster" if place.coordinator == AUTO else where
-    print(
+    print_error(
         f"error: {where}: not all processes met within {timeout} s; start them all, and give each the address of "
-        f"process 0.",
-        file=sys.stderr,
-        flush=True,
+        f"process 0."
     )
     os._exit(2)
 
@@ -181,11 +160,8 @@ class PreemptionSync:
     """Agreement of all processes, after the same step, on whether any of them was asked to stop.
 
     A request travels as a tiny maximum over the devices, dispatched behind one step and read behind the next: nobody
-    waits for it. A run of one process needs none.
-
-    Args:
-        mesh: Of the run.
-        asked: Returns the code with which this process was asked to end, or 0.
+    waits for it. A run of one process needs none. ``asked`` returns the code with which this process was asked to end,
+    or 0.
     """
 
     def __init__(self, mesh: Mesh, asked: Callable[[], int]) -> None:

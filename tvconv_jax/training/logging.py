@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import jax
+
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import as_json, write_bytes
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import as_json, parse_json, write_bytes
 from tvconv_jax.utils.storage import writing
 
 # Names that the loop and the losses write themselves; a data set may not be called so.
@@ -19,13 +20,17 @@ FLUSH_SECONDS = 60.0  # between two flushes of TensorBoard's file
 class MetricsLog:
     """``metrics.jsonl``, one JSON object a line with its ``step``, and TensorBoard events of the same numbers.
 
+    The first process writes them; in others every method does nothing.
+
     Args:
         workdir: Folder of both.
         step: First step of this command; lines of later steps are dropped, for these steps will be taken again.
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        self._workdir, path = workdir, workdir / "metrics.jsonl"
+        self._workdir, path, self._first = workdir, workdir / "metrics.jsonl", jax.process_index() == 0
+        if not self._first:
+            return
         with self._writing():
             _cut(path, step)
             self._file = path.open("a")
@@ -38,6 +43,8 @@ class MetricsLog:
         Raises:
             TrainingError: If the disk is full.
         """
+        if not self._first:
+            return
         with self._writing():
             self._file.write(as_json({"step": step, **values}) + "\n")
             self._file.flush()
@@ -49,6 +56,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close both files."""
+        if not self._first:
+            return
         with self._writing():
             self._file.close()
             self._events.close()
@@ -57,22 +66,10 @@ class MetricsLog:
         return writing(self._workdir, "metrics.jsonl and TensorBoard's events; checkpoints that are written are whole")
 
 
-class NoLog:
-    """The log of a process that writes none, because another one does."""
-
-    def write(self, step: int, /, **values: float) -> None:
-        """Write nothing."""
-
-    def close(self) -> None:
-        """Close nothing."""
-
-
 class Events:
     """A file of TensorBoard events, which TensorBoard reads beside those of earlier commands.
 
-    Args:
-        folder: Folder of the file.
-        step: First step that is written; TensorBoard does not show what earlier files hold from there on.
+    From ``step`` on, TensorBoard does not show what earlier files hold.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -105,12 +102,7 @@ def _import_without_torch() -> None:
 
 
 def check_metric_names(kind: str, names: Iterable[str]) -> None:
-    """Raise a ``UserError`` if numbers of that name would overwrite other numbers of a run.
-
-    Args:
-        kind: Of the names, for the message.
-        names: The names.
-    """
+    """Raise a ``UserError`` if numbers of one of these names, of a kind, would overwrite other numbers of a run."""
     for name in names:
         if name in METRICS:
             raise UserError(

@@ -16,46 +16,29 @@ from tvconv_jax.training.distributed import PreemptionSync, gather_rows
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.training.mesh import put_batch
 from tvconv_jax.training.nonfinite import Skipped, check_finite
-from tvconv_jax.training.progress import ProgressLine
 from tvconv_jax.training.state import TrainState, TrainStep
 from tvconv_jax.utils.errors import Interrupted, UserError
-from tvconv_jax.utils.progress import reporter
+from tvconv_jax.utils.progress import ProgressLine, reporter
 
 
 class Plan(NamedTuple):
-    """Intervals in steps.
+    """Intervals in steps."""
 
-    Attributes:
-        total: Steps of the run.
-        log_every: Between two lines of the log.
-        checkpoint_every: Between two checkpoints.
-        eval_every: Between two evaluations; one comes after the last step in any case.
-    """
-
-    total: int
+    total: int  # steps of the run
     log_every: int
     checkpoint_every: int
-    eval_every: int
+    eval_every: int  # there is an evaluation after the last step in any case
 
 
 class Task(NamedTuple):
-    """A task as the loop sees it.
-
-    Attributes:
-        train_step: ``(state, batch) -> (state, metrics)``.
-        batches: Batches without end, with ``get_state``, ``set_state`` and ``close``; each holds ``index``.
-        evaluate: State to numbers by name; the highest ``score`` is the best state, without it the newest.
-        name_of: Name of the image with an index.
-        data: Data set sizes by name; a saved iterator position is valid only for the same sizes.
-        norm_groups: Groups of images, each with batch statistics of its own; a run keeps their number.
-    """
+    """A task as the loop sees it."""
 
     train_step: TrainStep
-    batches: Any
-    evaluate: Callable[[TrainState], dict[str, float]]
-    name_of: Callable[[int], str]
-    data: dict[str, int] = {}
-    norm_groups: int = 1
+    batches: Any  # without end, with get_state, set_state and close; each holds "index"
+    evaluate: Callable[[TrainState], dict[str, float]]  # the highest "score" is the best state, without it the newest
+    name_of: Callable[[int], str]  # of the image with an index
+    data: dict[str, int] = {}  # set sizes by name; a saved iterator position is valid only for the same sizes
+    norm_groups: int = 1  # groups of images, each with batch statistics of its own; a run keeps their number
 
 
 class Checkpoints(Protocol):
@@ -63,9 +46,7 @@ class Checkpoints(Protocol):
 
     def restore(self, like: TrainState, *, set_aside: bool) -> tuple[TrainState, dict[str, Any]] | None: ...
 
-    def save(self, state: TrainState, data: dict[str, Any]) -> None: ...
-
-    def save_best(self, state: TrainState, data: dict[str, Any]) -> None: ...
+    def save(self, state: TrainState, data: dict[str, Any], *, best: bool = False) -> None: ...
 
 
 class PendingStep(NamedTuple):
@@ -125,20 +106,7 @@ def fit(
     log: MetricsLog,
     line: ProgressLine,
 ) -> tuple[TrainState, Progress]:
-    """Train to step ``plan.total``.
-
-    Args:
-        state: As :func:`resume` gave it; donated.
-        progress: As :func:`resume` gave it.
-        task: The task.
-        plan: Its intervals.
-        mesh: Over which batches are sharded.
-        checkpoints: Saves states.
-        log: Takes numbers.
-        line: Shows progress.
-
-    Returns:
-        The last state and the progress.
+    """Train to step ``plan.total``, from the state, which is donated, and the progress of :func:`resume`.
 
     Raises:
         TrainingError: If a loss is not finite, too many steps in a row were skipped, or the disk is full. What was
@@ -151,8 +119,7 @@ def fit(
         for step in range(int(state.step) + 1, plan.total + 1):
             batch = next(task.batches)
             state, metrics = task.train_step(state, put_batch(batch, mesh))
-            if pending:
-                # while the device is busy with the step after it
+            if pending:  # while the device is busy with the step after it
                 progress = _process_metrics(pending, task, plan, progress, log, line)
             pending = PendingStep(step, metrics, batch["index"])
             stop.exchange()
@@ -188,18 +155,21 @@ def _process_metrics(
 ) -> Progress:
     """Wait for a step's metrics, log them, and count a skipped step or stop at a loss that is not finite."""
     metrics = {name: float(value) for name, value in pending.metrics.items()}
-    skipping, skipped = "skipped" in metrics, progress.skipped
-    if skipping:
+    skipped = progress.skipped
+
+    def names() -> list[str]:
+        return [task.name_of(int(i)) for i in gather_rows(pending.index)]
+
+    if "skipped" in metrics:
         if metrics.pop("skipped"):
-            names = [task.name_of(int(i)) for i in gather_rows(pending.index)]
-            skipped = nonfinite.count(skipped, pending.step, names)
+            skipped = nonfinite.count(skipped, pending.step, spoiled := names())
             log.write(pending.step, skipped=skipped.total)  # JSON has no number for its loss
-            line.print(f"step {pending.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(names)}")
+            line.print(f"step {pending.step} skipped, not finite ({skipped.total} so far): {nonfinite.shown(spoiled)}")
             return progress._replace(skipped=skipped)
         skipped = skipped._replace(in_a_row=0)
         metrics["skipped"] = skipped.total
     if not np.isfinite(metrics["loss"]):
-        raise nonfinite.stop(pending.step, metrics["loss"], [task.name_of(int(i)) for i in gather_rows(pending.index)])
+        raise nonfinite.stop(pending.step, metrics["loss"], names())
     line.update(pending.step, metrics["loss"])
     if pending.step % plan.log_every == 0 or pending.step == plan.total:
         log.write(pending.step, **metrics, images_per_second=round(line.images_per_second, 1))
@@ -219,7 +189,7 @@ def _evaluate(
     score, before = values.get("score"), progress.best.score
     if score is None or before is None or score > before:
         progress = progress._replace(best=Best(step, score))
-        checkpoints.save_best(state, _position(task, progress))
+        checkpoints.save(state, _position(task, progress), best=True)
     line.pause(time.monotonic() - begin)
     return progress
 

@@ -1,6 +1,6 @@
 """Affinity maps of a run as they change: ``WORKDIR/maps/step_00000000.npz``, a small file at every evaluation.
 
-A file holds the maps of every layer by the layer's name, ``block_1/conv`` to float32 ``[h, w, affinity_channels]``.
+:func:`.read_arrays` reads a file: maps by the layer's name, ``block_1/conv`` to float32 ``[h, w, affinity_channels]``.
 Models without affinity maps leave no file. Those of MobileNetV2 at 96x96 are 270 KB.
 """
 
@@ -14,7 +14,6 @@ from flax.traverse_util import flatten_dict
 
 from tvconv_jax.training.distributed import is_first, to_host
 from tvconv_jax.utils.files import write_bytes
-from tvconv_jax.utils.plain_files import read_arrays
 from tvconv_jax.utils.storage import writing
 
 FOLDER = "maps"
@@ -24,11 +23,7 @@ Maps = dict[str, np.ndarray]
 
 
 def affinity_maps(params: Any) -> Maps:
-    """Return every layer's affinity maps, ``block_2`` before ``block_10``.
-
-    Args:
-        params: Parameters of a run or of a model, arrays of JAX or NumPy.
-    """
+    """Return every layer's affinity maps in the parameters of a run or model, ``block_2`` before ``block_10``."""
     found = {path[:-1]: value for path, value in flatten_dict(params).items() if path[-1] == "affinity"}
     return {"/".join(path).removeprefix("model/"): found[path] for path in sorted(found, key=_by_number)}
 
@@ -38,11 +33,9 @@ def _by_number(path: tuple[str, ...]) -> list[str]:
 
 
 class MapsLog:
-    """Writer of the affinity maps of a run.
+    """Writer of the affinity maps of a run, in the first process.
 
-    Args:
-        workdir: Of the run.
-        step: First step of this command; files of later steps are removed, for these steps will be taken again.
+    Files of steps after ``step``, the first of this command, are removed, for these steps will be taken again.
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
@@ -72,8 +65,3 @@ def map_files(workdir: Path) -> dict[int, Path]:
     """Return the files of a workdir by step, in order."""
     files = {int(match[1]): path for path in workdir.glob(f"{FOLDER}/*") if (match := _FILE.fullmatch(path.name))}
     return dict(sorted(files.items()))
-
-
-def read_maps(file: Path) -> Maps:
-    """Read a file of :meth:`MapsLog.write`; raises as :func:`read_arrays`."""
-    return read_arrays(file)

@@ -22,7 +22,7 @@ def make_mesh(*, data: int = -1, model: int = 1, devices: Sequence[jax.Device] |
     Args:
         data: Devices along ``data``; -1: all that ``model`` leaves.
         model: Devices along ``model``, over which class weights are sharded.
-        devices: The devices; ``None``: all.
+        devices: ``None``: all.
 
     Raises:
         UserError: If their number does not fit.
@@ -86,7 +86,7 @@ def norm_groups(batch_norm: str | int, mesh: Mesh) -> int:
 
     Args:
         batch_norm: ``train.batch_norm``: ``"global"``, one; ``"per_replica"``, one for every device; or a number.
-        mesh: Over which the batch is sharded.
+        mesh: Of the batch.
 
     Raises:
         UserError: If it is something else.
@@ -120,9 +120,9 @@ def check_batch_size(
     Args:
         name: Of the batch size in the config.
         batch_size: Images in a step.
-        mesh: Devices that share every part of the batch equally.
-        parts: Parts that the batch is computed in, ``train.grad_accum_steps``.
-        batch_norm: ``train.batch_norm``, as :func:`norm_groups` takes it.
+        mesh: Its devices share every part of the batch equally.
+        parts: ``train.grad_accum_steps``.
+        batch_norm: As :func:`norm_groups` takes it.
 
     Raises:
         UserError: If parts or groups are not equal, or a group is a single image: its normalized embedding would be

@@ -22,8 +22,6 @@ HINT = (
 # as long to compile. Larger ones may be sharded and stay apart.
 SMALL = 1 << 16
 
-Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]  # (TrainState, batch) -> (TrainState, metrics)
-
 
 class Skipped(NamedTuple):
     """Number of skipped steps: in all, and the last ones in a row."""
@@ -32,17 +30,11 @@ class Skipped(NamedTuple):
     in_a_row: int = 0
 
 
-def skip_nonfinite(step: Step) -> Step:
-    """Wrap a step, so that one that is not finite changes nothing except the count of steps.
+def skip_nonfinite(step: Callable) -> Callable:
+    """Wrap a step, not compiled, so that one that is not finite changes nothing except the count of steps.
 
     A loss, gradient or statistic that is not finite leaves the parameters, the statistics and the optimizer's state,
-    its schedule included, as they were.
-
-    Args:
-        step: ``(state, batch) -> (state, metrics)``, not compiled.
-
-    Returns:
-        The same with the metric ``skipped``, 1 or 0.
+    its schedule included, as they were. There is one more metric, ``skipped``, 1 or 0.
     """
 
     def guarded(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -74,11 +66,7 @@ def check_finite(state: Any) -> None:
 
 
 def check_outputs(name: str, outputs: np.ndarray) -> np.ndarray:
-    """Return a model's outputs, if all are finite; comparisons would turn NaN into a finite accuracy.
-
-    Args:
-        name: Of the outputs, for the message.
-        outputs: ``[n, ...]``, a row for each image.
+    """Return a model's outputs ``[n, ...]``, if all are finite; comparisons would turn NaN into a finite accuracy.
 
     Raises:
         TrainingError: If outputs of an image are not finite, or so large that their length is not.

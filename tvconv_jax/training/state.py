@@ -14,23 +14,15 @@ from tvconv_jax.training.mesh import over_model, replicated
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """State of a run.
+    """State of a run."""
 
-    Attributes:
-        step: Steps taken, ``int32 []``.
-        params: Parameters of model and head.
-        batch_stats: Running statistics of the model.
-        opt_state: State of the optimizer.
-        key_data: Bits of the random key from which each step derives its own.
-        columns: True number of columns of each parameter ``[d, columns]``, by name, that is sharded along ``model``.
-            Zeros behind them make a multiple of the devices; checkpoints are without.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
+    step: jax.Array  # steps taken, int32 []
+    params: Any  # of model and head
+    batch_stats: Any  # running statistics of the model
     opt_state: optax.OptState
-    key_data: jax.Array
+    key_data: jax.Array  # bits of the random key from which each step derives its own
+    # True number of columns of each parameter [d, columns], by name, that is sharded along "model". Zeros behind them
+    # make a multiple of the devices; checkpoints are without.
     columns: FrozenDict[str, int] = flax.struct.field(pytree_node=False, default=FrozenDict())
 
 
@@ -46,16 +38,7 @@ def create_state(
     *,
     columns: Mapping[str, int] = FrozenDict(),
 ) -> TrainState:
-    """Return the state before the first step.
-
-    Args:
-        params: Parameters of model and head; those in ``columns`` went through :func:`pad_columns`.
-        batch_stats: Running statistics of the model.
-        optimizer: Of ``params``.
-        seed: Of the random key.
-        mesh: Devices of the state.
-        columns: As in :class:`TrainState`; all else is the same on every device.
-    """
+    """Return the state before the first step; parameters in ``columns`` went through :func:`pad_columns`."""
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -28,20 +28,17 @@ def make_train_step(
     """Compile ``(state, batch) -> (state, metrics)``.
 
     The batch is sharded over all devices of the mesh, so sums over it, batch statistics included, are global. The state
-    has the shardings of :func:`tvconv_jax.training.state.state_shardings`, and is donated: the old one is gone after
-    the call.
+    has the shardings of :func:`.state_shardings`, and is donated: the old one is gone after the call. The metrics are
+    ``loss`` and those of the loss function.
 
     Args:
         loss_function: ``(params, batch_stats, batch, key)`` to ``(loss, (new batch_stats, metrics))``.
         optimizer: Of ``params``.
-        mesh: Of :func:`tvconv_jax.training.mesh.make_mesh`.
+        mesh: Of :func:`.make_mesh`.
         grad_accum_steps: Parts that the batch is computed in, one after the other, with the memory of one. The
             optimizer gets their mean gradient. It is the whole batch's except for batch statistics: every part is
             normalized with its own, and the running averages take one after the other, as they do in PyTorch.
         on_nonfinite: ``"skip"``: a step that is not finite changes nothing; ``"stop"`` leaves it to the loop.
-
-    Returns:
-        The step; its metrics are ``loss`` and those of the loss function.
     """
     gradient = jax.value_and_grad(loss_function, has_aux=True)
     if grad_accum_steps > 1:
@@ -49,20 +46,12 @@ def make_train_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for operators that loop over the batch
-            return _step(state, batch)
-
-    def _step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        (loss, (batch_stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        state = lax.with_sharding_constraint(state, state_shardings(state, mesh))
-        return state, {"loss": loss, **metrics}
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+            (loss, (batch_stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+            return lax.with_sharding_constraint(state, state_shardings(state, mesh)), {"loss": loss, **metrics}
 
     return jax.jit(
         skip_nonfinite(step) if on_nonfinite == "skip" else step,

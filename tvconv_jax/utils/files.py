@@ -1,4 +1,4 @@
-"""Atomic writes, and text and JSON files read with errors that name the file."""
+"""Files: atomic writes, protection of the user's files, and text, JSON and NumPy files read safely."""
 
 import codecs
 import errno
@@ -7,15 +7,16 @@ import math
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
 from tvconv_jax.utils.signatures import describe_instead_of_text
 
+MAX_BYTES = 2**32  # of the unpacked arrays of one file
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.part(\..*)?")
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know no fsync
 
@@ -45,6 +46,31 @@ def check_absent(*paths: Path) -> None:
             raise UserError(f"{path} exists and is not written over; choose another name or remove it.")
 
 
+def announce_overwrite(path: Path) -> Path:
+    """Print a note if a file that the user named exists and will be overwritten; return its path."""
+    if path.is_file():
+        print(f"note: {path} existed and is overwritten", file=sys.stderr)
+    return path
+
+
+def check_unclaimed(folder: Path, names: Iterable[str], *, marker: str, flag: str) -> None:
+    """Raise a ``UserError`` for a folder with files that a command would overwrite but did not write.
+
+    Args:
+        folder: The folder that the user named.
+        names: Names of the files that the command writes there.
+        marker: The first file that the command writes; where it exists, the others are the command's own.
+        flag: The flag that named the folder, for the message.
+    """
+    if (folder / marker).is_file():
+        return
+    if foreign := [name for name in sorted(names) if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} holds {foreign[0]}, which would be overwritten, but no {marker} says that this command wrote "
+            f"it; choose another {flag}, or move it away."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_bytes(path, text.encode())
@@ -60,16 +86,10 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Replace a file atomically: yield a temporary file that is renamed when the block ends, removed if it fails.
 
-    Of several writers the last one wins, and no reader sees an incomplete file. Links are followed. A path that is not
-    a regular file, such as ``/dev/stdout``, is written directly. A killed process leaves the temporary file behind;
-    :func:`is_left_over` recognizes its name.
-
-    Args:
-        path: The file to replace or create.
-        durable: Whether to wait until it is on the disk, so that it is complete even after a power failure.
-
-    Yields:
-        The temporary file, empty, in the same folder, with the same suffix and default permissions.
+    The temporary file is empty, in the same folder, with the same suffix and default permissions. Of several writers
+    the last one wins, and no reader sees an incomplete file. Links are followed. A path that is not a regular file,
+    such as ``/dev/stdout``, is written directly. With ``durable`` the file is complete even after a power failure. A
+    killed process leaves the temporary file behind; :func:`is_left_over` recognizes its name.
     """
     target = Path(os.path.realpath(path))
     if _is_open_elsewhere(path) or target.exists() and not target.is_file():
@@ -124,12 +144,42 @@ def as_json(value: Any, **options: Any) -> str:
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: finite(one) for name, one in value.items()}
+            return {name: finite(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return [finite(one) for one in value]
+            return [finite(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; raise a ``ValueError`` if it is damaged or nested too deeply for Python."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Read all NumPy arrays of an ``.npz``, without pickles.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is damaged, is not an ``.npz``, holds objects, or unpacks to more than :data:`MAX_BYTES`.
+    """
+    import numpy as np  # late: every command imports this module first
+
+    with path.open("rb") as opened:
+        try:
+            with np.load(opened) as arrays:
+                if sum(entry.file_size for entry in arrays.zip.infolist()) > MAX_BYTES:
+                    raise ValueError("it unpacks to more than memory may hold")
+                found = dict(arrays)
+            if not all(isinstance(array, np.ndarray) for array in found.values()):
+                raise ValueError("it holds other files than arrays")
+            return found
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
+            raise ValueError(f"it is damaged or is not an .npz ({type(error).__name__})") from None
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:

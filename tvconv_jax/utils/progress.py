@@ -1,11 +1,11 @@
-"""Progress without a terminal: a plain line at least every 30 seconds."""
+"""Progress: a live line or a bar on a terminal, else a plain line at least every 30 seconds."""
 
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TextIO, TypeVar
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple, TextIO, TypeVar
 
 Item = TypeVar("Item")
 EVERY = 25.0  # seconds; with what a late thread adds, lines are at most 30 apart
@@ -16,11 +16,9 @@ def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class _Activity:
-    """A long operation; compared by identity."""
-
-    def __init__(self, text: Callable[[], str], stream: TextIO) -> None:
-        self.text, self.stream = text, stream
+class _Activity(NamedTuple):
+    text: Callable[[], str]
+    stream: TextIO
 
 
 class Reporter:
@@ -41,8 +39,9 @@ class Reporter:
         self._activities: list[_Activity] = []
         self._last, self._lock, self._idle = clock(), threading.Lock(), threading.Event()
 
-    def start(self, text: str | Callable[[], str], stream: TextIO | None = None) -> _Activity:
-        """Start an activity within the current ones.
+    @contextmanager
+    def doing(self, text: str | Callable[[], str], stream: TextIO | None = None) -> Iterator[None]:
+        """Report an activity during the block, within the current ones; several may end in any order.
 
         Args:
             text: A phrase, to which the elapsed time is added, or a function that returns the whole line.
@@ -57,28 +56,13 @@ class Reporter:
                 self._last, self._idle = since, threading.Event()
                 if self._threaded:
                     threading.Thread(target=self._watch, args=[self._idle], name="progress", daemon=True).start()
-        return activity
-
-    def stop(self, activity: _Activity) -> None:
-        """End an activity, in any order; a second call does nothing."""
-        with self._lock:
-            if activity in self._activities:
-                self._activities.remove(activity)
-            if not self._activities:
-                self._idle.set()
-
-    @contextmanager
-    def doing(self, text: str | Callable[[], str], stream: TextIO | None = None) -> Iterator[None]:
-        """Report an activity during the block; see :meth:`start`."""
-        activity = self.start(text, stream)
         try:
             yield
         finally:
-            self.stop(activity)
-
-    def heard(self) -> None:
-        """Restart the clock after another line was printed."""
-        self._last = self.clock()
+            with self._lock:
+                self._activities.remove(activity)
+                if not self._activities:
+                    self._idle.set()
 
     def poll(self) -> None:
         """Print the line of the innermost activity if nothing was printed for ``every`` seconds."""
@@ -117,3 +101,60 @@ def track(items: Iterable[Item], *, total: int, text: str, reporter: Reporter = 
         for item in progress.track(items, total=total, description=text):
             yield item
             done += 1
+
+
+class ProgressLine:
+    """Step, loss, images/s and time left of a run of ``total`` steps, each with ``batch_size`` images."""
+
+    def __init__(self, total: int, batch_size: int) -> None:
+        from rich.console import Console
+
+        self._total, self._batch_size = total, batch_size
+        self._console, self._open = Console(file=sys.stdout), ExitStack()
+        self._since: float | None = None
+        self._begin, self._seen = time.monotonic(), (0, 0.0)
+        self.steps = 0  # timed ones
+        self._status = None
+        if self._console.is_terminal:
+            spinner = "dots" if self._console.encoding.startswith("utf") else "line"
+            status = self._console.status("Compiling the training step", spinner=spinner)
+            self._status = self._open.enter_context(status)
+        self._open.enter_context(reporter.doing(self._text))
+
+    def update(self, step: int, loss: float) -> None:
+        """Show a step; the first call, after compilation, starts the clock."""
+        self._seen = step, loss
+        if self._since is None:
+            self._since = time.monotonic()
+            return
+        self.steps += 1
+        if self._status:
+            self._status.update(self._text())
+
+    def _text(self) -> str:
+        step, loss = self._seen
+        if not self.steps:
+            return f"compiling the training step, {minutes(time.monotonic() - self._begin)} so far"
+        speed = self.images_per_second
+        left = minutes((self._total - step) * self._batch_size / speed)
+        return f"step {step}/{self._total}  loss {loss:.3f}  {speed:,.0f} images/s  {left} left"
+
+    def pause(self, seconds: float) -> None:
+        """Take time of an evaluation off the clock."""
+        if self._since is not None:
+            self._since += seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed of training since the first step."""
+        if self._since is None or not self.steps:
+            return 0.0
+        return self.steps * self._batch_size / max(time.monotonic() - self._since, 1e-9)
+
+    def print(self, text: str) -> None:
+        """Print a lasting line; the next line of progress does not wait for it."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._open.close()

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.plain_files import parse_json
+from tvconv_jax.utils.files import parse_json
 from tvconv_jax.utils.signatures import describe
 
 FEATURES = "features.json"

@@ -8,8 +8,7 @@ from PIL import Image
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos, render
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
-from tvconv_jax.utils.files import replacing
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite, replacing
 
 SIZE = 64
 

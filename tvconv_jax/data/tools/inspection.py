@@ -18,7 +18,7 @@ from tvconv_jax.data.tools.held_out import HeldOut, open_beside, open_held_out
 from tvconv_jax.data.tools.image_stats import ImageStats, measure
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.outputs import announce_overwrite
+from tvconv_jax.utils.files import announce_overwrite
 from tvconv_jax.utils.progress import track
 
 CHUNK = 1024  # images whose bytes are held at once

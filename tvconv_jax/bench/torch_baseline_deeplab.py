@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvconv_jax.bench.torch_baseline import InvertedResidual, Trainer, norm_relu, to_input
-from tvconv_jax.models.deeplabv3plus import backbone_blocks, pyramid_blocks
+from tvconv_jax.models import deeplabv3plus
 
 
 def _depthwise(channels: int, strides: int, dilation: int) -> nn.Module:
@@ -25,7 +25,7 @@ class Backbone(nn.Module):
     def __init__(self, depth: float) -> None:
         super().__init__()
         stem, channels, parts = norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False)), 32, []
-        for rows in backbone_blocks(depth):
+        for rows in deeplabv3plus.DeepLabV3Plus(depth=depth).backbone():
             parts.append([])
             for row in rows:
                 operator = functools.partial(_depthwise, strides=row.strides, dilation=row.dilation)
@@ -55,7 +55,8 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        atrous = [nn.Sequential(*_conv_norm(320, row.features, 3, row.dilation)) for row in pyramid_blocks()]
+        rows = deeplabv3plus.DeepLabV3Plus().pyramid()
+        atrous = [nn.Sequential(*_conv_norm(320, row.features, 3, row.dilation)) for row in rows]
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm(320, 256))
         self.convs = nn.ModuleList([nn.Sequential(*_conv_norm(320, 256)), *atrous, pool])
         self.project = nn.Sequential(*_conv_norm(5 * 256, 256), nn.Dropout(0.1))

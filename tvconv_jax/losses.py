@@ -12,12 +12,7 @@ NORM_FLOOR = 1e-12
 
 
 def am_softmax_logits(
-    embeddings: jax.Array,
-    class_weights: jax.Array,
-    labels: jax.Array,
-    *,
-    margin: float = 0.35,
-    scale: float = 32.0,
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float = 0.35, scale: float = 32.0
 ) -> jax.Array:
     r"""Return scaled cosines to every class, with a margin subtracted from the target's.
 
@@ -41,12 +36,7 @@ def am_softmax_logits(
 
 
 def am_softmax(
-    embeddings: jax.Array,
-    class_weights: jax.Array,
-    labels: jax.Array,
-    *,
-    margin: float = 0.35,
-    scale: float = 32.0,
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float = 0.35, scale: float = 32.0
 ) -> jax.Array:
     r"""Return the additive margin softmax: cross entropy over cosines, with a margin subtracted from the target's.
 

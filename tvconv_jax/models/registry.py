@@ -114,12 +114,7 @@ def fields_of(name: str, operator: str) -> dict[str, Any]:
 
 
 def create_model(
-    name: str,
-    *,
-    width: float = 1.0,
-    operator: str | None = None,
-    stages: Sequence[int] | None = None,
-    **fields: Any,
+    name: str, *, width: float = 1.0, operator: str | None = None, stages: Sequence[int] | None = None, **fields: Any
 ) -> nn.Module:
     """Build a model by name.
 

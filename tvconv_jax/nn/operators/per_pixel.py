@@ -110,9 +110,10 @@ class DDF(SpatialOperator):
         context = pooled(x)
         hidden = max(1, int(channels * self.squeeze))
         hidden = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=context.dtype, name="squeeze")(context))
-        own = nn.Dense(size * channels, **starts, dtype=context.dtype, name="channels")(hidden)
+        branch = nn.Dense(size * channels, **starts, dtype=context.dtype, name="channels")
+        own = branch(hidden).reshape(n, size, channels)
         scale = self.param("scale", nn.initializers.normal(gain), (size, channels), jnp.float32)
-        own = filter_norm(own.reshape(n, size, channels), 1) * scale.astype(context.dtype)[None]
+        own = filter_norm(own, 1) * scale.astype(context.dtype)[None]
         return dynamic_conv(x, pixels[..., None], own[:, None, None], strides=self.strides)
 
     def cost(self, x: Shape, y: Shape) -> int:

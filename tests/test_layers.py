@@ -13,7 +13,7 @@ from tvconv_jax import DepthwiseConv, TVConv, create_model, freeze
 from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.models.deeplabv3plus import DeepLabV3Plus
 from tvconv_jax.models.mobilenetv2 import MobileNetV2
-from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
+from tvconv_jax.nn.operators.per_position import TVConvLinear
 from tvconv_jax.ops import unfold as unfold
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")

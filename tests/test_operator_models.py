@@ -18,18 +18,10 @@ from tvconv_jax import create_model, list_models
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.models.mlp_mixer import MixerBlock, MlpMixer
 from tvconv_jax.models.registry import OPERATORS, list_operators
-from tvconv_jax.nn.operators.axial import Axial
-from tvconv_jax.nn.operators.condconv import CondConv
-from tvconv_jax.nn.operators.ddf import DDF
-from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
-from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
-from tvconv_jax.nn.operators.involution import Involution
-from tvconv_jax.nn.operators.locally_connected import LocallyConnected
-from tvconv_jax.nn.operators.sasa import SASA
-from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
-from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.nn.operators.attention import SASA, Axial
+from tvconv_jax.nn.operators.per_image import CondConv, DyConvDW, DyConvPW, WeightNet
+from tvconv_jax.nn.operators.per_pixel import DDF, Involution, TVConvDynamic
+from tvconv_jax.nn.operators.per_position import LocallyConnected, TVConvLinear, TVConvLowrank
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import complete
 from tvconv_jax.tasks.parts import model_of

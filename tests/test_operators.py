@@ -13,18 +13,10 @@ from naive_operators import sigmoid
 
 from tvconv_jax import DepthwiseConv, TVConv, freeze, tv_conv
 from tvconv_jax.models.blocks import Pointwise
-from tvconv_jax.nn.operators.axial import Axial
-from tvconv_jax.nn.operators.condconv import CondConv
-from tvconv_jax.nn.operators.ddf import DDF
-from tvconv_jax.nn.operators.dyconv_dw import DyConvDW
-from tvconv_jax.nn.operators.dyconv_pw import DyConvPW
-from tvconv_jax.nn.operators.involution import Involution
-from tvconv_jax.nn.operators.locally_connected import LocallyConnected
-from tvconv_jax.nn.operators.sasa import SASA
-from tvconv_jax.nn.operators.tvconv_dynamic import TVConvDynamic
-from tvconv_jax.nn.operators.tvconv_linear import TVConvLinear
-from tvconv_jax.nn.operators.tvconv_lowrank import TVConvLowrank
-from tvconv_jax.nn.operators.weightnet import WeightNet
+from tvconv_jax.nn.operators.attention import SASA, Axial
+from tvconv_jax.nn.operators.per_image import CondConv, DyConvDW, DyConvPW, WeightNet
+from tvconv_jax.nn.operators.per_pixel import DDF, Involution, TVConvDynamic
+from tvconv_jax.nn.operators.per_position import LocallyConnected, TVConvLinear, TVConvLowrank
 from tvconv_jax.ops.dynamic_conv import dynamic_conv, taps
 from tvconv_jax.ops.tv_conv import output_grid
 

@@ -12,12 +12,7 @@ NORM_FLOOR = 1e-12
 
 
 def am_softmax_logits(
-    embeddings: jax.Array,
-    class_weights: jax.Array,
-    labels: jax.Array,
-    *,
-    margin: float = 0.35,
-    scale: float = 32.0,
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float = 0.35, scale: float = 32.0
 ) -> jax.Array:
     r"""Return scaled cosines to every class, with a margin subtracted from the target's.
 
@@ -31,9 +26,8 @@ def am_softmax_logits(
     labels = indices(labels)
     # bfloat16 keeps 8 bits of a cosine, and the scale makes that an error of 0.1 in the logit: everything is float32,
     # the product on accelerators too, whose default would round its inputs.
-    cosines = jnp.matmul(
-        _normalize(embeddings, axis=1), _normalize(class_weights, axis=0), precision=lax.Precision.HIGHEST
-    )
+    units = _normalize(embeddings, axis=1), _normalize(class_weights, axis=0)
+    cosines = jnp.matmul(*units, precision=lax.Precision.HIGHEST)
     # Rounding leaves [-1, 1] by an ulp. Unlike jnp.clip, this passes the whole gradient at the bounds
     # themselves, as torch.clamp does.
     cosines = jnp.where(jnp.abs(cosines) > 1, jnp.sign(cosines), cosines)
@@ -41,12 +35,7 @@ def am_softmax_logits(
 
 
 def am_softmax(
-    embeddings: jax.Array,
-    class_weights: jax.Array,
-    labels: jax.Array,
-    *,
-    margin: float = 0.35,
-    scale: float = 32.0,
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float = 0.35, scale: float = 32.0
 ) -> jax.Array:
     r"""Return the additive margin softmax: cross entropy over cosines, with a margin subtracted from the target's.
 
@@ -103,8 +92,7 @@ def sharded_am_softmax(
         labels: ``[n]``, integers in ``0..classes-1``; one outside makes that example's loss nan.
         mesh: Has the axes ``data`` and ``model``.
         classes: Number of classes; later columns are padding, without probability and gradient.
-        margin: As in :func:`am_softmax`.
-        scale: As in :func:`am_softmax`.
+        margin, scale: As in :func:`am_softmax`.
 
     Returns:
         ``(losses, recognized)``: ``[n]`` float32, not averaged, and ``[n]`` bool, whether the (first) largest logit is
@@ -119,40 +107,27 @@ def sharded_am_softmax(
     """
     if not 1 <= classes <= class_weights.shape[1]:
         raise ValueError(f"classes={classes} must be 1 to {class_weights.shape[1]}, the columns of class_weights.")
-    shard = functools.partial(
-        _am_softmax_shard, classes=classes, padded=class_weights.shape[1] > classes, margin=margin, scale=scale
-    )
-    rows = PartitionSpec("data")
-    return jax.shard_map(
-        shard,
-        mesh=mesh,
-        in_specs=(PartitionSpec(("data", "model")), PartitionSpec(None, "model"), rows),
-        out_specs=(rows, rows),
-    )(embeddings, class_weights, indices(labels))
+    padded, rows = class_weights.shape[1] > classes, PartitionSpec("data")
+    shard = functools.partial(_am_softmax_shard, classes=classes, padded=padded, margin=margin, scale=scale)
+    in_specs = (PartitionSpec(("data", "model")), PartitionSpec(None, "model"), rows)
+    shards = jax.shard_map(shard, mesh=mesh, in_specs=in_specs, out_specs=(rows, rows))
+    return shards(embeddings, class_weights, indices(labels))
 
 
 def _am_softmax_shard(
-    embeddings: jax.Array,
-    class_weights: jax.Array,
-    labels: jax.Array,
-    *,
-    classes: int,
-    padded: bool,
-    margin: float,
-    scale: float,
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, classes: int, padded: bool, **options: float
 ) -> tuple[jax.Array, jax.Array]:
     """Compute one device's part; ``labels`` are those of all rows that it gathers along ``model``."""
     embeddings = lax.all_gather(embeddings, "model", axis=0, tiled=True)
     width = class_weights.shape[1]
     first = lax.axis_index("model") * width
     shifted = labels - first  # a label of another shard's class is outside 0..width-1, and gets no margin here
-    logits = am_softmax_logits(embeddings, class_weights, shifted, margin=margin, scale=scale)
+    logits = am_softmax_logits(embeddings, class_weights, shifted, **options)
     columns = jnp.arange(width)
     if padded:
         logits = jnp.where((columns < classes - first)[None], logits, -jnp.inf)
 
-    target = jnp.sum(jnp.where(columns[None] == shifted[:, None], logits, 0), axis=1)
-    target = lax.psum(target, "model")
+    target = lax.psum(jnp.sum(jnp.where(columns[None] == shifted[:, None], logits, 0), axis=1), "model")
     fixed = lax.stop_gradient(logits)
     highest = jnp.max(fixed, axis=1)
     maximum = lax.pmax(highest, "model")

@@ -48,16 +48,6 @@ def maybe_compiled(function: Callable) -> Callable:
     return torch.compile(function) if MODE == "compiled" else function
 
 
-def loss_function(function: Callable[[], torch.Tensor], precision: str) -> Callable[[], torch.Tensor]:
-    """Return the function in a precision, ``"bfloat16"`` by automatic mixed precision, and in the mode of prepare()."""
-
-    def loss() -> torch.Tensor:
-        with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return function()
-
-    return maybe_compiled(loss)
-
-
 def wait(result: Any = None) -> Any:
     """Wait for all kernels that were launched."""
     if torch.get_default_device().type != "cpu":
@@ -108,19 +98,15 @@ def depthwise(channels: int, strides: int, size: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, strides, 1, groups=channels, bias=False)
 
 
-def norm_relu(conv: nn.Module) -> nn.Sequential:
-    """Return a convolution, its norm and ReLU6."""
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6())
+def norm_relu(conv: nn.Module, activation: type[nn.Module] = nn.ReLU6) -> nn.Sequential:
+    """Return a convolution, its norm and the activation."""
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), activation())
 
 
 class InvertedResidual(nn.Module):
     """Expand, spatial operator, project; added to its input if shapes agree.
 
-    Args:
-        inputs: Channels of the input.
-        row: The block of the architecture.
-        spatial: Makes the operator from its channels.
-        padding: Zeros around the input before it is expanded.
+    ``spatial`` makes the operator from its channels; the input is padded with zeros before it is expanded.
     """
 
     def __init__(self, inputs: int, row: Block, spatial: Callable[[int], nn.Module], *, padding: int = 0) -> None:
@@ -128,12 +114,8 @@ class InvertedResidual(nn.Module):
         hidden = inputs * row.expansion
         self.padding, self.residual = padding, row.strides == 1 and inputs == row.features
         expand = [norm_relu(nn.Conv2d(inputs, hidden, 1, bias=False))] if row.expansion != 1 else []
-        self.conv = nn.Sequential(
-            *expand,
-            norm_relu(spatial(hidden)),
-            nn.Conv2d(hidden, row.features, 1, bias=False),
-            nn.BatchNorm2d(row.features),
-        )
+        project = [nn.Conv2d(hidden, row.features, 1, bias=False), nn.BatchNorm2d(row.features)]
+        self.conv = nn.Sequential(*expand, norm_relu(spatial(hidden)), *project)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(F.pad(x, [self.padding] * 4) if self.padding else x)
@@ -178,13 +160,21 @@ def am_softmax(embeddings: torch.Tensor, class_weights: torch.Tensor, labels: to
 
 
 class Trainer:
-    """A model, the loss of its batch and its optimizer; ``step`` trains on the batch and returns the loss."""
+    """A model, the loss of its batch and its optimizer; ``step`` trains on the batch and returns the loss.
+
+    ``precision`` is ``"float32"``, or ``"bfloat16"`` by automatic mixed precision.
+    """
 
     def __init__(
         self, model: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer, precision: str
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self.loss = loss_function(loss, precision)
+
+        def in_precision() -> torch.Tensor:
+            with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
+                return loss()
+
+        self.loss = maybe_compiled(in_precision)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the network's state dict as numpy copies."""
@@ -220,20 +210,16 @@ def face_trainer(
         class_weights: ``[embedding_size, classes]``.
         batch: ``image`` uint8 ``[n, size, size, 3]`` and ``label`` ``[n]``, laid out once, before any clock runs.
         sgd: ``lr``, ``momentum`` and ``weight_decay``.
-        width: MobileNetV2's.
-        depth: MobileNetV2's.
-        precision: See :func:`loss_function`.
+        width, depth: MobileNetV2's.
+        precision: See :class:`Trainer`.
     """
     torch.manual_seed(0)
     images, labels = to_input(batch["image"]), torch.tensor(batch["label"], dtype=torch.int64)
     spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
     model = MobileNetV2(width, depth, spatial, images.shape[2], embedding_size=len(class_weights))
     weights = nn.Parameter(torch.tensor(class_weights))
-
-    def loss() -> torch.Tensor:
-        return am_softmax(model(images), weights, labels)
-
-    return Trainer(model, loss, torch.optim.SGD([*model.parameters(), weights], **sgd), precision)
+    optimizer = torch.optim.SGD([*model.parameters(), weights], **sgd)
+    return Trainer(model, lambda: am_softmax(model(images), weights, labels), optimizer, precision)
 
 
 def peak_memory(call: Callable[[], torch.Tensor]) -> tuple[float, int | None]:

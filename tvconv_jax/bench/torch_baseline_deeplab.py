@@ -5,6 +5,7 @@ Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tes
 """
 
 import functools
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvconv_jax.bench.torch_baseline import InvertedResidual, Trainer, norm_relu, to_input
-from tvconv_jax.models.deeplabv3plus import backbone_blocks, pyramid_blocks
+from tvconv_jax.models import deeplabv3plus
 
 
 def _depthwise(channels: int, strides: int, dilation: int) -> nn.Module:
@@ -24,30 +25,25 @@ class Backbone(nn.Module):
 
     def __init__(self, depth: float) -> None:
         super().__init__()
-        stem, channels, parts = norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False)), 32, []
-        for rows in backbone_blocks(depth):
-            parts.append([])
-            for row in rows:
-                operator = functools.partial(_depthwise, strides=row.strides, dilation=row.dilation)
-                parts[-1].append(InvertedResidual(channels, row, operator, padding=row.dilation))
-                channels = row.features
-        low = [stem, *parts[0]]
-        self.low_level_features = nn.ModuleDict({str(i): layer for i, layer in enumerate(low)})
-        self.high_level_features = nn.ModuleDict({str(i): layer for i, layer in enumerate(parts[1], start=len(low))})
+        layers, channels = {"0": norm_relu(nn.Conv2d(3, 32, 3, 2, bias=False))}, 32
+        low, high = deeplabv3plus.DeepLabV3Plus(depth=depth).backbone()
+        for i, row in enumerate(low + high, start=1):
+            operator = functools.partial(_depthwise, strides=row.strides, dilation=row.dilation)
+            layers[str(i)] = InvertedResidual(channels, row, operator, padding=row.dilation)
+            channels = row.features
+        named = list(layers.items())
+        self.low_level_features = nn.Sequential(OrderedDict(named[: len(low) + 1]))
+        self.high_level_features = nn.Sequential(OrderedDict(named[len(low) + 1 :]))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        for layer in self.low_level_features.values():
-            x = layer(x)
-        low = x
-        for layer in self.high_level_features.values():
-            x = layer(x)
-        return low, x
+        low = self.low_level_features(x)
+        return low, self.high_level_features(low)
 
 
-def _conv_norm(inputs: int, features: int, kernel_size: int = 1, dilation: int = 1) -> list[nn.Module]:
+def _conv_norm(inputs: int, features: int, kernel_size: int = 1, dilation: int = 1) -> nn.Sequential:
     padding = dilation * (kernel_size // 2)
     conv = nn.Conv2d(inputs, features, kernel_size, padding=padding, dilation=dilation, bias=False)
-    return [conv, nn.BatchNorm2d(features), nn.ReLU()]
+    return norm_relu(conv, nn.ReLU)
 
 
 class Pyramid(nn.Module):
@@ -55,9 +51,10 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        atrous = [nn.Sequential(*_conv_norm(320, row.features, 3, row.dilation)) for row in pyramid_blocks()]
+        rows = deeplabv3plus.DeepLabV3Plus().pyramid()
+        atrous = [_conv_norm(320, row.features, 3, row.dilation) for row in rows]
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm(320, 256))
-        self.convs = nn.ModuleList([nn.Sequential(*_conv_norm(320, 256)), *atrous, pool])
+        self.convs = nn.ModuleList([_conv_norm(320, 256), *atrous, pool])
         self.project = nn.Sequential(*_conv_norm(5 * 256, 256), nn.Dropout(0.1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +68,7 @@ class Head(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(*_conv_norm(24, 48))
+        self.project = _conv_norm(24, 48)
         self.aspp = Pyramid()
         self.classifier = nn.Sequential(*_conv_norm(304, 256, 3), nn.Conv2d(256, num_classes, 1))
 
@@ -102,13 +99,10 @@ def segmentation_trainer(
         maps: Boolean ``[n, size, size, 2]``. Both are laid out once, before any clock runs.
         learning_rate: Adam's.
         depth: Multiplies the blocks of every stage of the backbone, rounded up.
-        precision: See :func:`tvconv_jax.bench.torch_baseline.loss_function`.
+        precision: See :class:`tvconv_jax.bench.torch_baseline.Trainer`.
     """
     torch.manual_seed(0)
     inputs, targets = to_input(images), torch.tensor(maps).permute(0, 3, 1, 2).float().contiguous()
     model = DeepLabV3Plus(depth)
-
-    def loss() -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(model(inputs), targets)
-
-    return Trainer(model, loss, torch.optim.Adam(model.parameters(), learning_rate, betas=(0.9, 0.99)), precision)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate, betas=(0.9, 0.99))
+    return Trainer(model, lambda: F.binary_cross_entropy_with_logits(model(inputs), targets), optimizer, precision)

@@ -57,15 +57,13 @@ NORM = [
 BOOKKEEPING = ("num_batches_tracked", "TVConv_k", "TVConv_k_square", "stride", "channels", "h", "w")
 
 
-def _split_taps(x: np.ndarray, taps: int) -> np.ndarray:
-    """Reshape ``[c * t, in, 3, 3]``, channel-major -> ``[3, 3, in, t, c]``."""
-    return x.reshape(-1, taps, *x.shape[1:]).transpose(3, 4, 2, 1, 0)
+def _taps(taps: int) -> tuple[Callable, Callable]:
+    """Return the conversions ``[c * t, in, 3, 3]``, channel-major <-> ``[3, 3, in, t, c]``."""
 
+    def split(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, taps, *x.shape[1:]).transpose(3, 4, 2, 1, 0)
 
-def _join_taps(x: np.ndarray) -> np.ndarray:
-    """Reshape ``[3, 3, in, t, c]`` -> ``[c * t, in, 3, 3]``, channel-major."""
-    x = x.transpose(4, 3, 2, 0, 1)
-    return x.reshape(-1, *x.shape[2:])
+    return split, lambda x: x.transpose(4, 3, 2, 0, 1).reshape(-1, x.shape[2], *x.shape[:2])
 
 
 def _generator(branch: str, ours: str, hidden_layers: int, last: tuple[Callable, Callable]) -> Iterator[Tensor]:
@@ -77,14 +75,13 @@ def _generator(branch: str, ours: str, hidden_layers: int, last: tuple[Callable,
 
 
 def _operator(module: nn.Module, *, in_model: bool = True) -> list[Tensor]:
-    """Return the tensors of a spatial operator."""
     if type(module) not in (TVConv, DepthwiseConv):
         raise ValueError(f"{type(module).__name__} has no counterpart in the reference; TVConv and DepthwiseConv do.")
     _check_counterpart(module, fixed=("dilation", "padding") if in_model else ())
     if isinstance(module, DepthwiseConv):
         return CONV + ([BIAS] if module.use_bias else [])
-    taps = (functools.partial(_split_taps, taps=module.kernel_size**2), _join_taps)
     tensors = [Tensor("posi_map", ("params", "affinity"), *AFFINITY_AXES)]
+    taps = _taps(module.kernel_size**2)
     tensors += _generator("weight_layers", module.generator_name("weights"), module.hidden_layers, taps)
     if module.use_bias:
         tensors += _generator("bias_layers", module.generator_name("bias"), module.hidden_layers, CONV_AXES)
@@ -102,7 +99,6 @@ def conv_norm(theirs: str, ours: Path, conv: list[Tensor], first: int = 0) -> It
 
 
 def inverted_residual(theirs: str, ours: Path, expansion: int, operator: list[Tensor]) -> Iterator[Layer]:
-    """Yield an inverted residual block with that operator."""
     if expansion != 1:
         yield from conv_norm(f"{theirs}.0", (*ours, "expand"), POINTWISE)
     j = int(expansion != 1)
@@ -164,10 +160,8 @@ MODELS = {"MobileNetV2": _mobilenetv2, "ShuffleNetV2": _shufflenetv2, "DeepLabV3
 def _check_counterpart(module: nn.Module, *, fixed: Iterable[str] = ()) -> None:
     """Raise a ``ValueError`` unless the reference has such a layer or model.
 
-    Args:
-        module: The layer or model. Fields other than its ``reference_fields`` must have their defaults: the reference
-            has nothing else.
-        fixed: Fields that the place of a layer leaves no choice for.
+    Fields other than its ``reference_fields``, and those that its place leaves no choice for (``fixed``), must have
+    their defaults: the reference has nothing else.
     """
     name, fields = type(module).__name__, declared(module, "reference_fields")
     if fields is None:
@@ -176,14 +170,8 @@ def _check_counterpart(module: nn.Module, *, fixed: Iterable[str] = ()) -> None:
     for field in dataclasses.fields(module):
         value, free = getattr(module, field.name), field.name in ("parent", "name", *fields)
         if value != field.default and (not free or field.name in fixed):
-            raise ValueError(
-                f"{name} with {field.name}={_shown(value)} has no counterpart in the reference; "
-                f"{_shown(field.default)} has."
-            )
-
-
-def _shown(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)
+            value, default = (getattr(a, "__name__", None) or repr(a) for a in (value, field.default))
+            raise ValueError(f"{name} with {field.name}={value} has no counterpart in the reference; {default} has.")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -203,6 +191,11 @@ def by_name(layers: Iterable[Layer]) -> dict[str, Tensor]:
     return tensors
 
 
+def without_buffers(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a state dict without its integer buffers."""
+    return {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
+
+
 def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
     """Convert the reference's weights to Flax variables.
 
@@ -219,8 +212,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
         ValueError: If a name is missing or left over (both sides are listed), a tensor is of another shape than the
             model's, or the model has no counterpart.
     """
-    state = {name: value for name, value in state_dict.items() if name.split(".")[-1] not in BOOKKEEPING}
-    tensors = _tensors(model)
+    state, tensors = without_buffers(state_dict), _tensors(model)
     check_names("the state dict", set(state), set(tensors))
     state = {name: np.asarray(value) for name, value in state.items()}
     kernel_size = int(state_dict.get("TVConv_k", getattr(model, "kernel_size", 0)))
@@ -230,9 +222,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[s
     boxes, variables = flatten_dict(shapes), flatten_dict(unboxed(shapes))
     _check_shapes(state, tensors, variables)
     flat = {t.flax: np.ascontiguousarray(t.to_flax(state[name]), np.float32) for name, t in tensors.items()}
-    return unflatten_dict(
-        {path: boxes[path].replace_boxed(a) if is_boxed(boxes[path]) else a for path, a in flat.items()}
-    )
+    boxed = {path: boxes[path].replace_boxed(a) for path, a in flat.items() if is_boxed(boxes[path])}
+    return unflatten_dict(flat | boxed)
 
 
 def _check_shapes(
@@ -244,8 +235,7 @@ def _check_shapes(
         # Converts an array of the model's shape that takes no memory.
         expected = tensor.to_torch(np.broadcast_to(np.float32(0), variables[tensor.flax].shape)).shape
         of_grid = tensor.flax[-1] == "affinity" or "block_" in tensor.flax[-2] and tensor.flax[-1] in ("scale", "bias")
-        fits = len(given) == len(expected) and (given[:-2] == expected[:-2] if of_grid else given == expected)
-        if not fits:
+        if len(given) != len(expected) or (given[:-2] != expected[:-2] if of_grid else given != expected):
             grid = "; height and width may be others" if of_grid else ""
             raise ValueError(
                 f"{name} is {given} in the state dict, but this model's is {expected}{grid}: "

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tvconv_jax.convert.reference import BOOKKEEPING, CONV, by_name, check_names, conv_norm, inverted_residual
+from tvconv_jax.convert.reference import CONV, by_name, check_names, conv_norm, inverted_residual, without_buffers
 from tvconv_jax.models.mobilenetv2 import blocks
 from tvconv_jax.utils.errors import UserError
 
@@ -19,9 +19,6 @@ def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: M
             other name must fit.
         variables: ``{"params": ..., "batch_stats": ...}`` of the model.
 
-    Returns:
-        Variables with ``backbone`` replaced.
-
     Raises:
         UserError: If names or shapes do not fit; both sides are listed.
     """
@@ -30,11 +27,7 @@ def backbone_from_torchvision(state_dict: Mapping[str, np.ndarray], variables: M
         layers += inverted_residual(f"features.{i}.conv", ("backbone", row.name), row.expansion, CONV)
     tensors = by_name(layers)
     left_out = (f"features.{i + 1}.", "classifier.")
-    state = {
-        name: value
-        for name, value in state_dict.items()
-        if name.split(".")[-1] not in BOOKKEEPING and not name.startswith(left_out)
-    }
+    state = {name: value for name, value in without_buffers(state_dict).items() if not name.startswith(left_out)}
     flat = flatten_dict(dict(variables))
     try:
         check_names("the state dict", set(state), set(tensors))

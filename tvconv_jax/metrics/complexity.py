@@ -10,14 +10,12 @@ like a norm; sigmoid and GELU count 1. Each layer declares its own ``cost``, see
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 from rich.table import Table
 
 from tvconv_jax.models import create_model
@@ -26,18 +24,14 @@ from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import declared
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.utils.cli import Parser, ends_in_one_line
+from tvconv_jax.utils.console import print_table
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
-PAPER_MMACS = {
-    ("mobilenetv2", 0.1): 22.47,
-    ("mobilenetv2", 0.2): 28.00,
-    ("mobilenetv2", 0.3): 44.20,
-    ("mobilenetv2", 0.5): 74.03,
-    ("mobilenetv2", 1.0): 225.72,
-    ("shufflenetv2", 0.5): 31.95,
-    ("shufflenetv2", 1.0): 110.53,
-    ("shufflenetv2", 1.5): 222.99,
+_BY_WIDTH = {
+    "mobilenetv2": {0.1: 22.47, 0.2: 28.00, 0.3: 44.20, 0.5: 74.03, 1.0: 225.72},
+    "shufflenetv2": {0.5: 31.95, 1.0: 110.53, 1.5: 222.99},
 }
+PAPER_MMACS = {(model, width): mmacs for model, widths in _BY_WIDTH.items() for width, mmacs in widths.items()}
 
 Shape = tuple[int, ...]
 
@@ -57,17 +51,11 @@ COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], int]] = {
 
 
 class Complexity(NamedTuple):
-    """Cost of a model.
+    """Cost of a model."""
 
-    Attributes:
-        macs: Multiply-accumulates for the given input.
-        params: Parameters of the frozen model, with per-pixel kernels and without running statistics.
-        train_params: Parameters in training, with generators.
-    """
-
-    macs: int
-    params: int
-    train_params: int
+    macs: int  # multiply-accumulates for the given input
+    params: int  # parameters of the frozen model, with per-pixel kernels and without running statistics
+    train_params: int  # parameters in training, with generators
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> Complexity:
@@ -77,9 +65,6 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Complexity:
         model: A model or layer of this package, or a module built of them, ``nn.Conv`` and ``nn.Dense``. A layer that
             ``nn.scan`` or ``nn.vmap`` repeats is counted as often as it is traced, not as often as it runs.
         input_shape: ``(n, h, w, c)``; the paper's figures are for ``(1, 96, 96, 3)``.
-
-    Returns:
-        The :class:`Complexity` for an input of that shape.
 
     Raises:
         ValueError: If a module with parameters of its own declares no cost.
@@ -116,9 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the paper's Table 1 with our figures beside it, and the operators."""
     Parser(prog="python -m tvconv_jax.metrics.complexity", description=main.__doc__).parse_args(argv)
     with ends_in_one_line("nothing was written."):
-        console = Console(width=None if sys.stdout.isatty() else 100)
-        console.print(_models_table())
-        console.print(_operators_table())
+        print_table(_models_table(), width=100)
+        print_table(_operators_table(), width=100)
 
 
 def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:

@@ -6,19 +6,12 @@ import numpy as np
 
 
 class Roc(NamedTuple):
-    """An ROC curve from (0, 0), where no pair is accepted, to (1, 1), where all are.
+    """An ROC curve from (0, 0), where no pair is accepted, to (1, 1), where all are."""
 
-    Attributes:
-        false_accept: False accept rate (different identities), ``[p]``, 0..1.
-        true_accept: True accept rate (same identity), ``[p]``, 0..1.
-        area: Area under the curve, ties counted half.
-        equal_error: Equal error rate.
-    """
-
-    false_accept: np.ndarray
-    true_accept: np.ndarray
-    area: float
-    equal_error: float
+    false_accept: np.ndarray  # false accept rate (different identities), [p], 0..1
+    true_accept: np.ndarray  # true accept rate (same identity), [p], 0..1
+    area: float  # area under the curve, ties counted half
+    equal_error: float  # equal error rate
 
 
 def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
@@ -34,8 +27,7 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
     Source: Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006, algorithms 1 and 2.
     """
     check_same(same, scores)
-    if np.all(same) or not np.any(same):
-        raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
+    check_both(same)
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last pair of each score
     true = np.concatenate([[0], np.cumsum(same[order])[last]]) / np.sum(same)
@@ -49,6 +41,12 @@ def check_same(same: np.ndarray, scores: np.ndarray | None = None) -> None:
         raise ValueError(f"{int(np.sum(~np.isfinite(scores)))} scores of {len(scores)} are not finite; all must be.")
     if same.dtype != bool:
         raise ValueError(f"same is {same.dtype}; it must be bool. Flags of 1 and -1 become so by flags == 1.")
+
+
+def check_both(same: np.ndarray) -> None:
+    """Raise a ``ValueError`` if all pairs are of one kind."""
+    if np.all(same) or not np.any(same):
+        raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
 
 
 def _equal_error(false: np.ndarray, true: np.ndarray) -> float:

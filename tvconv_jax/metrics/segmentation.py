@@ -9,48 +9,31 @@ Distances are in pixels. Libraries define HD95 differently:
 
 An empty mask has no outline. Its distance is ``"100"`` (the TVConv reference), ``"nan"`` (left out of means) or
 ``"diagonal"`` (of the image).
+
+Masks are boolean arrays ``[h, w]`` of one shape. All functions raise a ``ValueError`` for another shape or dtype, or an
+unknown name.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy import ndimage
 
 Definition = Literal["pooled", "directed"]
 Empty = Literal["100", "nan", "diagonal"]
-
-DEFINITIONS = ("pooled", "directed")
-EMPTY = ("100", "nan", "diagonal")
-
-EIGHT_CONNECTED = np.ones((3, 3), bool)
+DEFINITIONS, EMPTY = get_args(Definition), get_args(Empty)
 
 
 class Scores(NamedTuple):
-    """Scores of one predicted mask.
+    """Scores of one predicted mask."""
 
-    Attributes:
-        dice: 0 to 1.
-        hd95: Pixels.
-        asd: Pixels.
-    """
-
-    dice: float
-    hd95: float
-    asd: float
+    dice: float  # 0 to 1
+    hd95: float  # pixels
+    asd: float  # pixels
 
 
 def dice(pred: np.ndarray, true: np.ndarray) -> float:
-    """Compute Dice as ``(2 |P and T| + 1) / (|P| + |T| + 1)``: smoothed, so that two empty masks agree.
-
-    Args:
-        pred: Boolean ``[h, w]``.
-        true: Boolean ``[h, w]``.
-
-    Returns:
-        0 to 1; 1 is equal.
-
-    Raises:
-        ValueError: If a shape or dtype does not fit.
+    """Compute Dice as ``(2 |P and T| + 1) / (|P| + |T| + 1)``: smoothed, so that two empty masks agree; 1 is equal.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/utils/metrics.py.
     """
@@ -59,28 +42,20 @@ def dice(pred: np.ndarray, true: np.ndarray) -> float:
 
 
 def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled", empty: Empty = "100") -> float:
-    """Compute the 95th percentile of the Hausdorff distance between the outlines of two masks.
+    """Compute the 95th percentile of the Hausdorff distance between the outlines of two masks, in pixels.
 
     Args:
-        pred: Boolean ``[h, w]``.
-        true: Boolean ``[h, w]``.
+        pred: The predicted mask.
+        true: The true mask.
         definition: ``"pooled"`` or ``"directed"``, see the module.
         empty: Distance if a mask is empty: ``"100"``, ``"nan"`` or ``"diagonal"``.
-
-    Returns:
-        Pixels; 0 is equal.
-
-    Raises:
-        ValueError: If a shape, dtype or name does not fit.
 
     Source: ``medpy.metric.binary.hd95``; ``monai.metrics.compute_hausdorff_distance(percentile=95)``.
     """
     _check(pred, true)
-    if definition not in DEFINITIONS:
-        raise ValueError(f"definition={definition!r} is not one of {', '.join(DEFINITIONS)}.")
-    _check_empty(empty)
-    distances = _both_ways(pred, true)
-    if distances is None:
+    _check_name("definition", definition, DEFINITIONS)
+    _check_name("empty", empty, EMPTY)
+    if (distances := _both_ways(pred, true)) is None:
         return _without_outline(pred, empty)
     if definition == "pooled":
         return float(np.percentile(np.concatenate(distances), 95))
@@ -88,23 +63,12 @@ def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled
 
 
 def asd(pred: np.ndarray, true: np.ndarray, *, empty: Empty = "100") -> float:
-    """Compute the average distance of the predicted outline to the true one (one direction, as medpy's ``asd``).
-
-    Args:
-        pred: Boolean ``[h, w]``.
-        true: Boolean ``[h, w]``.
-        empty: Distance if a mask is empty: ``"100"``, ``"nan"`` or ``"diagonal"``.
-
-    Returns:
-        Pixels; 0 is equal.
-
-    Raises:
-        ValueError: If a shape, dtype or name does not fit.
+    """Compute the average distance in pixels of the predicted outline to the true one, in this direction alone.
 
     Source: ``medpy.metric.binary.asd``.
     """
     _check(pred, true)
-    _check_empty(empty)
+    _check_name("empty", empty, EMPTY)
     distances = _both_ways(pred, true)
     return _without_outline(pred, empty) if distances is None else float(np.mean(distances[0]))
 
@@ -117,37 +81,31 @@ def scores(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pool
 def clean(mask: np.ndarray) -> np.ndarray:
     """Return the largest connected component of a mask (8-connected), with its holes filled.
 
-    Args:
-        mask: Boolean ``[h, w]``.
-
-    Returns:
-        Boolean ``[h, w]``; of equally large components the topmost. Empty stays empty.
+    Of equally large components it is the topmost. Empty stays empty.
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/utils/Utils.py.
     """
-    parts, count = ndimage.label(mask, EIGHT_CONNECTED)
+    parts, count = ndimage.label(mask, np.ones((3, 3), bool))
     if count > 1:
         mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
     return ndimage.binary_fill_holes(mask)
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels of a mask with a 4-neighbor outside; the image's border counts as outside."""
-    return mask & ~ndimage.binary_erosion(mask)
-
-
 def _both_ways(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the distances of each mask's outline pixels to the other outline; ``None`` if a mask is empty."""
+    """Return the distances of each mask's outline pixels to the other outline; ``None`` if a mask is empty.
+
+    Pixels with a 4-neighbor outside make up the outline; the image's border counts as outside.
+    """
     if not (pred.any() and true.any()):
         return None
-    outlines = _outline(pred), _outline(true)
+    outlines = [mask & ~ndimage.binary_erosion(mask) for mask in (pred, true)]
     to_pred, to_true = (ndimage.distance_transform_edt(~outline) for outline in outlines)
     return to_true[outlines[0]], to_pred[outlines[1]]
 
 
-def _check_empty(empty: Empty) -> None:
-    if empty not in EMPTY:
-        raise ValueError(f"empty={empty!r} is not one of {', '.join(EMPTY)}.")
+def _check_name(field: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ValueError(f"{field}={name!r} is not one of {', '.join(names)}.")
 
 
 def _without_outline(mask: np.ndarray, empty: Empty) -> float:

@@ -1,11 +1,12 @@
 """Ten-fold verification of pairs of embeddings, in NumPy."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import numpy as np
 
-from tvconv_jax.metrics.roc import check_same
+from tvconv_jax.metrics.roc import check_both, check_same
 
 Protocol = Literal["reference", "standard"]
 
@@ -18,35 +19,21 @@ FALSE_ACCEPTS_ONE_IN = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Result of :func:`ten_fold`.
+    """Result of :func:`ten_fold`."""
 
-    Attributes:
-        accuracy: Mean of ``folds``, 0..1.
-        std: Standard deviation of ``folds`` (of the ten as the whole population).
-        threshold: Mean of ``thresholds``.
-        tar: True accept rate at a false accept rate of 1e-3 over all pairs, see :func:`true_accept_rate`.
-        folds: Accuracy on each fold, 0..1.
-        thresholds: Threshold chosen for each fold on the nine others. ``"reference"``: squared distance, same
-            if below. ``"standard"``: cosine, same if above.
-        protocol: The arithmetic.
-    """
-
-    accuracy: float
-    std: float
-    threshold: float
-    tar: float
-    folds: tuple[float, ...]
+    accuracy: float  #: Mean of ``folds``, 0..1.
+    std: float  #: Standard deviation of ``folds`` (of the ten as the whole population).
+    threshold: float  #: Mean of ``thresholds``.
+    tar: float  #: True accept rate at a false accept rate of 1e-3 over all pairs, see :func:`true_accept_rate`.
+    folds: tuple[float, ...]  #: Accuracy on each fold, 0..1.
+    #: Threshold chosen for each fold on the nine others. ``"reference"``: squared distance, same if below.
+    #: ``"standard"``: cosine, same if above.
     thresholds: tuple[float, ...]
-    protocol: Protocol
+    protocol: Protocol  #: The arithmetic.
 
 
 def ten_fold(
-    left: np.ndarray,
-    right: np.ndarray,
-    same: np.ndarray,
-    folds: np.ndarray,
-    *,
-    protocol: Protocol = "reference",
+    left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndarray, *, protocol: Protocol = "reference"
 ) -> Verification:
     """Compute the verification accuracy, with the threshold of each fold chosen on the nine others.
 
@@ -65,23 +52,20 @@ def ten_fold(
         folds: Fold of each pair, ``[n]`` integers 0..9, none empty.
         protocol: ``"reference"`` or ``"standard"``.
 
-    Returns:
-        Accuracy, its spread, thresholds and TAR at FAR 1e-3.
-
     Raises:
         ValueError: If a shape, dtype, fold or protocol does not fit, or an embedding is not finite.
 
     Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/utils; ten folds as in Huang et al. 2007,
     "Labeled Faces in the Wild".
     """
-    if protocol not in ("reference", "standard"):
-        raise ValueError(f"protocol={protocol!r} is unknown; there are: reference, standard.")
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol={protocol!r} is unknown; there are: {', '.join(get_args(Protocol))}.")
     left, right, same, folds = (np.asarray(a) for a in (left, right, same, folds))
     _check(left, right, same, folds)
     # numpy sums in an order that depends on the memory layout: fix it.
     left, right = (_unit(np.ascontiguousarray(a, dtype=np.float32)) for a in (left, right))
     run = _reference_folds if protocol == "reference" else _standard_folds
-    accuracies, thresholds = run(left, right, same, folds)
+    accuracies, thresholds = (np.array(column) for column in zip(*run(left, right, same, folds), strict=True))
     return Verification(
         accuracy=float(np.mean(accuracies)),
         std=float(np.std(accuracies)),
@@ -103,9 +87,6 @@ def true_accept_rate(scores: np.ndarray, same: np.ndarray) -> float:
         scores: ``[n]``, higher is more similar (:func:`ten_fold` passes cosines under both protocols).
         same: ``[n]`` boolean, with both values.
 
-    Returns:
-        Rate in 0..1.
-
     Raises:
         ValueError: If ``same`` is not boolean, or a score not finite.
     """
@@ -121,18 +102,17 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _reference_folds(
     left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    accuracies, thresholds = np.zeros(FOLDS), np.zeros(FOLDS)
+) -> Iterator[tuple[float, float]]:
+    """Yield the accuracy and the threshold of each fold."""
     for fold in range(FOLDS):
         held_out = folds == fold
         mean = np.mean(np.concatenate([left[~held_out], right[~held_out]]), axis=0)
         left, right = _recentered(left, mean), _recentered(right, mean)
         scores = np.sum(np.square(left - right), axis=1)
         best = _correct(scores[~held_out], same[~held_out], REFERENCE_THRESHOLDS)
-        thresholds[fold] = np.mean(REFERENCE_THRESHOLDS[best == np.max(best)])
-        correct = _correct(scores[held_out], same[held_out], thresholds[fold : fold + 1])
-        accuracies[fold] = correct[0] / np.sum(held_out)
-    return accuracies, thresholds
+        threshold = np.mean(REFERENCE_THRESHOLDS[best == np.max(best)])
+        correct = _correct(scores[held_out], same[held_out], threshold)
+        yield correct / np.sum(held_out), threshold
 
 
 def _recentered(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -143,7 +123,7 @@ def _recentered(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
         return np.divide(x, np.sqrt(np.sum(np.square(x), axis=1, keepdims=True)), out=x)
 
 
-def _correct(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def _correct(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
     """Count the correct pairs for each threshold: same below it, different above it; equal is neither."""
     # float64 holds float32 exactly, and the thresholds are float64. Not a number is neither below nor above.
     same_scores, different_scores = (
@@ -156,23 +136,18 @@ def _correct(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray) ->
 
 def _standard_folds(
     left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Iterator[tuple[float, float]]:
+    """Yield the accuracy and the threshold of each fold."""
     scores = _cosines(left, right)
-    accuracies, thresholds = np.zeros(FOLDS), np.zeros(FOLDS)
     for fold in range(FOLDS):
         held_out = folds == fold
-        candidates = _candidates(scores[~held_out])
+        # Midpoints between neighboring distinct scores, and one beyond each end, ascending.
+        distinct = np.unique(scores[~held_out])
+        candidates = np.concatenate([distinct[:1] - 1, (distinct[:-1] + distinct[1:]) / 2, distinct[-1:] + 1])
         correct = _correct(-scores[~held_out], same[~held_out], -candidates)
         best = np.flatnonzero(correct == np.max(correct))
-        thresholds[fold] = candidates[best[(len(best) - 1) // 2]]
-        accuracies[fold] = np.mean((scores[held_out] > thresholds[fold]) == same[held_out])
-    return accuracies, thresholds
-
-
-def _candidates(scores: np.ndarray) -> np.ndarray:
-    """Return the midpoints between neighboring distinct scores, and one beyond each end, ascending."""
-    distinct = np.unique(scores)
-    return np.concatenate([distinct[:1] - 1, (distinct[:-1] + distinct[1:]) / 2, distinct[-1:] + 1])
+        threshold = candidates[best[(len(best) - 1) // 2]]
+        yield np.mean((scores[held_out] > threshold) == same[held_out]), threshold
 
 
 def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -204,7 +179,6 @@ def _check(left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndar
         if bad:
             raise ValueError(f"{name} has {bad} rows of {len(value)} that are not finite; all must be.")
     check_same(same)
-    if not np.any(same) or np.all(same):
-        raise ValueError(f"same is {bool(np.any(same))} throughout; both kinds of pairs must be there.")
+    check_both(same)
     if not np.issubdtype(folds.dtype, np.integer) or not np.array_equal(np.unique(folds), np.arange(FOLDS)):
         raise ValueError(f"folds are {np.unique(folds).tolist()[:12]}; they must be 0 to 9, each with pairs.")

@@ -20,11 +20,6 @@ Shape = tuple[int, ...]
 ConvFactory = Callable[..., nn.Module]
 
 
-def repeats(blocks: int, depth: float) -> int:
-    """Return the number of a stage's blocks in a model of that depth: rounded up, so every stage keeps one."""
-    return math.ceil(blocks * depth)
-
-
 def call(module: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
     """Return ``module(x, train=train)``; with ``remat`` the gradient recomputes the activations inside."""
 
@@ -54,10 +49,7 @@ class Pointwise(Checked):
 
 
 class Conv(Checked):
-    """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``.
-
-    Attributes are those of :class:`ConvNorm`.
-    """
+    """Convolution over all channels without a bias, ``[n, h, w, c]`` -> ``[n, ho, wo, features]``; see ConvNorm."""
 
     features: int
     kernel_size: int
@@ -133,25 +125,15 @@ REFERENCE_FIELDS = ("width", "depth", "conv", "stages", "embedding_size", "remat
 
 
 class FaceModel(Checked):
-    """Base of face models: images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+    """Base of face models: images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized."""
 
-    Attributes:
-        width: Multiplies the channels.
-        depth: Multiplies the blocks of every stage, rounded up.
-        conv: Makes the spatial operator of the chosen stages.
-        stages: Stages that get ``conv`` and ``pointwise``; the others keep the depthwise and the plain 1x1 convolution.
-        embedding_size: Size of the embedding.
-        pointwise: Makes the 1x1 convolutions of the chosen stages.
-        remat: Whether the gradient recomputes activations on the full and the half grid, instead of keeping them.
-    """
-
-    width: float = 1.0
-    depth: float = 1.0
-    conv: ConvFactory = DepthwiseConv
-    stages: tuple[int, ...] = ()
-    embedding_size: int = 512
-    pointwise: ConvFactory = Pointwise
-    remat: bool = False
+    width: float = 1.0  #: Multiplies the channels.
+    depth: float = 1.0  #: Multiplies the blocks of every stage, rounded up.
+    conv: ConvFactory = DepthwiseConv  #: Makes the spatial operator of the chosen stages.
+    stages: tuple[int, ...] = ()  #: Stages that get ``conv`` and ``pointwise``; others keep their plain convolutions.
+    embedding_size: int = 512  #: Size of the embedding.
+    pointwise: ConvFactory = Pointwise  #: Makes the 1x1 convolutions of the chosen stages.
+    remat: bool = False  #: Whether the gradient recomputes activations on the full and the half grid.
 
     def operators(self, stage: int) -> tuple[ConvFactory, ConvFactory]:
         """Return the makers of a stage's spatial operator and 1x1 convolutions."""

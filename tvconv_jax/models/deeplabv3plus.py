@@ -24,17 +24,6 @@ head_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HeadConvNorm = functools.partial(ConvNorm, activation="relu", kernel_init=head_init)
 
 
-def backbone_blocks(depth: float = 1.0, output_stride: int = 16) -> tuple[list[Block], list[Block]]:
-    """Return the blocks of the backbone: those up to the low-level features for the decoder, and the others."""
-    rows = list(blocks(1.0, depth, output_stride))
-    return [row for row in rows if row.stage <= LOW_STAGE], [row for row in rows if row.stage > LOW_STAGE]
-
-
-def pyramid_blocks(output_stride: int = 16) -> list[Block]:
-    """Return the three atrous convolutions: 3x3 with a dilation, or inverted residual blocks without one."""
-    return [Block(f"branch_{i}", 0, 256, 6, 1, rate) for i, rate in enumerate(RATES[output_stride])]
-
-
 class ImagePool(Checked):
     """Average over the grid, ``[n, h, w, c]`` -> ``[n, 1, 1, c]``."""
 
@@ -53,17 +42,16 @@ class Backbone(Checked):
     the norm and the ReLU6 like any pixel. The stem does not pad.
     """
 
-    depth: float = 1.0  #: Multiplies the blocks of every stage, rounded up.
-    output_stride: int = 16  #: 8 or 16, image size over the size of the last grid.
-    remat: bool = False  #: As in :class:`DeepLabV3Plus`.
+    low: tuple[Block, ...]  #: Blocks up to the low-level features.
+    high: tuple[Block, ...]  #: The other blocks.
+    remat: bool  #: As in :class:`DeepLabV3Plus`.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return features ``[n, h/4, w/4, 24]`` and, on the last grid, 320 channels of images ``[n, h, w, 3]``."""
         x = ConvNorm(32, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
-        low, high = backbone_blocks(self.depth, self.output_stride)
-        low = x = self._run(low, x, images.shape[1], train=train)
-        return low, self._run(high, x, images.shape[1], train=train)
+        low = x = self._run(self.low, x, images.shape[1], train=train)
+        return low, self._run(self.high, x, images.shape[1], train=train)
 
     def _run(self, rows: Sequence[Block], x: jax.Array, image_size: int, *, train: bool) -> jax.Array:
         for row in rows:
@@ -81,7 +69,7 @@ class Pyramid(Checked):
     Source: Chen et al. 2017, https://arxiv.org/abs/1706.05587; the blocks in the branches are Chen et al. 2022's.
     """
 
-    rows: tuple[Block, ...]  #: The three atrous convolutions, see :func:`pyramid_blocks`.
+    rows: tuple[Block, ...]  #: The three atrous convolutions.
     conv: ConvFactory | None = None
     features: int = 256  #: Channels of every branch and of the output.
     dropout: float = 0.1  #: Share of the output that training sets to zero.
@@ -108,21 +96,14 @@ class DeepLabV3Plus(Checked):
     With TVConv in its head the model belongs to one input size. Training takes a random key:
     ``model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})``.
 
-    Attributes:
-        conv: Makes the spatial operator of the head; ``None`` for atrous convolutions.
-        depth: Multiplies the blocks of every stage of the backbone, rounded up.
-        num_classes: Maps to predict.
-        output_stride: 8 or 16, image size over the size of the backbone's last grid.
-        remat: Whether the gradient recomputes activations of the first blocks, on the half grid.
-
     Source: Chen et al. 2018, https://arxiv.org/abs/1802.02611, as changed for fundus images by Chen et al. 2022.
     """
 
-    conv: ConvFactory | None = None
-    depth: float = 1.0
-    num_classes: int = 2
-    output_stride: int = 16
-    remat: bool = False
+    conv: ConvFactory | None = None  #: Makes the spatial operator of the head; ``None`` for atrous convolutions.
+    depth: float = 1.0  #: Multiplies the blocks of every stage of the backbone, rounded up.
+    num_classes: int = 2  #: Maps to predict.
+    output_stride: int = 16  #: 8 or 16, image size over the size of the backbone's last grid.
+    remat: bool = False  #: Whether the gradient recomputes activations of the first blocks, on the half grid.
 
     reference_fields = ("conv", "depth", "num_classes", "output_stride", "remat")
 
@@ -133,7 +114,7 @@ class DeepLabV3Plus(Checked):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
-        low, x = Backbone(self.depth, self.output_stride, self.remat, name="backbone")(images, train=train)
+        low, x = Backbone(*map(tuple, self.backbone()), self.remat, name="backbone")(images, train=train)
         x = Pyramid(tuple(self.pyramid()), self.conv, name="pyramid")(x, train=train)
         low = HeadConvNorm(48, name="low_level")(low, train=train)
         x = jnp.concatenate([low, _resize(x, low.shape[1:3])], axis=-1)
@@ -142,12 +123,13 @@ class DeepLabV3Plus(Checked):
         return _resize(x, images.shape[1:3])
 
     def backbone(self) -> tuple[list[Block], list[Block]]:
-        """Return the blocks of the backbone, see :func:`backbone_blocks`."""
-        return backbone_blocks(self.depth, self.output_stride)
+        """Return the blocks of the backbone: those up to the low-level features for the decoder, and the others."""
+        rows = list(blocks(1.0, self.depth, self.output_stride))
+        return [row for row in rows if row.stage <= LOW_STAGE], [row for row in rows if row.stage > LOW_STAGE]
 
     def pyramid(self) -> list[Block]:
-        """Return the atrous convolutions, see :func:`pyramid_blocks`."""
-        return pyramid_blocks(self.output_stride)
+        """Return the three atrous convolutions: 3x3 with a dilation, or inverted residual blocks without one."""
+        return [Block(f"branch_{i}", 0, 256, 6, 1, rate) for i, rate in enumerate(RATES[self.output_stride])]
 
 
 def _bias_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

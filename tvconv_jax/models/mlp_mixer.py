@@ -50,23 +50,16 @@ class MlpMixer(Checked):
 
     The model belongs to one input size: it has a weight for every pair of positions.
 
-    Attributes:
-        width: Multiplies the channels and the hidden features.
-        patch_size: Size of the square patches, each a position: 144 of them for a 96x96 input.
-        layers: Blocks.
-        embedding_size: Size of the embedding.
-        remat: Whether the gradient recomputes activations of the blocks, instead of keeping them.
-
     Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021, section 2 and Table 1,
     https://arxiv.org/abs/2105.01601; authors' source: github.com/google-research/vision_transformer. Width 1 is their
     Mixer-S but for patches of 8, because faces of 96x96 are small, and the head, which is the other face models'.
     """
 
-    width: float = 1.0
-    patch_size: int = 8
-    layers: int = 8
-    embedding_size: int = 512
-    remat: bool = False
+    width: float = 1.0  #: Multiplies the channels and the hidden features.
+    patch_size: int = 8  #: Size of the square patches, each a position: 144 of them for a 96x96 input.
+    layers: int = 8  #: Blocks.
+    embedding_size: int = 512  #: Size of the embedding.
+    remat: bool = False  #: Whether the gradient recomputes activations of the blocks, instead of keeping them.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:

@@ -16,7 +16,6 @@ from tvconv_jax.models.blocks import (
     EmbeddingHead,
     FaceModel,
     Pointwise,
-    repeats,
     spatial,
 )
 from tvconv_jax.nn.checks import Checked, check_images, check_stages
@@ -68,7 +67,7 @@ def blocks(width: float = 1.0, depth: float = 1.0, output_stride: float = math.i
         if reached >= output_stride:
             strides, dilation = 1, dilation * strides
         reached *= strides
-        for i in range(repeats(count, depth)):
+        for i in range(math.ceil(count * depth)):  # so every stage keeps one
             own = (strides, first_dilation) if i == 0 else (1, dilation)
             yield Block(f"block_{index}", stage, scaled(channels, width), expansion, *own)
             index += 1

@@ -69,19 +69,19 @@ _IN = "nn.operators."
 OPERATORS = {
     "tvconv": Operator("nn.layers:TVConv", (*GENERATOR, "implementation"), "Chen et al., CVPR 2022"),
     "depthwise": Operator("nn.layers:DepthwiseConv", ("use_bias",), "Sandler et al., CVPR 2018"),
-    "condconv": Operator(f"{_IN}condconv:CondConv", ("experts", "use_bias"), "Yang et al., NeurIPS 2019"),
-    "weightnet": Operator(f"{_IN}weightnet:WeightNet", ("use_bias",), "Ma et al., ECCV 2020"),
-    "dyconv_dw": Operator(f"{_IN}dyconv_dw:DyConvDW", (*ATTENTION, "use_bias"), "Chen et al., CVPR 2020"),
-    "dyconv_pw": Operator(f"{_IN}dyconv_pw:DyConvPW", ATTENTION, "Chen et al., CVPR 2020", place="pointwise"),
-    "involution": Operator(f"{_IN}involution:Involution", ("reduction", "group_channels"), "Li et al., CVPR 2021"),
-    "ddf": Operator(f"{_IN}ddf:DDF", ("squeeze",), "Zhou et al., CVPR 2021"),
+    "condconv": Operator(f"{_IN}per_image:CondConv", ("experts", "use_bias"), "Yang et al., NeurIPS 2019"),
+    "weightnet": Operator(f"{_IN}per_image:WeightNet", ("use_bias",), "Ma et al., ECCV 2020"),
+    "dyconv_dw": Operator(f"{_IN}per_image:DyConvDW", (*ATTENTION, "use_bias"), "Chen et al., CVPR 2020"),
+    "dyconv_pw": Operator(f"{_IN}per_image:DyConvPW", ATTENTION, "Chen et al., CVPR 2020", place="pointwise"),
+    "involution": Operator(f"{_IN}per_pixel:Involution", ("reduction", "group_channels"), "Li et al., CVPR 2021"),
+    "ddf": Operator(f"{_IN}per_pixel:DDF", ("squeeze",), "Zhou et al., CVPR 2021"),
     # The paper compares with attention in the last three stages only: on large grids it costs too much.
-    "sasa": Operator(f"{_IN}sasa:SASA", ("heads",), "Ramachandran et al., NeurIPS 2019", last_stages=3),
-    "axial": Operator(f"{_IN}axial:Axial", ("heads",), "Wang et al., ECCV 2020", last_stages=3),
-    "locally_connected": Operator(f"{_IN}locally_connected:LocallyConnected", ("use_bias",), "TVConv, Eq. 2"),
-    "tvconv_linear": Operator(f"{_IN}tvconv_linear:TVConvLinear", ("affinity_channels", "use_bias"), "TVConv, Eq. 3"),
-    "tvconv_lowrank": Operator(f"{_IN}tvconv_lowrank:TVConvLowrank", ("rank", *GENERATOR), "ours"),
-    "tvconv_dynamic": Operator(f"{_IN}tvconv_dynamic:TVConvDynamic", GENERATOR, "TVConv, section 3.3"),
+    "sasa": Operator(f"{_IN}attention:SASA", ("heads",), "Ramachandran et al., NeurIPS 2019", last_stages=3),
+    "axial": Operator(f"{_IN}attention:Axial", ("heads",), "Wang et al., ECCV 2020", last_stages=3),
+    "locally_connected": Operator(f"{_IN}per_position:LocallyConnected", ("use_bias",), "TVConv, Eq. 2"),
+    "tvconv_linear": Operator(f"{_IN}per_position:TVConvLinear", ("affinity_channels", "use_bias"), "TVConv, Eq. 3"),
+    "tvconv_lowrank": Operator(f"{_IN}per_position:TVConvLowrank", ("rank", *GENERATOR), "ours"),
+    "tvconv_dynamic": Operator(f"{_IN}per_pixel:TVConvDynamic", GENERATOR, "TVConv, section 3.3"),
 }
 FIELDS = tuple(dict.fromkeys(field for operator in OPERATORS.values() for field in operator.fields))
 
@@ -114,12 +114,7 @@ def fields_of(name: str, operator: str) -> dict[str, Any]:
 
 
 def create_model(
-    name: str,
-    *,
-    width: float = 1.0,
-    operator: str | None = None,
-    stages: Sequence[int] | None = None,
-    **fields: Any,
+    name: str, *, width: float = 1.0, operator: str | None = None, stages: Sequence[int] | None = None, **fields: Any
 ) -> nn.Module:
     """Build a model by name.
 

@@ -1,5 +1,6 @@
 """ShuffleNetV2 for aligned faces, with the spatial operator handed in."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -7,25 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import (
-    REFERENCE_FIELDS,
-    ConvFactory,
-    ConvNorm,
-    EmbeddingHead,
-    FaceModel,
-    MaxPool,
-    repeats,
-    spatial,
-)
+from tvconv_jax.models.blocks import REFERENCE_FIELDS, ConvFactory, ConvNorm, EmbeddingHead, FaceModel, MaxPool, spatial
 from tvconv_jax.nn.checks import Checked, check_choice, check_images, check_stages
 from tvconv_jax.nn.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
-CHANNELS = {
-    0.5: (24, 48, 96, 192, 1024),
-    1.0: (24, 116, 232, 464, 1024),
-    1.5: (24, 176, 352, 704, 1024),
-}
+CHANNELS = {0.5: (24, 48, 96, 192, 1024), 1.0: (24, 116, 232, 464, 1024), 1.5: (24, 176, 352, 704, 1024)}
 # Units of the stages 2, 3 and 4; grid for a 96x96 input: 24 12 6.
 UNITS = (4, 8, 4)
 WIDTHS = tuple(CHANNELS)
@@ -50,7 +38,7 @@ class UnitRow(NamedTuple):
 def units(width: float = 1.0, depth: float = 1.0) -> Iterator[UnitRow]:
     """Yield the units in order: the one description of the architecture for all who build, convert or export it."""
     for stage, (features, count) in enumerate(zip(CHANNELS[width][1:-1], UNITS, strict=True), start=2):
-        for i in range(repeats(count, depth)):
+        for i in range(math.ceil(count * depth)):  # so every stage keeps one
             yield UnitRow(f"stage{stage}_{i}", stage, i, features, 1 if i else 2)
 
 

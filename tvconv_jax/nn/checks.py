@@ -63,33 +63,18 @@ def count(high: int, low: int = 1) -> Range:
 # typo from building a model for hours or from asking for all memory.
 FIELDS = {
     "kernel_size": count(255),
-    "strides": count(4096),
-    "dilation": count(4096),
     "padding": count(4096, low=0),
-    "axis": count(2),
-    "features": count(1 << 20),
-    "affinity_channels": count(4096),
-    "hidden_channels": count(1 << 16),
     "hidden_layers": count(64, low=0),
-    "rank": count(256),
-    "experts": count(1024),
-    "reduction": count(1 << 16),
-    "temperature": Range(0, above=True),
-    "inputs": count(1024),
-    "group_channels": count(1 << 16),
-    "squeeze": Range(0, above=True),
-    "heads": count(1024),
-    "width": Range(0, 16, above=True),
-    "depth": Range(0, 16, above=True),
-    "layers": count(256),
-    "patch_size": count(4096),
-    "positions": count(1 << 20),
-    "channels": count(1 << 20),
-    "hidden": count(1 << 20),
-    "expansion": count(1024),
-    "embedding_size": count(1 << 16),
-    "num_classes": count(1 << 16),
-    "output_stride": count(4096),
+    "axis": count(2),
+    **dict.fromkeys(("rank", "layers"), count(256)),
+    **dict.fromkeys(("experts", "inputs", "heads", "expansion"), count(1024)),
+    **dict.fromkeys(("strides", "dilation", "output_stride", "patch_size", "affinity_channels"), count(4096)),
+    **dict.fromkeys(
+        ("hidden_channels", "reduction", "group_channels", "embedding_size", "num_classes"), count(1 << 16)
+    ),
+    **dict.fromkeys(("features", "positions", "channels", "hidden"), count(1 << 20)),
+    **dict.fromkeys(("temperature", "squeeze"), Range(0, above=True)),
+    **dict.fromkeys(("width", "depth"), Range(0, 16, above=True)),
     "momentum": Range(0, 1),
     "epsilon": Range(0),
     "dropout": Range(0, 1, below=True),
@@ -198,14 +183,11 @@ def frozen_values(module: nn.Module, shapes: Mapping[str, tuple]) -> dict[str, j
     values = {name: nn.meta.unbox(module.get_variable("frozen", name)) for name in shapes}
     title = module.name or type(module).__name__
     for name, shape in shapes.items():
-        value = values[name]
-        if value is None:
+        if values[name] is None:
             raise ValueError(f"{title} needs a frozen {name}, and these variables have none: they were frozen without.")
-        check_grid(module, value.shape, shape[:2])
-        if value.shape != shape:
-            raise ValueError(
-                f"{title} was frozen with {name} of {value.shape}, but this one has {shape}; freeze it again."
-            )
+        check_grid(module, given := values[name].shape, shape[:2])
+        if given != shape:
+            raise ValueError(f"{title} was frozen with {name} of {given}, but this one has {shape}; freeze it again.")
     return values
 
 

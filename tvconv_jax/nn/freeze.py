@@ -22,14 +22,11 @@ class Frozen(Mapping):
     """Variables without generators, for the same model; also a function of the model's inputs.
 
     ``model.apply(frozen, images, train=False)`` and ``frozen(images, train=False)`` are the same.
-
-    Attributes:
-        model: The module these variables belong to.
-        variables: ``params`` without generators, ``frozen`` with their output, other collections as they were.
     """
 
     def __init__(self, model: nn.Module, variables: Mapping[str, Any]) -> None:
         self.model = model
+        #: ``params`` without generators, ``frozen`` with their output, other collections as they were.
         self.variables = dict(variables)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,26 +109,22 @@ def _split(params: Mapping[str, Any], rules: Mapping[str, Rule]) -> tuple[dict, 
 def _generate(name: str, params: Mapping[str, Any], rule: Rule) -> Any:
     """Return the values of a generator among an operator's parameters, ``None`` if it is not one.
 
-    A user's own module may use the name, but not with affinity maps beside it and a generator's form.
+    A user's own module may use the name, but not with affinity maps beside it and a generator's form. The values of
+    layers that ``nn.scan`` or ``nn.vmap`` stacks are stacked too, and boxed as the generator's last kernel is.
     """
     affinity = unboxed(params.get("affinity"))
     if affinity is None or isinstance(affinity, Mapping) or affinity.ndim < AFFINITY_AXES:
         return None
     if (found := rule(params[name], affinity)) is None:
         return None
-    return _stacked(name, *found, params[name], affinity)
-
-
-def _stacked(name: str, compute: Callable, last: Any, params: Any, affinity: jax.Array) -> Any:
-    """Compute the values of each layer that ``nn.scan`` or ``nn.vmap`` stacks, boxed as the last kernel is."""
-    arrays, copies = unboxed(params), affinity.ndim - AFFINITY_AXES
+    compute, last = found
+    arrays, copies = unboxed(params[name]), affinity.ndim - AFFINITY_AXES
     _check_stacked(name, arrays, affinity, copies)
     for _ in range(copies):
         compute = jax.vmap(compute)
     values = compute(arrays, affinity)
-    channels = unboxed(last).ndim - 1
     unnamed = (None,) * (values.ndim - copies - 1)
-    return reboxed(last, values, (*range(copies), *unnamed, channels))
+    return reboxed(last, values, (*range(copies), *unnamed, unboxed(last).ndim - 1))
 
 
 def _check_stacked(name: str, params: Any, affinity: jax.Array, copies: int) -> None:

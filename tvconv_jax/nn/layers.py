@@ -88,43 +88,34 @@ class WeightGenerator(Checked):
 
     ``hidden_layers + 1`` blocks (3x3 convolution, joint layer norm, ReLU), then a last 3x3 convolution.
 
-    Attributes:
-        features: Shape of the values at every position, ``(k*k, c)`` for weights, ``(c,)`` for a bias.
-        hidden_channels: Channels of the hidden blocks.
-        hidden_layers: Hidden blocks after the first.
-        padding: ``"zeros"`` as the reference (kernels within ``hidden_layers + 2`` pixels of the border differ
-            from the start), or ``"edge"`` (they start equal everywhere).
-        kernel_init: Initializer of the convolutions.
-
     Source: Chen et al., CVPR 2022, section 3.2, and github.com/JierunChen/TVConv (609d4bf).
     """
 
-    features: tuple[int, ...]
-    hidden_channels: int = 64
-    hidden_layers: int = 3
+    features: tuple[int, ...]  #: Shape of the values at every position, ``(k*k, c)`` for weights, ``(c,)`` for a bias.
+    hidden_channels: int = 64  #: Channels of the hidden blocks.
+    hidden_layers: int = 3  #: Hidden blocks after the first.
+    #: ``"zeros"`` as the reference (kernels within ``hidden_layers + 2`` pixels of the border differ from the start) or
+    #: ``"edge"`` (they start equal everywhere).
     padding: GeneratorPadding = "zeros"
-    kernel_init: nn.initializers.Initializer = kaiming_normal
+    kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the convolutions.
 
     cost = no_cost
 
     @nn.compact
     def __call__(self, affinity: jax.Array) -> jax.Array:
         """Transform affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
-        maps = affinity
+        maps, block = affinity, functools.partial(GeneratorBlock, self.hidden_channels, self.padding)
         for i in range(self.hidden_layers + 1):
-            maps = GeneratorBlock(self.hidden_channels, self.padding, kernel_init=self.kernel_init, name=f"block_{i}")(
-                maps
-            )
+            maps = block(kernel_init=self.kernel_init, name=f"block_{i}")(maps)
         return MapConv(self.features, self.padding, self.kernel_init, name="out")(maps)
 
 
 def freeze_generators(*names: str) -> dict[str, Callable]:
     """Return the rules of :mod:`.freeze` for an operator's generators of these names, with either padding."""
-    return {
-        f"{name}_{suffix}": functools.partial(_freeze_generator, padding=padding)
-        for name in names
-        for padding, suffix in GENERATOR_NAMES.items()
+    rules = {
+        suffix: functools.partial(_freeze_generator, padding=padding) for padding, suffix in GENERATOR_NAMES.items()
     }
+    return {f"{name}_{suffix}": rule for name in names for suffix, rule in rules.items()}
 
 
 def _freeze_generator(
@@ -165,13 +156,13 @@ def depthwise_cost(operator: Any, x: Shape, y: Shape) -> int:
 
 
 class GeneratedOperator(SpatialOperator):
-    """Base of the operators with a :class:`WeightGenerator`; its attributes are those of :class:`TVConv`."""
+    """Base of the operators with a :class:`WeightGenerator`."""
 
-    affinity_channels: int = 4
-    hidden_channels: int = 64
-    hidden_layers: int = 3
-    use_bias: bool = False
-    generator_padding: GeneratorPadding = "zeros"
+    affinity_channels: int = 4  #: Affinity maps of the generator.
+    hidden_channels: int = 64  #: Channels of the generator's hidden blocks.
+    hidden_layers: int = 3  #: Hidden blocks of the generator after the first.
+    use_bias: bool = False  #: Whether a second generator yields a bias per position and channel.
+    generator_padding: GeneratorPadding = "zeros"  #: ``"zeros"`` (the reference) or ``"edge"``, see WeightGenerator.
 
     def generator(self, name: str, features: Shape, kind: type[WeightGenerator] = WeightGenerator) -> nn.Module:
         """Return the generator of values of the shape ``features`` at every position."""
@@ -188,16 +179,20 @@ class GeneratedOperator(SpatialOperator):
         """Return a generator's name in the parameters."""
         return f"{name}_{GENERATOR_NAMES[self.generator_padding]}"
 
-    def values(self, x: jax.Array, **features: Shape) -> dict[str, jax.Array]:
-        """Return frozen or else generated values ``[ho, wo, *features]`` by name, with a bias if there is one."""
-        grid = output_grid(x.shape[1], x.shape[2], self.strides)
-        if self.use_bias:
-            features["bias"] = (x.shape[3],)
-        if frozen := frozen_values(self, {name: (*grid, *shape) for name, shape in features.items()}):
-            return frozen
-        check_built(self, "affinity", grid)
-        affinity = self.param("affinity", nn.initializers.ones, (*grid, self.affinity_channels), jnp.float32)
-        return {name: self.generator(name, shape)(affinity) for name, shape in features.items()}
+
+def position_values(operator: Any, x: jax.Array, make: Callable, **features: Shape) -> dict[str, jax.Array]:
+    """Return values ``[ho, wo, *features]`` by name, with a bias if there is one: frozen, or made from affinity maps.
+
+    ``make(name, features)`` returns the function of affinity maps ``[ho, wo, affinity_channels]``.
+    """
+    grid = output_grid(x.shape[1], x.shape[2], operator.strides)
+    if operator.use_bias:
+        features["bias"] = (x.shape[3],)
+    if frozen := frozen_values(operator, {name: (*grid, *shape) for name, shape in features.items()}):
+        return frozen
+    check_built(operator, "affinity", grid)
+    affinity = operator.param("affinity", nn.initializers.ones, (*grid, operator.affinity_channels), jnp.float32)
+    return {name: make(name, shape)(affinity) for name, shape in features.items()}
 
 
 class TVConv(GeneratedOperator):
@@ -206,22 +201,13 @@ class TVConv(GeneratedOperator):
     The grid is read from the first input; from then on the layer belongs to that grid. With variables from
     :func:`tvconv_jax.freeze`, which hold the weights themselves, nothing is generated.
 
-    Attributes:
-        kernel_size: Odd size of the kernels.
-        strides: Step between output positions.
-        affinity_channels: Affinity maps of the generator.
-        hidden_channels: Channels of the generator's hidden blocks.
-        hidden_layers: Hidden blocks of the generator after the first.
-        use_bias: Whether a second generator yields a bias per position and channel.
-        generator_padding: ``"zeros"`` (the reference) or ``"edge"``, see :class:`WeightGenerator`.
-        implementation: Passed to :func:`tvconv_jax.ops.tv_conv.tv_conv`.
-        kernel_init: Initializer of the generator's convolutions.
+    Its fields are those of :class:`SpatialOperator` and :class:`GeneratedOperator`, and ``implementation``.
 
     Source: Chen et al., "TVConv: Efficient Translation Variant Convolution for Layout-aware Visual
     Processing", CVPR 2022, https://arxiv.org/abs/2203.10489.
     """
 
-    implementation: Implementation = "shifted"
+    implementation: Implementation = "shifted"  #: Passed to :func:`tvconv_jax.ops.tv_conv.tv_conv`.
 
     generated = freeze_generators("weights", "bias")
     reference_fields = (
@@ -233,26 +219,17 @@ class TVConv(GeneratedOperator):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = check_images("x", x)
-        values = self.values(x, weights=(self.kernel_size**2, x.shape[3]))
+        values = position_values(self, x, self.generator, weights=(self.kernel_size**2, x.shape[3]))
         y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides, implementation=self.implementation)
         return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
 
 
 class DepthwiseConv(SpatialOperator):
-    """Depthwise convolution, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``; the baseline of TVConv.
+    """Depthwise convolution, ``[n, h, w, c]`` -> ``[n, ho, wo, c]``; the baseline of TVConv."""
 
-    Attributes:
-        kernel_size: Odd size of the kernels.
-        strides: Step between output positions.
-        use_bias: Whether a bias per channel is added.
-        dilation: Step between the taps.
-        padding: Zeros on each side; ``None`` keeps the grid.
-        kernel_init: Initializer of the kernel.
-    """
-
-    use_bias: bool = False
-    dilation: int = 1
-    padding: int | None = None
+    use_bias: bool = False  #: Whether a bias per channel is added.
+    dilation: int = 1  #: Step between the taps.
+    padding: int | None = None  #: Zeros on each side; ``None`` keeps the grid.
 
     reference_fields = ("kernel_size", "strides", "use_bias", "dilation", "padding", "kernel_init")
     cost = depthwise_cost
@@ -260,10 +237,9 @@ class DepthwiseConv(SpatialOperator):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = check_images("x", x)
-        channels = x.shape[3]
-        shape = (self.kernel_size, self.kernel_size, 1, channels)
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[3])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        taps = kernel.reshape(-1, channels).astype(x.dtype)
+        taps = kernel.reshape(-1, x.shape[3]).astype(x.dtype)
         y = depthwise_conv(x, taps, strides=self.strides, dilation=self.dilation, padding=self.padding)
         return add_bias(self, y) if self.use_bias else y
 

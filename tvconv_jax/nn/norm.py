@@ -21,17 +21,12 @@ class BatchNorm(Checked):
     The biased variance normalizes the batch, and the *unbiased* one enters the running average; in
     ``flax.linen.BatchNorm`` the biased one does.
 
-    Attributes:
-        momentum: Weight of the old running average (PyTorch's ``1 - momentum``).
-        epsilon: Added to the variance.
-        activation: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
-
     Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
     """
 
-    momentum: float = 0.9
-    epsilon: float = EPSILON
-    activation: Activation = "identity"
+    momentum: float = 0.9  #: Weight of the old running average (PyTorch's ``1 - momentum``).
+    epsilon: float = EPSILON  #: Added to the variance.
+    activation: Activation = "identity"  #: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:

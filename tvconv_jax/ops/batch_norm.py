@@ -43,8 +43,7 @@ def batch_norm(
 
     Args:
         x: ``[..., c]``.
-        scale: ``[c]``.
-        bias: ``[c]``.
+        scale, bias: ``[c]``.
         epsilon: Added to the variance.
         activation: ``"identity"``, ``"relu"`` or ``"relu6"``.
         groups: Number of equal parts of the first axis, each with statistics of its own.

@@ -49,10 +49,6 @@ def _same_grid(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=library)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple]:
-    return _same_grid(x, kernel, dilation), (x, kernel)
-
-
 def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     if x.shape[0] == 0:
@@ -64,30 +60,20 @@ def _backward(dilation: int, residuals: tuple, cotangent: jax.Array) -> tuple[ja
         on_cpu = functools.partial(sum_over_devices, winograd.kernel_gradient if fast else chunks)
     else:
         on_cpu = functools.partial(_kernel_gradient, kernel_size=len(kernel), dilation=dilation)
-    grad_kernel = lax.platform_dependent(
-        x,
-        cotangent,
-        cpu=on_cpu,
-        default=functools.partial(_library_kernel_gradient, kernel_size=len(kernel), dilation=dilation),
-    )
+    library = functools.partial(_library_kernel_gradient, kernel_size=len(kernel), dilation=dilation)
+    grad_kernel = lax.platform_dependent(x, cotangent, cpu=on_cpu, default=library)
     return match_vma((grad_x, grad_kernel.astype(kernel.dtype)), residuals)
 
 
-_same_grid.defvjp(_forward, _backward)
+_same_grid.defvjp(lambda x, kernel, dilation: (_same_grid(x, kernel, dilation), (x, kernel)), _backward)
 
 
 def _library(
     x: jax.Array, kernel: jax.Array, *, strides: int = 1, dilation: int = 1, padding: int | None = None
 ) -> jax.Array:
     padding = dilation * (len(kernel) // 2) if padding is None else padding
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (strides, strides),
-        [(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    layout = {"rhs_dilation": (dilation, dilation), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    return lax.conv_general_dilated(x, kernel, (strides, strides), [(padding, padding)] * 2, **layout)
 
 
 def _library_kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, dilation: int) -> jax.Array:
@@ -113,16 +99,15 @@ def _taps(x: jax.Array, kernel: jax.Array, *, dilation: int) -> jax.Array:
     """
     y = jnp.zeros((*x.shape[:3], kernel.shape[3]), upcast(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], len(kernel), dilation):
-        product = jnp.matmul(upcast(x[:, inputs[0], inputs[1]]), upcast(kernel[tap]))
-        y = y.at[:, outputs[0], outputs[1]].add(product)
+        product = jnp.matmul(upcast(x[:, *inputs]), upcast(kernel[tap]))
+        y = y.at[:, *outputs].add(product)
     return y.astype(x.dtype)
 
 
 def _kernel_gradient(x: jax.Array, cotangent: jax.Array, *, kernel_size: int, dilation: int) -> jax.Array:
     gradient = jnp.zeros((kernel_size, kernel_size, x.shape[3], cotangent.shape[3]), upcast(x).dtype)
     for tap, outputs, inputs in _overlaps(x.shape[1:3], kernel_size, dilation):
-        patches, gradients = x[:, inputs[0], inputs[1]], cotangent[:, outputs[0], outputs[1]]
-        product = lax.dot_general(upcast(patches), upcast(gradients), _OVER_PIXELS)
+        product = lax.dot_general(upcast(x[:, *inputs]), upcast(cotangent[:, *outputs]), _OVER_PIXELS)
         gradient = gradient.at[tap].set(product)
     return gradient
 

@@ -47,10 +47,6 @@ def _product(view: jax.Array, factors: Sequence[jax.Array], t: int) -> jax.Array
     return functools.reduce(jnp.multiply, (upcast(factor[:, :, :, t]) for factor in factors), upcast(view))
 
 
-def _forward(x: jax.Array, factors: tuple[jax.Array, ...], strides: int) -> tuple[jax.Array, tuple]:
-    return _dynamic_conv(x, factors, strides), (x, factors)
-
-
 def _backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     x, factors = residuals
     padding = (math.isqrt(factors[0].shape[3]) - 1) // 2
@@ -63,11 +59,10 @@ def _backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax
     return match_vma((grad_x, grad_factors), residuals)
 
 
-_dynamic_conv.defvjp(_forward, _backward)
+_dynamic_conv.defvjp(lambda x, factors, strides: (_dynamic_conv(x, factors, strides), (x, factors)), _backward)
 
 
 def _map_images(function: Callable, *arrays: Any) -> Any:
-    """Call a function of batches on each image as a batch of one."""
     expand = functools.partial(jax.tree.map, lambda a: a[None])
     return lax.map(lambda image: jax.tree.map(lambda a: a[0], function(*expand(image))), arrays)
 

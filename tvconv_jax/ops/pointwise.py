@@ -16,10 +16,6 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
-    return pointwise(x, kernel), (x, kernel)
-
-
 def _backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # XLA transposes the first operand of this product in memory: the one with fewer channels goes first.
@@ -30,11 +26,10 @@ def _backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Ar
     return match_vma((cotangent @ kernel.astype(x.dtype).T, grad_kernel.astype(kernel.dtype)), residuals)
 
 
-pointwise.defvjp(_forward, _backward)
+pointwise.defvjp(lambda x, kernel: (pointwise(x, kernel), (x, kernel)), _backward)
 
 
 def _upcast_product(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
-    """Return ``lax.dot_general`` with sums and result in float32 or better."""
     product = functools.partial(lax.dot_general, dimension_numbers=dimensions, preferred_element_type=upcast(a).dtype)
     if a.dtype != jnp.bfloat16:
         return product(a, b)

@@ -173,9 +173,8 @@ def _shifted_backward(
     padded, weights = residuals
     grid = tuple(size - 2 * padding for size in padded.shape[1:3])
     grad_x = input_gradient(cotangent, [weights[None]], strides, padding, grid).astype(padded.dtype)
-    shared = weights.shape[:2] == (1, 1) and cotangent.shape[1:3] != (1, 1)
     grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
-    if shared:
+    if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
     return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
 

@@ -24,10 +24,6 @@ def unfold(padded: jax.Array, grid: Grid) -> jax.Array:
     return lax.platform_dependent(padded, cpu=gather, default=slices)
 
 
-def _forward(padded: jax.Array, grid: Grid) -> tuple[jax.Array, None]:
-    return unfold(padded, grid), None
-
-
 def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
     """Sum shifted copies; autodiff would make a scatter of the gather, element by element."""
     windows = cotangent.reshape(*grid, 3, 3, -1)
@@ -36,7 +32,7 @@ def _backward(grid: Grid, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
     return (functools.reduce(jnp.add, parts),)
 
 
-unfold.defvjp(_forward, _backward)
+unfold.defvjp(lambda padded, grid: (unfold(padded, grid), None), _backward)
 
 
 def _gather(padded: jax.Array, *, grid: Grid) -> jax.Array:

@@ -25,6 +25,15 @@ MOVED = {
     "tvconv_jax.torch_checkpoint": "tvconv_jax.convert.torch_checkpoint",
     "tvconv_jax.workdir": "tvconv_jax.tasks.workdir",
 }
+OPERATORS = {
+    "attention": ("axial", "sasa"),
+    "per_image": ("condconv", "dyconv_dw", "dyconv_pw", "weightnet"),
+    "per_pixel": ("ddf", "involution", "tvconv_dynamic"),
+    "per_position": ("locally_connected", "tvconv_linear", "tvconv_lowrank"),
+}
+MOVED |= {
+    f"tvconv_jax.operators.{old}": f"tvconv_jax.nn.operators.{new}" for new in OPERATORS for old in OPERATORS[new]
+}
 FOLDERS = ("tvconv_jax.analysis", "tvconv_jax.operators")  # imported on the way to a module that gets a line
 
 

@@ -16,7 +16,6 @@ from tvconv_jax import create_model
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import artifacts, exporting, owned
 from tvconv_jax.export.__main__ import main
-from tvconv_jax.export.fine_tuning import fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
@@ -26,8 +25,7 @@ from tvconv_jax.export.onnx import writer as onnx_writer
 from tvconv_jax.export.onnx.channel_blocks import in_blocks
 from tvconv_jax.export.onnx.speed import runner
 from tvconv_jax.export.quantize import quantize
-from tvconv_jax.export.rank_search import find_rank
-from tvconv_jax.export.shared_kernel import second_moments, shared_distances
+from tvconv_jax.export.rank_search import find_rank, fine_tune, second_moments, shared_distances
 from tvconv_jax.export.torch import model as torch_model
 from tvconv_jax.export.torch import writer as torch_writer
 from tvconv_jax.tasks import trained
@@ -422,9 +420,8 @@ def test_fine_tuning_brings_a_truncated_graph_closer():
     lower, _ = truncate(graph, Rank(1))
     random = np.random.default_rng(0)
     batches = (random.integers(0, 255, (16, 6, 6, 3), np.uint8) for _ in itertools.count())
-    exact, arrays = make_run(graph), arrays_of(graph)
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
-        tuned = fine_tune(lower, lambda images: exact(arrays, images), batches, steps=200, learning_rate=1e-2)
+        tuned = fine_tune(lower, graph, lambda: batches, steps=200, learning_rate=1e-2)
     images = drawn((32, 6, 6, 3))
     before, after = (relative(by_jax(g, images), by_jax(graph, images)) for g in (lower, tuned))
     assert after < 0.7 * before

@@ -10,7 +10,6 @@ verification sets of each run. Size is of the PyTorch artifact. Speed is onnxrun
 import argparse
 import statistics
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +21,12 @@ from rich.table import Table
 from tvconv_jax.bench.tables import MISTAKES, make_table, onnx_modules
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.export.fine_tuning import check_steps, fine_tune
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import check_rank, parse_rank, truncate
 from tvconv_jax.export.quantize import PRECISIONS, quantize
-from tvconv_jax.export.shared_kernel import measure
+from tvconv_jax.export.rank_search import check_steps, fine_tune, measure
 from tvconv_jax.export.torch.writer import to_safetensors
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command, trained
@@ -91,11 +89,7 @@ def _of_rank(
     if rank == "exact":
         return exact, 1.0
     graph, kept = truncate(exact, parse_rank(rank), moments, order)
-    if steps:
-        target, arrays = make_run(exact), arrays_of(exact)
-        with closing(run.batches()) as batches:
-            graph = fine_tune(graph, lambda x: target(arrays, x), batches, steps=steps)
-    return graph, float(min(share.mean() for share in kept))
+    return fine_tune(graph, exact, run.batches, steps=steps), float(min(share.mean() for share in kept))
 
 
 def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export.artifacts import missing
+from tvconv_jax.export.artifacts import naming_packages
 from tvconv_jax.utils.cli import number
 from tvconv_jax.utils.errors import UserError
 
@@ -55,8 +55,6 @@ def onnx_modules() -> tuple[ModuleType, ModuleType]:
     Raises:
         UserError: If a package of the ``export`` extra is missing.
     """
-    try:
+    with naming_packages():
         writer, speed = (importlib.import_module(f"tvconv_jax.export.onnx.{name}") for name in ("writer", "speed"))
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     return writer, speed

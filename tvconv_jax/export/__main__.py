@@ -10,17 +10,9 @@ that make their kernels from the image (condconv, involution, attention, ...) ne
 import argparse
 from collections.abc import Sequence
 
-from tvconv_jax.utils.cli import Parser, ends_in_one_line, number, path_argument
+from tvconv_jax.utils.cli import Parser, ends_in_one_line, names, number, path_argument
 
-
-def _formats(text: str) -> list[str]:
-    from tvconv_jax.export.artifacts import FORMATS  # late, so that --help is quick
-
-    names = text.split(",")
-    for name in names:
-        if name not in FORMATS:
-            raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are: {', '.join(FORMATS)}")
-    return names
+FORMATS = ("onnx", "torch", "native")
 
 
 def _rank(text: str) -> str:
@@ -33,18 +25,16 @@ def _rank(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m tvconv_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m tvconv_jax.export", description=__doc__)
     add = parser.add_argument
     add("--workdir", type=path_argument, required=True, help="a run of tvconv_jax.main")
     add("--out", type=path_argument, required=True, help="folder to write")
-    add("--formats", type=_formats, default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
+    add("--formats", type=names(FORMATS), default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     rank = "rank of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10 is rank 1, with 10 shared-kernel layers"
     add("--rank", type=_rank, default="exact", help=rank)
     add("--max-loss", type=number(0), help="points of mean accuracy that auto may lose; default 0.2")
     steps = "batches of fine-tuning after truncation; default 0"
-    add("--fine-tune", type=int, default=0, metavar="STEPS", help=steps)
+    add("--fine-tune", type=int, default=0, metavar="STEPS", dest="fine_tune_steps", help=steps)
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="of the stored weights")
     add("--lowering", default="auto", help="of ONNX: auto (default), the fastest on this machine, or its name")
     add("--best", action="store_true", help="export the best checkpoint, not the last")
@@ -53,22 +43,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    args = _parser().parse_args(argv)
+    options = vars(_parser().parse_args(argv))
     with ends_in_one_line("nothing was written."):
         from tvconv_jax.export.exporting import export
 
-        exported = export(
-            args.workdir,
-            args.out.absolute(),
-            formats=args.formats,
-            rank=args.rank,
-            max_loss=args.max_loss,
-            fine_tune_steps=args.fine_tune,
-            precision=args.precision,
-            lowering=args.lowering,
-            best=args.best,
-        )
-        print(exported.report)
+        print(export(**options | {"out": options["out"].absolute()}).report)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,15 +15,9 @@ from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export import owned
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.quantize import Precision
+from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
 
-# The module of each format. Its ``write_files(folder, graph, metadata, precision, lowering)`` returns for each file
-# that can run: its name, a note, and a function of images [n, 3, s, s] to [n, d], or [n, classes, h, w].
-FORMATS = {
-    "onnx": "tvconv_jax.export.onnx.writer",
-    "torch": "tvconv_jax.export.torch.writer",
-    "native": "tvconv_jax.export.native.writer",
-}
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
 CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
@@ -30,19 +25,12 @@ CHECKED = 8  # images in check.npz, for the check on the device
 
 
 class Artifact(NamedTuple):
-    """A file that was written and ran.
+    """A file that was written and ran."""
 
-    Attributes:
-        file: Its name.
-        size: Bytes.
-        difference: Largest difference from the JAX model.
-        note: Runtime or lowering.
-    """
-
-    file: str
-    size: int
-    difference: float
-    note: str
+    file: str  # its name
+    size: int  # bytes
+    difference: float  # largest, from the JAX model
+    note: str  # runtime or lowering
 
 
 def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
@@ -57,12 +45,10 @@ def difference(output: str, found: np.ndarray, expected: np.ndarray) -> float:
 
 def check_folder(out: Path) -> None:
     """Raise a ``UserError`` if a folder cannot be written, or holds files in the way that no export wrote."""
-    for path in (out, out.parent):
-        nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
-        if not nearest.is_dir():
-            raise UserError(f"--out={out} is not a folder: {nearest} is something else; choose another --out.")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"--out={out} cannot be written: {nearest} allows no new files; choose another --out.")
+    try:
+        check_output_folder(out)
+    except UserError as error:
+        raise UserError(f"--out={error}") from None
     owned.check_owned(out, (*FILES, CHECK))
 
 
@@ -82,7 +68,9 @@ def check_lowering(graph: Graph, formats: Sequence[str], lowering: str) -> None:
     """Raise a ``UserError`` if a graph has no lowering of that name, or the formats have no ONNX."""
     if "onnx" not in formats:
         raise UserError(f"--lowering={lowering} is for ONNX, this is --formats={','.join(formats)}; leave one out.")
-    if lowering not in (names := load_format("onnx").lowerings(graph)):
+    with naming_packages():
+        names = load_format("onnx").lowerings(graph)
+    if lowering not in names:
         raise UserError(
             f"--lowering={lowering} is not one of this model's lowerings at this --rank: auto, {', '.join(names)}."
         )
@@ -91,18 +79,21 @@ def check_lowering(graph: Graph, formats: Sequence[str], lowering: str) -> None:
 def load_format(name: str) -> ModuleType:
     """Return the module of a format.
 
-    Raises:
-        UserError: If a library is not installed; names it.
+    Its ``write_files(folder, graph, metadata, precision, lowering)`` returns for each file that can run: its name, a
+    note, and a function of images ``[n, 3, s, s]`` to ``[n, d]``, or ``[n, classes, h, w]``.
     """
+    return importlib.import_module(f"tvconv_jax.export.{name}.writer")
+
+
+@contextmanager
+def naming_packages() -> Iterator[None]:
+    """Turn the error of a package that is not installed into a ``UserError`` that says what to install."""
     try:
-        return importlib.import_module(FORMATS[name])
+        yield
     except ModuleNotFoundError as error:
-        raise missing(error) from None
-
-
-def missing(error: ModuleNotFoundError) -> UserError:
-    """Return an error that says what to install."""
-    return UserError(f"{error.name} is not installed; exporting needs it: pip install 'tvconv_jax[export]'.")
+        raise UserError(
+            f"{error.name} is not installed; exporting needs it: pip install 'tvconv_jax[export]'."
+        ) from None
 
 
 def write(
@@ -123,7 +114,7 @@ def write(
             ``formats``; other files of these names are refused.
         graph: The graph.
         metadata: Stored in every artifact.
-        formats: Of ``FORMATS``.
+        formats: ``"onnx"``, ``"torch"``, ``"native"``.
         precision: Of the stored weights.
         images: Normalized images of the run, ``[n, 3, s, s]``.
         expected: The JAX model's outputs, ``[n, d]`` or ``[n, classes, h, w]``.
@@ -139,10 +130,8 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside) as part:
         folder = Path(part)
         for name in formats:
-            try:
+            with naming_packages():
                 files = load_format(name).write_files(folder, graph, metadata, precision, lowering)
-            except ModuleNotFoundError as error:
-                raise missing(error) from None
             for file, note, run in files:
                 worst = difference(output, *_run(run, images, expected))
                 if not worst <= TOLERANCES[output]:
@@ -182,4 +171,4 @@ def _publish(folder: Path, out: Path) -> None:
         if (out / name).is_file():
             (out / name).unlink()
     os.replace(folder / CHECK, out / CHECK)
-    owned.end(out)
+    (out / owned.JOURNAL).unlink(missing_ok=True)

@@ -11,13 +11,12 @@ import numpy as np
 from tvconv_jax.data.normalization import FORMULA, normalize
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
-from tvconv_jax.export.fine_tuning import check_steps
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import in_full_float32
 from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.quantize import Precision, quantize
-from tvconv_jax.export.rank_search import MAX_LOSS, compile_graph, find_rank
+from tvconv_jax.export.rank_search import MAX_LOSS, check_steps, compile_graph, find_rank
 from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.trained import Accuracy, Trained
 from tvconv_jax.utils.environment import versions

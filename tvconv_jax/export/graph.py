@@ -9,47 +9,53 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Kinds of nodes with their arrays (None: any) and their fields.
-KINDS = {
-    "conv": (("kernel", "bias"), ("strides", "padding", "dilation", "groups", "activation")),
-    "per_pixel": (("weights", "bias"), ("strides", "activation")),
-    "low_rank": (("kernels", "gains", "bias"), ("strides", "activation")),
-    "linear": (("kernel", "bias"), ()),
-    "affine": (("factor", "bias"), ("activation",)),
-    "module": (None, ("module", "shape")),
-    "add": ((), ()),
-    "concat": ((), ()),
-    "channels": ((), ("begin", "end")),
-    "shuffle": ((), ()),
-    "max_pool": ((), ()),
-    "mean": ((), ("keep_grid",)),
-    "resize": ((), ("grid",)),
-}
-
 
 class Node(NamedTuple):
-    """One operation.
+    """One operation."""
 
-    Attributes:
-        kind: ``conv``: kernel ``[k, k, c / groups, d]``, bias ``[d]``. ``per_pixel``: weights ``[ho, wo, k*k, c]``,
-            bias ``[c]`` or ``[ho, wo, c]``. ``low_rank``: kernels ``[r, k, k, c]``, bias, gains
-            ``[r, ho, wo, c]`` or one less, and then the first kernel has gain 1.
-            ``linear``: kernel ``[c, d]``, bias ``[d]``. ``affine``: factor and bias ``[c]``. ``module``: a linen
-            module that cannot be frozen; its variables by path, ``"params/reduce/kernel"``. ``add``; ``concat`` along
-            channels; ``channels``, a slice of them; ``shuffle``, the halves of the channels interleaved; ``max_pool``,
-            3x3 with strides 2; ``mean`` over the grid; ``resize``, bilinear.
-        inputs: Numbers of the nodes it reads.
-        arrays: By name.
-        fields: By name; ``activation`` is ``"identity"``, ``"relu"`` or ``"relu6"``.
-        scales: Of arrays that a file stores divided by a scale, by name, 1 along every axis that shares it: in int8
-            the value of a step, in float16 a power of two for numbers beyond it.
-    """
-
-    kind: str
-    inputs: tuple[int, ...]
+    kind: str  # of KINDS
+    inputs: tuple[int, ...]  # numbers of the nodes it reads
     arrays: dict[str, np.ndarray]
-    fields: dict[str, Any]
+    fields: dict[str, Any]  # "activation" is "identity", "relu" or "relu6"
+    # Of arrays that a file stores divided by a scale: in int8 the value of a step, in float16 a power of two, for
+    # numbers beyond it; 1 along every axis that shares it.
     scales: dict[str, np.ndarray] = {}
+
+
+Shape = tuple[int, int, int]  # (h, w, c)
+
+
+def _conv_shape(node: Node, shape: Shape) -> Shape:
+    kernel, fields = node.arrays["kernel"], node.fields
+    reach = fields["dilation"] * (len(kernel) - 1) - 2 * fields["padding"]
+    height, width = ((size - reach - 1) // fields["strides"] + 1 for size in shape[:2])
+    return height, width, kernel.shape[3]
+
+
+def _low_rank_shape(node: Node, shape: Shape) -> Shape:
+    return *node.arrays["gains"].shape[1:3], shape[2]
+
+
+# Kinds of nodes: their arrays (None: any), their fields, and the shape they return, of the node and its inputs' shapes.
+KINDS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...], Callable[..., Shape]]] = {
+    # Kernel [k, k, c / groups, d], bias [d] or [ho, wo, d].
+    "conv": (("kernel", "bias"), ("strides", "padding", "dilation", "groups", "activation"), _conv_shape),
+    # Weights [ho, wo, k*k, c], bias [c] or [ho, wo, c].
+    "per_pixel": (("weights", "bias"), ("strides", "activation"), lambda n, x: (*n.arrays["weights"].shape[:2], x[2])),
+    # Kernels [r, k, k, c], the same bias, gains [r, ho, wo, c] or one less, and then the first kernel has gain 1.
+    "low_rank": (("kernels", "gains", "bias"), ("strides", "activation"), _low_rank_shape),
+    "linear": (("kernel", "bias"), (), lambda n, x: (1, 1, n.arrays["kernel"].shape[1])),  # kernel [c, d], bias [d]
+    "affine": (("factor", "bias"), ("activation",), lambda n, x: x),  # both [c]
+    # A linen module that cannot be frozen; its variables by path, "params/reduce/kernel".
+    "module": (None, ("module", "shape"), lambda n, x: n.fields["shape"]),
+    "add": ((), (), lambda n, x, *_: x),
+    "concat": ((), (), lambda n, *xs: (*xs[0][:2], sum(x[2] for x in xs))),  # along channels
+    "channels": ((), ("begin", "end"), lambda n, x: (*x[:2], n.fields["end"] - n.fields["begin"])),  # a slice of them
+    "shuffle": ((), (), lambda n, x: x),  # the halves of the channels interleaved
+    "max_pool": ((), (), lambda n, x: ((x[0] - 1) // 2 + 1, (x[1] - 1) // 2 + 1, x[2])),  # 3x3, strides 2
+    "mean": ((), ("keep_grid",), lambda n, x: (1, 1, x[2])),  # over the grid
+    "resize": ((), ("grid",), lambda n, x: (*n.fields["grid"], x[2])),  # bilinear
+}
 
 
 class Graph:
@@ -63,7 +69,7 @@ class Graph:
     def __init__(self, size: int) -> None:
         """Make an empty graph for images of that height and width."""
         self.nodes: list[Node] = []
-        self.shapes: list[tuple[int, int, int]] = [(size, size, 3)]
+        self.shapes: list[Shape] = [(size, size, 3)]
 
     def add(self, kind: str, *inputs: int, arrays: dict[str, np.ndarray] | None = None, **fields: Any) -> int:
         """Append a node and return its number."""
@@ -78,32 +84,10 @@ class Graph:
         return graph
 
     def _append(self, node: Node) -> int:
-        arrays, fields = KINDS[node.kind]
-        if set(node.fields) != set(fields) or (arrays is not None and set(node.arrays) != set(arrays)):
-            raise ValueError(f"a node {node.kind!r} takes the arrays {arrays} and the fields {fields}.")
+        names, fields, shape = KINDS[node.kind]
+        if set(node.fields) != set(fields) or (names is not None and set(node.arrays) != set(names)):
+            raise ValueError(f"a node {node.kind!r} takes the arrays {names} and the fields {fields}.")
         arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in node.arrays.items()}
         self.nodes.append(node._replace(arrays=arrays))
-        self.shapes.append(_shape(node, [self.shapes[i] for i in node.inputs]))
+        self.shapes.append(shape(node, *(self.shapes[i] for i in node.inputs)))
         return len(self.nodes)
-
-
-def _shape(node: Node, inputs: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    (height, width, channels), fields, arrays = inputs[0], node.fields, node.arrays
-
-    def conv() -> tuple[int, int, int]:
-        reach = fields["dilation"] * (len(arrays["kernel"]) - 1) - 2 * fields["padding"]
-        grid = ((size - reach - 1) // fields["strides"] + 1 for size in (height, width))
-        return (*grid, arrays["kernel"].shape[3])
-
-    return {
-        "conv": conv,
-        "per_pixel": lambda: (*arrays["weights"].shape[:2], channels),
-        "low_rank": lambda: (*arrays["gains"].shape[1:3], channels),
-        "module": lambda: fields["shape"],
-        "max_pool": lambda: ((height - 1) // 2 + 1, (width - 1) // 2 + 1, channels),
-        "linear": lambda: (1, 1, arrays["kernel"].shape[1]),
-        "concat": lambda: (height, width, sum(shape[2] for shape in inputs)),
-        "channels": lambda: (height, width, fields["end"] - fields["begin"]),
-        "mean": lambda: (1, 1, channels),
-        "resize": lambda: (*fields["grid"], channels),
-    }.get(node.kind, lambda: (height, width, channels))()

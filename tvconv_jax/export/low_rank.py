@@ -5,7 +5,7 @@ The kernels of a channel are a matrix of pixels by taps, after training nearly o
 or more the first gain is one, which saves a map. Without any gain a layer has a shared kernel, ``W = kernel[tap]``.
 
 The approximation minimizes the difference of the outputs, not of the kernels, by the second moments of the patches
-(:mod:`tvconv_jax.export.shared_kernel`). Neighbors are nearly equal in images, so errors of opposite sign at two
+(:mod:`tvconv_jax.export.rank_search`). Neighbors are nearly equal in images, so errors of opposite sign at two
 neighboring taps cancel, and taps beyond the border do not matter.
 """
 
@@ -58,10 +58,10 @@ def truncate(
         graph: The exact graph.
         rank: Rank of the approximation.
         moments: Of every per-pixel layer, ``[ho, wo, k*k, k*k, c]``, as
-            :func:`tvconv_jax.export.shared_kernel.second_moments` finds them; ``None``: minimize the difference of the
+            :func:`tvconv_jax.export.rank_search.second_moments` finds them; ``None``: minimize the difference of the
             kernels themselves.
         order: Per-pixel layers, numbers from 0, in the order in which they share their kernel, as
-            :func:`tvconv_jax.export.shared_kernel.shared_distances` finds it; ``None``: that of :func:`likely_order`.
+            :func:`tvconv_jax.export.rank_search.shared_distances` finds it; ``None``: that of :func:`likely_order`.
 
     Returns:
         The graph, and for every per-pixel layer the share of the energy kept in each channel: of the sum of squares of

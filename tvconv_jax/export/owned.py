@@ -35,13 +35,16 @@ def check_owned(out: Path, names: Iterable[str]) -> None:
     """
     there = [name for name in sorted(names) if (out / name).is_symlink() or (out / name).is_file()]
     recorded = _recorded(out) if there else {}
-    foreign = [name for name in there if not _is_owned(out / name, recorded)]
+    foreign = [
+        name
+        for name in there
+        if (out / name).is_symlink() or _digest((out / name).read_bytes()) not in recorded.get(name, ())
+    ]
     if foreign:
-        many = len(foreign) > 1
-        kind = "files that no export wrote, or that were" if many else "a file that no export wrote, or that was"
+        kind = "files that no export wrote, or that were" if foreign[1:] else "a file that no export wrote, or that was"
         raise UserError(
             f"--out={out} holds {', '.join(foreign)}, {kind} changed since (exports of older versions kept no record); "
-            f"choose another --out, or move {'them' if many else 'it'} away."
+            f"choose another --out, or move {'them' if foreign[1:] else 'it'} away."
         )
 
 
@@ -53,16 +56,11 @@ def begin(folder: Path, out: Path) -> None:
     write_text(out / JOURNAL, json.dumps({"files": files}))
 
 
-def end(out: Path) -> None:
-    """Remove the note of :func:`begin`."""
-    (out / JOURNAL).unlink(missing_ok=True)
-
-
-def _recorded(out: Path) -> dict[str, set[str]]:
+def _recorded(out: Path) -> dict[str, list[str]]:
     """Return digests by name: of the last export, and of exports that were killed."""
-    recorded = {name: {digest} for name, digest in _record(out / CHECK).items()}
-    for name, digests in _journal(out / JOURNAL).items():
-        recorded.setdefault(name, set()).update(digests)
+    recorded = _journal(out / JOURNAL)
+    for name, digest in _record(out / CHECK).items():
+        recorded.setdefault(name, []).append(digest)
     return recorded
 
 
@@ -83,10 +81,6 @@ def _journal(path: Path) -> dict[str, list[str]]:
         return {name: list(digests) for name, digests in parse_json(path.read_text())["files"].items()}
     except _DAMAGED:
         return {}
-
-
-def _is_owned(path: Path, recorded: Mapping[str, set[str]]) -> bool:
-    return not path.is_symlink() and _digest(path.read_bytes()) in recorded.get(path.name, ())
 
 
 def _digests(folder: Path) -> dict[str, str]:

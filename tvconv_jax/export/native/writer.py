@@ -15,7 +15,7 @@ from tvconv_jax.utils.errors import UserError
 def write_files(
     folder: Path, graph: Graph, metadata: dict[str, Any], precision: Precision, lowering: str
 ) -> list[tuple[str, str, Callable]]:
-    """Write the weights, ``native.py`` and ``native.cpp``; see :data:`tvconv_jax.export.artifacts.FORMATS`."""
+    """Write the weights, ``native.py`` and ``native.cpp``; see :func:`tvconv_jax.export.artifacts.load_format`."""
     weights = folder / "model.safetensors"
     weights.write_bytes(to_safetensors(graph, metadata, precision=precision))
     for name in ("native.py", "native.cpp"):

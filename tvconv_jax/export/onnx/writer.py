@@ -70,7 +70,7 @@ def to_onnx(graph: Graph, metadata: str, *, lowering: str, precision: Precision 
 def write_files(
     folder: Path, graph: Graph, metadata: dict[str, Any], precision: Precision, lowering: str
 ) -> list[tuple[str, str, speed.Run]]:
-    """Write ``model.onnx``; see :data:`tvconv_jax.export.artifacts.FORMATS`."""
+    """Write ``model.onnx``; see :func:`tvconv_jax.export.artifacts.load_format`."""
     models, output = {}, metadata["output"]["name"]
     for name in lowerings(graph) if lowering == "auto" else (lowering,):
         text = json.dumps({**metadata, "lowering": name})

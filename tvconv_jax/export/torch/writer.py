@@ -64,7 +64,7 @@ def _stored(node: Node, name: str, precision: Precision) -> dict[str, np.ndarray
 def write_files(
     folder: Path, graph: Graph, metadata: dict[str, Any], precision: Precision, lowering: str
 ) -> list[tuple[str, str, Callable]]:
-    """Write the weights, ``model.py`` and ``model.pt2``; see :data:`tvconv_jax.export.artifacts.FORMATS`."""
+    """Write the weights, ``model.py`` and ``model.pt2``; see :func:`tvconv_jax.export.artifacts.load_format`."""
     import torch
 
     from tvconv_jax.export.torch import model as torch_model

@@ -12,8 +12,7 @@ from tvconv_jax.data.formats.bin_file import BinFaces, write_bin
 from tvconv_jax.data.formats.name_list import one_to_one
 from tvconv_jax.data.formats.pairs import LFW_LIST, read_pairs, set_of
 from tvconv_jax.data.formats.record_faces import walk, write_faces
-from tvconv_jax.data.formats.record_index import write_index
-from tvconv_jax.data.formats.recordio import RecordFile
+from tvconv_jax.data.formats.recordio import RecordFile, write_index
 from tvconv_jax.data.formats.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix

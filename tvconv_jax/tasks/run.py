@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
 from tvconv_jax.tasks.parts import learning_rate_note, make_forward, mesh_of, plan_of, schedule_of

@@ -21,7 +21,7 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.records import one_writer
 from tvconv_jax.data.synthetic import embedded
-from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.training.distributed import ProcessInfo, find_process
 from tvconv_jax.utils.errors import TrainingError, UserError
 from tvconv_jax.utils.storage import locked

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvconv_jax.data.formats.record_faces import RecordFaces, pack, unpack, write_faces
-from tvconv_jax.data.formats.record_index import read_index, write_index
-from tvconv_jax.data.formats.recordio import MAGIC, RecordFile, RecordWriter, framed
+from tvconv_jax.data.formats.recordio import MAGIC, RecordFile, RecordWriter, framed, read_index, write_index
 from tvconv_jax.utils.errors import UserError
 
 # Bytes in which the magic is frequent, at aligned places and others.

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tvconv_jax.data import fundus_batches, watchdog, workers
+from tvconv_jax.data import fundus_batches, workers
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.pipeline import train_batches
 from tvconv_jax.data.synthetic import embedded
-from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.run import run
@@ -80,7 +80,7 @@ def test_a_pipeline_that_was_forgotten_ends_too():
 
 
 def test_a_closed_pipeline_ends_its_workers_alone_even_one_that_hangs(monkeypatch):
-    monkeypatch.setattr(watchdog, "PATIENCE", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
     with opened(1) as other:
         next(other)
         (busy,) = multiprocessing.active_children()
@@ -144,12 +144,12 @@ def test_an_export_closes_the_training_images():
 PARENT = """
 import multiprocessing, time
 if __name__ == "__main__":
-    from tvconv_jax.data import pipeline, watchdog
+    from tvconv_jax.data import pipeline, workers
     from tvconv_jax.data.cache import cache_dir
     from tvconv_jax.data.synthetic import embedded
     source, _, _ = embedded.load("smoke", cache_dir())
     batches = pipeline.train_batches(source, batch_size=8, image_size=24, seed=0, workers=1)
-    batches = watchdog.WatchedBatches(batches, timeout=60.0, source="the faces")
+    batches = workers.WatchedBatches(batches, timeout=60.0, source="the faces")
     next(batches)
     (worker,) = multiprocessing.active_children()
     print("worker", worker.pid, flush=True)

@@ -18,19 +18,12 @@ LIMITS = {"rotation": 180.0, "shear": 80.0, "scale": 0.9, "translation": 1.0}
 
 
 class Magnitudes(NamedTuple):
-    """Largest transformations of an image, in either direction; 0 leaves it as it is.
+    """Largest transformations of an image, in either direction; 0 leaves it as it is."""
 
-    Attributes:
-        rotation: Degrees.
-        shear: Degrees by which vertical lines lean.
-        scale: Share by which the image grows or shrinks.
-        translation: Share of its size by which it moves, independently along each axis.
-    """
-
-    rotation: float = 0.0
-    shear: float = 0.0
-    scale: float = 0.0
-    translation: float = 0.0
+    rotation: float = 0.0  # degrees
+    shear: float = 0.0  # degrees by which vertical lines lean
+    scale: float = 0.0  # share by which the image grows or shrinks
+    translation: float = 0.0  # share of its size by which it moves, independently along each axis
 
 
 NONE = Magnitudes()
@@ -52,10 +45,7 @@ def draw(random: np.random.Generator, count: int) -> np.ndarray:
 def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> np.ndarray:
     """Transform an image ``uint8 [s, s, 3]`` to one of the same shape.
 
-    Args:
-        image: The image.
-        magnitudes: Largest transformations.
-        drawn: A row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down.
+    ``drawn`` is a row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down.
     """
     size = len(image)
     angle, lean = np.deg2rad(magnitudes.rotation * drawn[0]), np.deg2rad(magnitudes.shear * drawn[1])

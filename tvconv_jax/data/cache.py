@@ -9,11 +9,7 @@ from tvconv_jax.utils.files import user_path
 
 
 def cache_dir() -> Path:
-    """Return ``$TVCONV_JAX_CACHE``, or ``~/.cache/tvconv_jax``.
-
-    Raises:
-        UserError: If neither is known.
-    """
+    """Return ``$TVCONV_JAX_CACHE`` or ``~/.cache/tvconv_jax``; raise a ``UserError`` if neither is known."""
     if given := os.environ.get("TVCONV_JAX_CACHE"):
         return user_path(given).absolute()
     try:
@@ -25,10 +21,13 @@ def cache_dir() -> Path:
         ) from None
 
 
+def stamp(path: Path) -> str:
+    """Return a text that changes with a file's path, size or time."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
 def digest(*parts: bytes | str) -> str:
     """Return twelve hexadecimal digits that change with any of the parts."""
-    joined = hashlib.sha256()
-    for part in parts:
-        joined.update(part.encode() if isinstance(part, str) else part)
-        joined.update(b"\0")
-    return joined.hexdigest()[:12]
+    joined = b"".join((part.encode() if isinstance(part, str) else part) + b"\0" for part in parts)
+    return hashlib.sha256(joined).hexdigest()[:12]

@@ -21,33 +21,22 @@ from tvconv_jax.utils.files import user_path
 
 
 class FaceData(NamedTuple):
-    """Everything a face run reads.
+    """Everything a face run reads."""
 
-    Attributes:
-        train: Training images, labels 0 to ``num_classes - 1``.
-        num_classes: Identities in the training images.
-        verification: For each set its unique images and the pairs of them.
-        description: The data in a line, for results.
-        notes: Messages for the user: skipped and resized images.
-    """
-
-    train: Source
-    num_classes: int
-    verification: dict[str, tuple[Source, Pairs]]
-    description: str
-    notes: list[str]
+    train: Source  # training images, labels 0 to num_classes - 1
+    num_classes: int  # identities in the training images
+    verification: dict[str, tuple[Source, Pairs]]  # for each set its unique images and the pairs of them
+    description: str  # the data in a line, for results
+    notes: list[str]  # messages for the user: skipped and resized images
 
 
 def load_faces(config: ConfigDict) -> FaceData:
-    """Open the data of ``config.data``, preparing it in the cache the first time.
+    """Open the data of ``config``, the ``data`` part of a face config, preparing it in the cache the first time.
 
     ``source`` is ``embedded``, ``folder`` (``<identity>/*.jpg`` and ``<set>_pair.txt``) or ``casia``: any format, found
     by looking. Its training images are ``root/train.rec``, a TFDS set, or else folders of identities; its verification
     sets are every ``<set>.bin``, every ``<set>_pair.txt`` with its folder, and LFW's ``pairs.txt``, in ``verify_root``
     or else in ``root``. If a set is there twice, its ``.bin`` is used.
-
-    Args:
-        config: The ``data`` part of a face config: ``source`` and the keys of that source.
 
     Raises:
         UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tvconv_jax.data import decoder
-from tvconv_jax.data.cache import digest
+from tvconv_jax.data.cache import digest, stamp
 from tvconv_jax.data.decoder import READING, ImageError, encode, read_image
 from tvconv_jax.data.fundus_masks import MaskError, MaskFacts, check_part, facts, read_mask
 from tvconv_jax.data.listing import LeftOut, flat
@@ -83,36 +83,28 @@ def load_folder(root: str, cache: Path) -> FundusData:
     pairs = {part: _paired(base, *part, left_out) for part in PARTS}
     files = [path for part in pairs.values() for pair in part for path in pair]
     check_names(files)
-    stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    folder = cache / f"fundus-{digest(READING, *stamps)}"
+    folder = cache / f"fundus-{digest(READING, *map(stamp, files))}"
     if not FundusBuilder(splits={}, data_dir=folder).data_path.exists():
         _check_all(base, pairs)
-    splits = {part: (_record(base, *pair) for pair in pairs[part]) for part in PARTS}
+    splits = [_records(base, pairs[part]) for part in PARTS]
     return _load(splits, folder, f"the fundus images of {base}", str(root), left_out.notes(base))
 
 
 def load_embedded(size: str, cache: Path) -> FundusData:
     """Draw the set ``"full"`` (60 + 30 images a domain at 128x128) or ``"smoke"``, unless it is in the cache."""
     counts, image_size = ({"train": 60, "test": 30}, 128) if size == "full" else ({"train": 12, "test": 4}, 64)
-    seeds = np.random.SeedSequence(0).spawn(len(PARTS))
-    splits = {
-        (domain, phase): _drawn(seed, domain, counts[phase], image_size)
-        for (domain, phase), seed in zip(PARTS, seeds, strict=True)
-    }
+    seeds = zip(PARTS, np.random.SeedSequence(0).spawn(len(PARTS)), strict=True)
+    splits = [_drawn(seed, domain, counts[phase], image_size) for (domain, phase), seed in seeds]
     code = Path(draw_fundus.__file__).read_bytes(), Path(__file__).read_bytes()
     text = "embedded fundus images (synthetic, drawn by tvconv_jax)"
     return _load(splits, cache / f"embedded-fundus-{size}-{digest(*code)}", f"the {text}", text)
 
 
 def _load(
-    records: Mapping[tuple[int, str], Iterable[FundusRecord]],
-    folder: Path,
-    title: str,
-    description: str,
-    notes: Sequence[str] = (),
+    parts: Sequence[Iterable[FundusRecord]], folder: Path, title: str, description: str, notes: Sequence[str] = ()
 ) -> FundusData:
-    splits = {f"domain{domain}_{phase}": part for (domain, phase), part in records.items()}
-    builder = FundusBuilder(splits=splits, data_dir=folder)
+    names = [f"domain{domain}_{phase}" for domain, phase in PARTS]
+    builder = FundusBuilder(splits=dict(zip(names, parts, strict=True)), data_dir=folder)
     prepare(builder, title)
     train, test = ({d: FundusSource(builder, f"domain{d}_{phase}") for d in DOMAINS} for phase in PHASES)
     counts = ", ".join(f"{len(train[d])}+{len(test[d])}" for d in DOMAINS)
@@ -174,18 +166,19 @@ def _check_pair(image: Path, mask: Path) -> MaskFacts:
         shape = decoder.pixels(read_image(image)).shape[:2]
         path = mask
         values = read_mask(read_image(mask))
-        if values.shape != shape:
-            shapes = "{1}x{0} and {3}x{2}".format(*shape, *values.shape)
-            raise UserError(f"{image} and its mask differ in size ({shapes}); they must agree.")
-        return facts(mask.name, values)
+        if values.shape == shape:
+            return facts(mask.name, values)
     except MaskError as error:
         raise UserError(f"{mask} {error}.") from None
     except ImageError as error:
         raise UserError(f"{path} cannot be read ({error}); repair or remove it.") from None
+    shapes = "{1}x{0} and {3}x{2}".format(*shape, *values.shape)
+    raise UserError(f"{image} and its mask differ in size ({shapes}); they must agree.")
 
 
-def _record(base: Path, image: Path, mask: Path) -> FundusRecord:
-    return FundusRecord(image=image.read_bytes(), mask=mask.read_bytes(), name=str(image.relative_to(base)))
+def _records(base: Path, pairs: list[tuple[Path, Path]]) -> Iterator[FundusRecord]:
+    for image, mask in pairs:
+        yield FundusRecord(image=image.read_bytes(), mask=mask.read_bytes(), name=str(image.relative_to(base)))
 
 
 def _drawn(seed: np.random.SeedSequence, domain: int, count: int, image_size: int) -> Iterator[FundusRecord]:

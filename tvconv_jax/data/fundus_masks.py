@@ -23,19 +23,12 @@ class MaskError(ImageError):
 
 
 class MaskFacts(NamedTuple):
-    """Facts on a mask.
+    """Facts on a mask."""
 
-    Attributes:
-        name: The mask's file.
-        values: The values in it.
-        edge: Share of the pixels at the image's edge that are cup.
-        contacts: Pairs of neighboring pixels of cup and outside, and of rim and outside.
-    """
-
-    name: str
+    name: str  # of its file
     values: frozenset[int]
-    edge: float
-    contacts: tuple[int, int]
+    edge: float  # share of the pixels at the image's edge that are cup
+    contacts: tuple[int, int]  # pairs of neighboring pixels of cup and outside, and of rim and outside
 
 
 def read_mask(image: bytes) -> np.ndarray:
@@ -49,9 +42,7 @@ def read_mask(image: bytes) -> np.ndarray:
     if mask.dtype == np.uint8:
         return mask
     if mask.max() > 255:  # below, values of 8 bits stand in a file of 16
-        wrong = np.unique(mask[mask % 257 != 0])
-        if wrong.size:
-            raise _wrong_values(wrong.tolist())
+        _check_values(np.unique(mask[mask % 257 != 0]).tolist())
         mask //= 257
     return mask.astype(np.uint8)
 
@@ -59,9 +50,7 @@ def read_mask(image: bytes) -> np.ndarray:
 def facts(name: str, mask: np.ndarray) -> MaskFacts:
     """Return the facts on a mask ``uint8 [h, w]``; a ``MaskError`` if it holds other values than the three."""
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-    wrong = [value for value in values if value not in MEANINGS]
-    if wrong:
-        raise _wrong_values(wrong)
+    _check_values([value for value in values if value not in MEANINGS])
     edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     contacts = [_contacts(mask == value, mask == BACKGROUND) for value in (CUP, RIM)]
     return MaskFacts(name, frozenset(values), float(np.mean(edge == CUP)), tuple(contacts))
@@ -73,26 +62,20 @@ def _contacts(one: np.ndarray, other: np.ndarray) -> int:
     return int(across.sum() + down.sum())
 
 
-def _wrong_values(values: Sequence[int]) -> MaskError:
-    shown = ", ".join(map(str, sorted(values)[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
-    lossy = " Values between come from saving with loss or from resizing with interpolation." * (len(values) > SHOWN)
-    return MaskError(f"holds the values {shown}; {RULE}.{lossy} Write the mask again with these")
+def _check_values(wrong: Sequence[int]) -> None:
+    if wrong:
+        shown = ", ".join(map(str, wrong[:SHOWN])) + (", ..." if len(wrong) > SHOWN else "")
+        lossy = " Values between come from saving with loss or from resizing with interpolation." * (len(wrong) > SHOWN)
+        raise MaskError(f"holds the values {shown}; {RULE}.{lossy} Write the mask again with these")
 
 
 def check_part(part: str, masks: Sequence[MaskFacts]) -> None:
-    """Check that the masks of a domain's part can all have the meaning of their values.
+    """Raise a ``UserError`` unless the masks of a part, as ``Domain1/train``, can have the meaning of their values.
 
     An eye may lack a cup (a small disc) or a rim (a disc that is all cup), but nothing can be learned of a value that
     all masks of a part lack. Images are crops round the disc, so a single mask of one value is an error, and so is one
     with cup along the image's edge. Cups touch the outside in a few eyes; if they do so more than the rims, the two
     values are swapped.
-
-    Args:
-        part: The domain and phase, as ``Domain1/train``.
-        masks: Facts on all of them.
-
-    Raises:
-        UserError: If not; the message has the value and the number of masks.
     """
     held, count = frozenset.union(*(mask.values for mask in masks)), len(masks)
     if missing := [text for value, text in MEANINGS.items() if value not in held]:

@@ -98,9 +98,7 @@ def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = (
 def _once(folders: list[Path], left_out: LeftOut) -> list[Path]:
     """Drop links to another of these folders: its images would count twice, for two identities."""
     links = [path for path in folders if path.is_symlink()]
-    if not links:
-        return folders
-    known = {_inode(path) for path in folders if not path.is_symlink()}
+    known = {_inode(path) for path in folders if not path.is_symlink()} if links else set()
     for link in links:
         if _inode(link) in known:
             left_out.add(TWICE, link)
@@ -157,21 +155,19 @@ def select(files: list[Path], suffixes: tuple[str, ...], left_out: LeftOut) -> l
     return [path for path in files if path.suffix.lower() in suffixes]
 
 
-def flat(folder: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> list[Path]:
+def flat(
+    folder: Path, suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]] = ()
+) -> list[Path]:
     """List the images directly in a folder, sorted; those that lie deeper or have another suffix are counted."""
     if not folder.is_dir():
         return []
-    folders, files = scan(folder, left_out)
-    _count_deep(folders, suffixes, left_out, {_inode(folder)})
-    return select(files, suffixes, left_out)
-
-
-def _count_deep(
-    folders: list[Path], suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]]
-) -> None:
-    for folder in folders:
-        deep = [path for path in walk(folder, left_out, above) if path.suffix.lower() in suffixes]
-        left_out.add(DEEP if deep else EMPTY, *(deep or [folder]))
+    above = {*above, _inode(folder)}
+    folders, files = scan(folder, left_out, above)
+    images = select(files, suffixes, left_out)
+    for deeper in folders:
+        deep = [path for path in walk(deeper, left_out, above) if path.suffix.lower() in suffixes]
+        left_out.add(DEEP if deep else EMPTY, *(deep or [deeper]))
+    return images
 
 
 def identity_images(base: Path, suffixes: tuple[str, ...], left_out: LeftOut, ignore: Collection[str]) -> list[Path]:
@@ -193,10 +189,7 @@ def _images_of(
     identity: Path, suffixes: tuple[str, ...], left_out: LeftOut, above: Collection[tuple[int, int]]
 ) -> list[Path]:
     lost = LeftOut()
-    above = {*above, _inode(identity)}
-    folders, files = scan(identity, lost, above)
-    images = select(files, suffixes, lost)
-    _count_deep(folders, suffixes, lost, above)
+    images = flat(identity, suffixes, lost, above)
     if not images:
         _check_nothing_is_lost(identity, suffixes, lost)
         lost.add(EMPTY, identity)

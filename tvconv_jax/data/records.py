@@ -78,12 +78,8 @@ def columns(example: bytes) -> Any:
 class RecordBuilder(tfds.core.GeneratorBasedBuilder):
     """A builder of records from encoded images, byte for byte; their names are also kept beside the records.
 
-    Subclasses set ``name``, and may set ``text`` (the description) and :meth:`features`.
-
-    Args:
-        splits: The records of every split; read once, while they are written.
-        identities: Names of the labels, if they have any.
-        **kwargs: Arguments of :class:`tfds.core.DatasetBuilder`.
+    Subclasses set ``name``, and may set ``text`` (the description) and :meth:`features`. The records of ``splits`` are
+    read once, while they are written; ``identities`` are the names of the labels, if they have any.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -13,36 +13,25 @@ from tvconv_jax.data.formats.pairs import is_list
 from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
 from tvconv_jax.data.listing import LeftOut, named
-from tvconv_jax.data.source import LooseFiles, Source, read
+from tvconv_jax.data.source import CHUNK, LooseFiles, Source, chunks
 from tvconv_jax.data.subset import Subset
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.signatures import describe_file
 
-CHUNK = 1024  # records read at once
 SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}  # suffix by first bytes
 
 
 class FaceSet(NamedTuple):
-    """Training faces.
+    """Training faces."""
 
-    Attributes:
-        kind: Name of the format.
-        source: The images.
-        labels: ``int64 [n]``, 0 to ``len(identities) - 1``.
-        identities: Name of every label.
-        named: Whether these names are the set's own, and not made from its numbers.
-        files: Whether the images' names are ``identity/file``.
-        notes: What was left out, and which files beside the set are not used.
-    """
-
-    kind: str
+    kind: str  # name of the format
     source: Source
-    labels: np.ndarray
-    identities: Sequence[str]
-    named: bool
-    files: bool
-    notes: Sequence[str] = ()
+    labels: np.ndarray  # int64 [n], 0 to len(identities) - 1
+    identities: Sequence[str]  # name of every label
+    named: bool  # whether these names are the set's own, and not made from its numbers
+    files: bool  # whether the images' names are identity/file
+    notes: Sequence[str] = ()  # what was left out, and which files beside the set are not used
 
     def file(self, index: int, image: bytes) -> str:
         """Return ``identity/file`` of an image, relative to the set's folder; made up if the set has no names."""
@@ -80,10 +69,7 @@ def check_folder(path: Path) -> None:
 
 
 def open_faces(text: str | Path) -> FaceSet:
-    """Open training faces.
-
-    Args:
-        text: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME`` or the folder of a TFDS set.
+    """Open training faces: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME`` or the folder of a TFDS set.
 
     Raises:
         UserError: If it is none of them, or damaged.
@@ -102,8 +88,8 @@ def _open_folder(text: str) -> FaceSet:
     identities = sorted({path.parent.name for path in files})
     label_of = {name: label for label, name in enumerate(identities)}
     labels = np.array([label_of[path.parent.name] for path in files], np.int64)
-    source, notes = LooseFiles(files, labels), left_out.notes(base)
-    return FaceSet("folders of identities", source, labels, identities, named=True, files=True, notes=notes)
+    title, source = "folders of identities", LooseFiles(files, labels)
+    return FaceSet(title, source, labels, identities, named=True, files=True, notes=left_out.notes(base))
 
 
 def _open_records(text: str) -> FaceSet:
@@ -122,18 +108,16 @@ def _open_records(text: str) -> FaceSet:
 def _open_tfds(text: str) -> FaceSet:
     faces = TfdsFaces(locate(text.removeprefix(PREFIX)))
     labels, folders = [], []
-    for start in track(range(0, len(faces), CHUNK), total=-(-len(faces) // CHUNK), text="Reading labels"):
-        for face in read(faces, range(start, min(start + CHUNK, len(faces)))):
-            labels.append(face["label"])
-            folders.append(Path(face["name"]).parent.name)
+    for records in track(chunks(faces), total=-(-len(faces) // CHUNK), text="Reading labels"):
+        labels += [face["label"] for face in records]
+        folders += [Path(face["name"]).parent.name for face in records]
     identities = faces.identities
     # If the folders in the names are not the identities, as in a flat set, the names would mix identities.
     files = faces.named and "" not in folders and one_to_one(folders, labels)
     if not identities:
         found, labels = np.unique(labels, return_inverse=True)
         identities = [f"{label:07d}" for label in found.tolist()]
-    labels = np.array(labels, np.int64)
-    return FaceSet("TFDS", faces, labels, identities, named=bool(faces.identities), files=files)
+    return FaceSet("TFDS", faces, np.array(labels, np.int64), identities, named=bool(faces.identities), files=files)
 
 
 def suffix(image: bytes) -> str:

@@ -1,8 +1,10 @@
 """Sources: random access to encoded images with a label and a name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
+
+CHUNK = 1024  # records whose bytes are held at once
 
 
 class Record(TypedDict):
@@ -52,3 +54,9 @@ def read(source: Source, indices: Sequence[int]) -> list[Record]:
         return []
     many = getattr(source, "__getitems__", None)
     return many(indices) if many else [source[index] for index in indices]
+
+
+def chunks(source: Source) -> Iterator[list[Record]]:
+    """Yield all records in order, :data:`CHUNK` at once."""
+    for start in range(0, len(source), CHUNK):
+        yield read(source, range(start, min(start + CHUNK, len(source))))

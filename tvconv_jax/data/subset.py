@@ -12,14 +12,7 @@ from tvconv_jax.utils.files import posix, read_lines, write_text
 
 
 class Subset:
-    """Random access to some images of a source, in any order, with their labels and names or new ones.
-
-    Args:
-        source: The whole set.
-        indices: Indices into it, ``int [n]``.
-        labels: The new label of each image, ``int [n]``; ``None`` keeps the labels.
-        names: The new name of each image; ``None`` keeps the names.
-    """
+    """Random access to some images of a source, ``indices``, in any order; ``None`` keeps their labels or names."""
 
     def __init__(
         self,
@@ -38,10 +31,10 @@ class Subset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         records = read(self._source, [int(self._indices[index]) for index in indices])
-        if self._labels is not None:
-            records = [record | {"label": int(self._labels[i])} for record, i in zip(records, indices, strict=True)]
-        if self._names is not None:
-            records = [record | {"name": self._names[i]} for record, i in zip(records, indices, strict=True)]
+        for place, i in enumerate(indices):
+            label = {} if self._labels is None else {"label": int(self._labels[i])}
+            name = {} if self._names is None else {"name": self._names[i]}
+            records[place] = records[place] | label | name
         return records
 
     def name(self, index: int) -> str:
@@ -50,11 +43,7 @@ class Subset:
 
 
 def select_listed(source: Source, path: Path) -> tuple[Subset, int]:
-    """Select the images that a list names; identities without one are dropped.
-
-    Args:
-        source: The whole set.
-        path: The list; see :func:`read_include_list`.
+    """Select the images that a list names, see :func:`read_include_list`; identities without one are dropped.
 
     Returns:
         The images, and the number of their identities; labels are 0, 1, ... in the order of the whole set's.
@@ -90,8 +79,7 @@ def short_name(name: str) -> str:
 def read_include_list(path: Path) -> list[str]:
     """Read names from a list, one a line, without repeats; of a path the last two parts count, with / or backslash.
 
-    Raises:
-        UserError: If the file is missing, empty, or not text.
+    A ``UserError`` is raised if the file is missing, empty, or not text.
     """
     lines = read_lines(path, "give the list that purify wrote, as data.include_list")
     names = list(dict.fromkeys(short_name(posix(line)) for line in lines if line.strip()))

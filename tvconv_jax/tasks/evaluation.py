@@ -11,9 +11,9 @@ from PIL import Image
 from rich.table import Table
 from scipy import ndimage
 
+from tvconv_jax.data.tools.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.utils import console
-from tvconv_jax.utils.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.utils.files import replacing
 
 STRUCTURES = ("cup", "disc")

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.pipeline import eval_batches, train_batches
 from tvconv_jax.data.source import Source
-from tvconv_jax.data.watchdog import WatchedBatches
+from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
 from tvconv_jax.tasks.parts import Forward, learning_rate_note, make_forward, plan_of, schedule_of

@@ -3,15 +3,14 @@
 The file is a pickle of ``([2 n images], [n flags])``, images as encoded bytes or uint8 arrays, of Python 2 or 3.
 """
 
-import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from tvconv_jax.data.decoder import encode
 from tvconv_jax.data.formats.numpy_pickle import Array, Refused, kind_of, load
 from tvconv_jax.data.formats.pairs import in_order
 from tvconv_jax.data.source import Record
@@ -35,7 +34,7 @@ class BinFaces:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         images, same = read_bin(path)
-        encoded = {id(image): image if isinstance(image, bytes) else _as_png(image) for image in images}
+        encoded = {id(image): image if isinstance(image, bytes) else encode(image, "PNG") for image in images}
         self._images = [encoded[id(image)] for image in images]
         self.pairs = in_order(same, str(path))
 
@@ -48,12 +47,6 @@ class BinFaces:
     def name(self, index: int) -> str:
         """Return an image's name in messages: the file's name and the image's place."""
         return f"{self.path.name}:{int(index)}"
-
-
-def _as_png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def is_bin(path: Path) -> bool:
@@ -77,8 +70,7 @@ def read_bin(path: Path) -> tuple[list[bytes | np.ndarray], np.ndarray]:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a verification .bin.") from None
     try:
         images, flags = _split(_load(data))
-        same = _read_flags(flags)
-        images = _read_images(images, len(data))
+        same, images = _read_flags(flags), _read_images(images, len(data))
     except ValueError as error:
         raise UserError(f"{path} is not a verification .bin: {error}.") from None
     if len(images) != 2 * len(same):
@@ -98,18 +90,17 @@ def _load(data: bytes) -> Any:
         raise ValueError(f"it is {TEXT}" if what == TEXT else f"it holds {error}; copy or download it again") from None
 
 
-def _split(value: Any) -> tuple[Any, Any]:
-    """Return images and flags."""
+def _split(value: Any) -> Any:
     if isinstance(value, dict):
         named = {key.decode("latin1") if isinstance(key, bytes) else str(key): part for key, part in value.items()}
         found = [[named[name] for name in names if name in named] for names in (IMAGES, FLAGS)]
         if all(len(parts) == 1 for parts in found):
-            return found[0][0], found[1][0]
+            return [part for (part,) in found]
         raise ValueError(f"{EXPECTED}, or a dictionary with one of {', '.join(IMAGES)} and one of {', '.join(FLAGS)}")
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         what = f"{kind_of(value)} of {len(value)}" if isinstance(value, (list, tuple)) else kind_of(value)
         raise ValueError(f"it holds {what}; {EXPECTED}")
-    return value[0], value[1]
+    return value
 
 
 def _read_flags(flags: Any) -> np.ndarray:
@@ -126,10 +117,8 @@ def _read_flags(flags: Any) -> np.ndarray:
 
 
 def _read_images(images: Any, room: int) -> list[bytes | np.ndarray]:
-    """Return all images. An image of several pairs may stand in the file once, and is one object here too.
-
-    Different images have bytes of their own in the file. Together they are at most as large as it, ``room`` bytes.
-    """
+    # An image of several pairs may stand in the file once, and is one object here too. Different images have bytes of
+    # their own in the file, so together they are at most as large as it, ``room`` bytes.
     if isinstance(images, Array) and images.array is not None and _is_raw(images.array, stacked=True):
         return list(images.array)
     if not isinstance(images, (list, tuple)):
@@ -166,12 +155,7 @@ def _read_image(value: Any) -> bytes | np.ndarray:
 
 
 def write_bin(path: Path, images: Sequence[bytes], same: Sequence[bool]) -> None:
-    """Write a verification ``.bin`` that the face projects of MXNet and PyTorch read, whole or not at all.
-
-    Args:
-        path: The file.
-        images: ``2 n`` encoded images, pair after pair.
-        same: ``n`` flags.
+    """Write a verification ``.bin``, as :func:`read_bin` describes it, whole or not at all; protocol 4 of pickle.
 
     Raises:
         ValueError: If there are not two images for each flag.

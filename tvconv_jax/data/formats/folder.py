@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tvconv_jax.data.cache import digest
+from tvconv_jax.data.cache import digest, stamp
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image
 from tvconv_jax.data.formats.pairs import Pairs, pair_lists, read_pairs, set_of
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, identity_images, printable, scan
@@ -55,8 +55,7 @@ def load(
         return None, {}, {"identities": 0, "notes": []}
     # The records are made again when a file is added, removed or changed. They do not depend on image_size.
     check_names(path for files in splits.values() for path in files)
-    stats = ((split, path, path.stat()) for split in splits for path in splits[split])
-    stamps = [f"{split} {path} {stat.st_size} {stat.st_mtime_ns}" for split, path, stat in stats]
+    stamps = [f"{split} {stamp(path)}" for split in splits for path in splits[split]]
     folder = cache / f"folder-{digest(READING, str(base), *stamps)}"
     summary_file = folder / "summary.json"
     if not summary_file.exists():
@@ -101,11 +100,7 @@ def existing(root: str, key: str = "data.root") -> Path:
 
 
 def training_files(base: Path, left_out: LeftOut) -> list[Path]:
-    """Return every image of every identity in a folder or in its ``train``, sorted.
-
-    Raises:
-        UserError: If there are fewer than two identities, or one would be lost.
-    """
+    """Return :func:`identity_files`; raise a ``UserError`` if there are fewer than two identities, or one is lost."""
     files = identity_files(base, left_out)
     identities = {path.parent for path in files}
     if len(identities) < 2:
@@ -118,11 +113,8 @@ def training_files(base: Path, left_out: LeftOut) -> list[Path]:
 
 def _elsewhere(base: Path) -> str:
     """Return a hint about a packed set, which may have been meant, in the folder or one below it."""
-    if not base.is_dir():
-        return ""
-    folders, files = scan(base, LeftOut())
-    for folder in folders:
-        files = files + scan(folder, LeftOut())[1]
+    folders, files = scan(base, LeftOut()) if base.is_dir() else ([], [])
+    files = [*files, *(path for folder in folders for path in scan(folder, LeftOut())[1])]
     packed = next((path for path in files if path.suffix.lower() == ".rec"), None)
     if not packed:
         return ""
@@ -131,12 +123,11 @@ def _elsewhere(base: Path) -> str:
 
 
 def _identity_folder(base: Path) -> Path:
-    """Return the folder of identities: the one named ``train``, or ``base`` itself."""
     return base / "train" if (base / "train").is_dir() else base
 
 
 def identity_files(base: Path, left_out: LeftOut) -> list[Path]:
-    """Return the images in the folders of identities, sorted; folders of verification sets are left out."""
+    """Return the images of all identities in a folder or in its ``train``, sorted, without verification sets."""
     folder = _identity_folder(base)
     ignore = {set_of(path)[0] for path in pair_lists(base)} if folder == base else set()
     return identity_images(folder, SUFFIXES, left_out, ignore)

@@ -30,11 +30,7 @@ class _DType:
 
 
 class Array:
-    """An array under construction.
-
-    Attributes:
-        array: The array; ``None`` until the file has given its content.
-    """
+    """An array under construction; its ``array`` is ``None`` until the file has given the content."""
 
     array: np.ndarray | None = None
 
@@ -44,8 +40,11 @@ class Array:
         _, shape, dtype, fortran, raw = state
         if not isinstance(raw, (bytes, bytearray)):
             raise Refused("an array without bytes")
-        flat = np.frombuffer(raw, dtype.dtype)
-        self.array = flat.reshape(shape, order="F" if fortran else "C")
+        self.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+
+
+KINDS = {Array: "an array", _DType: "a dtype", type(None): "None", int: "an integer", bool: "a flag", float: "a float"}
+KINDS |= {str: "a text", bytes: "bytes", bytearray: "bytes", dict: "a dictionary", list: "a list", tuple: "a tuple"}
 
 
 def load(data: bytes) -> Any:
@@ -63,14 +62,10 @@ def load(data: bytes) -> Any:
 
 def kind_of(value: Any) -> str:
     """Name a value's kind, for messages."""
-    kinds = {Array: "an array", _DType: "a dtype", type(None): "None", int: "an integer", bool: "a flag"}
-    kinds |= {float: "a float", str: "a text", bytes: "bytes", bytearray: "bytes"}
-    kinds |= {dict: "a dictionary", list: "a list", tuple: "a tuple"}
-    return kinds.get(type(value), "a function" if callable(value) else "something else")
+    return KINDS.get(type(value), "a function" if callable(value) else "something else")
 
 
-def _text(value: Any) -> str:
-    """Return a name, which Python 2 wrote as bytes."""
+def _text(value: Any) -> str:  # Python 2 wrote names as bytes
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 

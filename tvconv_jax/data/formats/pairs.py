@@ -17,19 +17,12 @@ LIST_END, LFW_LIST = "_pair.txt", "pairs.txt"  # names of lists of pairs
 
 
 class Pairs(NamedTuple):
-    """Pairs of images, by their index in a list of unique images.
+    """Pairs of images, by their index in a list of unique images."""
 
-    Attributes:
-        left: ``int32 [n]``.
-        right: ``int32 [n]``.
-        same: ``bool [n]``, whether both show one identity.
-        folds: ``int32 [n]``, 0-9, equal in size.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    same: np.ndarray
-    folds: np.ndarray
+    left: np.ndarray  # int32 [n]
+    right: np.ndarray  # int32 [n]
+    same: np.ndarray  # bool [n], whether both show one identity
+    folds: np.ndarray  # int32 [n], 0-9, equal in size
 
 
 class Row(NamedTuple):
@@ -64,14 +57,11 @@ def pair_lists(base: Path) -> list[Path]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a list of pairs: ``<set>_pair.txt``, or LFW's ``pairs.txt``.
+    """Read a list of pairs: ``<set>_pair.txt``, or LFW's ``pairs.txt``; a ``UserError`` if a line has another form.
 
     ``<set>_pair.txt`` holds ``left right flag`` a line, flag 1 (same) or -1. ``pairs.txt`` holds ``name 1 2`` or
     ``name 1 other 2`` a line, after a line of one or two numbers, http://vis-www.cs.umass.edu/lfw/pairs.txt. Fields are
     separated by tabs or, if tabs do not give that many, by blanks.
-
-    Raises:
-        UserError: If a line has another form.
     """
     return _lfw_rows(path) if _is_lfw(path) else _flag_rows(path)
 
@@ -87,28 +77,20 @@ def read_pairs(path: Path) -> tuple[Pairs, list[str]]:
     """
     _, root = set_of(path)
     rows = read_rows(path)
-    for number, *files, _ in rows:
-        for name in files:
-            if not os.path.isfile(root / name):  # False for a name that is too long, too
-                if not root.is_dir():
-                    raise UserError(f"{path}:{number}: {name} must be in {root}, which is not a folder; put it there.")
-                raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
+    for number, name in ((row.number, name) for row in rows for name in row[1:3]):
+        if not os.path.isfile(root / name):  # False for a name that is too long, too
+            if not root.is_dir():
+                raise UserError(f"{path}:{number}: {name} must be in {root}, which is not a folder; put it there.")
+            raise UserError(f"{path}:{number}: {root / name} does not exist; add the file or drop the line.")
     names = sorted({name for row in rows for name in row[1:3]})
     index = {name: i for i, name in enumerate(names)}
-    pairs = Pairs(
-        left=np.array([index[row.left] for row in rows], np.int32),
-        right=np.array([index[row.right] for row in rows], np.int32),
-        same=np.array([row.same for row in rows], bool),
-        folds=split_folds(len(rows), str(path)),
-    )
-    return pairs, names
+    left, right = (np.array([index[row[side]] for row in rows], np.int32) for side in (1, 2))
+    same = np.array([row.same for row in rows], bool)
+    return Pairs(left, right, same, split_folds(len(rows), str(path))), names
 
 
 def check_folds(same: np.ndarray, folds: np.ndarray, what: str) -> None:
-    """Raise a ``UserError`` if a set, ``what``, or one of its folds holds pairs of one kind only.
-
-    ``same`` is ``bool [n]``, whether each pair shows one identity, and ``folds`` ``int [n]``, the fold of each.
-    """
+    """Raise a ``UserError`` if a set, ``what``, or one of its folds holds pairs of one kind only; as :class:`Pairs`."""
     if same.all() or not same.any():
         raise UserError(f"{what} holds pairs of {_kind(same)} only; both kinds are needed: complete or remove it.")
     for fold in range(FOLDS):
@@ -131,7 +113,6 @@ def in_order(same: np.ndarray, what: str) -> Pairs:
 
 
 def _fields(path: Path, counts: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and fields of each line with text; split at tabs if that gives one of the counts, else at blanks."""
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             tabbed = [field.strip(" ") for field in line.strip().split("\t")]
@@ -171,7 +152,6 @@ def _lfw_rows(path: Path) -> list[Row]:
 
 
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:
-    """Return ``name/name_0001.jpg``, or with the suffix that the file has."""
     if name not in files:
         there = listing.flat(root / name, SUFFIXES, listing.LeftOut())
         files[name] = {path.stem: path.name for path in sorted(there, key=lambda path: path.suffix == ".jpg")}

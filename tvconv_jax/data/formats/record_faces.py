@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.formats.record_index import read_index
-from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter, index_path
+from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter, index_path, read_index
 from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_absent, write_text
@@ -57,25 +56,19 @@ def pack(labels: float | Iterable[float], key: int, image: bytes = b"") -> bytes
 class RecordFaces:
     """Random access to the images of a ``.rec``, in the order of their keys.
 
-    Args:
-        path: The ``.rec`` file. Without an ``.idx`` beside it that fits, it is walked over once; a record's key is then
-            its id or, if ids are not unique, its place.
-
-    Attributes:
-        keys: ``int64 [n]``, the images' keys.
-        offsets: ``int64 [n]``, their offsets in the file.
-        ranges: ``int64 [identities, 2]``, each identity's first key and the one behind its last; ``None`` if the file
-            has no record 0.
-        labels: ``int64 [identities]``, the label in the file for each label 0, 1, ... of :attr:`label`.
-        label: ``int64 [n]``, the label of each image.
-        note: The reason why the index is not used, or the records that it leaves out; empty otherwise.
-
-    Raises:
-        UserError: If the file is missing or damaged; an index that does not fit is set aside.
+    Without an ``.idx`` beside the file that fits, it is walked over once; a record's key is then its id or, if ids are
+    not unique, its place. A ``UserError`` is raised if the file is missing or damaged.
     """
 
+    keys: np.ndarray  # int64 [n], of the images
+    offsets: np.ndarray  # int64 [n], in the file
+    ranges: np.ndarray | None  # int64 [identities, 2], first key and the one behind the last; None without record 0
+    labels: np.ndarray  # int64 [identities], the label in the file for each label 0, 1, ... of `label`
+    label: np.ndarray  # int64 [n], of the images
+    note: str = ""  # the reason why the index is not used, or the records that it leaves out
+
     def __init__(self, path: Path) -> None:
-        self.file, self.note = RecordFile(path), ""
+        self.file = RecordFile(path)
         index = index_path(self.file.path)
         try:
             self._open(*(self._indexed(index) if os.path.lexists(index) else walk(self.file)))
@@ -119,14 +112,14 @@ class RecordFaces:
 
     def _read_labels(self) -> np.ndarray:
         """Return the first label of every image, ``int64``, without reading the images."""
-        heads = self.file.heads(self.offsets, HEADER.size + 4)
-        flags, scalars = heads[:, :8].copy().view("<u4")[:, 0], heads[:, 4:8].copy().view("<f4")[:, 0]
+        heads = self.file.heads(self.offsets, HEADER.size + 4).view("<u4")
+        flags, floats = heads[:, 0], heads.view("<f4")
         # A record of an identity among the images means that record 0, which distinguishes the two, is lost.
         lengths = HEADER.size + 4 * flags.astype(np.int64)
         empty = np.flatnonzero((flags > 0) & (self.file.sizes(self.offsets) == lengths))
         if empty.size:
             raise self._error(int(empty[0]), "it holds labels and no image, as records of identities do")
-        labels = np.where(flags > 0, heads[:, HEADER.size :].copy().view("<f4")[:, 0], scalars)
+        labels = np.where(flags > 0, floats[:, -1], floats[:, 1])
         wrong = np.flatnonzero((labels != np.trunc(labels)) | ~(np.abs(labels) < 2**31))
         if wrong.size:
             raise self._error(wrong[0], f"its label {labels[wrong[0]]} is not a whole number")
@@ -167,7 +160,7 @@ class RecordFaces:
 def walk(file: RecordFile) -> tuple[np.ndarray, np.ndarray]:
     """Return keys in ascending order and offsets, ``int64 [n]`` each, from the records themselves."""
     offsets = file.scan()
-    ids = file.heads(offsets, HEADER.size)[:, 8:16].copy().view("<u8")[:, 0]
+    ids = file.heads(offsets, HEADER.size).view("<u8")[:, 1]
     if len(np.unique(ids)) < len(ids) or ids.max() > np.iinfo(np.int64).max:
         return np.arange(len(offsets)), offsets
     order = np.argsort(ids)
@@ -188,16 +181,21 @@ def write_faces(
     Raises:
         UserError: If a file exists, or the images of an identity are not grouped.
     """
-    path = Path(path)
-    properties, part, count = path.with_name("property"), path.with_name(f"{path.name}.part"), len(faces)
+    properties, count, done = path.with_name("property"), len(faces), []
     if size:
         check_absent(properties)
-    with RecordWriter(
-        path, resume=count + 1 if resume else 0, check=lambda taken: _check_begun(part, taken[1:], faces)
-    ) as writer:
+
+    def check(taken: list[int]) -> None:  # by an earlier call; only the last image is compared
+        part = path.with_name(f"{path.name}.part")
+        file = RecordFile(part) if taken else None
+        if taken[1:] and unpack(file.read(taken[-1])).image != faces[len(taken) - 2]["image"]:
+            raise UserError(f"{part} was begun with other images; remove it.")
+        done.extend(int(unpack(file.read(offset)).labels[0]) for offset in taken[1:])
+
+    with RecordWriter(path, resume=count + 1 if resume else 0, check=check) as writer:
         if not writer.taken:
             writer.write(0, pack((0, 0), 0))  # its labels are known at the end
-        starts = _write_images(writer, faces, _labels(part, writer.taken[1:]))
+        starts = _write_images(writer, faces, done)
         for identity, span in enumerate(pairwise([*starts.values(), count + 1]), start=count + 1):
             writer.write(identity, pack(span, identity))
         writer.rewrite_first(pack((count + 1, count + 1 + len(starts)), 0))
@@ -207,8 +205,7 @@ def write_faces(
 
 def _write_images(writer: RecordWriter, faces: Sequence[Record], done: Sequence[int]) -> dict[int, int]:
     """Write the images behind those whose labels are ``done``; return each label's first key."""
-    starts: dict[int, int] = {}
-    previous = None
+    starts, previous = {}, None
     for key in track(range(1, len(faces) + 1), total=len(faces), text=f"Writing {writer.path.name}"):
         face = None if key <= len(done) else faces[key - 1]
         label = face["label"] if face else done[key - 1]
@@ -219,15 +216,3 @@ def _write_images(writer: RecordWriter, faces: Sequence[Record], done: Sequence[
         if face:
             writer.write(key, pack(float(label), key, face["image"]))
     return starts
-
-
-def _check_begun(part: Path, offsets: Sequence[int], faces: Sequence[Record]) -> None:
-    """Raise a ``UserError`` if the last image that an earlier call wrote is not the one of these faces."""
-    if offsets and unpack(RecordFile(part).read(offsets[-1])).image != faces[len(offsets) - 1]["image"]:
-        raise UserError(f"{part} was begun with other images; remove it.")
-
-
-def _labels(part: Path, offsets: Sequence[int]) -> list[int]:
-    """Return the labels of the images that an earlier call wrote."""
-    file = RecordFile(part) if offsets else None
-    return [int(unpack(file.read(offset)).labels[0]) for offset in offsets]

@@ -1,4 +1,4 @@
-"""RecordIO, the ``.rec``/``.idx`` files of MXNet, read and written without MXNet.
+"""RecordIO, the ``.rec`` and ``.idx`` files of MXNet, read and written without MXNet.
 
 A record has one part or several, each ``u32 magic | u32 flag << 29 | length | bytes | zeros up to 4``, little-endian.
 Flag 0 is a whole record, 1 the first part, 2 a middle one, 3 the last. A writer cuts a record at every magic that
@@ -9,19 +9,19 @@ key: lines ``key <tab> offset``. Source: dmlc-core ``include/dmlc/recordio.h``, 
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import check_absent, sync
-from tvconv_jax.utils.signatures import describe
+from tvconv_jax.utils.files import check_absent, sync, write_text
+from tvconv_jax.utils.signatures import describe, describe_instead_of_text
 from tvconv_jax.utils.storage import lock
 
-MAGIC = struct.pack("<I", 0xCED7230A)
+MAGIC_WORD = 0xCED7230A
+MAGIC = struct.pack("<I", MAGIC_WORD)
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 MAX_LENGTH = 2**29 - 1
 
@@ -99,12 +99,10 @@ class RecordFile:
 
     def _headers(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return whether a whole record starts at each offset, and the length in its header."""
-        headers = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4")
-        whole = (headers[:, 0] == np.frombuffer(MAGIC, "<u4")) & (headers[:, 1] >> 29 == WHOLE)
-        return whole, (headers[:, 1] & MAX_LENGTH).astype(np.int64)
+        magics, words = np.frombuffer(self._bytes, np.uint8)[offsets[:, None] + np.arange(8)].view("<u4").T
+        return (magics == MAGIC_WORD) & (words >> 29 == WHOLE), (words & MAX_LENGTH).astype(np.int64)
 
     def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
-        """Yield the start and the stop of each part of a record."""
         expected = (WHOLE, FIRST)
         while True:
             if not 0 <= offset <= len(self) - 8:
@@ -134,16 +132,10 @@ class RecordWriter:
     """A writer of a ``.rec`` and its ``.idx``; both get their names only when all is written.
 
     Args:
-        path: The ``.rec`` to write.
-        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped. The
-            written records then stay in ``path.part``, whatever stops this writer.
-        check: Called with the offsets of those records before anything is written; if it raises, the file is unchanged.
-
-    Attributes:
-        taken: The offsets in ``path.part`` of the records that were taken over.
-
-    Raises:
-        UserError: If it or its index exists already.
+        path: The ``.rec`` to write; a ``UserError`` if it or its index exists already.
+        resume: Up to how many records, of the keys 0, 1, ..., are taken over from a writer that was stopped; ``taken``
+            has their offsets in ``path.part``, where all written records stay, whatever stops this writer.
+        check: Called with these offsets before anything is written; if it raises, the file is unchanged.
     """
 
     def __init__(self, path: Path, *, resume: int = 0, check: Callable[[list[int]], None] = lambda taken: None) -> None:
@@ -152,8 +144,14 @@ class RecordWriter:
         # A writer that was killed between its two last steps left its index beside the part.
         check_absent(self.path, *(() if part.exists() else (index,)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._lock_part()
         try:
+            self._lock, _ = lock(part, wait=False, mode="ab")
+        except BlockingIOError:
+            raise UserError(f"{part} is being written by another process; wait for it, or choose another.") from None
+        try:
+            if self.path.exists():  # another process wrote it after the first check
+                part.unlink()
+                check_absent(self.path)
             self.taken, end = _whole_records(part, resume) if resume else ([], 0)
             check(self.taken)
         except BaseException:
@@ -163,25 +161,13 @@ class RecordWriter:
         self._records.truncate(end)
         self._records.seek(end)
         self._index = open(_part(index), "w")  # noqa: SIM115
-        self._index.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self.taken))
-
-    def _lock_part(self) -> IO:
-        part = _part(self.path)
-        try:
-            file, _ = lock(part, wait=False, mode="ab")
-        except BlockingIOError:
-            raise UserError(f"{part} is being written by another process; wait for it, or choose another.") from None
-        if self.path.exists():  # another process wrote it after the first check
-            part.unlink()
-            file.close()
-            check_absent(self.path)
-        return file
+        self._index.write(_index_lines(enumerate(self.taken)))
 
     def write(self, key: int, payload: bytes) -> None:
         """Append a record under ``key``; raise a ``ValueError`` if it is longer than the format allows."""
         if len(payload) > MAX_LENGTH:
             raise ValueError(f"record {key} has {len(payload)} bytes; RecordIO holds up to {MAX_LENGTH}.")
-        self._index.write(f"{key}\t{self._records.tell()}\n")
+        self._index.write(_index_lines([(key, self._records.tell())]))
         self._records.write(framed(payload))
 
     def rewrite_first(self, payload: bytes) -> None:
@@ -221,11 +207,8 @@ def _whole_records(path: Path, count: int) -> tuple[list[int], int]:
 
 def framed(payload: bytes) -> bytes:
     """Return a record as in a file: cut at every aligned magic, each part with its header, padded to 4 bytes."""
-    cuts, at = [], payload.find(MAGIC)
-    while at >= 0:
-        if at % 4 == 0:
-            cuts.append(at)
-        at = payload.find(MAGIC, at + (4 if at % 4 == 0 else 1))
+    words = np.frombuffer(payload, "<u4", len(payload) // 4)
+    cuts = (4 * np.flatnonzero(words == MAGIC_WORD)).tolist()
     starts, stops = [0, *(cut + 4 for cut in cuts)], [*cuts, len(payload)]
     flags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]
     parts = (
@@ -233,6 +216,44 @@ def framed(payload: bytes) -> bytes:
         for flag, start, stop in zip(flags, starts, stops, strict=True)
     )
     return b"".join(parts) + bytes(-stops[-1] % 4)
+
+
+def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read an ``.idx``: keys in ascending order and the offset of each, ``int64 [n]``.
+
+    Raises:
+        UserError: If it cannot be read, a line is not a pair of whole numbers, a key is below 0, or a key or an
+            offset appears twice.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a file.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    try:
+        keys, offsets = np.array(data.split(), np.int64).reshape(-1, 2).T
+    except (ValueError, OverflowError):
+        what = describe_instead_of_text(data) or "not an index"
+        raise UserError(f"{path} is {what}: its lines must be 'key offset', two whole numbers.") from None
+    order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
+    if (twice := keys[1:][keys[1:] == keys[:-1]]).size:
+        raise UserError(f"{path} names key {twice[0]} twice; every record has a key of its own.")
+    if keys.size and keys[0] < 0:
+        raise UserError(f"{path} names key {keys[0]}; keys are 0 or more.")
+    if len(np.unique(offsets)) < len(offsets):
+        raise UserError(f"{path} gives two keys one offset; every record has a place of its own.")
+    return keys, offsets
+
+
+def write_index(path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
+    """Write an ``.idx``, whole or not at all."""
+    write_text(path, _index_lines(zip(keys.tolist(), offsets.tolist(), strict=True)))
+
+
+def _index_lines(entries: Iterable[tuple[int, int]]) -> str:
+    return "".join(f"{key}\t{offset}\n" for key, offset in entries)
 
 
 def index_path(records: Path) -> Path:

@@ -25,15 +25,13 @@ INFO = "dataset_info.json"
 class TfdsFaces:
     """Random access to the images of a prepared TFDS set, in the set's order; TensorFlow is never imported.
 
-    Attributes:
-        identities: Names of the labels, from a ``ClassLabel`` or from texts, which LFW has as labels; ``None`` if the
-            set has no names.
-        named: Whether the images have names.
-
     Raises:
         UserError: If the set has no images with labels, or several splits but none called ``train``, or is damaged,
             or names code.
     """
+
+    named: bool  # whether the images have names
+    identities: list[str] | None = None  # names of the labels, from a ClassLabel or from texts, which LFW has as labels
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -42,28 +40,24 @@ class TfdsFaces:
         split = "train" if "train" in splits else next(iter(splits), "")
         if not split or (split != "train" and len(splits) > 1):
             raise UserError(f"{path} has the splits {', '.join(splits) or '(none)'}; one called train is needed.")
-        self._set = f"{builder.name}/{split}"
-        self._features = builder.info.features
-        self._image, self._label = _columns(self._features, self.path)
+        self._set, features = f"{builder.name}/{split}", builder.info.features
+        self._image, self._label = _columns(features, self.path)
         kind = builder.info.file_format.value if builder.info.file_format else "nothing"
         if kind not in ("array_record", "tfrecord"):
             raise UserError(f"{path} is kept as {kind}; array_record and tfrecord can be read.")
         files = shards(builder, split, self.path)
+        self.named, self._name = "name" in features, Names(self.path, split)
+        self._label_of_text: dict[bytes, int] = {}
         with one_line(self.path):
             names = [str(file) for file in files]
             self._records = ArrayRecordDataSource(names) if kind == "array_record" else TFRecords(files)
-        self.named = "name" in self._features
-        self._name = Names(self.path, split)
-        self.identities: list[str] | None = None
-        self._label_of_text: dict[bytes, int] = {}
-        feature = self._features[self._label]
-        if isinstance(feature, tfds.features.ClassLabel):
-            self.identities = feature.names
-        elif isinstance(feature, tfds.features.Text):
-            with one_line(self.path):
-                texts = sorted({self._text(index) for index in range(len(self))})
+            if isinstance(features[self._label], tfds.features.ClassLabel):
+                self.identities = features[self._label].names
+            elif isinstance(features[self._label], tfds.features.Text):
+                examples = (columns(self._records[index]) for index in range(len(self)))
+                texts = sorted({example[self._label].bytes_list.value[0] for example in examples})
                 self.identities = [text.decode() for text in texts]
-            self._label_of_text = {text: label for label, text in enumerate(texts)}
+                self._label_of_text = {text: label for label, text in enumerate(texts)}
 
     def __reduce__(self) -> tuple:
         return TfdsFaces, (self.path,)
@@ -72,8 +66,7 @@ class TfdsFaces:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        with one_line(self.path):
-            return self._record(int(index), self._records[int(index)])
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         with one_line(self.path):
@@ -86,9 +79,6 @@ class TfdsFaces:
             return f"{self._set}:{index}"
         with one_line(self.path):
             return self._name(self._records, int(index))
-
-    def _text(self, index: int) -> bytes:
-        return columns(self._records[index])[self._label].bytes_list.value[0]
 
     def _record(self, index: int, example: bytes) -> Record:
         column = columns(example)
@@ -116,30 +106,30 @@ def _is_label(feature: Any) -> bool:
 
 def is_tfds(path: Path) -> bool:
     """Return whether a folder is a prepared TFDS set: it, or one of its versions, holds ``dataset_info.json``."""
-    return (path / INFO).exists() or bool(_versions(path))
+    return _newest(path) is not None
 
 
-def _versions(path: Path) -> list[Path]:
-    """Return the folders of a set's versions, without those that TFDS did not complete."""
+def _newest(path: Path) -> Path | None:
+    """Return a set's own folder or its newest version, without those that TFDS did not complete."""
+    if (path / INFO).exists():
+        return path
     folders = [found.parent for found in path.glob(f"*/{INFO}")]
-    return [folder for folder in folders if not is_junk(folder.name) and ".incomplete" not in folder.name]
+    whole = [folder for folder in folders if not is_junk(folder.name) and ".incomplete" not in folder.name]
+    return max(whole, key=lambda folder: _version(folder.name), default=None)
 
 
 def locate(name: str) -> Path:
     """Return the folder of a prepared set: ``name``, or a set in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
-    Raises:
-        UserError: If there is none; names the folders that were searched.
+    A ``UserError`` names the folders that were searched if there is none.
     """
     base = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     places = [user_path(name).absolute()]
     with suppress(UserError):  # without a home directory
         places.append(user_path(base) / name)
     for place in places:
-        if (place / INFO).exists():
-            return place
-        if versions := _versions(place):
-            return max(versions, key=lambda folder: _version(folder.name))
+        if found := _newest(place):
+            return found
     raise UserError(f"no prepared TFDS set {name!r} in {' or '.join(map(str, places))}; name its folder as tfds:DIR.")
 
 
@@ -151,12 +141,9 @@ def write_tfds(target: Path, records: Iterable[Record], identities: Sequence[str
     """Write a set that TFDS and :class:`TfdsFaces` read, whole or not at all; return the folder of its version.
 
     Args:
-        target: The set's folder, with the name of the set.
+        target: The set's folder, with the name of the set; a ``UserError`` if TFDS does not accept it, or it exists.
         records: The images; labels index ``identities``.
         identities: Names of the labels.
-
-    Raises:
-        UserError: If the set exists, or TFDS does not accept its name.
     """
     target = target.absolute()
     if not target.name.isidentifier() or target.name != target.name.lower():

@@ -1,15 +1,14 @@
 """Alignment of faces by five landmarks: a similarity transform to the field's template."""
 
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.decoder import ImageError, as_seen, read_image
+from tvconv_jax.data.decoder import ImageError, as_seen, encode, read_image
 from tvconv_jax.data.listing import JUNK, is_junk
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, write_bytes
@@ -22,8 +21,7 @@ TEMPLATE = np.array(
 )
 TEMPLATE_SIZE = 112
 MAX_DISTANCE, MIN_SPREAD = 1e6, 1e-3  # pixels: landmarks far outside of an image, and all at one place
-QUALITY = 95
-ALIGNED, FOUND, BROKEN = "aligned", "found", "broken"  # outcomes for an image
+QUALITY = 95  # of JPEGs
 
 
 class Landmarks(NamedTuple):
@@ -36,15 +34,8 @@ class Landmarks(NamedTuple):
 def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the similarity transform (rotation, scale, translation; no mirroring) that fits points to a target.
 
-    Args:
-        points: ``[n, 2]``.
-        target: ``[n, 2]``.
-
-    Returns:
-        ``float64 [2, 3]``: ``target ~ m[:, :2] @ point + m[:, 2]``, least squares.
-
-    Raises:
-        ValueError: If all points are the same.
+    Both are ``[n, 2]``, the result is ``float64 [2, 3]``: ``target ~ m[:, :2] @ point + m[:, 2]``, least squares. A
+    ``ValueError`` is raised if all points are the same.
 
     Source: the closed form for the plane, with points as complex numbers. ``scale * e^(i angle)`` is the regression
     coefficient of the centered target on the centered points. It equals Umeyama (1991) without mirroring.
@@ -60,15 +51,9 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Return an aligned face.
+    """Return an aligned face ``uint8 [size, size, 3]``, bicubic, black outside of the image ``uint8 [h, w, 3]``.
 
-    Args:
-        image: ``uint8 [h, w, 3]``.
-        points: ``[5, 2]``, x and y in pixels, in the order of :data:`TEMPLATE`.
-        size: Height and width of the result in pixels; the template is scaled to it.
-
-    Returns:
-        ``uint8 [size, size, 3]``, bicubic; black outside of the image.
+    The points ``[5, 2]``, x and y in pixels, are in the order of :data:`TEMPLATE`, which is scaled to ``size``.
     """
     # Landmarks count from the middle of the first pixel, Pillow from its corner.
     points, target = np.asarray(points, float) + 0.5, TEMPLATE * size / TEMPLATE_SIZE + 0.5
@@ -125,49 +110,42 @@ def align(source: Path, landmarks: Path, target: Path, *, size: int = TEMPLATE_S
     exist = [entry for entry in listed if os.path.isfile(source / entry.file)]
     if not exist:
         raise UserError(f"none of the {len(listed)} images of {landmarks} is in {source}; name their common folder.")
-    _check_targets(landmarks, exist)
-    outcomes = list(_align_all(source, track(exist, total=len(exist), text="Aligning"), target, size))
-    bad = [entry.file for entry, outcome in zip(exist, outcomes, strict=True) if outcome == BROKEN]
+    there, bad = _align_all(source, target, _targets(landmarks, exist), size)
     counts = (
-        (outcomes.count(FOUND), f"were in {target} already"),
+        (there, f"were in {target} already"),
         (len(listed) - len(exist), f"of {landmarks} are not in {source}"),
         (len(found) - len(listed), f"of {landmarks} are {JUNK}: left out"),
         (len(bad), f"cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}"),
     )
-    lines = [f"{outcomes.count(ALIGNED)} faces aligned to {size}x{size}"]
+    lines = [f"{len(exist) - there - len(bad)} faces aligned to {size}x{size}"]
     return "; ".join([*lines, *(f"{count} {text}" for count, text in counts if count)])
 
 
-def _target(entry: Landmarks) -> Path:
-    return Path(entry.file).with_suffix(".jpg")
-
-
-def _check_targets(landmarks: Path, entries: Sequence[Landmarks]) -> None:
-    taken: dict[Path, str] = {}
-    for entry in entries:
-        path = _target(entry)
-        if path in taken:
-            raise UserError(
-                f"{landmarks} lists {taken[path]} and {entry.file}, which would both become {path}; remove one of "
-                f"them, or rename it."
-            )
-        taken[path] = entry.file
-
-
-def _align_all(source: Path, entries: Iterator[Landmarks], target: Path, size: int) -> Iterator[str]:
-    """Yield the outcome for each image."""
-    for entry in entries:
-        path = target / _target(entry)
-        if path.exists():
-            yield FOUND
+def _align_all(source: Path, target: Path, targets: dict[Path, Landmarks], size: int) -> tuple[int, list[str]]:
+    """Return the number of images that were aligned before, and the files that cannot be read."""
+    there, bad = 0, []
+    for path, entry in track(targets.items(), total=len(targets), text="Aligning"):
+        if (target / path).exists():
+            there += 1
             continue
         try:
             face = align_face(as_seen(read_image(source / entry.file)), entry.points, size)
         except ImageError:
-            yield BROKEN
+            bad.append(entry.file)
             continue
-        file = io.BytesIO()
-        Image.fromarray(face).save(file, "JPEG", quality=QUALITY)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, file.getvalue(), durable=False)
-        yield ALIGNED
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target / path, encode(face, "JPEG", quality=QUALITY), durable=False)
+    return there, bad
+
+
+def _targets(landmarks: Path, entries: Sequence[Landmarks]) -> dict[Path, Landmarks]:
+    targets: dict[Path, Landmarks] = {}
+    for entry in entries:
+        path = Path(entry.file).with_suffix(".jpg")
+        if path in targets:
+            raise UserError(
+                f"{landmarks} lists {targets[path].file} and {entry.file}, which would both become {path}; remove one "
+                f"of them, or rename it."
+            )
+        targets[path] = entry
+    return targets

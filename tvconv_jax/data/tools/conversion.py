@@ -12,8 +12,7 @@ from tvconv_jax.data.formats.bin_file import BinFaces, write_bin
 from tvconv_jax.data.formats.name_list import one_to_one
 from tvconv_jax.data.formats.pairs import LFW_LIST, read_pairs, set_of
 from tvconv_jax.data.formats.record_faces import walk, write_faces
-from tvconv_jax.data.formats.record_index import write_index
-from tvconv_jax.data.formats.recordio import RecordFile
+from tvconv_jax.data.formats.recordio import RecordFile, write_index
 from tvconv_jax.data.formats.tfds_faces import PREFIX, write_tfds
 from tvconv_jax.data.listing import JUNK, SUFFIXES, is_junk
 from tvconv_jax.data.sets import FaceSet, kind_of, open_faces, suffix
@@ -57,34 +56,14 @@ def convert(source: str | Path, target: str | Path) -> str:
         )
     opened = open_faces(source)
     message = faces[kinds[1]](opened, user_path(str(target).removeprefix(PREFIX)))
-    return "\n".join([message, *(f"  {note}" for note in opened.notes)])
+    counts = f"{len(opened.labels)} images of {len(opened.identities)} identities"
+    return "\n".join([counts + message, *(f"  {note}" for note in opened.notes)])
 
 
 def _to_folder(faces: FaceSet, target: Path) -> str:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file and is not written over; name a folder.")
-    _check_names(faces, target, as_files=True)
-    for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
-        image = faces.source[index]["image"]
-        _write(target / faces.file(index, image), image)
-    return _counts(faces)
-
-
-def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
-    """Raise a ``UserError``, before anything is written, if a name could not be read back from the target.
-
-    The names become files and folders if ``as_files`` is set, and lines of a list otherwise.
-    """
-    names = [faces.file(index, b"") for index in range(len(faces.labels))]
-    folders = [name.split("/")[0] for name in names]
-    twice = next((name for name, count in Counter(names).items() if count > 1), "")
-    if twice:
-        raise UserError(f"{target} cannot hold two images with the name {ascii(twice)}; rename one.")
-    if not one_to_one(folders, faces.labels.tolist()):
-        raise UserError(f"{target} cannot hold this set: two of its identities would get one folder; rename one.")
-    if not as_files:
-        check_fit_a_line(names, f"the list of names beside {target}")
-    for name in names if as_files else ():
+    for name in _checked_names(faces, target):
         if any(len(os.fsencode(part)) > MAX_NAME for part in name.split("/")):
             raise UserError(f"the name {ascii(name)} has parts of more than {MAX_NAME} bytes, too long for a file.")
         if any(map(is_junk, name.split("/"))) or Path(name).suffix.lower() not in SUFFIXES:
@@ -92,44 +71,41 @@ def _check_names(faces: FaceSet, target: Path, *, as_files: bool) -> None:
                 f"the image {ascii(name)} would not be read back from the folder {target}: {JUNK} are left out, and "
                 f"files that are not {', '.join(SUFFIXES)}; rename it."
             )
+    for index in track(range(len(faces.labels)), total=len(faces.labels), text=f"Writing {target.name}"):
+        image = faces.source[index]["image"]
+        _write(target / faces.file(index, image), image)
+    return ""
 
 
-def _to_records(faces: FaceSet, target: Path) -> str:
-    order = _grouped(faces)
-    _check_names(faces, target, as_files=False)
-    names = target.with_suffix(".lst")  # the file of each key, as MXNet's im2rec writes it
-    _write(names, "".join(_list_lines(faces, order)).encode())
-    size = _size(faces.source[int(order[0])]["image"])
-    # Trainers of the field look for a property file beside a train.rec.
-    write_faces(
-        target,
-        Subset(faces.source, order, faces.labels[order]),
-        size=size if target.name == "train.rec" else None,
-        resume=True,
-    )
-    return f"{_counts(faces)}; the files' names are in {names}"
+def _checked_names(faces: FaceSet, target: Path) -> list[str]:
+    """Return ``identity/file`` of all images; raise a ``UserError`` if they could not be read back from the target."""
+    names = [faces.file(index, b"") for index in range(len(faces.labels))]
+    twice = next((name for name, count in Counter(names).items() if count > 1), "")
+    if twice:
+        raise UserError(f"{target} cannot hold two images with the name {ascii(twice)}; rename one.")
+    if not one_to_one([name.split("/")[0] for name in names], faces.labels.tolist()):
+        raise UserError(f"{target} cannot hold this set: two of its identities would get one folder; rename one.")
+    return names
 
 
-def _to_tfds(faces: FaceSet, target: Path) -> str:
-    order = _grouped(faces)
-    _check_names(faces, target, as_files=False)
-
-    def records() -> Iterator[Record]:
-        for index in map(int, order):
-            image = faces.source[index]["image"]
-            yield Record(image=image, label=int(faces.labels[index]), name=faces.file(index, image))
-
-    folder = write_tfds(target, records(), list(faces.identities))
-    return f"{_counts(faces)} in {folder}"
-
-
-def _grouped(faces: FaceSet) -> np.ndarray:
-    """Return the indices of the images by identity, in the order of the source within one."""
+def _grouped(faces: FaceSet, target: Path) -> np.ndarray:
+    """Return the images by identity, in the order of the source within one, if a list can hold their names."""
+    check_fit_a_line(_checked_names(faces, target), f"the list of names beside {target}")
     return np.argsort(faces.labels, kind="stable")
 
 
-def _counts(faces: FaceSet) -> str:
-    return f"{len(faces.labels)} images of {len(faces.identities)} identities"
+def _to_records(faces: FaceSet, target: Path) -> str:
+    order = _grouped(faces, target)
+    names = target.with_suffix(".lst")  # the file of each key, as MXNet's im2rec writes it
+    _write(names, "".join(_list_lines(faces, order)).encode())
+    try:
+        height_width = size(faces.source[int(order[0])]["image"])
+    except ImageError:
+        height_width = None
+    # Trainers of the field look for a property file beside a train.rec.
+    property_size = height_width if target.name == "train.rec" else None
+    write_faces(target, Subset(faces.source, order, faces.labels[order]), size=property_size, resume=True)
+    return f"; the files' names are in {names}"
 
 
 def _list_lines(faces: FaceSet, order: np.ndarray) -> Iterator[str]:
@@ -138,12 +114,15 @@ def _list_lines(faces: FaceSet, order: np.ndarray) -> Iterator[str]:
         yield f"{key}\t{faces.labels[index]}\t{faces.file(index, image)}\n"
 
 
-def _size(image: bytes) -> tuple[int, int] | None:
-    """Return height and width from the image's header."""
-    try:
-        return size(image)
-    except ImageError:
-        return None
+def _to_tfds(faces: FaceSet, target: Path) -> str:
+    order = _grouped(faces, target)
+
+    def records() -> Iterator[Record]:
+        for index in map(int, order):
+            image = faces.source[index]["image"]
+            yield Record(image=image, label=int(faces.labels[index]), name=faces.file(index, image))
+
+    return f" in {write_tfds(target, records(), list(faces.identities))}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -164,11 +143,9 @@ def _index(source: Path, target: Path) -> str:
 
 def _pairs_to_bin(source: Path, target: Path) -> str:
     (_, root), (pairs, names) = set_of(source), read_pairs(source)
-    images = [
-        (root / names[index]).read_bytes() for pair in zip(pairs.left, pairs.right, strict=True) for index in pair
-    ]
+    indices = np.stack([pairs.left, pairs.right], axis=1).ravel()
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_bin(target, images, pairs.same.tolist())
+    write_bin(target, [(root / names[index]).read_bytes() for index in indices], pairs.same.tolist())
     return f"{len(pairs.same)} pairs"
 
 
@@ -183,7 +160,6 @@ def _bin_to_pairs(source: Path, target: Path) -> str:
     for image in track(images, total=len(images), text=f"Writing {root.name}"):
         name = names.setdefault(image, f"{len(names):06d}{suffix(image)}")
         _write(root / name, image)
-    pairs = zip(*faces.pairs, strict=True)
-    lines = (f"{names[images[a]]} {names[images[b]]} {1 if same else -1}\n" for a, b, same, _ in pairs)
-    write_text(target, "".join(lines))
+    pairs = zip(images[::2], images[1::2], faces.pairs.same, strict=True)
+    write_text(target, "".join(f"{names[a]} {names[b]} {1 if same else -1}\n" for a, b, same in pairs))
     return f"{len(faces.pairs.same)} pairs of {len(names)} images"

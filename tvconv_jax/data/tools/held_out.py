@@ -35,15 +35,13 @@ def open_held_out(text: str | Path) -> list[HeldOut]:
     """
     path = Path(text)
     if path.is_dir():
-        found = open_beside(path)
-    elif is_bin(path):
-        faces = BinFaces(path)
-        found = [HeldOut(path.stem, faces, (), same=faces.pairs.same)]
-    else:
-        found = [_from_list(path)]
-    if not found:
+        if found := open_beside(path):
+            return found
         raise UserError(f"{path} holds no test sets; name a .bin, a list of pairs or a list of identities.")
-    return found
+    if is_bin(path):
+        faces = BinFaces(path)
+        return [HeldOut(path.stem, faces, (), same=faces.pairs.same)]
+    return [_from_list(path)]
 
 
 def open_beside(base: Path) -> list[HeldOut]:
@@ -58,13 +56,10 @@ def _from_list(path: Path) -> HeldOut:
     rows, (name, root) = read_rows(path), set_of(path)
     images = dict.fromkeys(image for row in rows for image in (row.left, row.right))
     exists = {image: os.path.isfile(root / image) for image in images}
-    return HeldOut(
-        name,
-        LooseFiles([root / image for image in images if exists[image]]),
-        sorted(set(map(identity_of, images))),
-        [image for image in images if not exists[image]],
-        np.array([row.same for row in rows], bool),
-    )
+    source = LooseFiles([root / image for image in images if exists[image]])
+    missing = [image for image in images if not exists[image]]
+    same = np.array([row.same for row in rows], bool)
+    return HeldOut(name, source, sorted(set(map(identity_of, images))), missing, same)
 
 
 def identity_of(image: str) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tvconv_jax.data.formats.folder import identity_files
 from tvconv_jax.data.formats.pairs import FOLDS, check_folds, split_folds
 from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
-from tvconv_jax.data.source import Source, read
+from tvconv_jax.data.source import Source, chunks
 from tvconv_jax.data.tools.contact_sheet import write_sheet
 from tvconv_jax.data.tools.findings import Finding, find_defects, find_overlap
 from tvconv_jax.data.tools.held_out import HeldOut, open_beside, open_held_out
@@ -21,7 +22,6 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite
 from tvconv_jax.utils.progress import track
 
-CHUNK = 1024  # images whose bytes are held at once
 MAX_NAMES = 10  # names in a line
 
 
@@ -34,7 +34,7 @@ def inspect(
     seed: int = 0,
     every_name: bool = False,
 ) -> str:
-    """Inspect every image of a set; return a report of some ten lines.
+    """Inspect every image of a set; return a report of some ten lines. A ``UserError`` if there is nothing to inspect.
 
     Args:
         path: A training set, as for :func:`tvconv_jax.data.sets.open_faces`; a verification ``.bin`` or ``_pair.txt``;
@@ -44,9 +44,6 @@ def inspect(
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.
         seed: Seed of the sample.
         every_name: Whether to list all names of a finding, and not the first ten.
-
-    Raises:
-        UserError: If there is nothing to inspect.
     """
     faces, held_out = _open(path)
     source = faces.source if faces else held_out[0].source
@@ -59,8 +56,9 @@ def inspect(
             found += find_overlap(faces, stats, test)
         lines = [f"{path}: {faces.kind}", *_facts(faces, stats)]
     else:
-        found += _defects_of_pairs(held_out[0])
-        lines = [f"{path}: a test set", _pairs(held_out[0]), *_facts(None, stats)]
+        pairs, defects = _pairs(held_out[0])
+        found += defects
+        lines = [f"{path}: a test set", pairs, *_facts(None, stats)]
     lines += [f"  ! {finding.line(None if every_name else MAX_NAMES)}" for finding in found]
     if not found:
         lines.append("  nothing was found that costs accuracy")
@@ -99,26 +97,21 @@ def _missing(path: str, tests: Sequence[HeldOut]) -> Sequence[str]:
 
 
 def _measure_all(source: Source, title: str) -> list[ImageStats]:
-    def chunks() -> Iterator[ImageStats]:
-        with ThreadPoolExecutor(cores()) as threads:
-            for start in range(0, len(source), CHUNK):
-                stop = min(start + CHUNK, len(source))
-                yield from threads.map(measure, [record["image"] for record in read(source, range(start, stop))])
-
-    return list(track(chunks(), total=len(source), text=f"Inspecting {Path(title).name}"))
+    with ThreadPoolExecutor(cores()) as threads:
+        measured = (threads.map(measure, [record["image"] for record in records]) for records in chunks(source))
+        stats = chain.from_iterable(measured)
+        return list(track(stats, total=len(source), text=f"Inspecting {title}"))
 
 
-def _pairs(test: HeldOut) -> str:
+def _pairs(test: HeldOut) -> tuple[str, list[Finding]]:
     count, same = len(test.same), int(test.same.sum())
     folds = f"{FOLDS} folds" if count and count % FOLDS == 0 else "no equal folds"
-    return f"  pairs       {count:,}: {same:,} of one identity, {count - same:,} of two identities, in {folds}"
-
-
-def _defects_of_pairs(test: HeldOut) -> Iterator[Finding]:
+    line = f"  pairs       {count:,}: {same:,} of one identity, {count - same:,} of two identities, in {folds}"
     try:
-        check_folds(test.same, split_folds(len(test.same), test.name), test.name)
+        check_folds(test.same, split_folds(count, test.name), test.name)
     except UserError as error:
-        yield Finding(str(error))
+        return line, [Finding(str(error))]
+    return line, []
 
 
 def _facts(faces: FaceSet | None, stats: list[ImageStats]) -> Iterator[str]:

@@ -27,11 +27,7 @@ def load_poses(base: Path, *, test_share: float) -> Poses:
 
     The identity is the name of the folder above the pose (``Data/Images/001/frontal/01.jpg``, as CFP unpacks). If that
     is ``base`` itself, it is the folder below the pose (``frontal/001/01.jpg``), or the file's name without its last
-    number (``frontal/001_01.jpg``).
-
-    Args:
-        base: The folder.
-        test_share: Share of the identities for the test, those that a fixed shuffle puts last.
+    number (``frontal/001_01.jpg``). The identities that a fixed shuffle puts last, ``test_share``, are for the test.
 
     Raises:
         UserError: If a pose has no images, in all or in one of the parts, or there are too few identities to split.
@@ -39,23 +35,25 @@ def load_poses(base: Path, *, test_share: float) -> Poses:
     left_out = LeftOut()
     found = {path: _describe(path, base) for path in select(sorted(walk(base, left_out)), SUFFIXES, left_out)}
     left_out.add("images in no folder frontal or profile", *(path for path, (pose, _) in found.items() if not pose))
-    files = [path for path, (pose, _) in found.items() if pose]
-    labels = np.array([POSES.index(found[path][0]) for path in files], np.int64)
-    for label, pose in enumerate(POSES):
-        if not np.any(labels == label):
-            raise UserError(f"{base} holds no {pose} faces; put them into {base / pose}/.")
-    owners = [found[path][1] for path in files]
-    held, identities = _held_out(owners, test_share)
-    parts = [[i for i, owner in enumerate(owners) if (owner in held) == test] for test in (False, True)]
-    for part, doing in zip(parts, ("train", "test"), strict=True):
-        missing = [pose for label, pose in enumerate(POSES) if not np.any(labels[part] == label)]
-        if missing:
+    faces = [(path, POSES.index(pose), owner) for path, (pose, owner) in found.items() if pose]
+    if lacking := _lacking(faces):
+        raise UserError(f"{base} holds no {lacking} faces; put them into {base / lacking}/.")
+    held, identities = _held_out([owner for _, _, owner in faces], test_share)
+    sources = []
+    for test, doing in enumerate(("train", "test")):
+        part = [face for face in faces if (face[2] in held) == test]
+        if lacking := _lacking(part):
             raise UserError(
-                f"{base} holds no {missing[0]} faces of the identities to {doing} on (data.test_share "
-                f"{test_share}); identities need images of both poses: add some, or change the share."
+                f"{base} holds no {lacking} faces of the identities to {doing} on (data.test_share {test_share}); "
+                f"identities need images of both poses: add some, or change the share."
             )
-    train, test = (LooseFiles([files[i] for i in part], labels[part]) for part in parts)
-    return Poses(train, test, identities, left_out.notes(base))
+        sources.append(LooseFiles([path for path, _, _ in part], [label for _, label, _ in part]))
+    return Poses(*sources, identities, left_out.notes(base))
+
+
+def _lacking(faces: list[tuple[Path, int, str]]) -> str | None:
+    labels = {label for _, label, _ in faces}
+    return next((pose for label, pose in enumerate(POSES) if label not in labels), None)
 
 
 def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int, int]]:

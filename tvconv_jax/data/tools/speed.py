@@ -1,7 +1,7 @@
 """Images/s of each decoder and of the whole pipeline."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import cycle
 
@@ -29,22 +29,18 @@ def speed(sources: list[str], *, size: int = 96, seconds: float = 3.0) -> str:
 
     Returns:
         A table; the last column is the ratio to the Pillow loop on the same images.
-
-    Raises:
-        UserError: If a set cannot be opened.
     """
     lines = [f"{'images/s at ' + str(size):<32}{'':>10}{'/ Pillow loop':>16}   ({cores()} cores)"]
     for name in sources:
         faces = open_faces(name)
         source = faces.source
         images = [source[index]["image"] for index in range(min(MAX_IMAGES, len(source)))]
-        rates = {
-            "Pillow, in a loop": lambda p=images: _decoders(p, lambda image: _pillow(image, size), seconds),
-            "our decoder, in a loop": lambda p=images: _decoders(p, lambda image: decode(image, size), seconds),
-            "pipeline, threads": lambda s=source: _pipeline(s, size, 0, seconds),
-            "pipeline, 2 worker processes": lambda s=source: _pipeline(s, size, 2, seconds),
+        measured = {
+            "Pillow, in a loop": _rate((_pillow(image, size)[None] for image in cycle(images)), seconds),
+            "our decoder, in a loop": _rate((decode(image, size)[None] for image in cycle(images)), seconds),
+            "pipeline, threads": _pipeline(source, size, 0, seconds),
+            "pipeline, 2 worker processes": _pipeline(source, size, 2, seconds),
         }
-        measured = {what: measure() for what, measure in rates.items()}
         lines += [name, *(f"  {note}" for note in faces.notes)]
         for what, rate in measured.items():
             lines.append(f"  {what:<30}{rate:>10,.0f}{rate / measured['Pillow, in a loop']:>15.2f}x")
@@ -57,29 +53,20 @@ def _pillow(image: bytes, size: int) -> np.ndarray:
         return np.asarray(found.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _decoders(images: list[bytes], decoder: Callable[[bytes], np.ndarray], seconds: float) -> float:
-    def ones() -> Iterator[int]:
-        for image in cycle(images):
-            decoder(image)
-            yield 1
-
-    return _rate(ones(), seconds)
-
-
 def _pipeline(source: Source, size: int, workers: int, seconds: float) -> float:
     batches = train_batches(source, batch_size=min(BATCH, len(source)), image_size=size, seed=0, workers=workers)
     with closing(batches):
-        return _rate((len(batch["label"]) for batch in batches), seconds)
+        return _rate((batch["image"] for batch in batches), seconds)
 
 
-def _rate(counts: Iterator[int], seconds: float) -> float:
+def _rate(batches: Iterator[np.ndarray], seconds: float) -> float:
     """Return images/s: the best of a few rounds, after the buffers were filled once."""
     for _ in range(8):
-        next(counts)
+        next(batches)
     best = 0.0
     for _ in range(ROUNDS):
         done, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
-            done += next(counts)
+            done += len(next(batches))
         best = max(best, done / (time.perf_counter() - begin))
     return best

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tvconv_jax.bench import edge_table, export_table, random_models, reference_module
+from tvconv_jax.bench import edge_table, export_table, random_models
 from tvconv_jax.bench.edge_table import Row
 from tvconv_jax.bench.random_models import Subject
 from tvconv_jax.export import exporting
@@ -36,7 +36,7 @@ def test_strided_is_a_kernel_a_pixel():
     weights[0, 0] = [[1, 2], [3, 4]]
     images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4)
     arrays = {"weights": torch.from_numpy(weights), "bias": torch.tensor([0.5])}
-    found = reference_module.strided({"strides": 2, "activation": "identity"}, arrays, images)
+    found = random_models.strided({"strides": 2, "activation": "identity"}, arrays, images)
     assert found.tolist() == [[[[0.5, 0.5], [0.5, 4 * 5 + 0.5]]]]
 
 

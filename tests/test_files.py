@@ -13,7 +13,7 @@ import pytest
 
 from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter
 from tvconv_jax.data.records import one_writer
-from tvconv_jax.report.curves import read_metrics
+from tvconv_jax.report.plots import read_metrics
 from tvconv_jax.training.logging import MetricsLog
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over, replacing, user_path, write_bytes, write_json, write_text

@@ -10,7 +10,8 @@ from PIL import Image
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.synthetic import preview
 from tvconv_jax.edge import benchmark
-from tvconv_jax.experiments import drawing, sweep_file
+from tvconv_jax.experiments import sweep_file
+from tvconv_jax.report import plot_style
 from tvconv_jax.tasks import purify, saved_config
 from tvconv_jax.utils.errors import UserError
 
@@ -64,7 +65,7 @@ def _preview(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _figure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = SimpleNamespace(savefig=lambda file, dpi: None)
-    drawing.save(figure, path.parent, path.stem)
+    plot_style.save(figure, path.parent, path.stem)
 
 
 def _json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tvconv_jax.bench import plan_table, virtual_devices
 from tvconv_jax.bench.collectives import Collective, collectives, shape_bytes
 from tvconv_jax.bench.device_specs import KINDS
 from tvconv_jax.bench.plan import Plan, generator_macs, make_plan
-from tvconv_jax.bench.plan_report import warning
+from tvconv_jax.bench.plan_table import warning
 from tvconv_jax.nn.layers import DepthwiseConv, TVConv
 from tvconv_jax.tasks.configs import face_config, odoc_config
 from tvconv_jax.utils.errors import UserError

@@ -17,8 +17,7 @@ from tvconv_jax.metrics.roc import accepted_at, roc
 from tvconv_jax.metrics.verification import true_accept_rate
 from tvconv_jax.report import __main__ as command
 from tvconv_jax.report.face import worst
-from tvconv_jax.report.html import Html, table, tag
-from tvconv_jax.report.images import map_strip
+from tvconv_jax.report.html import Html, map_strip, table, tag
 from tvconv_jax.report.plots import Labels, Point, Series, line_chart, scatter, thinned, tick_text
 from tvconv_jax.report.run import cost_figures, rerun, write_report
 from tvconv_jax.report.sweep import Cells, Entry, write_sweep_report

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_training import run
 
-from tvconv_jax.report.curves import read_metrics
+from tvconv_jax.report.plots import read_metrics
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training import nonfinite

@@ -76,7 +76,7 @@ def _plan(config: ConfigDict) -> None:
     plan = importlib.import_module("tvconv_jax.bench.plan").make_plan(
         config, kind=KIND.value, identities=IDENTITIES.value
     )
-    importlib.import_module("tvconv_jax.bench.plan_report").print_plan(plan)
+    importlib.import_module("tvconv_jax.bench.plan_table").print_plan(plan)
     if WORKDIR.value:
         _workdir().mkdir(parents=True, exist_ok=True)
         write_json(announce_overwrite(_workdir() / "plan.json"), plan.as_dict())

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from tvconv_jax.bench import tables
-from tvconv_jax.bench.random_models import Subject, compute_outputs, folded, write
-from tvconv_jax.bench.reference_module import Reference
+from tvconv_jax.bench.random_models import Reference, Subject, compute_outputs, folded, write
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.low_rank import Rank

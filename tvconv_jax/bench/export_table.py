@@ -109,11 +109,9 @@ def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
 
 
 def show(variants: Sequence[Variant], speed: dict[str, dict[int, float]]) -> Table:
-    """Return a table of means over runs by rank and precision, and of the loss of each run against its first variant.
+    """Return a table of means over all runs by rank and precision, and of each run's loss against its first variant.
 
-    Args:
-        variants: Of all runs.
-        speed: Images/s by rank and batch.
+    ``speed`` is in images/s, by rank and batch.
     """
     groups: dict[tuple[str, str], list[Variant]] = {}
     for variant in variants:

@@ -29,7 +29,7 @@ from tvconv_jax.experiments.sweep_record import read_results
 from tvconv_jax.experiments.sweep_runs import Run, runs_of
 from tvconv_jax.export.exporting import export
 from tvconv_jax.models.registry import OPERATORS
-from tvconv_jax.report.sweep import spread
+from tvconv_jax.report.sweep import cost_cells, spread
 from tvconv_jax.tasks import command
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder, path_argument
 from tvconv_jax.utils.console import print_table
@@ -127,11 +127,7 @@ def show(sweep: Sweep, rows: Sequence[Row]) -> Table:
     for row in rows:
         cells = ["-"] * 9
         if cost := row.complexity:
-            cells[:3] = (
-                f"{cost['macs'] / 1e6:.2f}",
-                f"{cost['params'] / 1e3:,.0f}",
-                f"{cost['train_params'] / 1e3:,.0f}",
-            )
+            cells[:3] = cost_cells(cost)
         if row.training_images_per_second:
             cells[3] = f"{row.training_images_per_second:.0f}"
         cells[4] = spread(row.accuracies)

@@ -34,14 +34,8 @@ def operator_calls(
 ) -> dict[str, Callable[[], Any]]:
     """Return compiled calls of ``"tvconv"`` or ``"depthwise"``; none waits for its result.
 
-    Args:
-        operator: A key of ``OPERATORS``.
-        arrays: Input, weights, cotangent of :func:`tvconv_jax.bench.settings.operator_inputs`.
-        strides: Of the operator.
-        precision: Of all arrays.
-
-    Returns:
-        ``"forward"``: the output; ``"forward+backward"``: output, gradient of the input, gradient of the weights.
+    The arrays are those of :func:`tvconv_jax.bench.settings.operator_inputs`. ``"forward"`` returns the output,
+    ``"forward+backward"`` also the gradients of input and weights.
     """
     x, weights, cotangent = (jnp.asarray(a, precision) for a in arrays)
     function = functools.partial(OPERATORS[operator], strides=strides)
@@ -55,12 +49,7 @@ def operator_calls(
 
 
 class Trainer:
-    """A training step on one device; ``step`` trains on its batch and returns the loss without waiting for it.
-
-    Attributes:
-        compile_seconds: Tracing and compiling the step.
-        temporaries: Bytes that the compiled step needs beside its inputs and outputs.
-    """
+    """A training step on one device; ``step`` trains on its batch and returns the loss without waiting for it."""
 
     def __init__(
         self, params: Any, batch_stats: Any, loss: LossFunction, optimizer: optax.GradientTransformation, batch: Batch
@@ -70,8 +59,8 @@ class Trainer:
         self.state = create_state(params, batch_stats, optimizer, 0, mesh)
         start = time.perf_counter()
         self.compiled = make_train_step(loss, optimizer, mesh).lower(self.state, self.batch).compile()
-        self.compile_seconds = time.perf_counter() - start
-        self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
+        self.compile_seconds = time.perf_counter() - start  # with tracing
+        self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes  # beside inputs and outputs
 
     def step(self) -> jax.Array:
         self.state, metrics = self.compiled(self.state, self.batch)

@@ -9,14 +9,96 @@ head of 10^6 is sharded over all devices; that of 10^4 is replicated. Plans that
 import itertools
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tvconv_jax.bench.plan_report import size
+from rich.console import Console
+from rich.table import Table
+
+from tvconv_jax.bench.plan import Plan
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder
+from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.files import announce_overwrite, read_json, write_text
 from tvconv_jax.utils.tether import tethered
+
+ASSUMPTIONS = (
+    "Temporaries, and bytes read and written, are of the program as XLA compiles it for a CPU. The compiler of a TPU "
+    "or GPU fuses other operations and needs more or less.",
+    "Images/s assume that compute, memory and links overlap fully and run at peak. Nothing is measured and latency is "
+    "left out: real runs are slower.",
+    "Sent, of an array, among n devices: 2 (n-1)/n of it for an all-reduce, (n-1)/n for an all-gather.",
+)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the plan as a table, its assumptions, and a warning if it does not fit."""
+    kind, mesh = plan.kind, " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+    title = f"{plan.devices} x {kind.name} ({mesh}), {plan.batch_size} images a step, {plan.identities:,} identities"
+    table = Table(title=title, show_header=False, title_justify="left")
+    for row in _rows(plan):
+        table.add_row(*row)
+    print_table(table, width=110)
+    for line in (*ASSUMPTIONS, f"Peak figures: {kind.source}"):
+        print(f"- {line}")
+    if not plan.fits:
+        Console(highlight=False, soft_wrap=True).print(warning(plan), style="bold red")
+
+
+def warning(plan: Plan) -> str:
+    """Return a warning about a step that does not fit, with a hint."""
+    cause, hint = "parameters and optimizer", "shard the head over more devices (mesh.model)"
+    if plan.activation_bytes > plan.parameter_bytes + plan.optimizer_bytes:
+        cause = "activations and other temporaries"
+        hint = "use more devices, train.grad_accum_steps, model.remat, or a smaller data.batch_size"
+    return (
+        f"warning: does not fit: {size(plan.memory)} a device, and a {plan.kind.name} has {size(plan.kind.memory)}; "
+        f"most of it are {cause}: {hint}."
+    )
+
+
+def _rows(plan: Plan) -> list[tuple[str, str]]:
+    parameters = ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
+    shares = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in plan.seconds.items())
+    generator = 100 * plan.generator_flops / plan.counted_flops
+    return [
+        ("parameters", f"{sum(plan.parameters.values()):,} ({parameters})"),
+        ("parameters, bytes a device", size(plan.parameter_bytes)),
+        ("optimizer", size(plan.optimizer_bytes)),
+        ("batch and running statistics", size(plan.batch_bytes)),
+        ("activations and other temporaries", size(plan.activation_bytes)),
+        ("memory a device", f"{size(plan.memory)} of {size(plan.kind.memory)}"),
+        ("FLOPs of a step, a device", f"{plan.flops:.3g} as XLA counts the program"),
+        ("", f"{plan.counted_flops:.3g} products by our count; {generator:.0f} % of it for TVConv's kernels"),
+        ("bytes read and written, a device", size(plan.accessed_bytes)),
+        ("bytes sent, a device", size(plan.sent)),
+        *(("", row) for row in _traffic(plan)),
+        ("a step at peak figures", shares),
+        ("images/s expected", f"{plan.images_per_second:,.0f}, bound by {max(plan.seconds, key=plan.seconds.get)}"),
+        ("images/s at best", f"{plan.images_per_second_at_best:,.0f}, if every array is written and read only once"),
+    ]
+
+
+def _traffic(plan: Plan) -> list[str]:
+    """Return a line for each kind of collective and number of devices in it."""
+    groups = defaultdict(list)
+    for collective in plan.traffic:
+        groups[collective.kind, collective.group].append(collective)
+    return [
+        f"{sum(one.times for one in same)} {kind} among {group}: {size(sum(one.sent for one in same))} sent"
+        for (kind, group), same in sorted(groups.items())
+        if group > 1
+    ]
+
+
+def size(number: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number / factor:,.0f} {unit}"
+    return f"{number:.0f} B"
+
 
 MODELS = {"mb01": "MB x0.1", "mb10": "MB x1.0"}
 IDENTITIES = (10_000, 1_000_000)

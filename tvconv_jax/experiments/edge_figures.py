@@ -13,8 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tvconv_jax.experiments.drawing import label_axes, save
-from tvconv_jax.report.plot_style import STYLES, new_figure
+from tvconv_jax.report.plot_style import STYLES, label_axes, new_figure, save
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import parse_json
 

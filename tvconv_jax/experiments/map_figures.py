@@ -14,9 +14,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from matplotlib.figure import Figure
 
-from tvconv_jax.experiments.drawing import save
-from tvconv_jax.report.images import enlarged, in_grid
-from tvconv_jax.report.plot_style import new_figure
+from tvconv_jax.report.html import enlarged, in_grid
+from tvconv_jax.report.plot_style import new_figure, save
 from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.training.maps import Maps, affinity_maps, map_files
 from tvconv_jax.utils.errors import UserError

@@ -35,8 +35,7 @@ from tvconv_jax.data.pipeline import eval_batches
 from tvconv_jax.data.sets import LooseFiles
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.subset import Subset
-from tvconv_jax.experiments.drawing import save
-from tvconv_jax.report.plot_style import WIDTH, new_figure
+from tvconv_jax.report.plot_style import WIDTH, new_figure, save
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.tasks.trained import load
 from tvconv_jax.utils.errors import UserError
@@ -82,9 +81,7 @@ class Pixels(NamedTuple):
 def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
     """Open the sets of a workdir, training images first; or the images of a folder, at any depth, as one set.
 
-    Args:
-        target: Workdir or folder.
-        image_size: Size to which the images of a folder are resized.
+    The images of a folder are resized to ``image_size``.
 
     Raises:
         UserError: If it is neither, or a run of a task without such sets.
@@ -245,11 +242,7 @@ def _draw_variances(found: Sequence[Variance], layer: str) -> Figure:
 def figure11(sources: Sequence[Path], out: Path, *, images: int, image_size: int) -> list[Path]:
     """Write ``figure11``: a column for every set of every workdir or folder, mean above, standard deviation below.
 
-    Args:
-        sources: Workdirs and folders of images.
-        out: Folder of the figure.
-        images: Largest number of images of a set.
-        image_size: Size to which the images of folders are resized.
+    At most ``images`` of a set count; those of folders are resized to ``image_size``.
 
     Raises:
         UserError: If a source is neither, or an image cannot be decoded.

@@ -16,22 +16,82 @@ from another sweep.json. To repeat a run, remove its folder and its line.
 """
 
 import argparse
+import functools
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
 from tvconv_jax.experiments.sweep_file import Setting, Sweep, check_folder, chosen, load_sweep
 from tvconv_jax.experiments.sweep_record import Record, Results, check_configs, read_reused
 from tvconv_jax.experiments.sweep_runs import Given, Run, check_overrides, runs_of, share_of_array, train_all
-from tvconv_jax.experiments.sweep_table import cells_of, markdown, show
-from tvconv_jax.report.sweep import Entry, write_sweep_report
+from tvconv_jax.report.sweep import MEAN, Cells, Entry, cost_cells, several_devices, spread, write_sweep_report
 from tvconv_jax.tasks.configs.renamed import rename_arguments
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.files import user_path
+
+
+def show(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> Table:
+    """Return a table of cost, accuracy on every set and on average, mean ± standard deviation over seeds."""
+    head, *rows = _rows(sweep, results)
+    devices = several_devices(result for found in results.values() for result in found)
+    table = Table(title=sweep.title, caption="\n".join(filter(None, (sweep.note, devices))) or None)
+    for column in head:
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    group = None
+    for setting, (name, *cells) in zip(sweep.settings, rows, strict=True):
+        if setting.group != group and table.row_count:
+            table.add_section()
+        group = setting.group
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def markdown(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> str:
+    """Return the same as Markdown."""
+    head, *rows = _rows(sweep, results)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _rows(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> list[list[str]]:
+    columns, cells = cells_of(sweep, results)
+    rows = [[s.name, str(len(results.get(s, []))), *cells[s.name]] for s in sweep.settings]
+    return [["setting", "seeds", *columns], *rows]
+
+
+def cells_of(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> Cells:
+    """Return the columns of the table, besides setting and seeds, and their cells."""
+    sets = dict.fromkeys(name for found in results.values() for result in found for name in result["verification"])
+    columns = ["MACs M", "params K", "in training K", "img/s", *sets, MEAN, *sweep.columns]
+    published = [column for column in columns if any(column in setting.paper for setting in sweep.settings)]
+    paths = [*(f"verification.{name}.accuracy" for name in sets), "mean_accuracy", *sweep.columns.values()]
+    rows = {}
+    for setting in sweep.settings:
+        found = results.get(setting, [])
+        cells = [*_cost(found), *(_accuracy(found, path) for path in paths)] if found else [""] * len(columns)
+        paper = [f"{setting.paper[column]:.2f}" if column in setting.paper else "-" for column in published]
+        rows[setting.name] = [*cells, *paper]
+    return Cells([*columns, *(f"paper: {column}" for column in published)], rows)
+
+
+def _cost(found: Sequence[Any]) -> list[str]:
+    speeds = [result["images_per_second"] for result in found if result["images_per_second"]]
+    return [*cost_cells(found[0]["complexity"]), f"{np.median(speeds):.0f}" if speeds else "-"]
+
+
+def _accuracy(found: Sequence[Any], path: str) -> str:
+    """Return the spread of the values at ``a.b.c``, which results of older versions may lack."""
+    values = [functools.reduce(lambda part, key: (part or {}).get(key), path.split("."), result) for result in found]
+    return spread([100 * value for value in values if value is not None])
+
 
 __all__ = ["Run", "Setting", "Sweep", "main"]
 

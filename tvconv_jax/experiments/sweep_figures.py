@@ -14,9 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from tvconv_jax.experiments.drawing import draw_points, label_axes, legend_above, save
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
-from tvconv_jax.report.plot_style import LABEL_SIZE, STYLES, name_points, new_figure
+from tvconv_jax.report.plot_style import (
+    LABEL_SIZE,
+    STYLES,
+    draw_points,
+    label_axes,
+    legend_above,
+    name_points,
+    new_figure,
+    save,
+)
 from tvconv_jax.utils.errors import UserError
 
 LOG_FROM = 4.0  # smallest ratio of the largest to the smallest MACs for a logarithmic axis

@@ -19,23 +19,14 @@ PARTS = {*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock"}
 
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, for changes have no hash
 class Setting:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        label: Its name, and its folder's.
-        config: Config file.
-        argument: Arguments of the config file, before those of the command.
-        changes: Values by key, such as ``{"model.hidden_channels": 8}``.
-        group: Name of the group of rows to which it belongs.
-        paper: Results of the paper by column of the table, such as ``{"MACs M": 22.47}``.
-    """
-
-    label: str
-    config: str
-    argument: str = ""
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    group: str = ""
-    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    label: str  # its name, and its folder's
+    config: str  # file
+    argument: str = ""  # arguments of the config file, before those of the command
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by key: {"model.hidden_channels": 8}
+    group: str = ""  # name of the group of rows to which it belongs
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by column of the table: {"MACs M": 22.47}
 
     @property
     def folder(self) -> str:
@@ -50,20 +41,12 @@ class Setting:
 
 
 class Sweep(NamedTuple):
-    """The value of ``get_sweep()`` in a file of ``configs/sweeps``.
+    """The value of ``get_sweep()`` in a file of ``configs/sweeps``."""
 
-    Attributes:
-        title: Title, with the table or figure of the paper.
-        settings: The rows.
-        note: Remark on the table.
-        columns: Further shares to show in percent, by column: their path in ``results.json``, such as
-            ``"start.deviation"``.
-    """
-
-    title: str
+    title: str  # with the table or figure of the paper
     settings: Sequence[Setting]
-    note: str = ""
-    columns: Mapping[str, str] = {}
+    note: str = ""  # remark on the table
+    columns: Mapping[str, str] = {}  # further shares to show in percent: paths in results.json, "start.deviation"
 
 
 def load_sweep(path: str) -> Sweep:

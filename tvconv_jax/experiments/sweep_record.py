@@ -17,12 +17,7 @@ LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # keys of resul
 
 
 class Record:
-    """The lines of ``OUT/sweep.json``.
-
-    Args:
-        file: The file; it may be missing.
-        sweep: The sweep.
-        reused: Results from other sweeps.
+    """The lines of ``OUT/sweep.json``, which may be missing, and results from other sweeps.
 
     Raises:
         UserError: If the file is damaged, or of another sweep.

@@ -80,12 +80,7 @@ def share_of_array(runs: Sequence[Run], environment: Mapping[str, str]) -> list[
 
 
 def check_overrides(settings: Sequence[Setting], argument: str, overrides: Sequence[str]) -> None:
-    """Refuse arguments for all runs that change what the sweep itself sets.
-
-    Args:
-        settings: The rows.
-        argument: Arguments behind the colon of the sweep.
-        overrides: Such as ``--config.optimizer.momentum=0.8``.
+    """Refuse arguments behind the colon, or overrides, for all runs that change what the sweep itself sets.
 
     Raises:
         UserError: If one is a seed, or a key that a row sets, or would make two rows the same.
@@ -140,13 +135,8 @@ def train_all(
 ) -> dict[Run, str]:
     """Train runs and return the errors of those that failed.
 
-    Ctrl-C, or SIGTERM, stops the current runs, which save their state first.
-
-    Args:
-        runs: The runs.
-        commands: The command of each.
-        jobs: Number of simultaneous runs.
-        ended: Called whenever a run has ended well.
+    Ctrl-C, or SIGTERM, stops the current runs, which save their state first. ``jobs`` runs train at once; ``ended`` is
+    called whenever one has ended well.
     """
     waiting = list(enumerate(zip(runs, commands, strict=True), start=1))
     free, going, failed, start = shares_of_cores(jobs), {}, {}, time.monotonic()
@@ -154,7 +144,9 @@ def train_all(
         while waiting or going:
             while waiting and free:
                 number, (run, command) = waiting.pop(0)
-                left = _time_left(number - 1 - len(going), len(waiting) + 1 + len(going), time.monotonic() - start)
+                done, left = number - 1 - len(going), len(waiting) + 1 + len(going)
+                seconds = round((time.monotonic() - start) / done * left) if done else 0
+                left = f" (about {timedelta(seconds=seconds)} left)" if done else ""
                 print(f"[{number}/{len(runs)}] {run}{left}", flush=True)
                 cores = free.pop(0)
                 going[_start(run, command, cores)] = run, cores
@@ -193,10 +185,6 @@ def _last_line(run: Run) -> str:
     except OSError:
         return ""
     return (text.strip().splitlines() or [""])[-1].strip()
-
-
-def _time_left(ended: int, left: int, seconds: float) -> str:
-    return f" (about {timedelta(seconds=round(seconds / ended * left))} left)" if ended else ""
 
 
 def _start(run: Run, command: Sequence[str], cores: Sequence[int]) -> subprocess.Popen:

@@ -151,9 +151,6 @@ def show(results: dict[Fold, dict[str, Any]]) -> None:
     """Print a row for every operator and score, a column for every domain; mean and, over seeds, standard deviation.
 
     A run whose predictions are all empty may have no HD95; its HD95 is left out.
-
-    Args:
-        results: ``results.json`` of every fold.
     """
     domains = sorted({fold.domain for fold in results})
     first = next(iter(results.values()))
@@ -174,19 +171,13 @@ def show(results: dict[Fold, dict[str, Any]]) -> None:
                 for d in domains
             ]
             table.add_row("", "(constant mask)", *(f"{value:.2f}" for value in same), f"{np.mean(same):.2f}")
-        if (structure, score) == ("cup", "dice") and not first["data"].startswith("embedded"):
+        if (structure, score) == ("cup", "dice") and not synthetic:
             paper = (f"{PAPER_CUP_DICE[d]:.2f}" for d in domains)
             table.add_row("", "(paper, tvconv)", *paper, "")
         table.add_section()
     print_table(table, width=110)
     if not synthetic:
         print("The paper's results are for its own crops and an ImageNet backbone; other crops do not compare.")
-
-
-def _constant_cells(results: dict[Fold, dict[str, Any]], structure: str, domains: Sequence[int]) -> list[str]:
-    dice = {fold: 100 * result["constant_mask_dice"][structure] for fold, result in results.items()}
-    means = [np.mean([value for fold, value in dice.items() if fold.domain == d]) for d in domains]
-    return [f"{value:.2f}" for value in (*means, np.mean(means))]
 
 
 def _mean_cell(by_domain: Sequence[Sequence[float]]) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from absl import logging
 
-from tvconv_jax.report.curves import read_metrics
 from tvconv_jax.report.html import NAME
+from tvconv_jax.report.plots import read_metrics
 from tvconv_jax.tasks import load_task, report_data
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.training.checkpoint_files import check_reachable

@@ -8,8 +8,20 @@ from PIL import Image
 
 from tvconv_jax.data.decoder import decode
 from tvconv_jax.metrics.roc import Roc, accepted_at, roc
-from tvconv_jax.report.html import Figure, Html, Section, definitions, details, joined, paragraphs, table, tag
-from tvconv_jax.report.images import image, strip, withheld
+from tvconv_jax.report.html import (
+    Figure,
+    Html,
+    Section,
+    definitions,
+    details,
+    image,
+    joined,
+    paragraphs,
+    strip,
+    table,
+    tag,
+    withheld,
+)
 from tvconv_jax.report.plots import MAX_POINTS, Labels, Series, line_chart
 
 WORST, SIZE = 6, 84  # pairs of a kind, pixels of an image

@@ -5,10 +5,13 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+
+from tvconv_jax.utils.files import announce_overwrite, replacing
 
 # Distinguished in gray and at half size: by marker and dashes, and by lightness.
 STYLES = (
@@ -107,10 +110,7 @@ def spread_apart(wanted: Sequence[float], distance: float) -> list[float]:
 def name_points(axes: Any, points: Sequence[tuple[float, float, str]], bold: Sequence[bool] = ()) -> None:
     """Write the names of points ``(x, y, name)``, ascending by y, in a column on the right, with a thin line to each.
 
-    Args:
-        axes: The axes, whose limits are set.
-        points: The points.
-        bold: Whether to write each name in bold.
+    The limits of the axes must be set before.
     """
     low, high = axes.get_ylim()
     wanted = [(y - low) / (high - low) for _, y, _ in points]
@@ -125,3 +125,36 @@ def name_points(axes: Any, points: Sequence[tuple[float, float, str]], bold: Seq
             fontweight="bold" if strong else "normal",
             arrowprops={"arrowstyle": "-", "color": LEADER, "linewidth": 0.8, "shrinkB": 5, "relpos": (0, 0.5)},
         )
+
+
+def save(figure: Any, out: Path, name: str) -> list[Path]:
+    """Write ``out/name.png`` and ``out/name.pdf``; the folder is made if it is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+    for file in files:
+        announce_overwrite(file)
+        with replacing(file) as part:
+            figure.savefig(part, dpi=160)
+    return files
+
+
+def label_axes(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
+    """Set the names of the axes and a title, and draw the grid."""
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=LABEL_SIZE)
+    axes.grid()
+
+
+def draw_points(axes: Any, xs: Sequence[float], ys: Sequence[float], errors: Sequence[float], **style: Any) -> None:
+    """Draw a line through points with error bars; without bars where all errors are 0."""
+    bars = errors if any(errors) else None
+    axes.errorbar(xs, ys, bars, elinewidth=1.2, **style)
+
+
+def legend_above(figure: Any, panels: Sequence[Any]) -> None:
+    """Write every name of the panels once, above them."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=3)

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tvconv_jax.report import curves, face, others
+from tvconv_jax.report import face, others, plots
 from tvconv_jax.report.html import (
     NAME,
     Figure,
@@ -19,13 +19,14 @@ from tvconv_jax.report.html import (
     Section,
     code_block,
     details,
+    image,
     joined,
+    map_strip,
     page,
     paragraphs,
     table,
     tag,
 )
-from tvconv_jax.report.images import image, map_strip
 from tvconv_jax.utils.files import write_text
 
 Settings = dict[str, Any]
@@ -56,7 +57,7 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
     """
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
-    metrics = curves.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
+    metrics = plots.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
     if settings["task"] == "face":
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
@@ -66,7 +67,7 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
     text, figures, sections = result
     sections = [
         *sections,
-        Section("curves", "Training", curves.charts(metrics, data.learning_rates, margin="loss" in settings)),
+        Section("curves", "Training", plots.charts(metrics, data.learning_rates, margin="loss" in settings)),
         *_affinity(data.affinity, settings),
         Section("cost", "Cost and sizes", _cost(results, settings, workdir)),
         Section("rerun", "How to run it again", rerun(results, workdir)),
@@ -93,7 +94,7 @@ def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
     )
 
 
-def cost_figures(results: Mapping[str, Any], metrics: curves.Metrics) -> list[Figure]:
+def cost_figures(results: Mapping[str, Any], metrics: plots.Metrics) -> list[Figure]:
     """Return cost and speed, as far as they are known."""
     shown = []
     if cost := results.get("complexity"):

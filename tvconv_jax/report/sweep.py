@@ -35,15 +35,7 @@ class Cells(NamedTuple):
 
 
 def write_sweep_report(out: Path, title: str, note: str, entries: Sequence[Entry], cells: Cells) -> None:
-    """Write ``OUT/report.html``.
-
-    Args:
-        out: Folder of the sweep.
-        title: Title of the sweep.
-        note: Remark on the results.
-        entries: All its runs, in the order of its settings.
-        cells: The table.
-    """
+    """Write ``OUT/report.html``; the entries are all runs of the sweep, in the order of its settings."""
     settings: dict[str, list[Entry]] = {}
     for entry in entries:
         settings.setdefault(entry.setting, []).append(entry)
@@ -73,6 +65,11 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
+
+
+def cost_cells(cost: Mapping[str, int]) -> list[str]:
+    """Return MACs in millions, and parameters, frozen and in training, in thousands."""
+    return [f"{cost['macs'] / 1e6:.2f}", f"{cost['params'] / 1e3:,.0f}", f"{cost['train_params'] / 1e3:,.0f}"]
 
 
 def several_devices(results: Iterable[Mapping[str, Any]]) -> str:

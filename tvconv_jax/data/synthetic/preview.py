@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos, render
-from tvconv_jax.data.tools.contact_sheet import SIZE, draw_contact_sheet
+from tvconv_jax.data.tools.contact_sheet import SIZE, Row, draw_contact_sheet
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, replacing
 
@@ -22,11 +22,11 @@ def draw_sheet(seed: int = 0) -> Image.Image:
     random = np.random.default_rng(seed)
     identities = draw_identities(random, 3)
     titles = ("one identity a row, as in training", "", "")
-    rows = [(title, _row(random, identities, [i] * 8, {})) for i, title in enumerate(titles)]
+    rows = [Row(title, _row(random, identities, [i] * 8, {})) for i, title in enumerate(titles)]
     names = list(VERIFICATION)
     for pair in zip(names[::2], names[1::2], strict=True):
         drawn = [_row(random, draw_identities(random, 3), [0, 0, 1, 2], VERIFICATION[name]) for name in pair]
-        rows.append((";  ".join(f"{name}: same, different" for name in pair), sum(drawn, [])))
+        rows.append(Row(";  ".join(f"{name}: same, different" for name in pair), sum(drawn, [])))
     return draw_contact_sheet(rows, line=16)
 
 

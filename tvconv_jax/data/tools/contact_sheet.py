@@ -1,7 +1,8 @@
-"""Contact sheets: rows of images of one size under titles."""
+"""Contact sheets: rows of images of one size, with titles and captions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,29 +12,46 @@ from tvconv_jax.data.source import Source
 from tvconv_jax.utils.files import replacing
 
 SIZE, COLUMNS, ROWS = 64, 16, 6
-GAP = 4  # pixels between images, and around them
+
+
+class Row(NamedTuple):
+    """A row of a sheet.
+
+    Attributes:
+        title: Text above the row; an empty one takes no space.
+        images: Square images.
+        captions: Text below each image; none take no space.
+    """
+
+    title: str
+    images: Sequence[Image.Image] = ()
+    captions: Sequence[str] = ()
 
 
 def draw_contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], *, line: int = 18, columns: int = 0
+    rows: Sequence[Row], *, size: int = SIZE, gap: int = 4, line: int = 18, columns: int = 0
 ) -> Image.Image:
-    """Draw a contact sheet of images of :data:`SIZE` squared.
+    """Draw a contact sheet.
 
     Args:
-        rows: A title, which takes no space if it is empty, and images for each row.
-        line: Height of a title in pixels.
+        rows: Its rows; one without images is a line of text.
+        size: Height and width of an image in pixels.
+        gap: Pixels between images, and around them.
+        line: Height of a line of text in pixels.
         columns: Width of the sheet in images; default: that of the longest row.
     """
-    step, columns = SIZE + GAP, columns or max(len(images) for _, images in rows)
-    height = sum(line * bool(title) + step * bool(images) for title, images in rows)
-    sheet = Image.new("RGB", (columns * step + GAP, GAP + height), "white")
-    pen, y = ImageDraw.Draw(sheet), GAP
-    for title, images in rows:
-        pen.text((GAP, y), title, fill="black", font_size=12)
-        y += line * bool(title)
-        for column, image in enumerate(images):
-            sheet.paste(image, (GAP + column * step, y))
-        y += step * bool(images)
+    heights = [line * (bool(row.title) + bool(row.captions)) + (size + gap) * bool(row.images) for row in rows]
+    columns = columns or max(len(row.images) for row in rows)
+    sheet = Image.new("RGB", (columns * (size + gap) + gap, gap + sum(heights)), "white")
+    pen, y = ImageDraw.Draw(sheet), gap
+    for row, height in zip(rows, heights, strict=True):
+        top = y + line * bool(row.title)
+        pen.text((gap, y), row.title, fill="black", font_size=12)
+        for column, image in enumerate(row.images):
+            sheet.paste(image, (gap + column * (size + gap), top))
+        for column, caption in enumerate(row.captions):
+            pen.text((gap + column * (size + gap), top + size + 2), caption, fill="black", font_size=12)
+        y += height
     return sheet
 
 
@@ -51,7 +69,7 @@ def write_sheet(path: Path, source: Source, found: Mapping[str, Sequence[int]], 
     rows = [(title, indices[:COLUMNS]) for title, indices in found.items()]
     for start in range(0, count, COLUMNS):
         rows.append(("" if start else "a sample of the set", sample[start : start + COLUMNS]))
-    drawn = [(title, [_thumbnail(source[int(index)]["image"]) for index in indices]) for title, indices in rows]
+    drawn = [Row(title, [_thumbnail(source[int(index)]["image"]) for index in indices]) for title, indices in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         draw_contact_sheet(drawn, columns=COLUMNS).save(part)

@@ -86,7 +86,7 @@ def test_every_mode_takes_a_precision_and_the_compiled_baseline(monkeypatch, cap
     bench.main(["train", *tiny])
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
         bench.main(["segmentation", *tiny, "--image-size=32"])
-    assert compiled == ["tv_conv", "depthwise_conv", "loss", "loss"]
+    assert compiled == ["tv_conv", "depthwise_conv", "in_precision", "in_precision"]
     printed = capsys.readouterr().out
     assert "(compiled, cpu" in printed
     assert "16x16, batch 4, bfloat16, SGD" in printed and "32x32, batch 4, bfloat16, Adam" in printed

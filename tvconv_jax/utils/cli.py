@@ -25,24 +25,16 @@ Parsed = TypeVar("Parsed")
 
 
 def begin_if_command() -> None:
-    """Call :func:`begin` if ``python -m tvconv_jax...`` is what imports this package.
+    """Install streams and handlers of signals and uncaught exceptions if ``python -m tvconv_jax...`` imports this.
 
     Python then still looks for the module, and ``sys.argv[0]`` is ``"-m"``. Imported from other programs, the package
-    changes no signal and no stream.
+    changes no signal and no stream. Until :func:`listen` is called, a signal ends the process at once.
     """
     names = (argument for argument in sys.orig_argv[1:] if argument.split(".")[0] == __package__.split(".")[0])
     if sys.argv[:1] == ["-m"] and any(names):
-        begin()
-
-
-def begin() -> None:
-    """Install the streams of :mod:`.console`, a handler of signals and one of uncaught exceptions.
-
-    Until :func:`listen` is called nothing has begun, so a signal ends the process at once.
-    """
-    console.install()
-    sys.excepthook = _last_word
-    _handle(_stop_early)
+        console.install()
+        sys.excepthook = _last_word
+        _handle(_stop_early)
 
 
 def listen() -> None:
@@ -50,24 +42,15 @@ def listen() -> None:
     _handle(_stop)
 
 
-def listen_if_begun() -> None:
-    """Call :func:`listen` in a process that :func:`begin` was called in."""
-    if signal.getsignal(signal.SIGTERM) is _stop_early:
-        listen()
-
-
 @contextmanager
 def ends_in_one_line(after: str, *, mistakes: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
     """Turn an expected error within the block into a one-line message and an exit code; see :func:`as_line`.
 
     Without a terminal a line on stderr every 30 seconds says that the command is still at work.
-
-    Args:
-        after: The state after an error, such as ``"nothing was written."``.
-        mistakes: Exceptions whose messages are meant for the user.
     """
     try:
-        listen_if_begun()
+        if signal.getsignal(signal.SIGTERM) is _stop_early:
+            listen()
         with reporter.doing("still at work", sys.stderr):
             yield
     except (Exception, KeyboardInterrupt) as error:
@@ -110,9 +93,7 @@ def _last_word(kind: type[BaseException], error: BaseException, trace: Traceback
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a mistake in one line, without the usage, and exits with code 2.
 
-    Args:
-        renamed: Old flags and their new names; an old one works and prints one line.
-        **options: As of :class:`argparse.ArgumentParser`.
+    ``renamed`` holds old flags and their new names; an old one works and prints one line.
     """
 
     def __init__(self, *, renamed: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 PATIENCE = 1.0  # seconds for a stream that another program made non-blocking, before a line is dropped
@@ -46,13 +46,10 @@ class _Descriptor(io.RawIOBase):
 
 
 def courteous(descriptor: int, like: TextIO | None, name: str) -> TextIO:
-    """Open a text stream on a descriptor whose writes never fail.
+    """Open a text stream on a descriptor whose writes never fail; it stays open when the stream is closed.
 
-    Args:
-        descriptor: Of the file, pipe or terminal; it stays open when the stream is closed.
-        like: The stream whose encoding and buffering are taken over; ``None``, as Python has it for a closed
-            descriptor, stands for UTF-8 and lines.
-        name: Such as ``"<stdout>"``.
+    Encoding and buffering are those of ``like``; ``None``, as Python has it for a closed descriptor, stands for UTF-8
+    and lines.
     """
     raw = _Descriptor(descriptor, name)
     unbuffered = getattr(like, "write_through", False)
@@ -94,10 +91,5 @@ def print_table(table: Any, *, width: int = 160) -> None:
 @contextmanager
 def silent_stdout() -> Iterator[None]:
     """Discard standard output within the block."""
-    stdout = sys.stdout
-    with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere:
-        try:
-            sys.stdout = nowhere
-            yield
-        finally:
-            sys.stdout = stdout
+    with open(os.devnull, "w", encoding="utf-8", errors="backslashreplace") as nowhere, redirect_stdout(nowhere):
+        yield

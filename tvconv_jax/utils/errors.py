@@ -22,9 +22,7 @@ class TrainingError(Exception):
 class Interrupted(Exception):
     """A run that was asked to stop and has saved a checkpoint.
 
-    Attributes:
-        code: Exit code: 130 after Ctrl-C; 75 after SIGTERM or SIGHUP (``EX_TEMPFAIL`` of ``sysexits.h``), on which
-            launchers restart.
+    The exit code is 130 after Ctrl-C, 75 after SIGTERM or SIGHUP (``EX_TEMPFAIL``, on which launchers restart).
     """
 
     def __init__(self, message: str, *, code: int = 130) -> None:
@@ -52,12 +50,9 @@ def as_line(
         The line and the code: 2 for a mistake of the user; 1 for a failed run, a full disk, or a file or folder that
         cannot be used; 130 for Ctrl-C; 75 for SIGTERM and SIGHUP. ``None`` for a bug.
     """
-    if isinstance(error, mistakes):
-        return f"error: {error}", 2
-    if isinstance(error, TrainingError):
-        return f"error: {error}", 1
-    if isinstance(error, Interrupted):
-        return f"error: {error}", error.code
+    for kind, code in ((mistakes, 2), (TrainingError, 1), (Interrupted, getattr(error, "code", 1))):
+        if isinstance(error, kind):
+            return f"error: {error}", code
     if isinstance(error, KeyboardInterrupt):
         return f"stopped; {after}", getattr(error, "code", 130)
     if isinstance(error, OSError):
@@ -85,12 +80,9 @@ def _missing_key(error: BaseException) -> str | None:
 
 
 def _missing_backend(error: BaseException) -> str | None:
-    """Return the message for devices that JAX does not find.
-
-    JAX raises a ``RuntimeError``, or a bare ``AssertionError`` where CUDA is requested without a GPU.
-    """
+    """Return the message for devices that JAX does not find."""
     text = str(error)
-    bare = isinstance(error, AssertionError) and not text and _has_no_devices()
+    bare = isinstance(error, AssertionError) and not text and _has_no_devices()  # where CUDA is asked for without a GPU
     if not bare and not (isinstance(error, RuntimeError) and text.startswith(_NO_BACKEND)):
         return None
     asked = {name: os.environ[name] for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)}

@@ -53,7 +53,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"#!", "a script"),
     (b"riegeli\0", "an array record file of TFDS"),
 )
-LATER = ((4, b"TFL3", "a TensorFlow Lite model"), (257, b"ustar", "a tar archive"))
+LATER = ((4, b"TFL3", "a TensorFlow Lite model"), (257, b"ustar", "a tar archive"))  # by the place of the bytes
 # ISO media files by the brand that follows `ftyp`; iPhones make HEIC, and renaming one to .jpg does not convert it.
 MEDIA = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "a HEIC image (convert it to JPEG or PNG)") | {
     b"avif": "an AVIF image",
@@ -64,14 +64,7 @@ TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that opens a tor
 
 
 def describe(data: bytes) -> str | None:
-    """Name what a file is, by its first bytes.
-
-    Args:
-        data: The first bytes of the file, 512 or more where there are that many.
-
-    Returns:
-        A noun phrase such as ``"an HTML page"``, or ``None`` if the bytes are not of a known kind.
-    """
+    """Name what a file is by its first 512 bytes, as in ``"an HTML page"``; ``None`` if they are of no known kind."""
     if not data:
         return "an empty file"
     for start, name in SIGNATURES:
@@ -94,14 +87,9 @@ def describe(data: bytes) -> str | None:
 
 
 def describe_instead_of_text(data: bytes) -> str | None:
-    """Name what a file is that should be lines of text, by its first bytes.
+    """Name what a file is that should be lines of text, as :func:`describe`; ``None`` too if it can be a list.
 
-    Args:
-        data: As for :func:`describe`.
-
-    Returns:
-        As :func:`describe`; ``None`` too if it can be a list that somebody wrote. A name in it may begin as another
-        format does: ``BM`` is a bitmap only where no text follows.
+    A name in a list may begin as another format does: ``BM`` is a bitmap only where no text follows.
     """
     what = describe(data)
     if what is None or not data or what == UTF_16:

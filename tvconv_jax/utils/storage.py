@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,12 +28,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def full(folder: Path, what: str) -> TrainingError:
-    """Return the error for a full disk.
-
-    Args:
-        folder: The folder that was written to.
-        what: The object that was written, and what is still complete.
-    """
+    """Return the error for a full disk; ``what`` names the object that was written, and what is still complete."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -57,9 +52,7 @@ def writing(folder: Path, what: str) -> Iterator[None]:
 def locked(workdir: Path, log_fn: Callable[[str], None]) -> Iterator[None]:
     """Lock a workdir for this process, creating it if necessary; its file ``.lock`` stays.
 
-    Args:
-        workdir: The folder of the run.
-        log_fn: Function that prints a line; called where the file system has no locks.
+    ``log_fn`` gets a line where the file system has no locks.
 
     Raises:
         UserError: If the folder cannot be written, or another process holds it.
@@ -91,11 +84,6 @@ def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
     gets the lock of a file without that name, while the next one locks a new file. So after locking, the inode is
     compared with that of the path, and if they differ the new file is locked instead.
 
-    Args:
-        path: The file.
-        wait: Whether to wait for the current holder.
-        mode: Mode for opening the file.
-
     Returns:
         The file, and ``False`` where the file system has no locks.
 
@@ -125,7 +113,6 @@ def _flock(file: IO, operation: int) -> bool:
 
 
 def _has_name(file: IO, path: Path) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+    return False

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs a command with the allocator setting that suits training on a CPU:
 #     launch/cpu_env.sh python -m tvconv_jax.main --config=configs/face_mb01.py
-# XLA allocates each step's buffers anew, over a gigabyte, and the system hands them out one page fault per 4 KiB; on
+# XLA allocates each step's buffers again, over a gigabyte, and the system hands them out one page fault per 4 KiB; on
 # huge pages there is one fault per 2 MiB. MobileNetV2 x0.1 with TVConv, batch 64, 2 cores: 1.5 times as fast.
 # Elsewhere than on glibc, or where GLIBC_TUNABLES is set already, the command runs as it is.
 if [ -z "${GLIBC_TUNABLES:-}" ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1; then

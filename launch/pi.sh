@@ -23,7 +23,7 @@ for argument in "$@"; do
 done
 [ ${#there[@]} -eq 2 ] || fail "${#there[@]} arguments before the flags, not 2; usage: launch/pi.sh HOST DIR [--dry-run] [flags]"
 host=${there[0]} dir=${there[1]%/}
-[ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
+[ -d "$dir" ] || fail "$dir is not a folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' native=()
 while read -r runtime artifact; do
   artifacts+=("$artifact") runtimes+=,$runtime
@@ -60,7 +60,7 @@ venv/bin/python -c 'import numpy, onnxruntime' 2>/dev/null || {
   python3 -m venv venv; venv/bin/python -m pip install --disable-pip-version-check -q numpy onnxruntime==\$version; }
 venv/bin/python benchmark.py$words"
 result=$dir/${host##*@}.json
-[ -n "$dry" ] || [ ! -e "$result" ] || echo "note: $result was there before and is written over" >&2
+[ -n "$dry" ] || [ ! -e "$result" ] || echo "note: $result existed and is overwritten" >&2
 
 # Models of an earlier call would lie beside these, so they go first.
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }

@@ -5,7 +5,7 @@
 # and native.cpp, each with its check.npz. It proves that a file loads and is right on that core; an emulator's times
 # mean nothing, so none are taken.
 #
-# Needs Debian or a kin of it whose package servers hold arm64, python3 with pip (another: PYTHON=...), and no root: the
+# Needs Debian, or a system based on it, whose package servers hold arm64, python3 with pip (another: PYTHON=...), and no root: the
 # emulator, Python for arm64 and its wheels are unpacked below ${TVCONV_JAX_CACHE:-$HOME/.cache/tvconv_jax}/pi, once.
 # The native engine is compiled on this machine, by aarch64-linux-gnu-g++; without it the .onnx files alone are checked.
 set -euo pipefail
@@ -27,7 +27,7 @@ for argument in "$@"; do
   esac
 done
 [ -n "$dir" ] || fail "no folder; usage: launch/pi_emulate.sh DIR [--dry-run]"
-[ -d "$dir" ] || fail "$dir is no folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
+[ -d "$dir" ] || fail "$dir is not a folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' cross=$(command -v aarch64-linux-gnu-g++) || cross=''
 none='and no native engine'
 while read -r runtime artifact; do

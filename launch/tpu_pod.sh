@@ -82,7 +82,7 @@ rm -f exit_code
 setsid nohup sh -c 'echo \$\$ > pid; TVCONV_JAX_COORDINATOR=auto .venv/bin/python -m tvconv_jax.main \"\$@\"; echo \$? > exit_code' sh$(printf ' %q' ${flags[@]+"${flags[@]}"}) > log.txt 2>&1 < /dev/null & sleep 1"
 }
 
-# Leaves the exit code of worker 0 in `code`: nothing while it runs or does not answer, 75 if it was started anew.
+# Leaves the exit code of worker 0 in `code`: nothing while it runs or does not answer, 75 if it was started again.
 follow() {
   local how="cat exit_code 2>/dev/null || kill -0 \$(cat pid) 2>/dev/null || echo $RESTART"
   on 0 'cd tvconv_jax; tail -n +1 -F --pid=$(cat pid) log.txt' || true  # a lost connection is not the end

@@ -161,7 +161,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": torch.zeros(1), "b": Evil()}, "b cannot be read (it is not a tensor, and no code is executed to make one"),
+        ({"a": torch.zeros(1), "b": Evil()}, "b cannot be read (it is not a tensor, and no code is executed"),
         ({"features.0.0.weight": Evil()}, "it holds the keys features.0.0.weight, and no tensors by name"),
         ([torch.zeros(1)], "holds no state_dict that can be read: it is a list"),
         (b"not a file of torch", "weights.pth is not a file of PyTorch weights (it is a text file)"),

@@ -228,10 +228,10 @@ def test_emulation_compiles_the_native_engine_here_for_that_core(models, emulato
     ("script", "arguments", "expected"),
     [
         ("pi.sh", ["berry"], "1 arguments before the flags"),
-        ("pi.sh", ["berry", "nowhere"], "nowhere is no folder"),
+        ("pi.sh", ["berry", "nowhere"], "nowhere is not a folder"),
         ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", [], "no folder"),
-        ("pi_emulate.sh", ["nowhere"], "nowhere is no folder"),
+        ("pi_emulate.sh", ["nowhere"], "nowhere is not a folder"),
         ("pi_emulate.sh", ["EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", ["EMPTY", "EMPTY"], "one folder too many"),
         ("pi_emulate.sh", ["EMPTY", "--fast"], "--fast is unknown"),

@@ -95,7 +95,15 @@ def write_math(translator, node):
     raise nodes.SkipNode
 
 
+def keep_deviations(app, doctree, docname):
+    """Keep a mean and its deviation on one line in tables."""
+    for cell in doctree.findall(nodes.entry):
+        for text in [text for text in cell.findall(nodes.Text) if " ± " in text]:
+            text.parent.replace(text, nodes.Text(text.replace(" ± ", "\u00a0±\u00a0")))
+
+
 def setup(app):
+    app.connect("doctree-resolved", keep_deviations)
     app.connect("autodoc-process-signature", shorten)
     for field in PyObject.doc_field_types:
         field.label = {"variable": "Attributes"}.get(field.name, field.label)

@@ -353,6 +353,13 @@ def test_every_command_ends_in_one_line():
         assert alone or calls(text, "ends_in_one_line") or "command.run(main" in text, name
 
 
+def parameters_of(folder):
+    """Names of the parameters of all functions in a folder of the package."""
+    trees = [ast.parse(text) for name, text in SOURCES.items() if Path(name).parent == folder]
+    functions = [node.args for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {parameter.arg for one in functions for parameter in [*one.args, *one.kwonlyargs]}
+
+
 def test_every_flag_of_every_command_is_read():
     """A flag that nothing reads would be accepted and do nothing."""
     found = 0
@@ -365,7 +372,8 @@ def test_every_flag_of_every_command_is_read():
             read = names[0].lstrip("-").replace("-", "_")
             found += 1
             direct = re.search(rf"\b(args|options)\.{read}\b|parse_args\(\w*\)\.{read}\b|\"{read}\"", text)
-            passed = "**options" in text  # as keywords, which a function that does not know them refuses
+            named = next((keyword.value.value for keyword in node.keywords if keyword.arg == "dest"), read)
+            passed = "**options" in text and named in parameters_of(Path(name).parent)  # handed on
             assert direct or passed, (name, read)
         for flag in re.findall(r"^([A-Z]+) = (?:flags\.DEFINE|command\.define)", text, re.M):
             found += 1

@@ -144,7 +144,7 @@ def test_mixer_equals_its_equations():
 def test_mixer_wants_whole_patches_and_its_own_grid():
     model = create_model("mlp_mixer", width=0.1, layers=1)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))
-    with pytest.raises(ValueError, match="images are 24x20; patch_size=8 must divide both sides"):
+    with pytest.raises(ValueError, match="images are 24x20; patch_size=8 must divide height and width"):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 24, 20, 3)))
     with pytest.raises(ValueError, match="built for 9 patches, but these images give 12"):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 24, 32, 3)))

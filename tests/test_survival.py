@@ -268,7 +268,7 @@ def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path):
     (tmp_path / "checkpoints" / "last").mkdir(parents=True)
     check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)  # a start that was cut short
     (tmp_path / "checkpoints" / "last" / "12").mkdir()
-    with pytest.raises(UserError, match="holds checkpoints, but no config.json says of what run; choose another"):
+    with pytest.raises(UserError, match="holds checkpoints, but no config.json names their run; choose another"):
         check_workdir(face_config("smoke", model="mobilenetv2", width=0.1), tmp_path)
 
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict, config_flags
 from tvconv_jax.bench import virtual_devices
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.command import CONFIG
-from tvconv_jax.tasks.configs.renamed import rename_arguments
 from tvconv_jax.utils.progress import reporter
 
 WORKDIR = command.define_path("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
@@ -42,7 +41,7 @@ def main(_: Sequence[str]) -> None:
     """Run the mode that the flags ask for."""
     command.check_mode(MODE.value, READ_BY)
     if MODE.value == "plan":
-        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *rename_arguments(sys.argv[1:])])
+        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import load_task
     from tvconv_jax.tasks.limits import check_values

@@ -67,7 +67,7 @@ class MlpMixer(Checked):
         n, height, width, colors = images.shape
         p = self.patch_size
         if height % p or width % p:
-            raise ValueError(f"images are {height}x{width}; patch_size={p} must divide both sides: resize them.")
+            raise ValueError(f"images are {height}x{width}; patch_size={p} must divide height and width: resize them.")
         grid = (height // p, width // p)
         x = images.reshape(n, grid[0], p, grid[1], p, colors).swapaxes(2, 3).reshape(n, grid[0] * grid[1], -1)
         self._check_positions(x.shape[1])

@@ -37,7 +37,7 @@ class Operator(NamedTuple):
 
     path: str  # "module:Class" in this package
     fields: tuple[str, ...]  # fields that can be given
-    paper: str  # its source, in short; its file says more
+    paper: str  # its source, in short; the docstring of the class says more
     place: str = "conv"  # the field of the model that takes it
     last_stages: int | None = None  # number of the last stages that get it by default; None: all
 

@@ -1,5 +1,6 @@
 """The flow of every task: train, evaluate, write the report, restore; a task's job fills in its parts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -47,11 +48,11 @@ from tvconv_jax.utils.storage import locked, writing
 MIN_TIMED_STEPS = 5  # that a speed is taken from
 
 
-class Job:
+class Job(ABC):
     """A run put together from its config, the base of every task's job.
 
     A task's job sets the attributes without a value below and ``data``, with the training images ``data.train``, and
-    defines the methods that only have a docstring here.
+    defines the abstract methods.
 
     Raises:
         UserError: If something in the config or the data does not fit.
@@ -84,6 +85,7 @@ class Job:
         """Name of the training data in an error."""
         return self.data.description
 
+    @abstractmethod
     def init_state(self) -> TrainState:
         """Return the state before the first step."""
 
@@ -91,30 +93,38 @@ class Job:
         """Return the fresh state as the config changes it; the function prints a line."""
         return state
 
+    @abstractmethod
     def loss(self, forward: Forward) -> LossFunction:
         """Return the loss of the model's forward pass."""
 
+    @abstractmethod
     def scores(self, state: TrainState) -> dict[str, float]:
         """Return the numbers of an evaluation during training; the highest ``score`` is the best state."""
 
+    @abstractmethod
     def measure(self, state: TrainState) -> Any:
         """Return all results of a state on the test data."""
 
+    @abstractmethod
     def results(self, found: Any, state: TrainState, best: loop.Best) -> dict[str, Any]:
         """Return the task's own keys of ``results.json`` for what :meth:`measure` found."""
 
+    @abstractmethod
     def show(self, found: Any, step: int, *, trained: bool) -> None:
         """Print what :meth:`measure` found, after a training or in ``--mode=eval``."""
 
     def write_files(self, workdir: Path, found: Any) -> None:
-        """Write the files that only this task has."""
+        """Write the files that only this task has; none by default."""
+        return None
 
     def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
         """Return the task's own fields of :class:`Trained`, if its models can be exported."""
+        raise NotImplementedError(f"{type(self).__name__} has no artifact.")
 
     @classmethod
     def load_sets(cls, _: ConfigDict) -> Any:
         """Return the verification sets of a face run, if its data is still there."""
+        return None
 
     def check_batch_size(self, name: str) -> None:
         """Raise a ``UserError`` if the batch cannot be split as the config asks; ``name`` is its key."""

@@ -53,7 +53,7 @@ def check_workdir(config: ConfigDict, workdir: Path, *, ignore: Sequence[str] = 
             raise UserError(f"{workdir} holds a run of another config ({different}); {hint}.")
         return
     if any(map(checkpoint_files.found, kinds)):
-        raise UserError(f"{workdir} holds checkpoints, but no config.json says of what run; {hint}.")
+        raise UserError(f"{workdir} holds checkpoints, but no config.json names their run; {hint}.")
     check_unclaimed(workdir, WRITTEN, marker="config.json", flag="--workdir")
 
 

@@ -4,10 +4,25 @@ import importlib.util
 
 from tvconv_jax.utils.errors import UserError
 
+_DATA = ("absl", "array_record", "etils", "grain", "importlib_resources", "ml_collections", "PIL", "rich", "scipy")
+_DATA += ("simplejpeg", "tensorflow_datasets")
 # Modules that each extra of pyproject.toml brings.
 EXTRAS = {
+    "data": _DATA,
+    "train": (*_DATA, "matplotlib", "optax", "orbax", "tensorboardX", "tensorstore"),
     "export": ("onnx", "onnxruntime", "torch"),
     "torch": ("torch",),
+}
+# The extra without which commands do not start; a package's row holds for the modules in it, unless they have their own.
+NEEDED = {
+    "tvconv_jax.bench": "train",
+    "tvconv_jax.data": "data",
+    "tvconv_jax.experiments": "train",
+    "tvconv_jax.export": "train",
+    "tvconv_jax.main": "train",
+    "tvconv_jax.metrics.complexity": "data",
+    "tvconv_jax.report": "train",
+    "tvconv_jax.tasks": "train",
 }
 
 
@@ -30,3 +45,12 @@ def require(extra: str, *modules: str, purpose: str = "") -> None:
         needs = f"; {purpose} needs {'them' if lacking[1:] else 'it'}" if purpose else ""
         verb = "are" if lacking[1:] else "is"
         raise UserError(f"{' and '.join(lacking)} {verb} not installed{needs}: pip install 'tvconv_jax[{extra}]'.")
+
+
+def require_for(module: str) -> None:
+    """Raise a ``UserError`` if a command, the name of its module, lacks packages without which it does not start."""
+    name = module
+    while name and name not in NEEDED:
+        name = name.rpartition(".")[0]
+    if name:
+        require(NEEDED[name], purpose=f"python -m {module}")

@@ -1,12 +1,12 @@
 """One entry point for all commands: ``tvconv-jax COMMAND ...``, or ``python -m tvconv_jax COMMAND ...``."""
 
 import difflib
+import importlib
 import runpy
 import sys
 from importlib.util import find_spec
 from typing import NamedTuple
 
-import tvconv_jax
 from tvconv_jax.utils import cli
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.extras import require_for
@@ -65,7 +65,7 @@ def main() -> None:
     """Run the command that ``sys.argv`` names, or list all commands."""
     program, (name, *arguments) = _program(), sys.argv[1:] or [""]
     if name == "--version":
-        print(tvconv_jax.__version__)
+        print(importlib.import_module(__package__).__version__)
     elif name in ("", "help", "-h", "--help"):
         print(f"usage: {program} COMMAND ...; COMMAND --help lists its options\n")
         print(*(f"  {name:12} {command.text}" for name, command in list_commands().items()), sep="\n")

@@ -13,7 +13,7 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime", "torch"),
     "torch": ("torch",),
 }
-# The extra without which commands do not start; a package's row holds for the modules in it, unless they have their own.
+# The extra without which commands do not start; a package's row holds for modules without a row.
 NEEDED = {
     "tvconv_jax.bench": "train",
     "tvconv_jax.data": "data",
@@ -44,7 +44,9 @@ def require(extra: str, *modules: str, purpose: str = "") -> None:
     if lacking := missing(*(modules or EXTRAS[extra])):
         needs = f"; {purpose} needs {'them' if lacking[1:] else 'it'}" if purpose else ""
         verb = "are" if lacking[1:] else "is"
-        raise UserError(f"{' and '.join(lacking)} {verb} not installed{needs}: pip install 'tvconv_jax[{extra}]'.")
+        names = lacking if len(lacking) < 4 else [*lacking[:3], f"{len(lacking) - 3} more"]
+        listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        raise UserError(f"{listed} {verb} not installed{needs}: pip install 'tvconv_jax[{extra}]'.")
 
 
 def require_for(module: str) -> None:

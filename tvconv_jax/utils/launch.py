@@ -1,9 +1,9 @@
 """Launch scripts: run one, print it, or write it to a file.
 
-    tvconv-jax launch                        the scripts, one a line
-    tvconv-jax launch NAME [ARGUMENTS]       run a script
-    tvconv-jax launch NAME --print           print it
-    tvconv-jax launch NAME --out=FILE        write it to a file, as for sbatch or kubectl
+tvconv-jax launch                        the scripts, one a line
+tvconv-jax launch NAME [ARGUMENTS]       run a script
+tvconv-jax launch NAME --print           print it
+tvconv-jax launch NAME --out=FILE        write it to a file, as for sbatch or kubectl
 """
 
 import os

@@ -436,7 +436,7 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     Path(two).write_text("import tvconv_jaxx")
     assert "cannot be read (ModuleNotFoundError: No module named 'tvconv_jaxx'); repair it." in error(two)
     Path(two).write_text(TWO.replace("face_mb01", "face_mb99"))
-    assert "names the config configs/face_mb99.py, which is not there" in error(two)
+    assert "two.py: there is no config configs/face_mb99.py; there are: " in error(two)
     Path(two).write_text(TWO.replace('"other"', '"tvconv"'))
     assert "has two settings that go to the folder tvconv" in error(two)
     Path(two).write_text(TWO)

@@ -35,6 +35,10 @@ COMMANDS = {
     "figures": Command("tvconv_jax.experiments.figures", "the paper's figures from runs and sweeps"),
     "complexity": Command("tvconv_jax.metrics.complexity", "MACs and parameters of all models, beside the paper's"),
     "bench": Command("tvconv_jax.bench", "speed of operators and training steps, beside PyTorch"),
+    "edge-table": Command("tvconv_jax.bench.edge_table", "speed of exported models in every runtime"),
+    "export-table": Command("tvconv_jax.bench.export_table", "size, speed and accuracy by rank and precision"),
+    "operator-table": Command("tvconv_jax.bench.operator_table", "cost, accuracy and speed of all operators"),
+    "plan-table": Command("tvconv_jax.bench.plan_table", "plans of several models and devices"),
     "launch": Command("tvconv_jax.utils.launch", "scripts for clusters, TPUs and a Raspberry Pi"),
 }
 
@@ -68,7 +72,7 @@ def main() -> None:
         print(importlib.import_module(__package__).__version__)
     elif name in ("", "help", "-h", "--help"):
         print(f"usage: {program} COMMAND ...; COMMAND --help lists its options\n")
-        print(*(f"  {name:12} {command.text}" for name, command in list_commands().items()), sep="\n")
+        print(*(f"  {name:14} {command.text}" for name, command in list_commands().items()), sep="\n")
     else:
         with cli.ends_in_one_line("nothing was written."):
             command = _find(name)

@@ -74,7 +74,10 @@ def load_sweep(path: str) -> Sweep:
     sweep = sweep._replace(settings=settings)
     folders = [setting.folder for setting in sweep.settings]
     for setting in sweep.settings:
-        find_config(setting.config)
+        try:
+            find_config(setting.config)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         if folders.count(setting.folder) > 1:
             raise UserError(f"{path} has two settings that go to the folder {setting.folder}; rename one.")
     return sweep

@@ -1,9 +1,11 @@
 """Launch scripts: run one, print it, or write it to a file.
 
-tvconv-jax launch                        the scripts, one a line
-tvconv-jax launch NAME [ARGUMENTS]       run a script
-tvconv-jax launch NAME --print           print it
-tvconv-jax launch NAME --out=FILE        write it to a file, as for sbatch or kubectl
+    tvconv-jax launch                        the scripts, one a line
+    tvconv-jax launch NAME [ARGUMENTS]       run a script
+    tvconv-jax launch NAME --print           print it
+    tvconv-jax launch NAME --out=FILE        write it to a file, as for sbatch or kubectl
+
+A script that needs a Python takes the one that runs this command, unless PYTHON names another.
 """
 
 import os
@@ -44,6 +46,8 @@ def _out_file(options: Sequence[str]) -> str | None:
 
 
 def _write(script: Path, name: str) -> None:
+    if SOURCED in script.read_text():
+        raise UserError(f"{script.name} reads files beside it, so a copy would not run; run it with its arguments.")
     file = check_output_file(user_path(name))
     if file.exists():
         raise UserError(f"{file} exists and is left as it is; name another file.")

@@ -22,10 +22,10 @@ OPTIONAL = sorted({module for modules in extras.EXTRAS.values() for module in mo
 WITHOUT = f"""
 import builtins, importlib.util, sys
 found, find = builtins.__import__, importlib.util.find_spec
-def without(name, space=None, *rest):
+def without(name, space=None, *rest, **more):
     if name.split(".")[0] in {OPTIONAL} and (space or {{}}).get("__name__", "").startswith(("tvconv_jax", "__main__")):
         raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-    return found(name, space, *rest)
+    return found(name, space, *rest, **more)
 builtins.__import__ = without
 importlib.util.find_spec = lambda name, package=None: None if name in {OPTIONAL} else find(name, package)
 """
@@ -41,8 +41,8 @@ tvconv_jax.freeze(layer, variables)(x)
 model = tvconv_jax.create_model("mobilenetv2", width=0.1, stages=(1,))
 images = jnp.ones((1, 24, 24, 3))
 shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-from tvconv_jax.metrics.complexity import complexity
-print(complexity(model, (1, 24, 24, 3)).macs)
+from tvconv_jax.metrics.complexity import count
+print(count(model, (1, 24, 24, 3)).macs)
 """
 
 
@@ -56,7 +56,7 @@ def test_the_layers_need_jax_flax_and_numpy_alone():
     assert int(done.stdout) > 0
 
 
-@pytest.mark.parametrize("module", sorted({command.module for command in entry.COMMANDS.values()} - {"x"}))
+@pytest.mark.parametrize("module", sorted({command.module for command in entry.COMMANDS.values()}))
 def test_a_command_without_its_packages_says_so_at_once(module):
     needed = next((extra for name, extra in extras.NEEDED.items() if f"{module}.".startswith(f"{name}.")), None)
     if needed is None or importlib.util.find_spec(module) is None:
@@ -67,7 +67,6 @@ def test_a_command_without_its_packages_says_so_at_once(module):
     assert done.returncode == 2, done.stderr
     line = rf"error: absl, array_record, etils and \d+ more are not installed; python -m {module} needs them: "
     assert re.fullmatch(rf"{line}pip install 'tvconv_jax\[{needed}\]'\.\n", done.stderr)
-    assert "jax" not in done.stdout
 
 
 def test_the_entry_point_says_which_extra_is_missing_and_lists_commands_without_any():
@@ -94,8 +93,7 @@ def test_extras_name_the_modules_of_their_distributions():
 
 
 def test_every_command_is_in_the_table():
-    """One that is not there would be found by its module's name alone."""
-    inner = ("collectives", "edge_table", "export_table", "operator_table", "plan_table", "torch_baseline")
+    inner = ("preview", "tether")  # draws an image of the docs; a part of others
     modules = {command.module for command in entry.COMMANDS.values()}
     for path in (ROOT / "tvconv_jax").rglob("*.py"):
         if 'if __name__ == "__main__"' in path.read_text() and path.stem not in inner:

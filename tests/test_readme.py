@@ -69,9 +69,13 @@ def test_every_command_names_what_exists(module, arguments):
 
 
 def test_every_command_of_the_script_exists():
-    named = [line for text in TEXTS.values() for line in re.findall(r"(?:^|`)tvconv-jax ([^`\n]+)", text, re.MULTILINE)]
+    named = [
+        line
+        for text in TEXTS.values()
+        for line in re.findall(r"(?:^|`)tvconv-jax +([a-z][^#`\n]*)", text, re.MULTILINE)
+    ]
     assert named
-    for name, *arguments in (line.partition("#")[0].split() for line in named):
+    for name, *arguments in (line.split() for line in named):
         assert name in COMMANDS_OF_SCRIPT, name
         if name in ("train", "eval", "plan"):
             find_config(next(word for word in arguments if not word.startswith("-")).partition(":")[0])

@@ -45,7 +45,7 @@ bench: .venv/.test
 
 .venv/.base: .venv/.made pyproject.toml requirements.lock
 	@echo "Installing into .venv (a few minutes the first time) ..."
-	@$(PIP) -e .
+	@$(PIP) -e '.[train]'
 	@$(COMPILE)
 	@touch $@
 

@@ -39,7 +39,9 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 to=$stage/tvconv_jax_benchmark
 mkdir "$to"
-cp "$(dirname "$0")/../tvconv_jax/edge/benchmark.py" "$to/"
+package=$(dirname "$0")/../tvconv_jax
+[ -d "$package" ] || package=$(dirname "$0")/..  # inside the installed package
+cp "$package/edge/benchmark.py" "$to/"
 for artifact in "${artifacts[@]}"; do
   mkdir -p "$to/models/$(dirname "$artifact")"
   cp "$dir/$artifact" "$to/models/$artifact"

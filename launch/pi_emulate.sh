@@ -44,7 +44,9 @@ for artifact in "${artifacts[@]}"; do
 done
 
 here=$(cd "$(dirname "$0")" && pwd)
-benchmark=$here/../tvconv_jax/edge/benchmark.py
+package=$here/../tvconv_jax
+[ -d "$package" ] || package=$here/..  # inside the installed package
+benchmark=$package/edge/benchmark.py
 python=${PYTHON:-$here/../.venv/bin/python}
 [ -x "$python" ] || python=$(command -v "${PYTHON:-python3}") || fail "no python3; name one that has pip: PYTHON=..."
 cache=${TVCONV_JAX_CACHE:-${HOME:-}/.cache/tvconv_jax}/pi

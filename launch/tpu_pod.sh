@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU, from a single host to a pod slice, and goes on by itself after a pre-emption:
 #     launch/tpu_pod.sh run NAME --zone=us-west4-a --type=v5litepod-64 --bucket=BUCKET [--spot] [--project=P] \
-#         [--runtime=R] [--dry-run] -- --config=configs/face_mb10.py --workdir=bucket/runs/a
+#         [--runtime=R] [--wheel=FILE] [--dry-run] -- --config=configs/face_mb10.py --workdir=bucket/runs/a
 # `run` is what these do, one after the other, and again when the TPU is gone or the processes ended with 75:
 #     create   asks for the TPU as a queued resource, and waits until it is there
-#     install  copies the tree to every worker, makes the environment (requirements.lock), mounts the bucket
+#     install  copies the tree to every worker (or the wheel of --wheel=FILE), makes the environment, mounts the bucket
 #     start    starts the command on all workers; it goes on when the connection is lost
 #     follow   shows the log of worker 0 until it ends, and ends with its exit code
 #     delete   gives the TPU back; after `run` it stays until then
@@ -23,12 +23,12 @@ fail() { echo "error: $1" >&2; exit 2; }
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }
 
 [ $# -ge 2 ] || fail "an action and a name are needed; $USAGE"
-action=$1 name=$2 zone='' type='' bucket='' runtime='' dry='' spot=() project=() flags=()
+action=$1 name=$2 zone='' type='' bucket='' runtime='' wheel='' dry='' spot=() project=() flags=() tree=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
 while [ $# -gt 0 ]; do
   case $1 in
     --zone=*) zone=${1#*=} ;; --type=*) type=${1#*=} ;; --bucket=*) bucket=${1#*=} ;; --runtime=*) runtime=${1#*=} ;;
-    --project=*) project=("$1") ;; --spot) spot=(--spot) ;; --dry-run) dry=yes ;;
+    --wheel=*) wheel=${1#*=} ;; --project=*) project=("$1") ;; --spot) spot=(--spot) ;; --dry-run) dry=yes ;;
     --) shift; flags=("$@"); break ;;
     *) fail "$1 is unknown; $USAGE" ;;
   esac
@@ -40,6 +40,7 @@ case $action in
   *) fail "action $action is unknown; $USAGE" ;;
 esac
 case $action in run|start) [ ${#flags[@]} -gt 0 ] || fail "$action needs the flags of tvconv_jax.main after --; $USAGE" ;; esac
+case $action in run|install) [ -f "${wheel:-$tree/pyproject.toml}" ] || fail "$action installs ${wheel:-the checkout around this script}, which is not there; name a wheel: --wheel=FILE" ;; esac
 case $type in v4-*) system=tpu-ubuntu2204-base ;; v5p-*) system=v2-alpha-tpuv5 ;; v6e-*) system=v2-alpha-tpuv6e ;;
   *) system=v2-alpha-tpuv5-lite ;; esac
 
@@ -61,18 +62,17 @@ create() {
 
 # The systems' own Python is 3.10; uv brings a later one.
 install() {
-  local tree archive=${TMPDIR:-/tmp}/tvconv_jax-$name.tar.gz
-  tree=$(cd "$(dirname "$0")/.." && pwd)
-  run tar -C "$tree" --exclude=.git --exclude=.venv --exclude=runs -czf "$archive" . &&
-  run gcloud compute tpus tpu-vm scp "$archive" "$name:tvconv_jax.tar.gz" "${at[@]}" --worker=all &&
-  run rm "$archive" &&
-  on all "set -e; mkdir -p tvconv_jax/bucket; tar -xzf tvconv_jax.tar.gz -C tvconv_jax; cd tvconv_jax; key=/usr/share/keyrings/cloud.google.asc
+  local archive=${TMPDIR:-/tmp}/tvconv_jax-$name.tar.gz to=tvconv_jax.tar.gz what="-c requirements.lock -e '.[tpu,train]'" unpack="tar -xzf tvconv_jax.tar.gz -C tvconv_jax"
+  if [ -n "$wheel" ]; then archive=$wheel to=${wheel##*/} unpack=true what="'../${wheel##*/}[tpu,train]'"
+  else run tar -C "$tree" --exclude=.git --exclude=.venv --exclude=runs -czf "$archive" .; fi &&
+  run gcloud compute tpus tpu-vm scp "$archive" "$name:$to" "${at[@]}" --worker=all && { [ -n "$wheel" ] || run rm "$archive"; } &&
+  on all "set -e; mkdir -p tvconv_jax/bucket; $unpack; cd tvconv_jax; key=/usr/share/keyrings/cloud.google.asc
 command -v gcsfuse >/dev/null || { curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee \$key >/dev/null
 echo \"deb [signed-by=\$key] https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list
 sudo apt-get update -q; sudo apt-get install -qy gcsfuse; }
 mountpoint -q bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") bucket
 python3 -m pip install -q --user uv; uv=\$HOME/.local/bin/uv; [ -d .venv ] || \$uv venv -q --python 3.11 .venv
-\$uv pip install -q --python .venv -c requirements.lock -e '.[tpu]'"
+\$uv pip install -q --python .venv $what"
 }
 
 start() {

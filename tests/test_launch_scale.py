@@ -127,7 +127,7 @@ def test_tpu_dry_run_prints_all_of_it():
         "# waits until the state is ACTIVE",
         "tpu-vm scp /tmp/tvconv_jax-pod.tar.gz pod:tvconv_jax.tar.gz --zone=us-west4-a --worker=all",
         "gcsfuse --implicit-dirs store bucket",
-        "pip install -q --python .venv -c requirements.lock -e '.[tpu]'",
+        "pip install -q --python .venv -c requirements.lock -e '.[tpu,train]'",
         f'tvconv_jax.main "$@"; echo $? > exit_code\' sh {FLAGS[0]} --workdir=bucket/a\\ b > log.txt',
         "ssh pod --zone=us-west4-a --worker=0 --command=cd tvconv_jax; tail -n +1 -F --pid=$(cat pid) log.txt",
         "# code 75: start and follow again; state not ACTIVE: delete, and all of it again",
@@ -136,6 +136,18 @@ def test_tpu_dry_run_prints_all_of_it():
     assert -1 not in at and at == sorted(at), done.stdout
     done = run("tpu_pod.sh", "delete", "pod", "--zone=z", "--dry-run")
     assert done.stdout == "gcloud compute tpus queued-resources delete pod --zone=z --force --quiet\n"
+
+
+def test_tpu_installs_a_wheel_where_there_is_no_checkout(tmp_path):
+    script, wheel = tmp_path / "a/launch/tpu_pod.sh", tmp_path / "tvconv_jax-1-py3-none-any.whl"
+    script.parent.mkdir(parents=True)
+    script.write_bytes((LAUNCH / "tpu_pod.sh").read_bytes())
+    done = run(script, "install", "pod", "--zone=z", "--bucket=b", "--dry-run")
+    assert done.returncode == 2 and "name a wheel: --wheel=FILE" in done.stderr and not done.stdout
+    wheel.touch()
+    done = run(script, "install", "pod", "--zone=z", "--bucket=b", "--dry-run", f"--wheel={wheel}")
+    assert f"scp {wheel} pod:{wheel.name} --zone=z" in done.stdout and "tar" not in done.stdout
+    assert done.stdout.endswith(f"pip install -q --python .venv '../{wheel.name}[tpu,train]'\n")
 
 
 NEW = ["create", "copy", "install"]
@@ -176,6 +188,7 @@ def run_pod(folder, environment, codes):
     (folder / "codes").write_text("".join(f"{line}\n" for line in codes))
     tree = folder / "tree"
     (tree / "launch").mkdir(parents=True)
+    (tree / "pyproject.toml").touch()
     (tree / "launch/tpu_pod.sh").write_bytes((LAUNCH / "tpu_pod.sh").read_bytes())
     command = ["bash", tree / "launch/tpu_pod.sh", "run", *POD, "--", *FLAGS]
     return subprocess.run(

@@ -100,7 +100,7 @@ def test_every_operator_has_a_paper_in_the_table():
     [
         (["nowhere"], "there is no folder nowhere; run the sweep first: experiments.sweep configs/sweeps/figure6.py."),
         (["tests"], "which is not of this sweep; choose another --out, or move it away."),
-        (["tests", "--sweep=configs/sweeps/table9.py"], "there is no file configs/sweeps/table9.py; beside it are:"),
+        (["tests", "--sweep=configs/sweeps/table9.py"], "there is no sweep configs/sweeps/table9.py; there are:"),
         (["tests", "--batch=0"], "0 must be at least 1"),
         (
             ["tests", "--json=nowhere/a.json"],

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tvconv_jax import list_models
+from tvconv_jax.__main__ import COMMANDS as COMMANDS_OF_SCRIPT
+from tvconv_jax.utils.launch import list_scripts
+from tvconv_jax.utils.shipped import find_config
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -63,6 +66,21 @@ def test_every_command_names_what_exists(module, arguments):
         load_config(name, text.replace("OPERATOR", "depthwise").replace("SEED", "0"))
     for name in re.findall(r"configs/sweeps/\w+\.py", arguments):
         assert (ROOT / name).exists() or "NAME" in name, name
+
+
+def test_every_command_of_the_script_exists():
+    named = [
+        line
+        for text in TEXTS.values()
+        for line in re.findall(r"(?:^|`)tvconv-jax +([a-z][^#`\n]*)", text, re.MULTILINE)
+    ]
+    assert named
+    for name, *arguments in (line.split() for line in named):
+        assert name in COMMANDS_OF_SCRIPT, name
+        if name in ("train", "eval", "plan"):
+            find_config(next(word for word in arguments if not word.startswith("-")).partition(":")[0])
+        if name == "launch" and arguments:
+            assert arguments[0] in list_scripts()
 
 
 def test_every_config_key_exists():

@@ -428,7 +428,7 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
         assert end.value.code == 2
         return text.strip().splitlines()[-1]
 
-    assert "there is no file configs/sweeps/table9.py; beside it are: configs/" in error("configs/sweeps/table9.py")
+    assert "there is no sweep configs/sweeps/table9.py; there are: figure10, " in error("configs/sweeps/table9.py")
     assert "--jobs=0 must be 1 to " in error(two, "--jobs=0")
     assert "has no get_sweep(); it is a config" in error("configs/face_mb01.py")
     assert "arguments for the configs start with --config." in error(two, "--epochs=3")
@@ -436,7 +436,7 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     Path(two).write_text("import tvconv_jaxx")
     assert "cannot be read (ModuleNotFoundError: No module named 'tvconv_jaxx'); repair it." in error(two)
     Path(two).write_text(TWO.replace("face_mb01", "face_mb99"))
-    assert "names the config configs/face_mb99.py, which is not there" in error(two)
+    assert "two.py: there is no config configs/face_mb99.py; there are: " in error(two)
     Path(two).write_text(TWO.replace('"other"', '"tvconv"'))
     assert "has two settings that go to the folder tvconv" in error(two)
     Path(two).write_text(TWO)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tvconv_jax.utils import cli
+from tvconv_jax.utils.extras import require_for
 
 NOTHING, GOES_ON = "nothing was written.", "the same command goes on."
 SETS = "folder of identities, .rec or tfds:NAME"
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name == "convert" and not (target.startswith(cli.TFDS) or target.endswith((".bin", ".idx"))):
         after = GOES_ON  # loose images and records; the others are written whole or not at all
     with cli.ends_in_one_line(after):
+        require_for(module)
         print(getattr(importlib.import_module(module), name)(**arguments))
 
 

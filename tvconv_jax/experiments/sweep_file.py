@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from tvconv_jax.tasks.configs.renamed import rename_changes
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over
+from tvconv_jax.utils.shipped import SWEEPS, find_config
 
 WRITTEN = ("sweep.json", "report.html", "operator_table.json")
 # Of the output folder, besides settings; older versions left .part.
@@ -50,14 +51,12 @@ class Sweep(NamedTuple):
 
 
 def load_sweep(path: str) -> Sweep:
-    """Run a file of ``configs/sweeps`` and check its sweep.
+    """Run a file of ``configs/sweeps``, found by its path or name, and check its sweep.
 
     Raises:
         UserError: If there is no such file, it is not a sweep, a config is missing, or a row is there twice.
     """
-    if not Path(path).is_file():
-        there = ", ".join(sorted(str(file) for file in Path(path).parent.glob("*.py"))) or "no sweeps"
-        raise UserError(f"there is no file {path}; beside it are: {there}.")
+    path = str(find_config(path, SWEEPS))
     spec = importlib.util.spec_from_file_location("tvconv_jax_sweep", path)
     if spec is None:
         raise UserError(f"{path} is not a Python file; a sweep is one that has get_sweep(), as in configs/sweeps.")
@@ -75,8 +74,10 @@ def load_sweep(path: str) -> Sweep:
     sweep = sweep._replace(settings=settings)
     folders = [setting.folder for setting in sweep.settings]
     for setting in sweep.settings:
-        if not Path(setting.config).is_file():
-            raise UserError(f"{path} names the config {setting.config}, which is not there; run it from the project.")
+        try:
+            find_config(setting.config)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         if folders.count(setting.folder) > 1:
             raise UserError(f"{path} has two settings that go to the folder {setting.folder}; rename one.")
     return sweep

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from rich.table import Table
 
 from tvconv_jax.models import create_model
 from tvconv_jax.models.registry import list_operators
@@ -105,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_table(_operators_table(), width=100)
 
 
-def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Any:
+    from rich.table import Table  # late: to count needs no table
+
     table = Table(title=title)
     for column in (*texts, *numbers):
         table.add_column(column, justify="left" if column in texts else "right")
@@ -117,7 +118,7 @@ def _cells(model: nn.Module) -> tuple[str, ...]:
     return f"{cost.macs / 1e6:.2f}", f"{cost.params / 1e3:,.0f}", f"{cost.train_params / 1e3:,.0f}"
 
 
-def _models_table() -> Table:
+def _models_table() -> Any:
     numbers = ("paper", "ours", "frozen", "training")
     table = _table("MACs at 96x96, in millions; parameters in thousands", ("model", "operator"), numbers)
     for (name, width), paper in PAPER_MMACS.items():
@@ -127,7 +128,7 @@ def _models_table() -> Table:
     return table
 
 
-def _operators_table() -> Table:
+def _operators_table() -> Any:
     table = _table("Operators in MobileNetV2 x0.1", ("operator",), ("MACs", "frozen", "training"))
     for name in list_operators("mobilenetv2"):
         table.add_row(name, *_cells(create_model("mobilenetv2", width=0.1, operator=name)))

@@ -17,7 +17,6 @@ unknown name.
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from scipy import ndimage
 
 Definition = Literal["pooled", "directed"]
 Empty = Literal["100", "nan", "diagonal"]
@@ -85,6 +84,8 @@ def clean(mask: np.ndarray) -> np.ndarray:
 
     Source: github.com/JierunChen/TVConv (609d4bf), od_oc_segmentation/utils/Utils.py.
     """
+    from scipy import ndimage  # late: the layers do not need it
+
     parts, count = ndimage.label(mask, np.ones((3, 3), bool))
     if count > 1:
         mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
@@ -98,6 +99,8 @@ def _both_ways(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     if not (pred.any() and true.any()):
         return None
+    from scipy import ndimage
+
     outlines = [mask & ~ndimage.binary_erosion(mask) for mask in (pred, true)]
     to_pred, to_true = (ndimage.distance_transform_edt(~outline) for outline in outlines)
     return to_true[outlines[0]], to_pred[outlines[1]]

@@ -17,6 +17,7 @@ from tvconv_jax.tasks.configs.renamed import rename_arguments, rename_hint, rena
 from tvconv_jax.utils import cli
 from tvconv_jax.utils.errors import Interrupted, UserError, as_line, print_error
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.shipped import find_config
 from tvconv_jax.utils.storage import full, is_full
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
@@ -82,12 +83,13 @@ def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> Non
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
         with _mistakes_as_user_errors():
-            sys.argv[1:] = rename_arguments(sys.argv[1:])  # ml_collections reads overrides there
-            rest = flags.FLAGS(_prepare(arguments))
+            # ml_collections reads overrides there
+            sys.argv[1:] = rename_arguments(_with_config_flag(arguments[1:]))
+            rest = flags.FLAGS([arguments[0], *_prepare(sys.argv[1:])])
             if len(rest) > 1:
                 raise UserError(f"argument {rest[1]!r} is not a flag; flags start with --, see --help.")
             if not CONFIG.value:
-                raise UserError("--config is missing; name one, as in --config=configs/face_mb01.py.")
+                raise UserError("--config is missing; name one, as in --config=face_mb01.")
             _checked(flags.FLAGS)
             return rest
     except UserError as error:
@@ -95,14 +97,33 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         sys.exit(2)
 
 
+def _with_config_flag(arguments: Sequence[str]) -> list[str]:
+    """Replace the first word that is neither a flag nor a flag's value by ``--config=WORD``, unless there is one."""
+    found = list(arguments)
+    if not any(_is_config(argument.partition("=")[0]) for argument in found):
+        for before, (index, word) in zip(["", *found], enumerate(found), strict=False):
+            if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+                found[index] = f"--config={word}"
+                break
+    return found
+
+
+def _is_config(flag: str) -> bool:
+    return flag in ("-config", "--config")
+
+
 def _prepare(arguments: Sequence[str]) -> list[str]:
-    """Expand a config file's ``~``, which no shell expands behind ``--config=``, and replace old names."""
-    expanded = []
+    """Replace the name of a config by the path of its file, and old names by new ones."""
+    prepared: list[str] = []
     for argument in arguments:
-        name, given, value = argument.partition("=")
-        is_config = given and name.lstrip("-") == "config" and value[:1] == "~"
-        expanded.append(f"{name}={user_path(value)}" if is_config else argument)
-    return rename_arguments(expanded)
+        flag, given, value = argument.partition("=")
+        if prepared and _is_config(prepared[-1]):
+            flag, given, value = prepared.pop(), "=", argument
+        if given and value and _is_config(flag):
+            name, colon, text = value.partition(":")
+            argument = f"{flag}={find_config(name)}{colon}{text}"
+        prepared.append(argument)
+    return rename_arguments(prepared)
 
 
 def _checked(values: flags.FlagValues) -> ConfigDict:

@@ -13,28 +13,42 @@ from typing import Any, NoReturn, TypeVar
 
 from tvconv_jax.utils import console
 from tvconv_jax.utils.errors import Stopped, UserError, as_line, print_error
+from tvconv_jax.utils.extras import require_for
 from tvconv_jax.utils.files import user_path
-from tvconv_jax.utils.moved import print_renamed
+from tvconv_jax.utils.moved import new_name, print_renamed
 from tvconv_jax.utils.progress import reporter
 
 TFDS = "tfds:"  # prefix of the name of a TFDS data set, where a path is possible too
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**32 - 1  # the largest that both NumPy's generators and JAX's keys take
 MAX_IMAGE_SIZE = 65535  # of a JPEG
+SCRIPT = "tvconv-jax"  # runs tvconv_jax/__main__.py
 Parsed = TypeVar("Parsed")
+called_as: str | None = None  # by a user of that script, as in "tvconv-jax data"
 
 
 def begin_if_command() -> None:
-    """Install streams and handlers of signals and uncaught exceptions if ``python -m tvconv_jax...`` imports this.
+    """Install streams and handlers of signals and uncaught exceptions if a command of the package imports this.
 
-    Python then still looks for the module, and ``sys.argv[0]`` is ``"-m"``. Imported from other programs, the package
-    changes no signal and no stream. Until :func:`listen` is called, a signal ends the process at once.
+    That is ``python -m tvconv_jax...``, for which Python still looks for the module, and ``sys.argv[0]`` is ``"-m"``;
+    or the script :data:`SCRIPT`. Imported from other programs, the package changes no signal and no stream. Until
+    :func:`listen` is called, a signal ends the process at once.
+
+    Raises:
+        UserError: If packages are missing without which the command does not start.
     """
-    names = (argument for argument in sys.orig_argv[1:] if argument.split(".")[0] == __package__.split(".")[0])
-    if sys.argv[:1] == ["-m"] and any(names):
+    package = __package__.split(".")[0]
+    module = next((word for word in sys.orig_argv[1:] if word.split(".")[0] == package), None)
+    if (sys.argv[:1] == ["-m"] and module) or is_script():
         console.install()
         sys.excepthook = _last_word
         _handle(_stop_early)
+        require_for(new_name(module or package))
+
+
+def is_script() -> bool:
+    """Return whether this process is the installed script."""
+    return Path((sys.argv or [""])[0]).stem == SCRIPT
 
 
 def listen() -> None:
@@ -97,6 +111,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, renamed: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
+        if called_as and options.get("prog", "").startswith("python -m tvconv_jax."):
+            options["prog"] = called_as
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
         self._renamed = renamed
 

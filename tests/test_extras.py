@@ -1,0 +1,34 @@
+"""Optional packages: what is missing is said in one line, and before any work."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tvconv_jax.utils import extras
+from tvconv_jax.utils.errors import UserError
+
+
+def test_installed_modules_are_not_missing():
+    assert extras.missing("json", "numpy") == []
+    extras.require("export", "json")
+
+
+def test_what_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"^onnx is not installed: pip install 'tvconv_jax\[export\]'\.$"):
+        extras.require("export", "onnx", "numpy")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    line = r"^onnx and onnxruntime are not installed; --formats=onnx needs them: pip install 'tvconv_jax\[export\]'\.$"
+    with pytest.raises(UserError, match=line):
+        extras.require("export", "onnx", "onnxruntime", purpose="--formats=onnx")
+
+
+def test_nothing_is_imported():
+    assert not extras.missing("this") and "this" not in sys.modules
+
+
+def test_every_extra_is_one_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert set(extras.EXTRAS) <= set(project["optional-dependencies"])

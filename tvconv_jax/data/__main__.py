@@ -3,6 +3,7 @@
     python -m tvconv_jax.data inspect PATH                a report on a set, and on defects that cost accuracy
     python -m tvconv_jax.data convert SOURCE TARGET       from one format into another, byte for byte
     python -m tvconv_jax.data align SOURCE POINTS TARGET  by five landmarks, to the field's template
+    python -m tvconv_jax.data pairs FOLDER                a list of pairs to verify on, from folders of identities
     python -m tvconv_jax.data purify SOURCE               the frontal part, by a classifier of configs/frontal.py
     python -m tvconv_jax.data speed SOURCE                images/s of decoders and of the pipeline
 
@@ -29,6 +30,10 @@ def _image_file(text: str) -> Path:
     if path.suffix.lower() not in Image.registered_extensions():
         raise argparse.ArgumentTypeError(f"{text} must end as an image does: .png, .jpg")
     return path
+
+
+def _number_or_share(text: str) -> int | float:
+    return cli.integer(2)(text) if text.isdecimal() else cli.number(0, 1, above=True)(text)
 
 
 def _arg(name: str, parse: Any, text: str, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -74,6 +79,19 @@ COMMANDS = {
             _size(112, "height and width of the aligned faces, 112 or 96"),
         ],
         GOES_ON,
+    ),
+    "pairs": (
+        "tvconv_jax.data.tools.pair_list",
+        "a balanced list of verification pairs, from a folder of identities",
+        [
+            _arg("folder", cli.path_argument, "folder of identities: a data.root, or the train in it"),
+            _arg("--out", cli.output_file, "list to write, <set>_pair.txt; default: own_pair.txt in data.root"),
+            _arg("--folds", cli.integer(1), "10, as lists are read", default=10),
+            _arg("--pairs-per-fold", cli.integer(2), "default: as many as the images allow, up to 600"),
+            _arg("--seed", cli.seed_argument, "seed of what is drawn; default 0", default=0),
+            _arg("--hold-out", _number_or_share, "identities for the pairs, kept apart from training: 20, or 0.2"),
+        ],
+        NOTHING,
     ),
     "purify": (
         "tvconv_jax.tasks.purify",

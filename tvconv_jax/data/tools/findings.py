@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tvconv_jax.data.sets import FaceSet
 from tvconv_jax.data.source import Source
+from tvconv_jax.data.subset import read_include_list, short_name
 from tvconv_jax.data.tools.held_out import HeldOut, simplify
 from tvconv_jax.data.tools.image_stats import ImageStats, digest
 
@@ -59,12 +60,16 @@ def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageSta
 def find_overlap(faces: FaceSet, stats: Sequence[ImageStats], test: HeldOut) -> Iterator[Finding]:
     """Yield what a training set shares with a test set: identities by their names, and images by their bytes."""
     known = {simplify(name) for name in test.identities}
-    both = [name for name in faces.identities if faces.named and not name.isdigit() and simplify(name) in known]
+    kept = set(read_include_list(test.include)) if test.include else None
+    trained = faces.identities if kept is None else sorted({name.split("/")[0] for name in kept})
+    both = [name for name in trained if faces.named and not name.isdigit() and simplify(name) in known]
     if both:
         yield Finding(f"identities that are also in the test set {test.name}", both)
     index_of = {entry.digest: index for index, entry in enumerate(stats)}
     digests = (digest(test.source[index]["image"]) for index in range(len(test.source)))
     shared = sorted({index_of[found] for found in digests if found in index_of})
+    if kept is not None:
+        shared = [index for index in shared if short_name(faces.source.name(index)) in kept]
     yield from _images(faces.source, f"images that are also in the test set {test.name}", shared)
 
 

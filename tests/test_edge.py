@@ -1,6 +1,7 @@
 """The benchmark of exported models: on tiny models whose answers are known, and on files that are wrong."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch._inductor.config
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from tvconv_jax.edge import benchmark
 from tvconv_jax.export import artifacts
@@ -405,6 +407,25 @@ def test_a_missing_artifact_or_check_is_named_and_what_is_there(tmp_path, capsys
 def test_an_artifact_without_threshold_is_checked_and_timed(here, tmp_path, capsys):
     benchmark.main([write_onnx(tmp_path, thresholds=None, verified=False, accuracy=None), *QUICK])
     assert "embeddings equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "ends"),
+    [({"thresholds": {"cosine": 0.4}}, False), ({"thresholds": None, "verified": False}, True), ({}, True)],
+)
+def test_the_snippet_of_the_page_survives_a_model_without_threshold(thresholds, ends, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    (snippet,) = [text for text in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "thresholds" in text]
+    write_onnx(tmp_path, **thresholds)
+    for name in ("one.jpg", "other.jpg"):
+        Image.new("RGB", (9, 9), "gray").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    if ends:
+        with pytest.raises(SystemExit, match="this model has no threshold: add verification pairs"):
+            exec(snippet, {})
+    else:
+        exec(snippet, scope := {})
+        assert isinstance(bool(scope["same"]), bool)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])

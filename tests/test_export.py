@@ -476,11 +476,13 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
         assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
 
 
-@pytest.mark.parametrize(("root", "hint"), [("faces", "write a list into faces ("), ("tfds:lfw", "data.verify_root")])
+@pytest.mark.parametrize(
+    ("root", "hint"), [("faces", "data pairs faces) and export again"), ("tfds:lfw", "data.verify_root")]
+)
 def test_without_pairs_the_report_and_the_metadata_say_that_there_is_no_threshold(root, hint, run, tmp_path):
     """Whoever exports it, or reads the file, is told; nothing is measured, so nothing is invented."""
     found = trained.load(run)
-    found.config.data.root = root
+    found.config.data.update({"source": "folder", "root": root})
     found = found._replace(verify=None)
     about = exporting._metadata(found, "exact", "float32", None)
     assert about["verified"] is False and about["thresholds"] is None and about["accuracy"] is None

@@ -170,7 +170,8 @@ def _report(
 
 def _no_threshold(data: ConfigDict) -> str:
     root = data.get("verify_root") or data.root
-    hint = f"write a list into {root} (python -m tvconv_jax.data pairs --help) and export again"
+    command = f"pairs {root}" if data.source == "folder" else "pairs --help"
+    hint = f"write a list of pairs into {root} (python -m tvconv_jax.data {command}) and export again"
     if root.startswith("tfds:"):
         hint = "train with data.verify_root, a folder that holds a list (python -m tvconv_jax.data pairs --help)"
     return (

@@ -198,6 +198,26 @@ def test_photographs_that_are_not_aligned_are_faces_and_told_so(tmp_path, capsys
     assert "align the set first" in report
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("Domain1/train/ROIs/image/{}.jpg", "Domain1/train/ROIs/mask/{}.png"),
+        ("train/{}.jpg", "train_masks/{}_mask.png"),
+        ("{}.jpg", "{}_mask.png"),
+        ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"),
+    ],
+)
+def test_masks_are_found_where_sets_keep_them(image, mask, teeth, tmp_path, capsys):
+    base = tmp_path / "set"
+    for number in range(4):
+        for kind, source in ((image, "images/{:02d}.jpg"), (mask, "masks/{:02d}.png")):
+            target = base / kind.format(number)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (teeth / source.format(number)).rename(target)
+    report = inspect(capsys, base)
+    assert "looks like masks" in report and "images      4, of which 0 have no mask" in report and not warnings(report)
+
+
 def test_a_class_of_images_called_mask_is_not_one_of_masks(parts):
     (parts / "defect").rename(parts / "mask")
     assert guess(parts).kind == "images"

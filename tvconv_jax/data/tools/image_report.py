@@ -172,7 +172,7 @@ def _mask_defects(source: LooseFiles, masks: Sequence[Path], found: Sequence[dic
 
 def _key(path: Path) -> str:
     """Return the name by which a mask belongs to its image."""
-    return path.stem.lower().removesuffix(MASK_END)
+    return MASK_END.sub("", path.stem.lower())
 
 
 def _paired(

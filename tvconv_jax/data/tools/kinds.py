@@ -1,5 +1,6 @@
 """Kinds of image sets that ``inspect`` reports on, and the guess which of them a folder is."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, named, walk
 from tvconv_jax.data.sets import packed_in
 from tvconv_jax.data.tools.image_stats import GRID, ImageStats, measure
 
-# Names of folders of masks, in small letters and without signs.
-MASK_FOLDERS = {"mask", "label", "annotation", "segmentation", "gt", "groundtruth"}
-MASK_FOLDERS |= {f"{name}s" for name in MASK_FOLDERS}
-MASK_END = "_mask"  # of the name of a mask beside its image, without suffix
+# Words in the names of folders of masks, and the end of the name of a mask beside its image, without suffix.
+MASK_FOLDER = re.compile(
+    r"(^|[^a-z])(masks?|labels?|annotations?|segmentations?|segmentationclass|groundtruth|gt)($|[^a-z])"
+)
+MASK_END = re.compile(r"[_-](mask|label|segmentation|seg|gt)$")
 SAMPLE = 200  # images that a guess looks at
 IN_PLACE = 0.7  # share of images with detail at the eyes' places, from which on they are aligned faces
 # Of faces that are not aligned yet: folders; share of images whose middle is as warm as skin, in MIN_WARMTH; most of
@@ -40,9 +42,9 @@ def files_of(base: Path, left_out: LeftOut) -> list[Path]:
 
 
 def is_mask(path: Path, base: Path) -> bool:
-    """Return whether an image lies in a folder of masks, or its name ends in ``_mask``."""
-    folders = ("".join(filter(str.isalnum, part.lower())) for part in path.relative_to(base).parts[:-1])
-    return path.stem.lower().endswith(MASK_END) or any(folder in MASK_FOLDERS for folder in folders)
+    """Return whether an image lies in a folder of masks, or its name ends as that of a mask."""
+    folders = path.relative_to(base).parts[:-1]
+    return bool(MASK_END.search(path.stem.lower()) or any(MASK_FOLDER.search(folder.lower()) for folder in folders))
 
 
 def guess(base: Path) -> Guess:

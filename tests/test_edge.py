@@ -1,6 +1,7 @@
 """The benchmark of exported models: on tiny models whose answers are known, and on files that are wrong."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -13,8 +14,12 @@ import pytest
 import torch
 import torch._inductor.config
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from tvconv_jax.edge import benchmark
+from tvconv_jax.export import artifacts
+from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.interpreter import arrays_of, make_run
 
 SIDE = 6
 WEIGHTS = np.linspace(-1, 1, 4 * 3, dtype=np.float32).reshape(4, 3)
@@ -325,6 +330,104 @@ def test_the_fresh_process_says_what_is_wrong(tmp_path, capsys, monkeypatch):
     assert code == 2 and "illegal instruction" in line and "onnxruntime==1.20.1" in line
 
 
+def write_native(folder):
+    """``model.onnx`` and ``model.safetensors`` of one small face model, with the native engine's code."""
+    graph = Graph(SIDE)
+    stem = {"kernel": np.linspace(-1, 1, 9 * 3 * 8, dtype=np.float32).reshape(3, 3, 3, 8), "bias": np.zeros(8, "f4")}
+    conv = {"strides": 1, "padding": 1, "dilation": 1, "groups": 1, "activation": "relu"}
+    linear = {"kernel": np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4), "bias": np.zeros(4, "f4")}
+    graph.add("linear", graph.add("mean", graph.add("conv", 0, arrays=stem, **conv), keep_grid=False), arrays=linear)
+    images = np.random.default_rng(1).uniform(-1, 1, (8, SIDE, SIDE, 3)).astype(np.float32)
+    expected = np.asarray(make_run(graph)(arrays_of(graph), images))
+    options = {"formats": ["onnx", "native"], "precision": "float32", "expected": expected}
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    artifacts.write(folder, graph, json.loads(metadata()), images=channels_first, **options)
+    return [str(folder / "model.onnx"), str(folder / "model.safetensors")]
+
+
+def test_the_runtime_is_found_by_the_code_beside_the_file(here, tmp_path, capsys):
+    """ONNX and native of one export are compared in one run, without a flag."""
+    files, figures = write_native(tmp_path / "export"), tmp_path / "figures.json"
+    benchmark.main([*files, "--compare", *QUICK, f"--json={figures}"])
+    results = json.loads(figures.read_text())
+    assert [entry["runtime"] for entry in results["artifacts"]] == ["onnxruntime", "native"]
+    assert len(results["compare"]) == 1 and not capsys.readouterr().err
+
+
+def test_a_copied_benchmark_finds_the_native_engine(tmp_path):
+    files = write_native(tmp_path)
+    copied = shutil.copy(benchmark.__file__, tmp_path)
+    command = [sys.executable, copied, *files, "--compare", "--check-only"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "tvconv, onnxruntime)" in done.stdout and "tvconv, native)" in done.stdout
+
+
+def test_of_two_runtimes_the_taken_one_is_said(tmp_path, capsys, monkeypatch):
+    artifact = Path(write_torch(tmp_path))
+    for name in ("native.py", "native.cpp"):
+        artifact.with_name(name).touch()
+    assert benchmark.choose_runtime(artifact, "auto") == "torch"
+    assert capsys.readouterr().err == f"note: {artifact} is run by torch; --runtime=native runs it by native\n"
+    monkeypatch.setitem(sys.modules, "torch", None)  # a device without PyTorch
+    assert benchmark.choose_runtime(artifact, "auto") == "native"
+    assert "is run by native; --runtime=torch" in capsys.readouterr().err
+    code, line = failure(capsys, artifact, "--runtime=torch", "--check-only")
+    assert code == 2 and "pip install torch; or choose --runtime=native." in line
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "words"),
+    [
+        ([], [], "model.py is not there (--runtime=torch); native.py and native.cpp are not there (--runtime=native)"),
+        (["native.py"], [], "native.cpp is not there (--runtime=native); copy from the export."),
+        (["native.py", "native.cpp"], ["--runtime=torch"], "model.py is not there (--runtime=torch); choose --runtime"),
+        (["model.py"], ["--runtime=native"], "(--runtime=native); choose --runtime=torch or inductor, whose files are"),
+    ],
+)
+def test_missing_code_is_named_with_its_runtime(files, flags, words, tmp_path, capsys):
+    artifact = Path(write_torch(tmp_path))
+    artifact.with_name("model.py").unlink()
+    for name in files:
+        artifact.with_name(name).touch()
+    code, line = failure(capsys, artifact, "--check-only", *flags)
+    assert code == 2 and words in line and "whole folder" not in line
+
+
+def test_a_missing_artifact_or_check_is_named_and_what_is_there(tmp_path, capsys):
+    artifact = Path(write_onnx(tmp_path))
+    line = f"error: {tmp_path}/model.pt2 is not there; artifacts in {tmp_path}: model.onnx."
+    assert failure(capsys, tmp_path / "model.pt2") == (2, line)
+    line = f"error: {tmp_path} is a folder; name a file in it; artifacts in {tmp_path}: model.onnx."
+    assert failure(capsys, tmp_path) == (2, line)
+    (tmp_path / "check.npz").unlink()
+    assert "check.npz is not there; python -m tvconv_jax.export writes" in failure(capsys, artifact, "--check-only")[1]
+
+
+def test_an_artifact_without_threshold_is_checked_and_timed(here, tmp_path, capsys):
+    benchmark.main([write_onnx(tmp_path, thresholds=None, verified=False, accuracy=None), *QUICK])
+    assert "embeddings equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "ends"),
+    [({"thresholds": {"cosine": 0.4}}, False), ({"thresholds": None, "verified": False}, True), ({}, True)],
+)
+def test_the_snippet_of_the_page_survives_a_model_without_threshold(thresholds, ends, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    (snippet,) = [text for text in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "thresholds" in text]
+    write_onnx(tmp_path, **thresholds)
+    for name in ("one.jpg", "other.jpg"):
+        Image.new("RGB", (9, 9), "gray").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    if ends:
+        with pytest.raises(SystemExit, match="this model has no threshold: add verification pairs"):
+            exec(snippet, {})
+    else:
+        exec(snippet, scope := {})
+        assert isinstance(bool(scope["same"]), bool)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
 def test_a_missing_runtime_says_what_to_install(tmp_path, capsys, monkeypatch, runtime):
     artifact = write_torch(tmp_path) if runtime == "torch" else write_onnx(tmp_path)
@@ -338,6 +441,7 @@ def test_a_missing_runtime_says_what_to_install(tmp_path, capsys, monkeypatch, r
     ("flag", "expected"),
     [
         ("--runtime=torch", "torch does not run"),
+        ("--runtime=native", "each can have its own, as --runtime=auto,native."),
         ("--runtime=onnxruntime,onnxruntime", "2 values for 1 artifacts"),
         ("--threads=1024", "more than the"),
         ("--json=nowhere/figures.json", "there is no folder nowhere"),

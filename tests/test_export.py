@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -466,12 +467,49 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     assert all(batch.upper > 1 << 40 for batch in loaded.range_constraints.values())  # as many images as one likes
     for one in (metadata, same, json.loads(program["tvconv_jax.json"])):
         assert one["rank"] == "1" and one["input"]["colour"] == "RGB" and one["config"]["task"] == "face"
+        assert one["verified"] is True
         assert one["thresholds"]["squared_l2"] == pytest.approx(2 - 2 * one["thresholds"]["cosine"])
         sets = [one["accuracy"][name] for name in ("light", "expression", "pose", "occlusion")]
         assert one["accuracy"]["mean"] == pytest.approx(np.mean(sets))
     with np.load(out / "check.npz") as check:
         answers = runner(out / "model.onnx")(check["images"])
         assert artifacts.difference("embeddings", answers, check["embeddings"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("root", "hint"), [("faces", "data pairs faces) and export again"), ("tfds:lfw", "data.verify_root")]
+)
+def test_without_pairs_the_report_and_the_metadata_say_that_there_is_no_threshold(root, hint, run, tmp_path):
+    """Whoever exports it, or reads the file, is told; nothing is measured, so nothing is invented."""
+    found = trained.load(run)
+    found.config.data.update({"source": "folder", "root": root})
+    found = found._replace(verify=None)
+    about = exporting._metadata(found, "exact", "float32", None)
+    assert about["verified"] is False and about["thresholds"] is None and about["accuracy"] is None
+    outputs = np.ones((2, 4))
+    (line,) = [line for line in exporting._report(found, [], None, outputs, outputs) if "threshold" in line]
+    assert line.startswith("no threshold: the run has no verification pairs") and hint in line
+    logits = found._replace(output="logits")
+    assert "verified" not in exporting._metadata(logits, "exact", "float32", None)
+    assert not any("threshold" in line for line in exporting._report(logits, [], None, outputs, outputs))
+
+
+@pytest.mark.parametrize("lacking", ["onnx", "onnxruntime", "torch"])
+def test_a_missing_package_is_said_before_anything_is_computed(lacking, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, lacking, None)
+    monkeypatch.setattr(trained, "load", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--workdir=any", f"--out={tmp_path / 'out'}"])
+    line = f"error: {lacking} is not installed; --formats=onnx,torch needs it: pip install 'tvconv_jax[export]'.\n"
+    assert capsys.readouterr().err == line and not (tmp_path / "out").exists()
+
+
+def test_a_missing_compiler_is_said_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(trained, "load", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--workdir=any", f"--out={tmp_path / 'out'}", "--formats=native"])
+    assert "there is no C++ compiler (no-such-compiler): sudo apt-get install g++" in capsys.readouterr().err
 
 
 def search(graph, rank, *, means=None, precision="float32", lines=None):

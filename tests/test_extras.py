@@ -1,5 +1,6 @@
 """Optional packages: what is missing is said in one line, and before any work."""
 
+import importlib
 import sys
 import tomllib
 from pathlib import Path
@@ -32,3 +33,23 @@ def test_nothing_is_imported():
 def test_every_extra_is_one_of_the_project():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert set(extras.EXTRAS) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "lacking"),
+    [
+        ("edge_table", ["headline", "--runtimes=native"], "onnx"),
+        ("edge_table", ["models", "--runtimes=onnxruntime"], "torch"),
+        ("export_table", ["nowhere"], "onnxruntime"),
+        ("operator_table", ["nowhere"], "onnx"),
+    ],
+)
+def test_tables_of_exports_need_their_packages_before_anything_is_measured(
+    module, arguments, lacking, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"tvconv_jax.bench.{module}").main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {lacking} is not installed") and error.count("\n") == 1
+    assert error.endswith("pip install 'tvconv_jax[export]'.\n")

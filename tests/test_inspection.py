@@ -87,10 +87,10 @@ def test_sets_that_are_not_what_they_should_be(faces, capsys):
         seed = int(path.stem) + 10 * int(path.parent.name[-1]) % 50  # the sixth person's are the first's once more
         low = drawn(seed, TEMPLATE + (0, 10))  # the eyes are where the cheeks should be
         path.write_bytes(jpeg(low[:96, :96, ::-1]))
-    report = "\n".join(warnings(inspect(capsys, faces)))
+    report = "\n".join(warnings(inspect(capsys, faces, "--kind=faces")))
     assert "most faces are bluer than skin" in report and "the eyes of 100% are not where" in report
     assert "images that are not 112x112, 30: " in report and ", ..." in report and "several identities, 5: " in report
-    assert ", ..." not in inspect(capsys, faces, "--every-name")
+    assert ", ..." not in inspect(capsys, faces, "--kind=faces", "--every-name")
 
 
 def test_overlap_with_test_sets_beside(faces, capsys):

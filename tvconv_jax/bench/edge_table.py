@@ -162,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--json", type=output_file, metavar="FILE", help="also write all figures there")
     args = parser.parse_args(argv)
     with ends_in_one_line("no table was made.", mistakes=tables.MISTAKES):
+        artifacts.check_packages(_formats([*args.runtimes, *["reference"] * (args.table == "models")]))
         for runtime in args.runtimes:
             benchmark.import_runtime(runtime)
         options = {"batches": args.batch, "seconds": args.seconds, "image_size": args.image_size}

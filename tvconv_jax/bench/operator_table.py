@@ -27,6 +27,7 @@ from tvconv_jax.edge import benchmark
 from tvconv_jax.experiments.sweep_file import Setting, Sweep, check_folder, load_sweep
 from tvconv_jax.experiments.sweep_record import read_results
 from tvconv_jax.experiments.sweep_runs import Run, runs_of
+from tvconv_jax.export.artifacts import check_packages
 from tvconv_jax.export.exporting import export
 from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.report.sweep import cost_cells, spread
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     command.keep_compiled_programs(cache_dir())
     with ends_in_one_line("no table was written.", mistakes=MISTAKES):
+        check_packages(["onnx"])
         benchmark.import_runtime("onnxruntime")
         rows = _run(args)
     if any(row.error and row.accuracies for row in rows):

@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from tvconv_jax.edge import benchmark
-from tvconv_jax.export.artifacts import naming_packages
 from tvconv_jax.utils.cli import number
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.extras import require
 
 MISTAKES = (UserError, benchmark.Mistake)
 
@@ -55,6 +55,6 @@ def onnx_modules() -> tuple[ModuleType, ModuleType]:
     Raises:
         UserError: If a package of the ``export`` extra is missing.
     """
-    with naming_packages():
-        writer, speed = (importlib.import_module(f"tvconv_jax.export.onnx.{name}") for name in ("writer", "speed"))
+    require("export", "onnx", "onnxruntime")
+    writer, speed = (importlib.import_module(f"tvconv_jax.export.onnx.{name}") for name in ("writer", "speed"))
     return writer, speed

@@ -1,8 +1,9 @@
-"""Commands for face data in the field's formats.
+"""Commands for face data in the field's formats, and for images in folders.
 
     python -m tvconv_jax.data inspect PATH                a report on a set, and on defects that cost accuracy
     python -m tvconv_jax.data convert SOURCE TARGET       from one format into another, byte for byte
     python -m tvconv_jax.data align SOURCE POINTS TARGET  by five landmarks, to the field's template
+    python -m tvconv_jax.data pairs FOLDER                a list of pairs to verify on, from folders of identities
     python -m tvconv_jax.data purify SOURCE               the frontal part, by a classifier of configs/frontal.py
     python -m tvconv_jax.data speed SOURCE                images/s of decoders and of the pipeline
 
@@ -32,6 +33,10 @@ def _image_file(text: str) -> Path:
     return path
 
 
+def _number_or_share(text: str) -> int | float:
+    return cli.integer(2)(text) if text.isdecimal() else cli.number(0, 1, above=True)(text)
+
+
 def _arg(name: str, parse: Any, text: str, **options: Any) -> tuple[str, dict[str, Any]]:
     return name, {"type": parse, "help": text, **options}
 
@@ -47,9 +52,10 @@ COMMANDS = {
         "tvconv_jax.data.tools.inspection",
         "a report on a set, and on defects that cost accuracy",
         [
-            _arg("path", cli.source_argument, "training set, verification set, or a folder with both"),
+            _arg("path", cli.source_argument, "folder of images; of faces also a training set, a test set, or both"),
             _arg("--tests", cli.source_argument, "more sets or lists to search for overlap", nargs="*", default=[]),
-            _size(112, "expected height and width of the images"),
+            _arg("--size", cli.image_size, "expected height and width; default 112 for faces, any for others"),
+            ("--kind", {"choices": ("faces", "images", "masks"), "help": "of the images; default: guessed, and said"}),
             _arg("--sheet", _image_file, "image to write: outliers, and a sample of the rest"),
             _arg("--seed", cli.seed_argument, "seed of that sample", default=0),
             ("--every-name", {"action": "store_true", "help": "list all names of a finding, not ten"}),
@@ -75,6 +81,19 @@ COMMANDS = {
             _size(112, "height and width of the aligned faces, 112 or 96"),
         ],
         GOES_ON,
+    ),
+    "pairs": (
+        "tvconv_jax.data.tools.pair_list",
+        "a balanced list of verification pairs, from a folder of identities",
+        [
+            _arg("folder", cli.path_argument, "folder of identities: a data.root, or the train in it"),
+            _arg("--out", cli.output_file, "list to write, <set>_pair.txt; default: own_pair.txt in data.root"),
+            _arg("--folds", cli.integer(1), "10, as lists are read", default=10),
+            _arg("--pairs-per-fold", cli.integer(2), "default: as many as the images allow, up to 600"),
+            _arg("--seed", cli.seed_argument, "seed of what is drawn; default 0", default=0),
+            _arg("--hold-out", _number_or_share, "identities for the pairs, kept apart from training: 20, or 0.2"),
+        ],
+        NOTHING,
     ),
     "purify": (
         "tvconv_jax.tasks.purify",

@@ -6,7 +6,8 @@
 
 It needs Python 3.9, numpy and one runtime. An ARTIFACT was written by ``python -m tvconv_jax.export``: ``.onnx``
 (onnxruntime; openvino on request), ``.pt2`` (torch; inductor on request), or ``.safetensors`` with its ``model.py``
-beside it (torch), or with ``native.py`` and ``native.cpp`` (native: a C++ compiler instead of a runtime).
+beside it (torch), or with ``native.py`` and ``native.cpp`` (native: a C++ compiler instead of a runtime). With both
+beside it, torch is taken if it is installed; ``--runtime`` names one runtime, or one for each artifact.
 
 ``model.py``, ``native.py`` and ``native.cpp`` are code, and a ``.pt2`` can hold some. They run only if an exporter
 wrote them: code byte for byte; programs without pickles, libraries and Python expressions. ``--run-code`` says that you
@@ -27,6 +28,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import io
 import json
 import logging
@@ -89,6 +91,8 @@ class OnnxRuntime:
     """A model in onnxruntime, with a session for each number of threads; other runtimes have the same methods."""
 
     name, package, suffixes = "onnxruntime", "onnxruntime", (".onnx",)
+    code: tuple[str, ...] = ()  # files that a .safetensors needs beside it
+    on_request = False  # whether --runtime must name it
 
     def __init__(self, path: Path, threads: int, *, run_code: bool = False) -> None:
         self.path, self.run_code, self.sessions = path, run_code, {}
@@ -131,7 +135,8 @@ class OnnxRuntime:
 class OpenVino(OnnxRuntime):
     """OpenVINO, compiled for every batch and number of threads, in float32: its default may be 16 bits."""
 
-    name = package = "openvino"
+    name, on_request = "openvino", True
+    package = name
 
     def read(self, threads: int) -> str | None:
         check_onnx(self.path)
@@ -151,7 +156,7 @@ class OpenVino(OnnxRuntime):
 class Torch(OnnxRuntime):
     """Eager PyTorch."""
 
-    name, package, suffixes = "torch", "torch", (".safetensors", ".pt2")
+    name, package, suffixes, code = "torch", "torch", (".safetensors", ".pt2"), ("model.py",)
 
     def read(self, threads: int) -> str | None:
         self.use(threads)
@@ -180,7 +185,7 @@ class Torch(OnnxRuntime):
 class Inductor(Torch):
     """TorchInductor, compiled for every batch and number of threads, weights frozen, channels last."""
 
-    name = "inductor"
+    name, on_request = "inductor", True
 
     def read(self, threads: int) -> str | None:
         text = super().read(threads)
@@ -197,7 +202,7 @@ class Inductor(Torch):
 class Native(OnnxRuntime):
     """The exporter's own engine, compiled on the first load and cached."""
 
-    name, package, suffixes = "native", "numpy", (".safetensors",)
+    name, package, suffixes, code = "native", "numpy", (".safetensors",), ("native.py", "native.cpp")
 
     def read(self, threads: int) -> str | None:
         text = _safetensors_metadata(self.path)
@@ -213,6 +218,7 @@ class Native(OnnxRuntime):
 
 
 RUNTIMES = {kind.name: kind for kind in (OnnxRuntime, OpenVino, Torch, Inductor, Native)}
+SUFFIXES = {suffix for kind in RUNTIMES.values() for suffix in kind.suffixes}
 
 
 def _beside(path: Path, name: str, run_code: bool) -> Any:
@@ -228,7 +234,9 @@ def _beside(path: Path, name: str, run_code: bool) -> Any:
 
 def _code(file: Path, run_code: bool) -> bytes:
     """Return the bytes of a file of code, if an exporter wrote them or the user trusts them."""
-    source = existing(file).read_bytes()
+    if not file.is_file():
+        raise Mistake(f"{file} is not there; copy it from the folder that python -m tvconv_jax.export wrote.")
+    source = file.read_bytes()
     if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
         return source
     packaged = Path(__file__).parents[1] / "export" / PACKAGED[file.name]
@@ -416,34 +424,69 @@ def _safetensors_metadata(path: Path) -> str | None:
 
 def existing(path: Path) -> Path:
     """Return the path of a file that exists."""
-    if not path.is_file():
-        raise Mistake(f"{path} is not there; copy the whole folder that python -m tvconv_jax.export wrote.")
-    return path
+    if path.is_file():
+        return path
+    folder = path if path.is_dir() else path.parent
+    there = sorted(file.name for file in folder.glob("*") if file.suffix in SUFFIXES)
+    error = "is a folder; name a file in it" if path.is_dir() else "is not there"
+    raise Mistake(f"{path} {error}; artifacts in {folder}: {', '.join(there) or 'none'}.")
 
 
 def choose_runtime(path: Path, runtime: str) -> str:
-    """Return the runtime's name, ``auto`` by the file's suffix, if it can run the file."""
+    """Return the runtime's name if it can run the file, ``auto`` by the file's suffix and the code beside it."""
     able = [name for name, kind in RUNTIMES.items() if existing(path).suffix in kind.suffixes]
     if not able:
         raise Mistake(f"{path} is not loaded: artifacts end in .onnx, .safetensors or .pt2.")
     if runtime not in (*able, "auto"):
-        raise Mistake(f"{runtime} does not run {path}; --runtime of such a file is one of: {', '.join(able)}.")
-    return able[0] if runtime == "auto" else runtime
+        raise Mistake(
+            f"{runtime} does not run {path}; --runtime of such a file is one of: {', '.join(able)}. Of several "
+            f"artifacts each can have its own, as --runtime=auto,{runtime}."
+        )
+    wanted = [name for name in able if not RUNTIMES[name].on_request] if runtime == "auto" else [runtime]
+    found = [name for name in wanted if not _absent_code(path, name)]
+    if not found:
+        raise _lacks_code(path, wanted, [name for name in able if not _absent_code(path, name)])
+    chosen = next((name for name in found if importlib.util.find_spec(RUNTIMES[name].package)), found[0])
+    for other in (name for name in found if name != chosen):
+        print(f"note: {path} is run by {chosen}; --runtime={other} runs it by {other}", file=sys.stderr)
+    return chosen
 
 
-def import_runtime(runtime: str) -> None:
-    """Import the runtime, or say how to install it."""
+def _absent_code(path: Path, runtime: str) -> list[str]:
+    """Return the files that a runtime needs beside a ``.safetensors`` and that are not there."""
+    code = RUNTIMES[runtime].code if path.suffix == ".safetensors" else ()
+    return [name for name in code if not path.with_name(name).is_file()]
+
+
+def _lacks_code(path: Path, wanted: Sequence[str], whole: Sequence[str]) -> Mistake:
+    """Name the missing files of the runtimes that were wanted, and the runtimes whose files are all there."""
+    lacking = []
+    for name in wanted:
+        files = _absent_code(path, name)
+        lacking.append(f"{' and '.join(files)} {'are' if files[1:] else 'is'} not there (--runtime={name})")
+    hint = f"choose --runtime={' or '.join(whole)}, whose files are there" if whole else "copy from the export"
+    return Mistake(f"{path} needs code beside it: {'; '.join(lacking)}; {hint}.")
+
+
+def import_runtime(runtime: str, path: Path | None = None) -> None:
+    """Import the runtime, or say how to install it, and by which others a file can be run."""
     package = RUNTIMES[runtime].package
     try:
         importlib.import_module(package)
     except ImportError as error:
         hint = f"; {PI_HINT}" if package == "onnxruntime" else ""
+        others = [
+            name
+            for name, kind in RUNTIMES.items()
+            if path and path.suffix in kind.suffixes and kind.package != package and not _absent_code(path, name)
+        ]
+        hint += f"; or choose --runtime={' or '.join(others)}" if others else ""
         raise Mistake(f"{package} cannot be imported ({error}): pip install {package}{hint}.") from None
 
 
 def load(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> OnnxRuntime:
     """Load a model; ``run_code`` trusts whatever code comes with it."""
-    import_runtime(runtime)
+    import_runtime(runtime, path)
     kind = RUNTIMES[runtime]
     return explained(lambda: kind(path, threads, run_code=run_code), f"{path} cannot be loaded by {runtime}")
 
@@ -476,7 +519,9 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
         Mistake: If the file is not of this artifact (code 2), or the outputs differ (code 1).
     """
     try:
-        with np.load(existing(file)) as arrays:
+        if not file.is_file():
+            raise Mistake(f"{file} is not there; python -m tvconv_jax.export writes it beside the model.")
+        with np.load(file) as arrays:
             if sum(entry.file_size for entry in arrays.zip.infolist()) > MAX_BYTES:
                 raise ValueError("it unpacks to more than memory may hold")
             images, outputs = arrays["images"], arrays[model.output] if model.output in arrays.files else None
@@ -507,7 +552,7 @@ def check(model: OnnxRuntime, file: Path, threads: int) -> dict[str, Any]:
 
 def weigh(path: Path, runtime: str, threads: int, *, run_code: bool = False) -> dict[str, Any]:
     """Measure load time, and peak memory with the runtime alone and with runs (and compiling), of a fresh process."""
-    import_runtime(runtime)
+    import_runtime(runtime, path)
     alone, start = peak_memory(), time.perf_counter()
     model = load(path, runtime, threads, run_code=run_code)
     seconds, batch = time.perf_counter() - start, model.batch or MEMORY_BATCH

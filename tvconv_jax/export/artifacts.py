@@ -3,8 +3,7 @@
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,8 +16,10 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.quantize import Precision
 from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.extras import require
 
 FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torch": ("torch",), "native": ()}  # modules that each format needs
 CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
 CHECKED = 8  # images in check.npz, for the check on the device
@@ -64,12 +65,19 @@ def check_formats(graph: Graph, formats: Sequence[str]) -> None:
         )
 
 
+def check_packages(formats: Sequence[str]) -> None:
+    """Raise a ``UserError`` if a package or a compiler that writes or runs files of these formats is missing."""
+    if modules := [module for name in formats for module in PACKAGES[name]]:
+        require("export", *modules, purpose=f"--formats={','.join(formats)}")
+    if "native" in formats:
+        load_format("native").check_compiler()
+
+
 def check_lowering(graph: Graph, formats: Sequence[str], lowering: str) -> None:
     """Raise a ``UserError`` if a graph has no lowering of that name, or the formats have no ONNX."""
     if "onnx" not in formats:
         raise UserError(f"--lowering={lowering} is for ONNX, this is --formats={','.join(formats)}; leave one out.")
-    with naming_packages():
-        names = load_format("onnx").lowerings(graph)
+    names = load_format("onnx").lowerings(graph)
     if lowering not in names:
         raise UserError(
             f"--lowering={lowering} is not one of this model's lowerings at this --rank: auto, {', '.join(names)}."
@@ -83,17 +91,6 @@ def load_format(name: str) -> ModuleType:
     note, and a function of images ``[n, 3, s, s]`` to ``[n, d]``, or ``[n, classes, h, w]``.
     """
     return importlib.import_module(f"tvconv_jax.export.{name}.writer")
-
-
-@contextmanager
-def naming_packages() -> Iterator[None]:
-    """Turn the error of a package that is not installed into a ``UserError`` that says what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; exporting needs it: pip install 'tvconv_jax[export]'."
-        ) from None
 
 
 def write(
@@ -130,9 +127,7 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=beside) as part:
         folder = Path(part)
         for name in formats:
-            with naming_packages():
-                files = load_format(name).write_files(folder, graph, metadata, precision, lowering)
-            for file, note, run in files:
+            for file, note, run in load_format(name).write_files(folder, graph, metadata, precision, lowering):
                 worst = difference(output, *_run(run, images, expected))
                 if not worst <= TOLERANCES[output]:
                     raise UserError(

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from tvconv_jax.data.normalization import FORMULA, normalize
 from tvconv_jax.edge.benchmark import TOLERANCES
-from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
+from tvconv_jax.export import artifacts
+from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import in_full_float32
@@ -70,6 +72,7 @@ def export(
     if max_loss is not None and rank != "auto":
         raise UserError(f"--max-loss={max_loss:g} is what --rank=auto may lose, this is --rank={rank}; leave one out.")
     check_folder(out)
+    artifacts.check_packages(formats)
     run = trained.load(workdir, best=best)
     exact = fold(run.model, run.variables, run.images.shape[1])
     check_formats(exact, formats)
@@ -92,7 +95,7 @@ def export(
     function = compile_graph(graph)
     accuracy = run.verify(function) if run.verify else None
     expected = np.asarray(function(run.images))
-    found = write(
+    found = artifacts.write(
         out,
         graph,
         _metadata(run, str(found_rank or rank), precision, accuracy),
@@ -139,6 +142,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "output": {"name": run.output, "shape": shape},
         "accuracy": {"mean": accuracy.mean, **accuracy.sets} if accuracy else None,
         "thresholds": thresholds,
+        **({"verified": accuracy is not None} if run.output == "embeddings" else {}),
         **run.results,
         "step": run.step,
         "config": run.config.to_dict(),
@@ -159,4 +163,18 @@ def _report(
         lines.append(
             f"same identity: cosine above {accuracy.cosine:.3f}, squared distance below {2 - 2 * accuracy.cosine:.3f}"
         )
+    elif run.output == "embeddings":
+        lines.append(_no_threshold(run.config.data))
     return lines
+
+
+def _no_threshold(data: ConfigDict) -> str:
+    root = data.get("verify_root") or data.root
+    command = f"pairs {root}" if data.source == "folder" else "pairs --help"
+    hint = f"write a list of pairs into {root} (python -m tvconv_jax.data {command}) and export again"
+    if root.startswith("tfds:"):
+        hint = "train with data.verify_root, a folder that holds a list (python -m tvconv_jax.data pairs --help)"
+    return (
+        "no threshold: the run has no verification pairs, so the files give embeddings, but cannot tell whether two "
+        f"images show the same identity; {hint}"
+    )

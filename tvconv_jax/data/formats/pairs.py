@@ -59,9 +59,10 @@ def pair_lists(base: Path) -> list[Path]:
 def read_rows(path: Path) -> list[Row]:
     """Read a list of pairs: ``<set>_pair.txt``, or LFW's ``pairs.txt``; a ``UserError`` if a line has another form.
 
-    ``<set>_pair.txt`` holds ``left right flag`` a line, flag 1 (same) or -1. ``pairs.txt`` holds ``name 1 2`` or
-    ``name 1 other 2`` a line, after a line of one or two numbers, http://vis-www.cs.umass.edu/lfw/pairs.txt. Fields are
-    separated by tabs or, if tabs do not give that many, by blanks.
+    ``<set>_pair.txt`` holds ``left right flag`` a line, flag 1 (same) or -1; names that begin with ``../`` lead out of
+    the folder of the set, which need not exist then. ``pairs.txt`` holds ``name 1 2`` or ``name 1 other 2`` a line,
+    after a line of one or two numbers, http://vis-www.cs.umass.edu/lfw/pairs.txt. Fields are separated by tabs or, if
+    tabs do not give that many, by blanks.
     """
     return _lfw_rows(path) if _is_lfw(path) else _flag_rows(path)
 
@@ -120,7 +121,8 @@ def _fields(path: Path, counts: tuple[int, ...]) -> Iterator[tuple[int, list[str
 
 
 def _flag_rows(path: Path) -> list[Row]:
-    rows = []
+    rows, (_, root) = [], set_of(path)
+    above = "" if root.is_dir() else "../"
     for number, fields in _fields(path, (3,)):
         if len(fields) != 3:
             raise UserError(
@@ -129,7 +131,11 @@ def _flag_rows(path: Path) -> list[Row]:
             )
         if fields[2] not in ("1", "-1"):
             raise UserError(f"{path}:{number}: flag {fields[2]!r} must be 1 (same identity) or -1; correct the line.")
-        rows.append(Row(number, *map(posix, fields[:2]), fields[2] == "1"))
+        left, right = (
+            os.path.abspath(root / name) if above and name.startswith(above) else name
+            for name in map(posix, fields[:2])
+        )
+        rows.append(Row(number, left, right, fields[2] == "1"))
     return rows
 
 

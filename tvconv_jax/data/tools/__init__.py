@@ -1,1 +1,1 @@
-"""Commands of ``python -m tvconv_jax.data``: inspect, convert, align, speed."""
+"""Commands of ``python -m tvconv_jax.data``: inspect, convert, align, pairs, speed."""

@@ -4,12 +4,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from tvconv_jax.data.sets import FaceSet
 from tvconv_jax.data.source import Source
+from tvconv_jax.data.subset import read_include_list, short_name
 from tvconv_jax.data.tools.held_out import HeldOut, simplify
 from tvconv_jax.data.tools.image_stats import ImageStats, digest
 
-MAX_UNALIGNED = 0.1  # of a set that is aligned, share of faces without eyes at their places
+# Of a set that is aligned, least share of faces with eyes at their places: darker than the cheeks, as in photographs,
+# or with more detail, as in drawings too. See ImageStats.
+MIN_DARK, MIN_DRAWN = 0.9, 0.8
+ROTATED = "images that viewers rotate (EXIF), and training does not: save them rotated"
 MAX_EQUAL = 4  # names of equal files in a line
 
 
@@ -29,6 +35,13 @@ class Finding(NamedTuple):
         return f"{self.text}, {len(self.names):,}: {', '.join(shown)}{more}"
 
 
+def eyes_in_place(stats: Sequence[ImageStats]) -> tuple[float, float]:
+    """Return the shares of faces whose eyes' places are darker than the cheeks, and of those with more detail there."""
+    if not stats:
+        return 0.0, 0.0
+    return float(np.mean([entry.eyes > 0 for entry in stats])), float(np.mean([entry.detail > 1 for entry in stats]))
+
+
 def _equal(names: Sequence[str], count: int | None) -> str:
     more = f" = ... ({len(names):,} in all)" if len(names[:count]) < len(names) else ""
     return " = ".join(names[:count]) + more
@@ -37,56 +50,66 @@ def _equal(names: Sequence[str], count: int | None) -> str:
 def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], size: int) -> Iterator[Finding]:
     """Yield the defects of a set, whose images should have ``size`` pixels; ``faces`` is ``None`` for a test set."""
     read = [index for index, entry in enumerate(stats) if not entry.error]
-    yield from _unreadable(source, stats)
+    yield from unreadable(source, stats)
     if faces:  # in a test set an image belongs to many pairs
-        yield from _duplicates(faces, stats)
+        yield from equal_files(faces.source, faces.labels, stats)
     swapped = sorted((index for index in read if stats[index].swapped), key=lambda index: stats[index].warmth)
     if len(swapped) > sum(not stats[index].gray for index in read) / 2:
         yield Finding("most faces are bluer than skin: red and blue seem to be swapped (BGR)", (), swapped)
     else:
         text = "faces bluer than skin (are red and blue swapped, BGR?), bluest first"
-        yield from _images(source, text, swapped)
-    unaligned = [index for index in read if stats[index].eyes <= 0]
-    if len(unaligned) > MAX_UNALIGNED * len(read):
-        text = f"the eyes of {len(unaligned) / len(read):.0%} are not where the template has them: align the set first"
-        yield Finding(text, (), unaligned)
+        yield from named_images(source, text, swapped)
+    dark, drawn = eyes_in_place([stats[index] for index in read])
+    if read and dark < MIN_DARK and drawn < MIN_DRAWN:
+        text = f"the eyes of {1 - max(dark, drawn):.0%} are not where the template has them: align the set first; "
+        text += "if it is aligned (drawn faces, rough landmarks), look at a --sheet"
+        yield Finding(text, (), [index for index in read if stats[index].eyes <= 0 and stats[index].detail <= 1])
     rotated = [index for index in read if stats[index].rotated]
-    yield from _images(source, "images that viewers rotate (EXIF), and training does not: save them rotated", rotated)
+    yield from named_images(source, ROTATED, rotated)
     others = [index for index in read if stats[index].size != (size, size)]
-    yield from _images(source, f"images that are not {size}x{size}", others)
+    yield from named_images(source, f"images that are not {size}x{size}", others)
 
 
 def find_overlap(faces: FaceSet, stats: Sequence[ImageStats], test: HeldOut) -> Iterator[Finding]:
     """Yield what a training set shares with a test set: identities by their names, and images by their bytes."""
     known = {simplify(name) for name in test.identities}
-    both = [name for name in faces.identities if faces.named and not name.isdigit() and simplify(name) in known]
+    kept = set(read_include_list(test.include)) if test.include else None
+    trained = faces.identities if kept is None else sorted({name.split("/")[0] for name in kept})
+    both = [name for name in trained if faces.named and not name.isdigit() and simplify(name) in known]
     if both:
         yield Finding(f"identities that are also in the test set {test.name}", both)
     index_of = {entry.digest: index for index, entry in enumerate(stats)}
     digests = (digest(test.source[index]["image"]) for index in range(len(test.source)))
     shared = sorted({index_of[found] for found in digests if found in index_of})
-    yield from _images(faces.source, f"images that are also in the test set {test.name}", shared)
+    if kept is not None:
+        shared = [index for index in shared if short_name(faces.source.name(index)) in kept]
+    yield from named_images(faces.source, f"images that are also in the test set {test.name}", shared)
 
 
-def _images(source: Source, text: str, indices: Sequence[int]) -> Iterator[Finding]:
+def named_images(source: Source, text: str, indices: Sequence[int]) -> Iterator[Finding]:
+    """Yield a finding with the names of images, if there are any."""
     if indices:
         yield Finding(text, [source.name(index) for index in indices], indices)
 
 
-def _unreadable(source: Source, stats: Sequence[ImageStats]) -> Iterator[Finding]:
+def unreadable(source: Source, stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    """Yield the images that cannot be read, with the causes."""
     indices = [index for index, entry in enumerate(stats) if entry.error]
     if indices:  # the cause without the hint
         names = [f"{source.name(index)} ({stats[index].error.split(';')[0]})" for index in indices]
         yield Finding("images that cannot be read", names, indices)
 
 
-def _duplicates(faces: FaceSet, stats: Sequence[ImageStats]) -> Iterator[Finding]:
+def equal_files(
+    source: Source, labels: np.ndarray, stats: Sequence[ImageStats], one: str = "identity", several: str = "identities"
+) -> Iterator[Finding]:
+    """Yield the images whose files are equal, those of several labels and those of one."""
     groups = defaultdict(list)
     for index, entry in enumerate(stats):
         groups[entry.digest].append(index)
     equal = [group for group in groups.values() if len(group) > 1]
-    for text, one_identity in (("equal images of several identities", False), ("equal images of one identity", True)):
-        found = [group for group in equal if (len(set(faces.labels[group].tolist())) == 1) == one_identity]
+    for text, in_one in ((f"equal images of several {several}", False), (f"equal images of one {one}", True)):
+        found = [group for group in equal if (len(set(labels[group].tolist())) == 1) == in_one]
         if found:
-            names = [[faces.source.name(index) for index in group] for group in found]
+            names = [[source.name(index) for index in group] for group in found]
             yield Finding(text, names, [index for group in found for index in group])

@@ -15,6 +15,8 @@ from tvconv_jax.data.source import LooseFiles, Source
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_lines
 
+TRAIN_END = "_train.txt"  # of the name of a list of the images to train on, beside <set>_pair.txt
+
 
 class HeldOut(NamedTuple):
     """A test set."""
@@ -24,6 +26,7 @@ class HeldOut(NamedTuple):
     identities: Sequence[str]  # their names, if it has names
     missing: Sequence[str] = ()  # listed images that do not exist
     same: np.ndarray = np.zeros(0, bool)  # whether each of its pairs shows one identity; empty if it has no pairs
+    include: Path | None = None  # list of images to train on without its identities, if `data pairs` wrote one beside
 
 
 def open_held_out(text: str | Path) -> list[HeldOut]:
@@ -59,7 +62,9 @@ def _from_list(path: Path) -> HeldOut:
     source = LooseFiles([root / image for image in images if exists[image]])
     missing = [image for image in images if not exists[image]]
     same = np.array([row.same for row in rows], bool)
-    return HeldOut(name, source, sorted(set(map(identity_of, images))), missing, same)
+    include = path.with_name(name + TRAIN_END)
+    identities = sorted(set(map(identity_of, images)))
+    return HeldOut(name, source, identities, missing, same, include if include.is_file() else None)
 
 
 def identity_of(image: str) -> str:

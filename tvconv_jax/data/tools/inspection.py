@@ -1,4 +1,4 @@
-"""The report on a set of faces: its content, and defects that cost accuracy."""
+"""The report on a set of faces, images or masks: its content, and defects."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,22 +14,26 @@ from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
 from tvconv_jax.data.source import Source, chunks
 from tvconv_jax.data.tools.contact_sheet import write_sheet
-from tvconv_jax.data.tools.findings import Finding, find_defects, find_overlap
+from tvconv_jax.data.tools.findings import MIN_DARK, Finding, eyes_in_place, find_defects, find_overlap
 from tvconv_jax.data.tools.held_out import HeldOut, open_beside, open_held_out
+from tvconv_jax.data.tools.image_report import Report, report_images, report_masks
 from tvconv_jax.data.tools.image_stats import ImageStats, measure
+from tvconv_jax.data.tools.kinds import guess
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite
 from tvconv_jax.utils.progress import track
 
 MAX_NAMES = 10  # names in a line
+FACE_SIZE = 112  # expected height and width of faces
 
 
 def inspect(
     path: str,
     *,
+    kind: str | None = None,
     tests: Sequence[str] = (),
-    size: int = 112,
+    size: int | None = None,
     sheet: Path | None = None,
     seed: int = 0,
     every_name: bool = False,
@@ -37,14 +41,46 @@ def inspect(
     """Inspect every image of a set; return a report of some ten lines. A ``UserError`` if there is nothing to inspect.
 
     Args:
-        path: A training set, as for :func:`tvconv_jax.data.sets.open_faces`; a verification ``.bin`` or ``_pair.txt``;
-            or a folder that holds training images, test sets or both.
-        tests: More test sets, or lists of their identities, for a search for overlap.
-        size: Expected height and width of the images in pixels.
+        path: A folder of images; of faces also a training set, as for :func:`tvconv_jax.data.sets.open_faces`, a
+            verification ``.bin`` or ``_pair.txt``, or a folder that holds training images, test sets or both.
+        kind: ``"faces"``, ``"images"`` (folders are classes) or ``"masks"`` (with their images, or without); default:
+            guessed, and said.
+        tests: More test sets of faces, or lists of their identities, for a search for overlap.
+        size: Expected height and width of the images in pixels; default: 112 for faces, any for others.
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.
         seed: Seed of the sample.
         every_name: Whether to list all names of a finding, and not the first ten.
     """
+    guessed = None
+    if kind is None and kind_of(path) == "folder" and Path(path).is_dir():
+        guessed = guess(Path(path))
+    kind = kind or (guessed.kind if guessed else "faces")
+    report = _faces(path, tests, size or FACE_SIZE) if kind == "faces" else _others(path, kind, tests, size)
+    first, *lines = report.lines
+    lines = [first, *([f"  looks like {kind}: {guessed.reason} (--kind chooses)"] if guessed else []), *lines]
+    lines += [f"  ! {finding.line(None if every_name else MAX_NAMES)}" for finding in report.findings]
+    if not report.findings:
+        lines.append(f"  nothing was found that {'costs accuracy' if kind == 'faces' else 'is wrong'}")
+    if sheet:
+        rows = {finding.text: finding.indices for finding in report.findings if finding.indices}
+        write_sheet(announce_overwrite(sheet), report.source, rows, seed=seed)
+        lines.append(f"  contact sheet: {sheet}")
+    return "\n".join(lines)
+
+
+def _others(path: str, kind: str, tests: Sequence[str], size: int | None) -> Report:
+    """Report on a folder of images or masks."""
+    if kind_of(path) != "folder":
+        raise UserError(f"--kind={kind} is of folders, and {path} is a set of faces; leave it out.")
+    if tests:
+        raise UserError(f"--tests is for faces, and {path} holds {kind}; leave it out, or give --kind=faces.")
+    check_folder(Path(path))
+    report = report_images(Path(path), size) if kind == "images" else report_masks(Path(path), size)
+    return report._replace(lines=[f"{path}: {kind}", *report.lines])
+
+
+def _faces(path: str, tests: Sequence[str], size: int) -> Report:
+    """Report on faces to train or to verify on."""
     faces, held_out = _open(path)
     source = faces.source if faces else held_out[0].source
     missing = () if faces else _missing(path, held_out)
@@ -52,21 +88,14 @@ def inspect(
     found = [Finding("listed images are missing", missing)] if missing else []
     found += find_defects(source, faces, stats, size)
     if faces:
-        for test in [*held_out, *(test for name in tests for test in open_held_out(name))]:
+        beside = [*held_out, *(test for name in tests for test in open_held_out(name))]
+        for test in beside:
             found += find_overlap(faces, stats, test)
-        lines = [f"{path}: {faces.kind}", *_facts(faces, stats)]
-    else:
-        pairs, defects = _pairs(held_out[0])
-        found += defects
-        lines = [f"{path}: a test set", pairs, *_facts(None, stats)]
-    lines += [f"  ! {finding.line(None if every_name else MAX_NAMES)}" for finding in found]
-    if not found:
-        lines.append("  nothing was found that costs accuracy")
-    if sheet:
-        rows = {finding.text: finding.indices for finding in found if finding.indices}
-        write_sheet(announce_overwrite(sheet), source, rows, seed=seed)
-        lines.append(f"  contact sheet: {sheet}")
-    return "\n".join(lines)
+        apart = [test for test in beside if test.include]
+        notes = [f"  note: train with data.include_list={test.include}, without those of {test.name}" for test in apart]
+        return Report([f"{path}: {faces.kind}", *_facts(faces, stats), *notes], found, source)
+    pairs, defects = _pairs(held_out[0])
+    return Report([f"{path}: a test set", pairs, *_facts(None, stats)], [*found, *defects], source)
 
 
 def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
@@ -128,6 +157,7 @@ def _facts(faces: FaceSet | None, stats: list[ImageStats]) -> Iterator[str]:
     yield "  sizes       " + ", ".join(f"{size}: {count:,}" for size, count in sizes.most_common(3)) + more
     gray = sum(entry.gray for entry in readable)
     yield f"  color       {len(readable) - gray:,}, gray {gray:,}"
-    aligned = np.mean([entry.eyes > 0 for entry in readable]) if readable else 0
-    yield f"  eyes        are at their places in the 112x112 template in {aligned:.1%}"
+    dark, drawn = eyes_in_place(readable)
+    unlike = f", though darker than the cheeks in {dark:.1%} only: drawn faces?" * (dark < MIN_DARK <= drawn + 0.1)
+    yield f"  eyes        are at their places in the 112x112 template in {max(dark, drawn):.1%}{unlike}"
     yield from (f"  note: {note}" for note in (faces.notes if faces else ()))

@@ -20,7 +20,16 @@ def write_files(
     weights.write_bytes(to_safetensors(graph, metadata, precision=precision))
     for name in ("native.py", "native.cpp"):
         shutil.copyfile(Path(native.__file__).with_name(name), folder / name)
+    return [(weights.name, "for native.py", _explained(lambda: native.load(weights)))]
+
+
+def check_compiler() -> None:
+    """Compile the engine, unless it is cached; raise a ``UserError`` if nothing here can."""
+    _explained(native.compiled)
+
+
+def _explained(call: Callable[[], Any]) -> Any:
     try:
-        return [(weights.name, "for native.py", native.load(weights))]
+        return call()
     except (ValueError, RuntimeError, OSError) as error:  # another kind of model; no compiler
         raise UserError(str(error)) from None

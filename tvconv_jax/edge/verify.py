@@ -304,22 +304,31 @@ class Detector:
         small = image
         if scale < 1:
             small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pad = max(height, width) // 8  # landmarks of a face that fills its image are wrong without
-        padded = np.pad(small[..., ::-1], ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-        try:
-            boxes, points = self._net.detect(np.ascontiguousarray(padded), thresholds=THRESHOLDS)
-        except self._errors:  # its way to say that no candidate is left
-            return []
         scales = np.array([image.shape[1] / width, image.shape[0] / height])
         faces = []
-        for box, xy in zip(np.asarray(boxes, float), np.asarray(points, float)):  # noqa: B905, Python 3.9 has no strict=
-            corners = (box[:4].reshape(2, 2) - pad + 0.5) * scales - 0.5
-            inside = np.all((corners.mean(axis=0) > 0) & (corners.mean(axis=0) < image.shape[1::-1]))
-            if inside and np.all(np.isfinite(xy)):
-                landmarks = (xy.reshape(2, 5).T - pad + 0.5) * scales - 0.5
-                faces.append(Face(landmarks, tuple(corners.ravel().tolist()), float(box[4])))
+        for box, points in self._search(small):
+            corners, points = ((array + 0.5) * scales - 0.5 for array in (box[:4].reshape(2, 2), points))
+            center = corners.mean(axis=0)
+            if np.all((center > 0) & (center < image.shape[1::-1])) and np.all(np.isfinite(points)):
+                faces.append(Face(points, tuple(corners.ravel().tolist()), float(box[4])))
         sure = [face for face in faces if face.score >= SURE] or faces
         return sorted(sure, key=lambda face: -face.size)
+
+    def _search(self, image: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return boxes with scores ``[5]`` and points ``[5, 2]`` of the faces in an image of moderate size."""
+        side = max(image.shape[:2])
+        # Without padding the landmarks of a face that fills its image are wrong. The padding also moves the windows
+        # that are searched, so that a second one finds a face that the first has missed.
+        for pad in (side // 8, side // 5):
+            padded = np.pad(image[..., ::-1], ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+            try:
+                boxes, points = self._net.detect(np.ascontiguousarray(padded), thresholds=THRESHOLDS)
+            except self._errors:  # its way to say that no candidate is left
+                continue
+            if len(boxes):
+                boxes = np.asarray(boxes, float) - [pad, pad, pad, pad, 0]
+                return [(box, xy.reshape(2, 5).T - pad) for box, xy in zip(boxes, np.asarray(points, float))]  # noqa: B905
+        return []
 
 
 def choose(faces: Sequence[Face], which: str, path: Path) -> Face:

@@ -130,6 +130,11 @@ def test_a_model_without_a_threshold_gives_the_score_and_a_code_of_its_own(album
     assert call(capsys, artifact, album[0][0], album[0][1], "--threshold=-1")[0] == 0
 
 
+def test_a_model_of_drawn_faces_says_so(album, tmp_path, capsys):
+    artifact = write_onnx(tmp_path, thresholds={"cosine": 0.5}, config={"data": {"source": "embedded"}})
+    assert "note: " in (out := call(capsys, artifact, *album[0])[1]) and "has seen drawn faces only" in out
+
+
 def test_a_photograph_without_a_face(album, artifact, tmp_path, capsys):
     for i, image in enumerate((np.full((200, 200, 3), 90), np.random.default_rng(0).integers(0, 255, (90, 120, 3)))):
         path = saved(tmp_path / f"{i}.png", image.astype(np.uint8))

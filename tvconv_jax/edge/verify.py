@@ -432,9 +432,19 @@ class Model(NamedTuple):
         return "{name} x{width} {operator}, ".format(**self.metadata) + self.runtime
 
     @property
+    def notes(self) -> list[str]:
+        """Lines on what makes an answer doubtful."""
+        config = self.metadata.get("config")
+        data = config.get("data") if isinstance(config, dict) else None
+        if isinstance(data, dict) and data.get("source") == "embedded":
+            return [f"{self.path} has seen drawn faces only; fine-tune it on aligned photographs before you rely on it"]
+        return []
+
+    @property
     def threshold(self) -> float | None:
         """Cosine above which two faces are the same, if the exported run has verified."""
-        value = (self.metadata.get("thresholds") or {}).get("cosine")
+        thresholds = self.metadata.get("thresholds")
+        value = thresholds.get("cosine") if isinstance(thresholds, dict) else None
         return value if isinstance(value, float) and -1 <= value <= 1 else None
 
     def embed(self, face: np.ndarray) -> np.ndarray:
@@ -462,10 +472,11 @@ def load(path: Path, runtime: str = "auto", *, run_code: bool = False) -> Model:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Mistake(f"{path} holds no metadata of tvconv_jax; python -m tvconv_jax.export writes it.") from None
     if output != "embeddings":
-        task = (metadata.get("config") or {}).get("task", "another task")
+        config = metadata.get("config")
+        task = config.get("task") if isinstance(config, dict) else None
         raise Mistake(
-            f"{path} is not a model of faces: it is for {task}, and gives {output}, not embeddings; name an "
-            f"export of a face model."
+            f"{path} is not a model of faces: it is for {task or 'another task'}, and gives {output}, not embeddings; "
+            f"name an export of a face model."
         )
     return model
 
@@ -623,7 +634,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         ``answer`` (``"same"``, ``"different"`` or None), ``score``, ``threshold``, ``threshold_from``, ``artifact``,
-        ``model`` and for each of the ``photographs`` its ``file``, ``alignment``, ``faces`` and ``text``.
+        ``model``, ``notes``, and for each of the ``photographs`` its ``file``, ``alignment``, ``faces`` and ``text``.
     """
     model = load(args.artifact, args.runtime, run_code=args.run_code)
     lists, faces = args.landmarks or [], args.face or [""]
@@ -645,6 +656,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "threshold_from": None if threshold is None else answer_of,
         "artifact": str(model.path),
         "model": model.title,
+        "notes": model.notes,
         "photographs": [
             {"file": str(path), "alignment": item.how, "faces": item.faces, "text": item.text}
             for path, item in zip(photographs, found)  # noqa: B905, Python 3.9 has no strict=
@@ -656,6 +668,8 @@ def print_answer(result: dict[str, Any]) -> None:
     """Print a result of :func:`compare` as lines of text."""
     for photograph in result["photographs"]:
         print("{file}: {text}".format(**photograph))
+    for note in result["notes"]:
+        print(f"note: {note}")
     if result["answer"] is None:
         print("score {score:.3f} ({model})".format(**result))
         print(

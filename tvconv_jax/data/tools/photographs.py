@@ -89,7 +89,8 @@ def _photographs(source: Path, target: Path) -> tuple[dict[Path, str], LeftOut]:
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; name the folder of the photographs.")
     left_out, found = LeftOut(), {}
-    paths = [path for path in walk(source, left_out) if not path.is_relative_to(target)]
+    base, inner = source.resolve(), target.resolve()
+    paths = [path for path in walk(source, left_out) if not (base / path.relative_to(source)).is_relative_to(inner)]
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     left_out.add("files that are not images", *(path for path in paths if path not in set(images)))
     check_names(images)

@@ -21,15 +21,8 @@ from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
 
 VERIFY = "verify.py"  # compares two photographs on a device
-FILES = (
-    "model.onnx",
-    "model.safetensors",
-    "model.py",
-    "model.pt2",
-    "native.py",
-    "native.cpp",
-    VERIFY,
-)  # of all formats
+# Of all formats.
+FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", VERIFY)
 CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
 CHECKED = 8  # images in check.npz, for the check on the device

@@ -10,16 +10,7 @@ import numpy as np
 
 from tvconv_jax.data.normalization import FORMULA, normalize
 from tvconv_jax.edge.benchmark import TOLERANCES
-from tvconv_jax.export.artifacts import (
-    AUTO,
-    VERIFY,
-    Artifact,
-    check_folder,
-    check_formats,
-    check_lowering,
-    difference,
-    write,
-)
+from tvconv_jax.export.artifacts import AUTO, Artifact, check_folder, check_formats, check_lowering, difference, write
 from tvconv_jax.export.fold import fold
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import in_full_float32
@@ -112,7 +103,7 @@ def export(
         lowering=lowering,
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
-    if (out / VERIFY).is_file():
+    if (out / "verify.py").is_file():
         lines.append(f"Compare two photographs: python -m tvconv_jax.verify {out} ONE OTHER")
     return Exported(found, "\n".join(lines))
 

@@ -456,7 +456,8 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     main([f"--workdir={run}", f"--out={out}", "--rank=1", "--precision=float16", "--formats=onnx,torch,native"])
     printed = capsys.readouterr().out
     names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", "check.npz"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == names | {"verify.py"}
+    assert "Compare two photographs: python -m tvconv_jax.verify" in printed
     assert "rank 1; energy of the outputs kept" in printed and "same identity: cosine above" in printed
     model = onnx.load(out / "model.onnx")
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)
@@ -568,9 +569,9 @@ def test_files_of_formats_that_are_not_written_again_go_and_the_check_comes_last
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda path, to: (moved.append(path.name), replace(path, to)))
     write(tmp_path, "onnx")
-    names = {"model.onnx", "check.npz", "notes.txt", "model.onnx.bak", "native.py"}
+    names = {"model.onnx", "verify.py", "check.npz", "notes.txt", "model.onnx.bak", "native.py"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert [name for name in moved if not is_left_over(name)] == ["model.onnx", "check.npz"]
+    assert [name for name in moved if not is_left_over(name)] == ["model.onnx", "verify.py", "check.npz"]
 
 
 @pytest.mark.parametrize("name", [*artifacts.FILES, artifacts.CHECK])

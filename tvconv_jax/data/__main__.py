@@ -2,7 +2,8 @@
 
     python -m tvconv_jax.data inspect PATH                a report on a set, and on defects that cost accuracy
     python -m tvconv_jax.data convert SOURCE TARGET       from one format into another, byte for byte
-    python -m tvconv_jax.data align SOURCE POINTS TARGET  by five landmarks, to the field's template
+    python -m tvconv_jax.data align SOURCE TARGET         faces found by a detector, to the field's template
+    python -m tvconv_jax.data align SOURCE POINTS TARGET  the same, by a list of five landmarks each
     python -m tvconv_jax.data pairs FOLDER                a list of pairs to verify on, from folders of identities
     python -m tvconv_jax.data purify SOURCE               the frontal part, by a classifier of configs/frontal.py
     python -m tvconv_jax.data speed SOURCE                images/s of decoders and of the pipeline
@@ -73,10 +74,15 @@ COMMANDS = {
     ),
     "align": (
         "tvconv_jax.data.tools.alignment",
-        "faces aligned by five landmarks, to the 112x112 template of the field",
+        "faces found and aligned by five landmarks, to the 112x112 template of the field",
         [
             _arg("source", cli.path_argument, "folder of the images"),
-            _arg("landmarks", cli.path_argument, "list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth)"),
+            _arg(
+                "landmarks",
+                cli.path_argument,
+                "list: file x1 y1 ... x5 y5 (eyes, nose, corners of the mouth); default: found by a face detector",
+                nargs="?",
+            ),
             _arg("target", cli.output_folder, "folder to write"),
             _size(112, "height and width of the aligned faces, 112 or 96"),
         ],
@@ -119,12 +125,27 @@ COMMANDS = {
 }
 
 
+class _Command(cli.Parser):
+    """A parser that takes options between positional arguments of which one may be left out."""
+
+    _nested = False
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        if self._nested:  # called by the line below
+            return super().parse_known_args(args, namespace)
+        self._nested = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._nested = False
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
     for name, (_, text, options, _) in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         for argument, kwargs in options:

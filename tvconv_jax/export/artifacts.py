@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tvconv_jax.edge import verify
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export import owned
 from tvconv_jax.export.graph import Graph
@@ -18,7 +20,9 @@ from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.extras import require
 
-FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp")  # of all formats
+VERIFY = "verify.py"  # compares two photographs on a device
+# Of all formats.
+FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", VERIFY)
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torch": ("torch",), "native": ()}  # modules that each format needs
 CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
@@ -106,6 +110,8 @@ def write(
 ) -> list[Artifact]:
     """Write artifacts and ``check.npz`` into a folder, once all of them agree with the JAX model.
 
+    ``verify.py`` is written beside a face model that it can run.
+
     Args:
         out: The folder. Files of ``FILES`` that an earlier export wrote are replaced, or removed if they are not of
             ``formats``; other files of these names are refused.
@@ -135,6 +141,8 @@ def write(
                         f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
                     )
                 found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
+        if output == "embeddings" and {"onnx", "native"} & set(formats):
+            shutil.copyfile(verify.__file__, folder / VERIFY)
         owned.write_check(folder, {"images": images[:CHECKED], output: expected[:CHECKED]})
         _publish(folder, out)
     return found

@@ -106,6 +106,8 @@ def export(
         lowering=lowering,
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
+    if (out / "verify.py").is_file():
+        lines.append(f"Compare two photographs: python -m tvconv_jax.verify {out} ONE OTHER")
     return Exported(found, "\n".join(lines))
 
 

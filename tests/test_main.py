@@ -310,7 +310,7 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
 def test_arguments_are_strict(text, words):
     table = {
         "size": Argument(int, 3),
-        "speed": Argument(str, "low", ("low", "high")),
+        "speed": Argument(str, "low", choices=("low", "high")),
         "fast": Argument(bool, False),
     }
     assert parse_arguments("size=4,fast", table) == {"size": 4, "speed": "low", "fast": True}

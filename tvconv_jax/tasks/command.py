@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.tasks.configs.renamed import rename_arguments, rename_hint, rename_in_place
+from tvconv_jax.tasks.keys import KEYS, did_you_mean, get
 from tvconv_jax.utils import cli
 from tvconv_jax.utils.errors import Interrupted, UserError, as_line, print_error
 from tvconv_jax.utils.files import user_path
@@ -110,9 +111,13 @@ def _checked(values: flags.FlagValues) -> ConfigDict:
     config = values["config"].value
     if not hasattr(config, "keys"):
         raise UserError(f"the config file gives {config!r}; let its get_config return a ConfigDict.")
+    given = config_flags.get_override_values(values["config"])
     if isinstance(config, ConfigDict):
-        rename_in_place(config, config_flags.get_override_values(values["config"]))
-    return ConfigDict(config)
+        rename_in_place(config, given)
+    config = ConfigDict(config)
+    if get(config, "train.auto"):
+        config.train.auto = ",".join(key for key in config.train.auto.split(",") if key not in given)
+    return config
 
 
 @contextlib.contextmanager

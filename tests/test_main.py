@@ -164,12 +164,21 @@ def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words)
     [
         (["--config=configs/face_mb01.py:foo=1"], "config argument 'foo' is unknown; there are: data, operator"),
         (["--config=configs/face_mb01.py:operator=conv"], "operator=conv is unknown; there are: tvconv, depthwise,"),
-        (["--config=configs/face_mb01.py", "--config.model.widht=1"], "unknown config key: widht Did you mean 'width'"),
+        (["--config=configs/face_mb01.py", "--config.model.widht=1"], "key model.widht; did you mean model.width?"),
+        (
+            ["--config=configs/face_mb01.py", "--config.batch_size=8"],
+            "batch_size; did you mean data.batch_size or eval",
+        ),
+        (
+            ["--config=configs/face_mb01.py", "--config.data.root=x"],
+            "choose data=folder or data=casia behind its colon",
+        ),
+        (["--config=configs/face_mb01.py:opertor=conv"], "smoke, batch_size; did you mean operator?"),
         (["--config=configs/face_mb01.py", "--config.model.width=x"], "could not convert string to float: 'x'"),
         (["--config=configs/face_mb99.py"], "No such file or directory: 'configs/face_mb99.py'"),
         ([], "--config is missing; name one, as in --config=configs/face_mb01.py."),
         (["--config=configs/face_mb01.py", "--workdri=x"], "Unknown command line flag 'workdri'"),
-        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan>"),
+        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan|config>"),
         (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is not a flag"),
         (
             ["--config=configs/face_mb01.py", "--config.task=cook"],

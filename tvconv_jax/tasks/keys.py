@@ -1,5 +1,6 @@
 """Keys of all configs with their meanings and allowed values, for the checks, ``--mode=config`` and docs/config.md."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ class Key(NamedTuple):
     @property
     def choices(self) -> tuple[str, ...]:
         """Words that are allowed, if only some are."""
-        words = self.allowed if isinstance(self.allowed, tuple) else ()
+        words = () if self.range or isinstance(self.allowed, str) else self.allowed
         return () if words == BOOL else words
 
 
@@ -45,13 +46,13 @@ def _choices(field: str) -> tuple:
 
 _MODEL = {
     "name": ("model", tuple(MODELS)),
-    "width": ("multiplier of the channels", "one of the widths of the model: {widths}"),
-    "operator": ("spatial operator", "one of the operators of the model: {operators}"),
+    "width": ("multiplier of the channels", FIELDS["width"]),
+    "operator": ("spatial operator", "an operator of the model"),
     "stages": ("stages that get the operator; `()`: the operator's own, mostly all", count(64)),
     "depth": ("multiplier of the blocks of every stage", FIELDS["depth"]),
     "embedding_size": ("numbers in an embedding", FIELDS["embedding_size"]),
     "num_classes": ("maps that the model gives; the task needs 2", FIELDS["num_classes"]),
-    "output_stride": ("stride of the backbone of DeepLabV3+", "16 or 8"),
+    "output_stride": ("stride of the backbone of DeepLabV3+, 16 or 8", FIELDS["output_stride"]),
     "pretrained": ("file with torchvision's weights of the backbone; empty: from scratch", "a path"),
     "patch_size": ("height and width of a patch of MLP-Mixer, a divisor of the image size", FIELDS["patch_size"]),
     "layers": ("layers of MLP-Mixer", FIELDS["layers"]),
@@ -84,7 +85,10 @@ _DATA = {
     "image_size": ("height and width of the images, in pixels", count(4096, low=8)),
     "batch_size": ("images in a batch, of all devices together", BATCH),
     "per_domain": ("images of every clinic in a batch", BATCH),
-    "sampling": ("drawing of the images of a clinic: every one once an epoch, or at random", ("shuffled", "replacement")),
+    "sampling": (
+        "drawing of the images of a clinic: every one once an epoch, or at random",
+        ("shuffled", "replacement"),
+    ),
     "scale_crop": ("scale and crop training images at random", BOOL),
     "flip": ("mirror half of the training images", BOOL),
     "augment.rotation": ("largest random rotation, in degrees", Range(0, LIMITS["rotation"])),
@@ -130,10 +134,16 @@ _EVAL = {
     "channel_order": ("order of the colors of the images", ("rgb", "bgr")),
     "batch_size": ("images in a batch of the evaluation", BATCH),
     "report_images": ("show real images in report.html, not only synthetic ones", BOOL),
-    "checkpoint": ("state that is tested at the end; `reference` selects on the test images", ("last", "held_out", "reference")),
+    "checkpoint": (
+        "state that is tested at the end; `reference` selects on the test images",
+        ("last", "held_out", "reference"),
+    ),
     "threshold": ("probability above which a pixel belongs to a mask", Range(0, 1)),
     "hd95": ("definition of the Hausdorff distance", ("pooled", "directed")),
-    "empty": ("distance of a mask that is empty: 100 pixels, left out, or the diagonal of the image", ("100", "nan", "diagonal")),
+    "empty": (
+        "distance of a mask that is empty: 100 pixels, left out, or the diagonal of the image",
+        ("100", "nan", "diagonal"),
+    ),
     "num_images": ("test images that are drawn at the end: the worst, and as many others", count(10_000, low=0)),
     "visualize": ("further test images to draw, as `Domain4/000.png,Domain4/007.png`", "names with commas"),
 }
@@ -144,7 +154,10 @@ _OTHERS = {
     "loss.scale": ("scale of AM-Softmax", Range(0, above=True)),
     "mesh.data": ("devices along the batch; -1: all that are left", count(1 << 20, low=-1)),
     "mesh.model": ("devices that share the class weights", count(1 << 20)),
-    "finetune.checkpoint": ("workdir, or file of the reference, with the weights to start from; empty: fresh", "a path"),
+    "finetune.checkpoint": (
+        "workdir, or file of the reference, with the weights to start from; empty: fresh",
+        "a path",
+    ),
     "finetune.freeze": ("parameters that are not trained, as `model/stem/*,model/block_[1-5]/*`", "globs with commas"),
 }
 _SECTIONS = {"model": _MODEL, "data": _DATA, "optimizer": _OPTIMIZER, "train": _TRAIN, "eval": _EVAL}
@@ -153,31 +166,34 @@ KEYS = {
     **{f"{section}.{name}": Key(*row) for section, rows in _SECTIONS.items() for name, row in rows.items()},
 }
 
+# Keys whose values depend on the model.
+OF_MODEL = {
+    "model.width": lambda name: MODELS[name].widths,
+    "model.operator": list_operators,
+    "model.stages": lambda name: MODELS[name].stages,
+}
+
 
 def describe_allowed(key: str, model: str | None = None) -> str:
     """Return the allowed values of a key in words, those of the model of that name or of all models."""
     allowed = KEYS[key].allowed
-    if key == "model.stages":
-        stages = {name: row.stages for name, row in MODELS.items() if row.stages and model in (None, name)}
-        return "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in stages.items()) or "none"
+    if key in OF_MODEL:
+        models: dict[tuple, list[str]] = {}
+        for name in MODELS if model is None else [model]:
+            models.setdefault(tuple(OF_MODEL[key](name)), []).append(name)
+        texts = {", ".join(map(str, values)): names for values, names in models.items() if values}
+        return "; ".join(text if model else f"{text} ({', '.join(names)})" for text, names in texts.items()) or "none"
     if isinstance(allowed, Range):
         return describe_range(allowed)
-    if isinstance(allowed, tuple):
-        return ", ".join(map(str, allowed))
-    names = [name for name in MODELS if model in (None, name)]
-    listed = {"{widths}": lambda name: MODELS[name].widths, "{operators}": list_operators}
-    for place, values in listed.items():
-        if place in allowed:
-            found = [", ".join(map(str, values(name))) for name in names]
-            return "; ".join(f"{name}: {text}" for name, text in zip(names, found, strict=True)) if len(names) > 1 else found[0]
-    return allowed
+    return ", ".join(map(str, allowed)) if isinstance(allowed, tuple) else allowed
 
 
 def describe_range(rule: Range) -> str:
     """Return a range in words."""
-    kind = "a whole number" if rule.whole else "a number"
+    kind = "whole number" if rule.whole else "number"
     low = f"{'above' if rule.above else 'from'} {rule.low:.12g}"
-    return f"{kind} {low}" + (f" {'to less than' if rule.below else 'to'} {rule.high:.12g}" if rule.high < float("inf") else "")
+    high = f" to {'less than ' if rule.below else ''}{rule.high:.12g}" if rule.high < math.inf else ""
+    return f"{kind} {low}{high}"
 
 
 def near(name: str, names: Iterable[str] = KEYS) -> list[str]:

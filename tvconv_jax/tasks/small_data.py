@@ -57,7 +57,7 @@ def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
     if not keys or not (workdir / "config.json").exists():
         return config
     run = read_config(workdir)
-    values = {key: get(run, key) for key in keys if key in _open(run)}
+    values = {key: get(run, key) for key in _open(run) if key in keys}
     return _with(config, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

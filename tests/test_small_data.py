@@ -216,9 +216,13 @@ def test_a_small_folder_is_trained_by_the_command_alone(tmp_path):
         path = tmp_path / "faces" / "train" / f"p{i % 4}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 255, (24, 24, 3), np.uint8)).save(path)
-    small = ["model.depth=0.1", "model.stages=(1,)", "model.hidden_channels=4", "model.hidden_layers=0"]
+    small = ["model.depth=0.1", "model.stages=(1,)", "model.embedding_size=8"]
     more = ["data.image_size=24", "optimizer.epochs=1.0", "optimizer.milestones=(1.0,)", f"data.root={tmp_path}/faces"]
-    flags = [FOLDER, *(f"--config.{change}" for change in (*small, *more)), f"--workdir={tmp_path}/run"]
+    flags = [
+        f"{FOLDER},operator=depthwise",
+        *(f"--config.{change}" for change in (*small, *more)),
+        f"--workdir={tmp_path}/run",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "tvconv_jax.main", *flags], env=os.environ, cwd=ROOT, capture_output=True, text=True
     )

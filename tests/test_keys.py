@@ -68,8 +68,8 @@ def test_the_command_shows_values_ranges_and_meanings(capsys):
     print_config(odoc_config("epochs=7"), "*.epochs")
     shown = capsys.readouterr().out
     assert "optimizer.epochs" in shown and "│ 7 " in shown and "warmup" not in shown
-    with pytest.raises(UserError, match="--keys=learning_rat. matches no key; did you mean optimizer.learning_rate"):
-        print_config(odoc_config(None), "learning_rat.")
+    with pytest.raises(UserError, match="--keys=learning_rats matches no key; did you mean optimizer.learning_rate"):
+        print_config(odoc_config(None), "learning_rats")
 
 
 def test_the_mode_reads_no_data_and_refuses_flags_of_other_modes(tmp_path):

@@ -308,7 +308,7 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sped=1", "'sped' is unknown; there are: size, speed, fast."),
+        ("sped=1", "'sped' is unknown; there are: size, speed, fast; did you mean speed?"),
         ("size=big", "size=big must be of type int."),
         ("size=1,size=2", "'size' is given twice"),
         ("size", "'size' needs a value, as in size=3."),

@@ -22,8 +22,8 @@ STEPS = 8  # an epoch of a chosen batch size has at least so many, except with t
 SMALL = STEPS * FREE["data.batch_size"]  # images; fewer give no such epoch in batches of 512
 MIN_BATCH = 8
 # From scratch the learning rate grows linearly with the batch, as docs/train.md recommends. For fine-tuning it belongs
-# to the smallest batch and grows with the square root: at batch 12, 0.005 was best of 0.001, 0.005, 0.02 and 0.08.
-SCRATCH_RATE, TUNE_RATE, TUNE_EPOCHS = 0.1 / 512, 0.004, 10.0
+# to the smallest batch and grows with the square root: of 0.001, 0.002 and 0.004 the first verified best.
+SCRATCH_RATE, TUNE_RATE, TUNE_EPOCHS = 0.1 / 512, 0.001, 10.0
 PAIRS = "make a list with `python -m tvconv_jax.data pairs FOLDER`"
 FEW, MANY = 3, 50  # so few folders with so many images each may be classes
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,7 @@ def test_an_old_run_of_a_small_set_goes_on_with_its_own_numbers(tmp_path, prepar
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config))
     saved_config.check_workdir(config_of(flags), workdir)
+    shutil.rmtree(tmp_path / "s")  # what it started from is needed no more
     again, _ = prepare(*flags, workdir=workdir)
     assert again.optimizer.learning_rate == 0.1 and again.optimizer.epochs == 38
 

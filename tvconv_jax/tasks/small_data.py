@@ -36,11 +36,13 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     Raises:
         UserError: If the batch is larger than the set, or ``finetune.checkpoint`` is missing or another model's.
     """
-    config, start = resume(config, workdir), start_config(config)
+    resumed = (workdir / "config.json").exists()
+    start = None if resumed else start_config(config)
     found = glance(config.data)
-    if not (workdir / "config.json").exists():
-        chosen = choose(config, found.images, start)
-        if chosen:
+    if resumed:  # its start may be gone
+        config = resume(config, workdir)
+    else:
+        if chosen := choose(config, found.images, start):
             log_fn(_describe(chosen, found.images, start))
         config = _with(config, chosen)
     if start is not None:

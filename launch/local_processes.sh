@@ -13,11 +13,18 @@ usage='usage: launch/local_processes.sh N [--dry-run] -- command ...'
 
 set -m  # a process group each: Ctrl-C reaches them through this script alone, once
 
-number=${1:-} dry=''
+number='' dry=''
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in
+    -h|--help) echo "$usage"; sed -n '2,$ { /^#/!q; /^#SBATCH/!s/^# \{0,1\}//p; }' "$0"; exit ;;
+    --dry-run) dry=yes ;;
+    -*) fail "$1 is unknown; $usage" ;;
+    *) [ -z "$number" ] || fail "$1 is one word too many before --; $usage"; number=$1 ;;
+  esac
+  shift
+done
 [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N is '$number', not a number of processes; $usage"
-shift
-if [ "${1:-}" = --dry-run ]; then dry=yes; shift; fi
-[ "${1:-}" = -- ] && [ $# -gt 1 ] || fail "no command behind --; $usage"
+[ $# -gt 1 ] || fail "no command behind --; $usage"
 shift
 
 # Killed itself, it takes them along, where the system can say so: they would keep the folder from its next start.

@@ -12,16 +12,22 @@ ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4
 ONNXRUNTIME_39=1.19.2  # the last one for Python 3.9
 
 fail() { echo "error: $1" >&2; exit 2; }
+usage='usage: launch/pi.sh HOST DIR [--dry-run] [flags of the benchmark]'
 
 there=() flags=() dry=''
-for argument in "$@"; do
-  case $argument in
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h|--help) echo "$usage"; sed -n '2,$ { /^#/!q; /^#SBATCH/!s/^# \{0,1\}//p; }' "$0"; exit ;;
     --dry-run) dry=yes ;;
-    -*) flags+=("$argument") ;;
-    *) if [ ${#flags[@]} -gt 0 ]; then flags+=("$argument"); else there+=("$argument"); fi ;;  # --seconds 5
+    --batch|--threads|--runtime|--seconds|--json|--check)  # with a value behind a space
+      [ $# -gt 1 ] || fail "$1 needs a value; $usage"
+      flags+=("$1" "$2"); shift ;;
+    -*) flags+=("$1") ;;
+    *) there+=("$1") ;;
   esac
+  shift
 done
-[ ${#there[@]} -eq 2 ] || fail "${#there[@]} arguments before the flags, not 2; usage: launch/pi.sh HOST DIR [--dry-run] [flags]"
+[ ${#there[@]} -eq 2 ] || fail "${#there[@]} arguments beside the flags, not 2; $usage"
 host=${there[0]} dir=${there[1]%/}
 [ -d "$dir" ] || fail "$dir is not a folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' native=()

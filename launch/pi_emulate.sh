@@ -18,15 +18,17 @@ show() { [ -z "$dry" ] || printf '%s\n' "$*"; }
 # Runs a command, or with --dry-run prints it.
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@" >>"$log" 2>&1 || fail "$1 failed, see $log: $(tail -n 1 "$log")"; fi; }
 
+usage='usage: launch/pi_emulate.sh DIR [--dry-run]'
 dir='' dry=''
 for argument in "$@"; do
   case $argument in
+    -h|--help) echo "$usage"; sed -n '2,$ { /^#/!q; /^#SBATCH/!s/^# \{0,1\}//p; }' "$0"; exit ;;
     --dry-run) dry=yes ;;
-    -*) fail "$argument is unknown; usage: launch/pi_emulate.sh DIR [--dry-run]" ;;
+    -*) fail "$argument is unknown; $usage" ;;
     *) [ -z "$dir" ] || fail "$argument is one folder too many; give one, with folders in it if need be"; dir=$argument ;;
   esac
 done
-[ -n "$dir" ] || fail "no folder; usage: launch/pi_emulate.sh DIR [--dry-run]"
+[ -n "$dir" ] || fail "no folder; $usage"
 [ -d "$dir" ] || fail "$dir is not a folder; python -m tvconv_jax.export --formats=onnx --out=$dir makes one"
 artifacts=() runtimes='' cross=$(command -v aarch64-linux-gnu-g++) || cross=''
 none='and no native engine'

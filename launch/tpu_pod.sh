@@ -22,18 +22,18 @@ USAGE='usage: launch/tpu_pod.sh run|create|install|start|follow|delete NAME --zo
 fail() { echo "error: $1" >&2; exit 2; }
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }
 
-[ $# -ge 2 ] || fail "an action and a name are needed; $USAGE"
-action=$1 name=$2 zone='' type='' bucket='' runtime='' wheel='' dry='' spot=() project=() flags=() tree=$(cd "$(dirname "$0")/.." && pwd)
-shift 2
+zone='' type='' bucket='' runtime='' wheel='' dry='' words=() spot=() project=() flags=() tree=$(cd "$(dirname "$0")/.." && pwd)
 while [ $# -gt 0 ]; do
   case $1 in
     --zone=*) zone=${1#*=} ;; --type=*) type=${1#*=} ;; --bucket=*) bucket=${1#*=} ;; --runtime=*) runtime=${1#*=} ;;
     --wheel=*) wheel=${1#*=} ;; --project=*) project=("$1") ;; --spot) spot=(--spot) ;; --dry-run) dry=yes ;;
+    -h|--help) echo "$USAGE"; sed -n '2,$ { /^#/!q; /^#SBATCH/!s/^# \{0,1\}//p; }' "$0"; exit ;;
     --) shift; flags=("$@"); break ;;
-    *) fail "$1 is unknown; $USAGE" ;;
+    -*) fail "$1 is unknown; $USAGE" ;; *) words+=("$1") ;;
   esac
   shift
 done
+action=${words[0]:-} name=${words[1]:-}; [ ${#words[@]} -eq 2 ] || fail "an action and a name are needed; $USAGE"
 need() { local flag; for flag in "$@"; do [ -n "${!flag}" ] || fail "$action needs --$flag=...; $USAGE"; done; }
 case $action in
   run) need zone type bucket ;; create) need zone type ;; install) need zone bucket ;; start|follow|delete) need zone ;;

@@ -457,7 +457,7 @@ def test_evaluation_batches_hold_every_image_once_and_mask_the_rest():
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(UserError, match="data.batch_size 65 is more than the 64 training images"):
+    with pytest.raises(UserError, match="65 is more than the 64 training images; .*--config.data.batch_size=64"):
         steps_per_epoch(embedded().train, 65)
 
 

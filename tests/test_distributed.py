@@ -259,7 +259,16 @@ def test_local_processes_hands_a_signal_to_all(tmp_path, number, code):
     assert script.wait(30) == code
 
 
-@pytest.mark.parametrize(("arguments", "words"), [([], "N is ''"), (["2"], "no command"), (["x", "--"], "N is 'x'")])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "N is ''"),
+        (["2"], "no command"),
+        (["x", "--"], "N is 'x'"),
+        (["2", "3", "--", "x"], "3 is one word too many"),
+        (["2", "--fast"], "--fast is unknown"),
+    ],
+)
 def test_local_processes_mistakes_are_one_line(arguments, words):
     done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr

@@ -96,6 +96,16 @@ def test_too_little_to_learn_from_is_one_line(tmp_path, cfp):
             poses.load_poses(cfp, test_share=share)
 
 
+@pytest.mark.parametrize("name", ["1.jpg", "part_1.jpg"])
+def test_one_identity_is_too_few_and_its_name_is_in_the_message(tmp_path, name):
+    for pose in poses.POSES:
+        (tmp_path / pose).mkdir()
+        (tmp_path / pose / name).touch()
+    named = r"of 1 identities \((part|without a name)\) leaves none .*; change it, name files IDENTITY_NUMBER.jpg, .*"
+    with pytest.raises(UserError, match=named + "a classifier of other images is not served yet"):
+        poses.load_poses(tmp_path, test_share=0.2)
+
+
 def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path, cfp):
     (tmp_path / "frontal").symlink_to(cfp / "frontal")
     (tmp_path / "profile").mkdir()

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -227,7 +228,8 @@ def test_emulation_compiles_the_native_engine_here_for_that_core(models, emulato
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
-        ("pi.sh", ["berry"], "1 arguments before the flags"),
+        ("pi.sh", ["berry"], "1 arguments beside the flags"),
+        ("pi.sh", ["berry", "EMPTY", "--seconds"], "--seconds needs a value"),
         ("pi.sh", ["berry", "nowhere"], "nowhere is not a folder"),
         ("pi.sh", ["berry", "EMPTY"], "holds no .onnx file and no native engine"),
         ("pi_emulate.sh", [], "no folder"),
@@ -246,3 +248,44 @@ def test_mistakes_are_one_line(tmp_path, host, script, arguments, expected):
     done = run(script, *(folders.get(argument, argument) for argument in arguments), **host)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.s*")))
+def test_every_script_prints_its_usage_when_asked(script, flag, tmp_path):
+    before = ["run", "NAME"] if script == "tpu_pod.sh" else []
+    done = subprocess.run(["bash", LAUNCH / script, *before, flag], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    usage, about, *_ = done.stdout.splitlines()
+    assert usage.startswith("usage: ") and script in usage and about[0].isupper()
+    assert "SBATCH" not in done.stdout and "set -" not in done.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("local_processes.sh", ["2", "--dry-run", "--", "true", "--workdir=x"]),
+        ("pi.sh", ["berry", "MODELS", "--dry-run", "--seconds", "5", "--compare"]),
+        ("pi_emulate.sh", ["MODELS", "--dry-run"]),
+        ("slurm.sbatch", ["--config=x", "--workdir=y", "--dry-run"]),
+        ("tpu_pod.sh", ["run", "NAME", "--dry-run", "--zone=z", "--type=v4-8", "--bucket=b", "--", "--config=x"]),
+    ],
+)
+def test_options_may_come_in_any_order(script, arguments, models, tmp_path):
+    """Those before ``--``, which ends the script's own."""
+    own = arguments.index("--") if "--" in arguments else len(arguments)
+    orders = [arguments, ["--dry-run", *(word for word in arguments[:own] if word != "--dry-run"), *arguments[own:]]]
+    if script == "pi.sh":
+        orders.append(["--seconds", "5", "--compare", "berry", "--dry-run", "MODELS"])
+    outputs = []
+    for order in orders:
+        words = [str(models) if word == "MODELS" else word for word in order]
+        done = subprocess.run(
+            ["bash", LAUNCH / script, *words],
+            env=os.environ | {"TVCONV_JAX_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(re.sub(r"127.0.0.1:\d+|/tmp/tmp\.\w+", "", done.stdout))
+    assert len(set(outputs)) == 1 and outputs[0]

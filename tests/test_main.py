@@ -164,7 +164,16 @@ def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words)
     [
         (["--config=configs/face_mb01.py:foo=1"], "config argument 'foo' is unknown; there are: data, operator"),
         (["--config=configs/face_mb01.py:operator=conv"], "operator=conv is unknown; there are: tvconv, depthwise,"),
-        (["--config=configs/face_mb01.py", "--config.model.widht=1"], "unknown config key: widht Did you mean 'width'"),
+        (["--config=configs/face_mb01.py", "--config.model.widht=1"], "key model.widht; did you mean model.width?"),
+        (
+            ["--config=configs/face_mb01.py", "--config.batch_size=8"],
+            "batch_size; did you mean data.batch_size or eval",
+        ),
+        (
+            ["--config=configs/face_mb01.py", "--config.data.root=x"],
+            "choose data=folder or data=casia behind its colon",
+        ),
+        (["--config=configs/face_mb01.py:opertor=conv"], "smoke, batch_size; did you mean operator?"),
         (["--config=configs/face_mb01.py", "--config.model.width=x"], "could not convert string to float: 'x'"),
         (
             ["--config=configs/face_mb99.py"],
@@ -172,7 +181,7 @@ def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words)
         ),
         ([], "--config is missing; name one, as in --config=face_mb01."),
         (["--config=configs/face_mb01.py", "--workdri=x"], "Unknown command line flag 'workdri'"),
-        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan>"),
+        (["--config=configs/face_mb01.py", "--mode=trian"], "value should be one of <train|eval|plan|config>"),
         (["--config=configs/face_mb01.py", "extra"], "argument 'extra' is not a flag"),
         (
             ["--config=configs/face_mb01.py", "--config.task=cook"],
@@ -302,7 +311,7 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sped=1", "'sped' is unknown; there are: size, speed, fast."),
+        ("sped=1", "'sped' is unknown; there are: size, speed, fast; did you mean speed?"),
         ("size=big", "size=big must be of type int."),
         ("size=1,size=2", "'size' is given twice"),
         ("size", "'size' needs a value, as in size=3."),
@@ -313,7 +322,7 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
 def test_arguments_are_strict(text, words):
     table = {
         "size": Argument(int, 3),
-        "speed": Argument(str, "low", ("low", "high")),
+        "speed": Argument(str, "low", choices=("low", "high")),
         "fast": Argument(bool, False),
     }
     assert parse_arguments("size=4,fast", table) == {"size": 4, "speed": "low", "fast": True}

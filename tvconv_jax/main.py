@@ -19,8 +19,12 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 o
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
 PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "plan"], "Train or resume a run, evaluate it, or plan a training."
+    "mode",
+    "train",
+    ["train", "eval", "plan", "config"],
+    "Train or resume a run, evaluate it, plan a training, or print all keys of the config.",
 )
+KEYS = flags.DEFINE_string("keys", None, "Config: only keys with this name, part of a name or glob, as optimizer.*.")
 DEVICES = flags.DEFINE_integer("devices", 1, "Plan: number of devices.")
 KIND = flags.DEFINE_string("device-kind", "tpu-v5e", "Plan: kind of devices; see tvconv_jax/bench/device_specs.py.")
 IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: identities in the training set.")
@@ -28,18 +32,24 @@ IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: identities in the
 READ_BY = {
     ("train", "eval"): ("coordinator", "processes", "process"),
     ("plan",): ("devices", "device-kind", "identities"),
+    ("config",): ("keys",),
+    ("train", "eval", "plan"): ("workdir",),
 }
 # Printed when a mode is stopped.
 AFTER = {
     "train": "the same command goes on.",
     "eval": "nothing was written; the checkpoints are as they were.",
     "plan": "nothing was written.",
+    "config": "nothing was written.",
 }
 
 
 def main(_: Sequence[str]) -> None:
     """Run the mode that the flags ask for."""
     command.check_mode(MODE.value, READ_BY)
+    if MODE.value == "config":
+        importlib.import_module("tvconv_jax.tasks.config_table").print_config(CONFIG.value, KEYS.value)
+        return
     if MODE.value == "plan":
         virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
     from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once

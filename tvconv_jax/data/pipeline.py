@@ -35,7 +35,8 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     """
     if len(source) < batch_size:
         raise UserError(
-            f"data.batch_size {batch_size} is more than the {len(source)} training images; make it smaller."
+            f"data.batch_size {batch_size} is more than the {len(source)} training images; take fewer, as with "
+            f"--config.data.batch_size={1 << len(source).bit_length() - 1}."
         )
     return len(source) // batch_size
 

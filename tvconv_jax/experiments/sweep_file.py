@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tvconv_jax.tasks.configs.renamed import rename_changes
 from tvconv_jax.utils.errors import UserError
@@ -22,12 +22,16 @@ PARTS = {*WRITTEN, *(f"{name}.part" for name in WRITTEN), ".lock"}
 class Setting:
     """A row of the table."""
 
-    label: str  # its name, and its folder's
-    config: str  # file
-    argument: str = ""  # arguments of the config file, before those of the command
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by key: {"model.hidden_channels": 8}
-    group: str = ""  # name of the group of rows to which it belongs
-    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by column of the table: {"MACs M": 22.47}
+    label: Annotated[str, "name of the row, and of its folder"]
+    config: Annotated[str, "config file"]
+    argument: Annotated[str, "arguments behind the config's colon, before those of the command"] = ""
+    changes: Annotated[Mapping[str, Any], 'values by config key, as `{"model.hidden_channels": 8}`'] = (
+        dataclasses.field(default_factory=dict)
+    )
+    group: Annotated[str, "name of the group of rows to which it belongs"] = ""
+    paper: Annotated[Mapping[str, float], 'the paper\'s figures by column, as `{"MACs M": 22.47}`'] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def folder(self) -> str:
@@ -44,10 +48,10 @@ class Setting:
 class Sweep(NamedTuple):
     """The value of ``get_sweep()`` in a file of ``configs/sweeps``."""
 
-    title: str  # with the table or figure of the paper
-    settings: Sequence[Setting]
-    note: str = ""  # remark on the table
-    columns: Mapping[str, str] = {}  # further shares to show in percent: paths in results.json, "start.deviation"
+    title: Annotated[str, "title, with the table or figure of the paper"]
+    settings: Annotated[Sequence[Setting], "the rows, each a `Setting`"]
+    note: Annotated[str, "remark on the table"] = ""
+    columns: Annotated[Mapping[str, str], "further shares in percent, by title: paths in results.json"] = {}
 
 
 def load_sweep(path: str) -> Sweep:

@@ -18,11 +18,12 @@ from PIL import Image
 
 from tvconv_jax.data.pipeline import decode_record
 from tvconv_jax.data.source import Source, read
+from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.utils.errors import UserError
 
-INITS = ("ones", "data", "normal")
+INITS = KEYS["model.affinity_init"].choices
 WITH_MAPS = ("tvconv", "tvconv_linear", "tvconv_lowrank")  # operators that learn affinity maps
 MAX_IMAGES = 5000  # training images, evenly spread, in the statistics
 

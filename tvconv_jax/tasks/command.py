@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import sys
 import threading
 import traceback
@@ -14,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from tvconv_jax.tasks.configs.renamed import rename_arguments, rename_hint, rename_in_place
+from tvconv_jax.tasks.keys import KEYS, did_you_mean, get
 from tvconv_jax.utils import cli
 from tvconv_jax.utils.errors import Interrupted, UserError, as_line, print_error
 from tvconv_jax.utils.files import user_path
@@ -43,7 +45,7 @@ def config_of(arguments: Sequence[str]) -> ConfigDict:
     """
     values, argv = flags.FlagValues(), ["config_of", *_prepare(arguments)]
     config_flags.DEFINE_config_file("config", sys_argv=argv, flag_values=values)
-    with _mistakes_as_user_errors():
+    with _mistakes_as_user_errors(argv):
         values(argv)
         return ConfigDict(_checked(values).to_dict())
 
@@ -82,7 +84,7 @@ def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> Non
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
-        with _mistakes_as_user_errors():
+        with _mistakes_as_user_errors(sys.argv):
             # ml_collections reads overrides there
             sys.argv[1:] = rename_arguments(_with_config_flag(arguments[1:]))
             rest = flags.FLAGS([arguments[0], *_prepare(sys.argv[1:])])
@@ -131,24 +133,45 @@ def _checked(values: flags.FlagValues) -> ConfigDict:
     config = values["config"].value
     if not hasattr(config, "keys"):
         raise UserError(f"the config file gives {config!r}; let its get_config return a ConfigDict.")
+    given = config_flags.get_override_values(values["config"])
     if isinstance(config, ConfigDict):
-        rename_in_place(config, config_flags.get_override_values(values["config"]))
-    return ConfigDict(config)
+        rename_in_place(config, given)
+    config = ConfigDict(config)
+    if get(config, "train.auto"):
+        config.train.auto = ",".join(key for key in config.train.auto.split(",") if key not in given)
+    return config
 
 
 @contextlib.contextmanager
-def _mistakes_as_user_errors() -> Iterator[None]:
-    """Turn what parsing flags and loading config files raises into a ``UserError``."""
+def _mistakes_as_user_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Turn what parsing these arguments and loading config files raises into a ``UserError``."""
     try:
         yield
     except (AttributeError, KeyError) as error:  # of ml_collections, for a key that is not there
         text = str(next(iter(error.args), error))
+        if mistake := _unknown_key(text, arguments):
+            raise UserError(mistake) from None
         plain = text.replace("\\n", " ").replace("\\", "").replace("'", "").replace('"', "'")
         raise UserError(f"unknown config key: {plain}{rename_hint(text)}") from None
     except UserError:
         raise
     except Exception as error:  # a config file is a program, and may raise whatever Python raises
         raise UserError(_config_file_error(error)) from None
+
+
+def _unknown_key(text: str, arguments: Sequence[str]) -> str:
+    """Return a message about the override that an error of ml_collections is about, or an empty text."""
+    words = set(re.findall(r"\w+", text))
+    given = [match[1] for argument in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", argument))]
+    named = [key for key in given if words & set(key.split("."))]
+    key = min(named, key=lambda key: key in KEYS, default=None)  # a mistyped one first
+    if key is None or rename_hint(text):
+        return ""
+    if key not in KEYS:
+        return f"unknown config key {key}{did_you_mean(key) or '; --mode=config lists all keys.'}"
+    source = ", or is of another source: choose data=folder or data=casia behind its colon"
+    source = source if key.startswith("data.") else ""
+    return f"this config has no key {key}: it is of another task or operator{source}; --mode=config lists its keys."
 
 
 def _config_file_error(error: Exception) -> str:

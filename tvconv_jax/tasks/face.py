@@ -18,14 +18,17 @@ from tvconv_jax.data.formats.pairs import check_folds
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
+from tvconv_jax.tasks import small_data
 from tvconv_jax.tasks.affinity import AffinityInit, deviation
 from tvconv_jax.tasks.face_model import init_class_weights, make_embed, make_head, make_loss
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
 from tvconv_jax.tasks.fresh import fresh_variables
+from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
+from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.logging import check_metric_names
 from tvconv_jax.training.loop import Best
 from tvconv_jax.training.mesh import replicated
@@ -49,8 +52,8 @@ class FaceJob(Job):
         super().__init__(config)
         self.batch_size = config.data.batch_size
         self.check_batch_size("data.batch_size")
-        check_choice("eval.protocol", config.eval.protocol, ("standard", "reference"))
-        check_choice("eval.channel_order", config.eval.channel_order, ("rgb", "bgr"))
+        for key in ("protocol", "channel_order"):
+            check_choice(f"eval.{key}", config.eval[key], KEYS[f"eval.{key}"].choices)
         magnitudes = check_magnitudes(config.data.augment.to_dict())
         self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)
@@ -68,13 +71,13 @@ class FaceJob(Job):
 
     @property
     def notes(self) -> list[str]:
-        notes = [f"data: {self.data.description}", *self.data.notes]
-        if not self.sets:
-            notes.append(
-                "there is no verification set (SET.bin, SET_pair.txt, pairs.txt): nothing is verified, the best "
-                "checkpoint is the newest"
-            )
-        return notes
+        return [f"data: {self.data.description}", *self.data.notes]
+
+    @classmethod
+    def prepare(cls, config: ConfigDict, workdir: Path, *, train: bool) -> ConfigDict:
+        if train:
+            return small_data.prepare(config, workdir, print if is_first() else lambda _: None)
+        return small_data.resume_verified(config, workdir)
 
     def init_state(self) -> TrainState:
         config, variables = self.config, self._fresh_variables()
@@ -160,14 +163,16 @@ class FaceJob(Job):
         options = self.config.eval
         about = f"best checkpoint (step {step}), protocol {options.protocol}, {options.channel_order.upper()}"
         print(f"Verification after step {step} ({self.data.description})" if trained else f"Verification, {about}")
+        if not found:
+            print(f"Nothing was verified: there is no verification set; {small_data.PAIRS}.")
+            return
         table = Table()
         for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
             table.add_column(column, justify="left" if column == "set" else "right")
         for name, (result, _) in found.items():
             cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
             table.add_row(name, *(f"{value:.2f}" for value in cells))
-        if found:
-            table.add_row("mean", f"{np.mean([compared.result.accuracy for compared in found.values()]) * 100:.2f}")
+        table.add_row("mean", f"{np.mean([compared.result.accuracy for compared in found.values()]) * 100:.2f}")
         print_table(table, width=100)
 
     def artifact(self, workdir: Path, step: int) -> dict[str, Any]:

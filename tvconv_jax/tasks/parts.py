@@ -1,6 +1,7 @@
 """Parts of a run that its config describes: model, forward pass, mesh, learning rate, intervals."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,15 +14,19 @@ from ml_collections import ConfigDict
 from tvconv_jax.models import create_model
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
+from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.training import loop
 from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json
+from tvconv_jax.utils.progress import ProgressLine
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
 Forward = Callable[..., tuple[jax.Array, Any]]
 
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECISIONS = {name: jnp.dtype(name) for name in KEYS["train.precision"].choices}
+MIN_TIMED_STEPS = 5  # that a speed is taken from
 MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
 _NOT_FIELDS = ("pretrained", "affinity_init")  # keys of config.model that set initial values
 _JAX_NOTE = "\n-----"  # begins what JAX appends to an error of a traced function
@@ -136,3 +141,11 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
         raise UserError(f"{given} {total:,} steps, and a run counts to {MAX_STEPS - 1:,}; take fewer.")
     eval_every = max(1, round(train.eval_every * steps_per_epoch))
     return loop.Plan(total, train.log_every, train.checkpoint_every, eval_every)
+
+
+def find_speed(line: ProgressLine, results: Path) -> float | None:
+    """Return images/s; of a command that took too few steps to time, those of the results of an earlier one."""
+    if line.steps >= MIN_TIMED_STEPS:
+        return round(line.images_per_second, 1)
+    earlier = read_json(results, "remove it; the same command writes it again") if results.exists() else {}
+    return earlier.get("images_per_second") or None

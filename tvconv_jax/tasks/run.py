@@ -18,7 +18,7 @@ from tvconv_jax.data.source import Source
 from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
-from tvconv_jax.tasks.parts import Forward, learning_rate_note, make_forward, plan_of, schedule_of
+from tvconv_jax.tasks.parts import Forward, find_speed, learning_rate_note, make_forward, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop
@@ -41,11 +41,9 @@ from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.utils.environment import provenance
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import read_json, write_json, write_text
+from tvconv_jax.utils.files import write_json, write_text
 from tvconv_jax.utils.progress import ProgressLine
 from tvconv_jax.utils.storage import locked, writing
-
-MIN_TIMED_STEPS = 5  # that a speed is taken from
 
 
 class Job(ABC):
@@ -122,6 +120,11 @@ class Job(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no artifact.")
 
     @classmethod
+    def prepare(cls, config: ConfigDict, _workdir: Path, *, train: bool) -> ConfigDict:
+        """Return the config with a task's choices for its data; refuse what cannot work, before data is read."""
+        return config
+
+    @classmethod
     def load_sets(cls, _: ConfigDict) -> Any:
         """Return the verification sets of a face run, if its data is still there."""
         return None
@@ -186,6 +189,7 @@ class Job(ABC):
     @classmethod
     def train(cls, config: ConfigDict, workdir: Path) -> None:
         """Train from the newest checkpoint of the workdir, or from the beginning, and write the results."""
+        config = cls.prepare(config, workdir, train=True)
         job = cls.open(config)
         ended = run(job, workdir)
         state = restore(job, workdir, best=True) if job.results_of_best else ended.state
@@ -205,7 +209,7 @@ class Job(ABC):
     def evaluate(cls, config: ConfigDict, workdir: Path) -> None:
         """Print the results of a workdir's best checkpoint, or of the one that ``eval.checkpoint`` names."""
         check_trained(workdir)
-        job = cls.open(config)
+        job = cls.open(cls.prepare(config, workdir, train=False))
         state = restore(job, workdir, best=job.eval_of_best)
         job.show(job.measure(state), int(state.step), trained=False)
 
@@ -268,14 +272,6 @@ def run(job: Job, workdir: Path) -> TrainResult:
         watched = task._replace(evaluate=evaluate)
         state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
-
-
-def find_speed(line: ProgressLine, results: Path) -> float | None:
-    """Return images/s; of a command that took too few steps to time, those of the results of an earlier one."""
-    if line.steps >= MIN_TIMED_STEPS:
-        return round(line.images_per_second, 1)
-    earlier = read_json(results, "remove it; the same command writes it again") if results.exists() else {}
-    return earlier.get("images_per_second") or None
 
 
 def check_trained(workdir: Path) -> None:

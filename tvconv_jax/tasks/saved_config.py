@@ -3,8 +3,9 @@
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -15,11 +16,16 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_unclaimed, parse_json, read_json
 
 # Keys that decide where and how patiently a run goes on, not what it computes.
-IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite")
+IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite", "train.auto")
 # Files that runs write into a workdir, after config.json.
 WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
 
 flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
+
+
+def open_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of ``train.auto`` of a flat config, see :mod:`tvconv_jax.tasks.small_data`."""
+    return [key for key in str(config.get("train.auto", "")).split(",") if key]
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -70,6 +76,8 @@ def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) ->
     if "per_replica" in norms and all(norm.isdecimal() for norm in norms - {"per_replica"}):
         # As many groups as there were devices: the checkpoint knows whether it is the same number.
         different = [key for key in different if key != "train.batch_norm"]
-    different = [key for key in different if not key.startswith((*IGNORED, *ignore))]
+    # The run chose a value where the command gives none: the command goes on with it.
+    chosen = {*open_keys(old)} & {*open_keys(new)}
+    different = [key for key in different if key not in chosen and not key.startswith((*IGNORED, *ignore))]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
     return f"{len(different)} keys differ: {shown}" if different else ""

@@ -20,6 +20,7 @@ from tvconv_jax.metrics.complexity import count
 from tvconv_jax.tasks import evaluation
 from tvconv_jax.tasks.evaluation import Measured, Predicted, dices, measure
 from tvconv_jax.tasks.fresh import fresh_variables
+from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.training import loop
@@ -62,7 +63,7 @@ class SegmentationJob(Job):
         check_choice("eval.hd95", config.eval.hd95, metrics.DEFINITIONS)
         check_choice("eval.empty", config.eval.empty, metrics.EMPTY)
         check_choice("data.test_domain", config.data.test_domain, fundus.DOMAINS)
-        check_choice("data.sampling", config.data.sampling, ("shuffled", "replacement"))
+        check_choice("data.sampling", config.data.sampling, KEYS["data.sampling"].choices)
         check_choice("data.source", config.data.source, ("embedded", "folder"))
         check_choice("model.num_classes", config.model.num_classes, (2,))
         self.model, self._pretrained = model_of(config), None

@@ -11,6 +11,7 @@ from tvconv_jax.data.tools.held_out import identity_of
 from tvconv_jax.utils.errors import UserError
 
 POSES = ("profile", "frontal")  # labels 0 and 1
+ONLY_POSES = "This task distinguishes frontal faces from profiles; a classifier of other images is not served yet."
 
 
 class Poses(NamedTuple):
@@ -37,7 +38,7 @@ def load_poses(base: Path, *, test_share: float) -> Poses:
     left_out.add("images in no folder frontal or profile", *(path for path, (pose, _) in found.items() if not pose))
     faces = [(path, POSES.index(pose), owner) for path, (pose, owner) in found.items() if pose]
     if lacking := _lacking(faces):
-        raise UserError(f"{base} holds no {lacking} faces; put them into {base / lacking}/.")
+        raise UserError(f"{base} holds no {lacking} faces; put them into {base / lacking}/. {ONLY_POSES}")
     held, identities = _held_out([owner for _, _, owner in faces], test_share)
     sources = []
     for test, doing in enumerate(("train", "test")):
@@ -61,10 +62,10 @@ def _held_out(owners: list[str], test_share: float) -> tuple[set[str], tuple[int
     names = sorted(set(owners))
     count = round(test_share * len(names))
     if not 0 < count < len(names):
+        named = f" ({names[0] or 'without a name'})" if len(names) == 1 else ""
         raise UserError(
-            f"data.test_share {test_share} of {len(names)} identities leaves none to train or to test on ({names[0]}, "
-            f"...); change it, or name a data.root with frontal/ and profile/, or with folders of identities that hold "
-            f"these."
+            f"data.test_share {test_share} of {len(names)} identities{named} leaves none to train or to test on; "
+            f"change it, name files IDENTITY_NUMBER.jpg, or put them into folders of identities. {ONLY_POSES}"
         )
     order = np.random.default_rng(0).permutation(len(names))
     return {names[index] for index in order[-count:]}, (len(names) - count, count)

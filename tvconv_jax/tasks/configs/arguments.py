@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tvconv_jax.tasks.configs.renamed import ARGUMENTS
+from tvconv_jax.tasks.keys import did_you_mean
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.moved import print_renamed
 
@@ -13,17 +14,18 @@ class Argument(NamedTuple):
 
     kind: type  # int, float, str or bool; a bool is set by its bare name
     default: Any  # its value where it is not given
+    meaning: str = ""
     choices: tuple[str, ...] = ()  # of a str; empty: any
 
 
 def common_arguments(operators: Sequence[str], default: str | None = None) -> dict[str, Argument]:
     """Return the arguments that all recipes have, with the operators of their model; the first is the default."""
     return {
-        "operator": Argument(str, default or operators[0], tuple(operators)),
-        "image_size": Argument(int, None),
-        "epochs": Argument(float, None),
-        "seed": Argument(int, 0),
-        "smoke": Argument(bool, False),
+        "operator": Argument(str, default or operators[0], "spatial operator", tuple(operators)),
+        "image_size": Argument(int, None, "height and width of the images, in pixels"),
+        "epochs": Argument(float, None, "epochs; milestones and warm-up keep their proportions"),
+        "seed": Argument(int, 0, "seed of weights, order and augmentation"),
+        "smoke": Argument(bool, False, "a test of seconds, with one block in every stage"),
     }
 
 
@@ -45,7 +47,8 @@ def parse_arguments(text: str | None, arguments: dict[str, Argument]) -> dict[st
             print_renamed(f"config argument {name}", new)
             name = new
         if name not in arguments:
-            raise UserError(f"config argument {name!r} is unknown; there are: {', '.join(arguments)}.")
+            there = ", ".join(arguments)
+            raise UserError(f"config argument {name!r} is unknown; there are: {there}{did_you_mean(name, arguments)}.")
         if name in seen:
             raise UserError(f"config argument {name!r} is given twice; give it once.")
         seen.add(name)

@@ -1,4 +1,7 @@
-"""Defaults that the recipes share, and the keys that runs of an older version lack."""
+"""Defaults that the recipes share, and the keys that runs of an older version lack.
+
+Their meanings stand in :mod:`tvconv_jax.tasks.keys`.
+"""
 
 from typing import Any
 
@@ -8,37 +11,15 @@ from tvconv_jax.models.registry import MODELS, fields_of
 from tvconv_jax.tasks.configs.renamed import rename_keys
 
 ONE_BLOCK = 0.1  # model.depth of `:smoke`: one block in every stage, which compiles sooner
-MESH = {
-    "data": -1,  # devices along `data`, -1 for all that are left
-    "model": 1,  # devices that share the class weights
-}
-FINETUNE = {
-    "checkpoint": "",  # a workdir, or a file of the reference, whose weights the run starts from
-    "freeze": "",  # globs of parameters that are not trained, as in `model/stem/*,model/block_[1-5]/*`
-}
-MODEL = {"remat": False}  # recompute the activations of the first blocks for the gradient; slower, less memory
-AFFINITY = {
-    "affinity_init": "ones",  # initial affinity maps of TVConv, "ones", "data" or "normal"
-    "generator_padding": "zeros",  # padding in its generator, "zeros" or "edge"
-}
-OPTIMIZER = {
-    "lr_scaling": "none",  # "linear" or "sqrt" scale the learning rate with the batch of all devices together
-    "base_batch": 512,  # the batch that the recipe's learning rate belongs to
-    "warmup_epochs": 0.0,  # epochs in which the learning rate grows to its full value
-}
-TRAIN = {
-    "precision": "float32",  # or "bfloat16" (parameters, norms and losses stay float32)
-    "batch_norm": "global",  # statistics of the whole batch; "per_replica": of a device's images; "8": of 8 groups
-    "grad_accum_steps": 1,  # parts that a batch is computed in, one after the other
-    "on_nonfinite": "stop",  # a step that is not finite ends the run; "skip": it changes nothing
-}
-DATA = {
-    "workers": 0,  # processes that decode images, 0: threads
-    "timeout": 300.0,  # seconds without a batch that end the run, or 0
-}
-# Largest rotation and shear (degrees), change of scale and translation (shares) of training images.
+MESH = {"data": -1, "model": 1}
+FINETUNE = {"checkpoint": "", "freeze": ""}
+MODEL = {"remat": False}
+AFFINITY = {"affinity_init": "ones", "generator_padding": "zeros"}
+OPTIMIZER = {"lr_scaling": "none", "base_batch": 512, "warmup_epochs": 0.0}
+TRAIN = {"precision": "float32", "batch_norm": "global", "grad_accum_steps": 1, "on_nonfinite": "stop"}
+DATA = {"workers": 0, "timeout": 300.0}
 AUGMENT = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
-REPORT = {"report_images": False}  # whether report.html may show real images (faces, fundus), not only synthetic ones
+REPORT = {"report_images": False}
 
 # Defaults of keys that runs of an older version did not have.
 _TIMEOUT = {"timeout": DATA["timeout"]}
@@ -48,6 +29,7 @@ TASKS = {
         "finetune": FINETUNE,
         "model": {**MODEL, **AFFINITY},
         "data": {**_TIMEOUT, "augment": AUGMENT},
+        "train": {**TRAIN, "auto": ""},
         "eval": REPORT,
     },
     "segmentation": {"eval": REPORT},

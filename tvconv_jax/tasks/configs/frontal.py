@@ -10,6 +10,12 @@ FULL = {"image_size": 48, "epochs": 12.0, "batch_size": 64}
 SMOKE = {"image_size": 24, "epochs": 2.0, "batch_size": 8}
 
 
+def frontal_arguments() -> dict[str, Argument]:
+    """Return the ``:`` arguments of this config."""
+    common = common_arguments(list_operators("mobilenetv2"), "depthwise")
+    return {**common, "batch_size": Argument(int, None, "images in a batch, of all devices together")}
+
+
 def frontal_config(arg: str | None) -> ConfigDict:
     """Return the config of the classifier of frontal and profile faces.
 
@@ -20,8 +26,7 @@ def frontal_config(arg: str | None) -> ConfigDict:
     Raises:
         UserError: If an argument does not fit.
     """
-    common = common_arguments(list_operators("mobilenetv2"), "depthwise")
-    given = parse_arguments(arg, {**common, "batch_size": Argument(int, None)})
+    given = parse_arguments(arg, frontal_arguments())
     smoke = given["smoke"]
     size = with_given(SMOKE if smoke else FULL, given)
     epochs = size.pop("epochs")

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
+from tvconv_jax.tasks.keys import KEYS
 
 # The reference multiplies the learning rate by 0.2 at epoch 30 of 40; shorter runs keep the proportion.
 EPOCHS, MILESTONE = 40, 30
@@ -14,6 +15,18 @@ SIZES = {
     "embedded": {"image_size": 128, "epochs": 10.0, "per_domain": 8},
     "smoke": {"image_size": 64, "epochs": 2.0, "per_domain": 4},
 }
+
+
+def odoc_arguments() -> dict[str, Argument]:
+    """Return the ``:`` arguments of this config."""
+    state = KEYS["eval.checkpoint"]
+    return {
+        "data": Argument(str, "embedded", "origin of the images", ("embedded", "folder")),
+        "test_domain": Argument(str, "4", "clinic that is tested, and not trained on", ("1", "2", "3", "4")),
+        **common_arguments(list_operators("deeplabv3plus"), "tvconv"),
+        "checkpoint": Argument(str, "last", state.meaning, state.choices),
+        "per_domain": Argument(int, None, "images of every clinic in a batch"),
+    }
 
 
 def odoc_config(arg: str | None) -> ConfigDict:
@@ -30,16 +43,7 @@ def odoc_config(arg: str | None) -> ConfigDict:
     Raises:
         UserError: If an argument does not fit.
     """
-    given = parse_arguments(
-        arg,
-        {
-            "data": Argument(str, "embedded", ("embedded", "folder")),
-            "test_domain": Argument(str, "4", ("1", "2", "3", "4")),
-            **common_arguments(list_operators("deeplabv3plus"), "tvconv"),
-            "checkpoint": Argument(str, "last", ("last", "held_out", "reference")),
-            "per_domain": Argument(int, None),
-        },
-    )
+    given = parse_arguments(arg, odoc_arguments())
     smoke, embedded = given["smoke"], given["data"] == "embedded"
     size = with_given(SIZES["smoke" if smoke else given["data"]], given)
     epochs = size.pop("epochs")

@@ -1,0 +1,70 @@
+"""Whether a run can start from ``finetune.checkpoint``, found out before data is read and anything is compiled."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tvconv_jax.tasks.parts import model_of
+from tvconv_jax.tasks.saved_config import flat, read_config
+from tvconv_jax.training import checkpoint_files
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import user_path
+
+NEW_COLON = ("model.name", "model.operator")  # set by the config file and its argument: other keys depend on them
+
+
+def start_config(config: ConfigDict) -> ConfigDict | None:
+    """Return the config of the run from which a run starts; ``None`` if it starts fresh or from a file.
+
+    Raises:
+        UserError: If ``finetune.checkpoint`` does not exist, or is a folder without a checkpoint of the same task.
+    """
+    source = config.finetune.checkpoint
+    if not source:
+        return None
+    path = user_path(source).absolute()
+    if not os.path.lexists(path):
+        raise UserError(f"finetune.checkpoint {path} does not exist; name the workdir of a run, or a file of weights.")
+    if not path.is_dir():
+        return None
+    folder = checkpoint_files.checkpoints_of(path, "finetune.checkpoint")
+    if not any(checkpoint_files.found(folder / kind) for kind in checkpoint_files.KINDS):
+        raise UserError(f"finetune.checkpoint {path} is a folder without checkpoints; name the workdir of a run.")
+    if not (path / "config.json").exists():
+        return None
+    start = read_config(path)
+    if start.task != config.task:
+        raise UserError(f"finetune.checkpoint {path} is a run of the task {start.task}; name one of {config.task}.")
+    return start
+
+
+def check_same_model(config: ConfigDict, start: ConfigDict) -> None:
+    """Raise a ``UserError`` that names the keys, if a run has not the parameters of the run that it starts from."""
+    ours, theirs = _keys(config), _keys(start)
+    different = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    if not different or _shapes(config) == _shapes(start):
+        return
+    shown = "; ".join(f"{key}: {theirs[key]} there, {ours[key]} here" for key in different)
+    flags = [f"--config.{key}={theirs[key]}" for key in different if key not in NEW_COLON]
+    if "model.operator" in different:
+        flags.append(f"operator={theirs['model.operator']} behind the config's colon")
+    hint = f"take a config of {theirs['model.name']}" if "model.name" in different else f"set {' and '.join(flags)}"
+    raise UserError(
+        f"finetune.checkpoint {config.finetune.checkpoint} is another model's ({shown}); {hint}, or name another run."
+    )
+
+
+def _keys(config: ConfigDict) -> dict[str, Any]:
+    keys = flat({"model": config.model.to_dict(), "data": {"image_size": config.data.image_size}})
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+
+
+def _shapes(config: ConfigDict) -> Any:
+    size = config.data.image_size
+    variables = jax.eval_shape(
+        model_of(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    )
+    return jax.tree.map(lambda leaf: leaf.shape, variables)

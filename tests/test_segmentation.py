@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 from test_main import ROOT, Watched, leaves
 
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.experiments import table2
 from tvconv_jax.tasks import segmentation
 from tvconv_jax.tasks.configs import odoc_config
 from tvconv_jax.tasks.evaluation import Predicted, measure, outlined, summary
 from tvconv_jax.tasks.run import restore
+from tvconv_jax.tasks.trained import load
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 
 # What the trained model's disc has to be better than the same mask for every picture: 0.1 to 0.15, up to rounding.
@@ -69,6 +71,18 @@ def test_scores_of_every_picture_and_outlines_are_left(trained):
         assert picture.size[0] > 4 * 224
         # Three rows: the one asked for, the worst, and as many others as are left: none of four.
         assert picture.size[1] > 2 * 224
+
+
+def test_exports_are_compared_on_the_dice_of_every_image(trained):
+    """The scores by which ``--rank=auto`` judges, of the trained model itself."""
+    run = load(trained)
+    apply = jax.jit(lambda images: run.model.apply(run.variables, normalize(images), train=False))
+    found = run.comparison.scores(apply)
+    with (trained / "scores.csv").open() as file:
+        expected = [(float(row["cup_dice"]) + float(row["disc_dice"])) / 2 for row in csv.DictReader(file)]
+    np.testing.assert_allclose(found, expected, atol=0.01)  # a pixel at the threshold is up to rounding
+    assert (run.comparison.items, run.comparison.measure) == ("images", "Dice")
+    np.testing.assert_array_equal(run.comparison.weights, 1 / 4)
 
 
 def test_eval_mode_measures_the_last_checkpoint_again(trained, capsys):

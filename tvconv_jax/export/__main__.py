@@ -32,9 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--formats", type=names(FORMATS), default="onnx,torch", help="onnx, torch, native; default: onnx,torch")
     rank = "rank of per-pixel kernels: exact (default), 1, 2, ..., auto; 1:10 is rank 1, with 10 shared-kernel layers"
     add("--rank", type=_rank, default="exact", help=rank)
-    add("--max-loss", type=number(0), help="points of mean accuracy that auto may lose; default 0.2")
-    steps = "batches of fine-tuning after truncation; default 0"
-    add("--fine-tune", type=int, default=0, metavar="STEPS", dest="fine_tune_steps", help=steps)
+    loss = "points of accuracy that auto may lose, beside its standard error; default 0.2"
+    add("--max-loss", type=number(0), help=loss)
+    steps = "batches of fine-tuning after truncation; default 200 with --rank=auto, else 0"
+    add("--fine-tune", type=int, metavar="STEPS", dest="fine_tune_steps", help=steps)
     add("--precision", choices=("float32", "float16", "int8"), default="float32", help="of the stored weights")
     add("--lowering", default="auto", help="of ONNX: auto (default), the fastest on this machine, or its name")
     add("--best", action="store_true", help="export the best checkpoint, not the last")

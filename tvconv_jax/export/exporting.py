@@ -18,11 +18,13 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import in_full_float32
 from tvconv_jax.export.low_rank import Rank, parse_rank, truncate
 from tvconv_jax.export.quantize import Precision, quantize
-from tvconv_jax.export.rank_search import MAX_LOSS, check_steps, compile_graph, find_rank
+from tvconv_jax.export.rank_choice import MAX_LOSS, describe, record
+from tvconv_jax.export.rank_search import Found, check_ranks, check_steps, compile_graph, find_rank, steps_of
 from tvconv_jax.tasks import trained
 from tvconv_jax.tasks.trained import Accuracy, Trained
 from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.progress import reporter
 
 
 class Exported(NamedTuple):
@@ -45,7 +47,7 @@ def export(
     formats: Sequence[str],
     rank: str = "exact",
     max_loss: float | None = None,
-    fine_tune_steps: int = 0,
+    fine_tune_steps: int | None = None,
     precision: Precision = "float32",
     lowering: str = AUTO,
     best: bool = False,
@@ -57,10 +59,11 @@ def export(
         out: The folder to write.
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
         rank: ``"exact"``; a rank; ``"2:10"``, rank 2, and ten layers with one kernel shared by all pixels; or
-            ``"auto"``: the lowest rank, and then the most such layers, with which verification, in ``precision``,
-            loses at most ``max_loss``.
-        max_loss: Percentage points of mean accuracy; ``None``: 0.2.
-        fine_tune_steps: Batches on which a truncated model learns the exact model's outputs.
+            ``"auto"``: the first of :func:`tvconv_jax.export.rank_choice.candidates` that on the run's own tests, in
+            ``precision``, loses at most ``max_loss``, or its standard error.
+        max_loss: Percentage points of mean accuracy or Dice; ``None``: 0.2.
+        fine_tune_steps: Batches on which a truncated model learns the exact model's outputs; ``None``: 200 with
+            ``rank="auto"``, else none.
         precision: Of the stored weights.
         lowering: Of ONNX; ``"auto"``: the fastest on this machine.
         best: Whether to export the best checkpoint; else the last.
@@ -68,37 +71,33 @@ def export(
     Raises:
         UserError: If the workdir, an option or an artifact does not fit; nothing is written then.
     """
+    fine_tune_steps = steps_of(rank, fine_tune_steps)
     check_steps(fine_tune_steps, [rank])
     if max_loss is not None and rank != "auto":
         raise UserError(f"--max-loss={max_loss:g} is what --rank=auto may lose, this is --rank={rank}; leave one out.")
+    max_loss = MAX_LOSS if max_loss is None else max_loss
     check_folder(out)
     artifacts.check_packages(formats)
     run = trained.load(workdir, best=best)
     exact = fold(run.model, run.variables, run.images.shape[1])
     check_formats(exact, formats)
+    check_ranks(exact, rank, run.comparison, max_loss)
     if lowering != AUTO:
         like = Rank(1) if rank == "auto" else rank != "exact" and parse_rank(rank)
         check_lowering(truncate(exact, like)[0] if like else exact, formats, lowering)
     images, lines = normalize(jnp.asarray(run.images)), []
     truth = _checked_outputs(run, exact, images)
-    graph, found_rank = find_rank(
-        exact,
-        rank,
-        run.batches,
-        (lambda embed: run.verify(embed).mean) if run.verify else None,
-        max_loss=MAX_LOSS if max_loss is None else max_loss,
-        fine_tune_steps=fine_tune_steps,
-        precision=precision,
-        lines=lines,
-    )
-    graph = quantize(graph, precision)
+    options = {"max_loss": max_loss, "fine_tune_steps": fine_tune_steps, "precision": precision, "lines": lines}
+    kept = find_rank(exact, rank, run.batches, run.comparison, **options)
+    graph, lowering = quantize(kept.graph, precision), _lowering_of(kept, lowering, lines)
+    chosen = _chosen(kept, formats, precision, lowering, lines)
     function = compile_graph(graph)
     accuracy = run.verify(function) if run.verify else None
     expected = np.asarray(function(run.images))
     found = artifacts.write(
         out,
         graph,
-        _metadata(run, str(found_rank or rank), precision, accuracy),
+        _metadata(run, str(kept.rank or "exact"), precision, accuracy) | chosen,
         formats=formats,
         precision=precision,
         images=_channels_first(np.asarray(images)),
@@ -109,6 +108,29 @@ def export(
     if (out / "verify.py").is_file():
         lines.append(f"Compare two photographs: python -m tvconv_jax.verify {out} ONE OTHER")
     return Exported(found, "\n".join(lines))
+
+
+def _lowering_of(kept: Found, lowering: str, lines: list[str]) -> str:
+    """Return the lowering, or ``"auto"`` if ``--rank=auto`` kept exact kernels, which have not the one asked for."""
+    if lowering == AUTO or kept.choice is None or lowering in artifacts.load_format("onnx").lowerings(kept.graph):
+        return lowering
+    lines.append(f"rank {kept.rank or 'exact'} has no lowering {lowering}: the file has the one that is fastest here")
+    return AUTO
+
+
+def _chosen(
+    kept: Found, formats: Sequence[str], precision: Precision, lowering: str, lines: list[str]
+) -> dict[str, Any]:
+    """Return what ``--rank=auto`` found, for the metadata; ``lines`` get it as a table."""
+    if kept.choice is None:
+        return {}
+    speeds = {}
+    if "onnx" in formats:
+        with reporter.doing("measuring the speed of the candidates"):
+            graphs = {one.name: one.graph for one in kept.choice.rows}
+            speeds = artifacts.load_format("onnx").relative_speeds(graphs, precision, lowering)
+    lines += describe(kept.choice, speeds)
+    return {"rank_search": record(kept.choice, speeds)}
 
 
 def _checked_outputs(run: Trained, exact: Graph, images: jax.Array) -> np.ndarray:

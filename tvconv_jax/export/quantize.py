@@ -28,6 +28,14 @@ def quantize(graph: Graph, precision: Precision) -> Graph:
     return graph.map(lambda node: _quantized(node, precision))
 
 
+def stored_size(graph: Graph, precision: Precision) -> int:
+    """Return the bytes of a quantized graph's arrays and scales as files store them."""
+    size = {"float32": 4, "float16": 2, "int8": 1}[precision]
+    arrays = [(array, size if name in SCALE_AXES else 4) for node in graph.nodes for name, array in node.arrays.items()]
+    scales = [(scale, 4) for node in graph.nodes for scale in node.scales.values()]
+    return sum(array.size * width for array, width in arrays + scales)
+
+
 def stored(array: np.ndarray, scale: np.ndarray | None, precision: Precision) -> np.ndarray:
     """Return what a file stores of a quantized array; times the scale, if there is one, it is the array again."""
     values = array if scale is None else array / scale

@@ -1,11 +1,13 @@
-"""Search for the lowest rank of per-pixel kernels that keeps a run's accuracy, and what it measures on training images.
+"""Truncation of per-pixel kernels to a rank, given or chosen, with what it measures on training images; fine-tuning.
 
 Layers differ by orders of magnitude. In MobileNetV2 layers inside a shortcut can share one kernel among all pixels;
 layers that change the grid or the channels cannot.
 """
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +18,15 @@ from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.graph import Graph, Node
 from tvconv_jax.export.interpreter import arrays_of, make_run, run_all, unit, with_arrays
 from tvconv_jax.export.low_rank import Rank, check_rank, likely_order, parse_rank, shared_kernel, truncate
-from tvconv_jax.export.quantize import Precision, quantize
+from tvconv_jax.export.quantize import Precision
+from tvconv_jax.export.rank_choice import STEPS, Choice, check_comparison, choose
+from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.progress import track
+from tvconv_jax.utils.progress import reporter, track
 
-MAX_LOSS = 0.2  # default of --max-loss, percentage points
 MOMENT_IMAGES, DISTANCE_IMAGES, CHUNK = 512, 128, 16
 
 Batches = Callable[[], Generator[np.ndarray, None, None]]  # opens training images at the first, uint8 [n, s, s, 3]
-Verify = Callable[[Callable], float]  # a function of uint8 [n, s, s, 3] -> its mean accuracy
 
 
 def compile_graph(graph: Graph) -> Callable[[jax.Array], jax.Array]:
@@ -33,89 +35,74 @@ def compile_graph(graph: Graph) -> Callable[[jax.Array], jax.Array]:
     return lambda images: run(arrays, normalize(jnp.asarray(images)))
 
 
+class Found(NamedTuple):
+    """A graph and its rank, ``None`` for exact; the candidates of ``auto``, else ``None``."""
+
+    graph: Graph
+    rank: Rank | None
+    choice: Choice | None = None
+
+
+def check_ranks(exact: Graph, rank: str, comparison: Comparison | None, max_loss: float) -> None:
+    """Raise a ``UserError`` if the model or the run does not allow a rank."""
+    if rank == "exact":
+        return
+    if all(node.kind != "per_pixel" for node in exact.nodes):
+        raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
+    if rank == "auto":
+        check_comparison(exact, comparison, max_loss)
+    else:
+        check_rank(exact, parse_rank(rank))
+
+
 def find_rank(
     exact: Graph,
     rank: str,
     batches: Batches,
-    verify: Verify | None,
+    comparison: Comparison | None,
     *,
     max_loss: float,
     fine_tune_steps: int,
     precision: Precision,
     lines: list[str],
-) -> tuple[Graph, Rank | None]:
-    """Return the graph of a rank, fine-tuned, and the rank found, ``None`` for exact; ``lines`` get a log.
+) -> Found:
+    """Return the graph of a rank, fine-tuned, in float32; ``lines`` get a log.
 
     Raises:
         UserError: If the model or the run does not allow that rank.
     """
-    per_pixel = [node.arrays["weights"].shape[2] for node in exact.nodes if node.kind == "per_pixel"]
+    check_ranks(exact, rank, comparison, max_loss)
     if rank == "exact":
-        return exact, None
-    if not per_pixel:
-        raise UserError(f"--rank={rank} is for per-pixel kernels; this model has none: leave it at exact.")
-    if rank == "auto" and verify is None:
-        raise UserError("--rank=auto judges by verification sets; this run has none: give --rank=1, 2, ...")
+        return Found(exact, None)
     given = None if rank == "auto" else parse_rank(rank)
-    if given:
-        check_rank(exact, given)
     moments, distances = measure(exact, batches, shared=given is None or given.shared > 0)
     order = list(distances)
     if distances:
         lines.append("distance of the outputs if one per-pixel layer alone shares its kernel among all pixels:")
         lines.append("  " + "  ".join(f"{layer + 1}: {distance:.1e}" for layer, distance in distances.items()))
 
+    @functools.cache
     def of_rank(rank: Rank) -> Graph:
-        return fine_tune(truncate(exact, rank, moments, order)[0], exact, batches, steps=fine_tune_steps)
+        graph, _ = truncate(exact, rank, moments, order)
+        return fine_tune(graph, exact, batches, steps=fine_tune_steps, text=f"Fine-tuning rank {rank}")
+
+    def score(graph: Graph) -> np.ndarray:
+        with reporter.doing(f"testing on {len(comparison.weights):,} {comparison.items}"):
+            return comparison.scores(compile_graph(graph))
 
     if given is None:
-        found, graph = _choose(of_rank, exact, verify, max_loss, Rank(max(per_pixel), len(order)), precision, lines)
+        options = {"max_loss": max_loss, "steps": fine_tune_steps, "precision": precision}
+        choice = choose(exact, of_rank, score, comparison, **options)
+        found = choice.taken.rank
     else:
-        found = given._replace(terms=min(given.terms, max(per_pixel)))
-        graph = of_rank(found)
+        taps = max(node.arrays["weights"].shape[2] for node in exact.nodes if node.kind == "per_pixel")
+        choice, found = None, given._replace(terms=min(given.terms, taps))
+    if found is None:
+        return Found(exact, None, choice)
     lines.append(f"rank {found}; energy of the outputs kept, layer by layer (lowest channel):")
     _, kept = truncate(exact, found, moments, order)
     lines.append("  " + "  ".join(f"{share.mean():.3f} ({share.min():.2f})" for share in kept))
-    return graph, found
-
-
-def _choose(
-    of_rank: Callable[[Rank], Graph],
-    exact: Graph,
-    verify: Verify,
-    max_loss: float,
-    limit: Rank,
-    precision: Precision,
-    lines: list[str],
-) -> tuple[Rank, Graph]:
-    """Try ranks one by one, then bisect the number of shared-kernel layers."""
-    target = verify(compile_graph(exact))
-    lines.append(
-        f"exact, float32: mean accuracy {target:.2%}; the lowest rank, and the most shared-kernel layers, that in "
-        f"{precision} lose at most {max_loss} points:"
-    )
-
-    def within(rank: Rank) -> Graph | None:
-        graph = of_rank(rank)
-        mean = verify(compile_graph(quantize(graph, precision)))
-        lines.append(f"  rank {rank}: {mean:.2%}")
-        return graph if mean >= target - max_loss / 100 else None
-
-    tried = ((Rank(terms), within(Rank(terms))) for terms in range(1, limit.terms + 1))
-    best = next(((rank, graph) for rank, graph in tried if graph), None)
-    if best is None:
-        raise UserError(
-            f"--rank=auto: in {precision} even rank {limit.terms} loses more than {max_loss} points, of {target:.2%}; "
-            f"allow a larger --max-loss, or choose another --precision or a --rank."
-        )
-    low, high = 0, limit.shared + 1  # within the loss; beyond it
-    while high - low > 1:
-        rank = best[0]._replace(shared=(low + high) // 2)
-        if graph := within(rank):
-            best, low = (rank, graph), rank.shared
-        else:
-            high = rank.shared
-    return best
+    return Found(of_rank(found), found, choice)
 
 
 def measure(graph: Graph, batches: Batches, *, shared: bool) -> tuple[list[np.ndarray], dict[int, float]]:
@@ -210,6 +197,11 @@ def _products(x: jax.Array, node: Node) -> jax.Array:
     return jnp.einsum("nhwtc,nhwuc->hwtuc", patches, patches)
 
 
+def steps_of(rank: str, steps: int | None) -> int:
+    """Return the steps of ``--fine-tune``; by default ``auto`` takes 200 and others none."""
+    return steps if steps is not None else STEPS if rank == "auto" else 0
+
+
 def check_steps(steps: int, ranks: Sequence[str]) -> None:
     """Raise a ``UserError`` for steps of ``--fine-tune`` that do not fit the ranks."""
     if steps < 0:
@@ -218,7 +210,9 @@ def check_steps(steps: int, ranks: Sequence[str]) -> None:
         raise UserError(f"--fine-tune={steps} is for low-rank kernels, and exact keeps all; give --rank=1, 2, ...")
 
 
-def fine_tune(graph: Graph, exact: Graph, batches: Batches, *, steps: int, learning_rate: float = 1e-3) -> Graph:
+def fine_tune(
+    graph: Graph, exact: Graph, batches: Batches, *, steps: int, learning_rate: float = 1e-3, text: str = "Fine-tuning"
+) -> Graph:
     """Return the truncated graph with all arrays trained by distillation: it learns the exact graph's outputs.
 
     The loss is least squares of outputs of unit length, the optimizer Adam with a cosine learning rate; a step takes a
@@ -244,6 +238,6 @@ def fine_tune(graph: Graph, exact: Graph, batches: Batches, *, steps: int, learn
     arrays = arrays_of(graph)
     state = optimizer.init(arrays)
     with closing(batches()) as images:
-        for _ in track(range(steps), total=steps, text="Fine-tuning"):
+        for _ in track(range(steps), total=steps, text=text):
             arrays, state = step(arrays, state, next(images))
     return with_arrays(graph, arrays)

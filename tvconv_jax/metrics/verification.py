@@ -100,6 +100,23 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return _cosines(*(_unit(np.ascontiguousarray(a, dtype=np.float32)) for a in (left, right)))
 
 
+def correct_pairs(scores: np.ndarray, same: np.ndarray, folds: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
+    """Return whether each pair is correct, boolean ``[n]``, as :func:`ten_fold` counts it under ``"standard"``.
+
+    Args:
+        scores: Cosines ``[n]``, from :func:`cosine_scores`.
+        same: ``[n]`` boolean.
+        folds: ``[n]`` integers 0..9.
+        thresholds: Of the ten folds, from :func:`ten_fold`.
+    """
+    return (scores > np.asarray(thresholds)[folds]) == same
+
+
+def pair_weights(folds: np.ndarray) -> np.ndarray:
+    """Return the share of each pair in :func:`ten_fold`'s accuracy, ``[n]``: folds count equally."""
+    return 1 / (FOLDS * np.bincount(folds, minlength=FOLDS)[folds])
+
+
 def _reference_folds(
     left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: np.ndarray
 ) -> Iterator[tuple[float, float]]:

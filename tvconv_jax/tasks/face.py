@@ -17,7 +17,8 @@ from tvconv_jax.data.faces import FaceData, load_faces
 from tvconv_jax.data.formats.pairs import check_folds
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.metrics.verification import Verification, cosine_scores, ten_fold
+from tvconv_jax.metrics.paired import Comparison
+from tvconv_jax.metrics.verification import Verification, correct_pairs, cosine_scores, pair_weights, ten_fold
 from tvconv_jax.tasks import small_data
 from tvconv_jax.tasks.affinity import AffinityInit, deviation
 from tvconv_jax.tasks.face_model import init_class_weights, make_embed, make_head, make_loss
@@ -185,8 +186,23 @@ class FaceJob(Job):
             sets = {name: one.result.accuracy for name, one in compared.items()}
             return Accuracy(_mean(sets), sets, float(np.mean([one.result.threshold for one in compared.values()])))
 
-        verify = verify if self.sets else None
-        return {"images": batch["image"], "verify": verify, "output": "embeddings", "results": {}}
+        verify, comparison = (verify, self._comparison()) if self.sets else (None, None)
+        found = {"images": batch["image"], "verify": verify, "output": "embeddings", "results": {}}
+        return found | {"comparison": comparison}
+
+    def _comparison(self) -> Comparison:
+        pairs = [pairs for _, pairs in self.sets.values()]
+
+        def scores(embed: Embed) -> np.ndarray:
+            found = self._compare(embed, "standard").values()
+            correct = [
+                correct_pairs(one.cosines, of.same, of.folds, one.result.thresholds)
+                for one, of in zip(found, pairs, strict=True)
+            ]
+            return np.concatenate(correct).astype(np.float64)
+
+        weights = np.concatenate([pair_weights(of.folds) for of in pairs]) / len(pairs)
+        return Comparison(scores, weights, "pairs", "accuracy", float(weights.max()))
 
 
 def _mean(accuracies: dict[str, float]) -> float:

@@ -1,6 +1,7 @@
 """Optic disc and cup: train on three clinics, test on the fourth, which the model never saw."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.complexity import count
+from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import evaluation
 from tvconv_jax.tasks.evaluation import Measured, Predicted, dices, measure
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.tasks.parts import Forward, check_choice, model_of
 from tvconv_jax.tasks.run import Job
+from tvconv_jax.tasks.trained import Embed
 from tvconv_jax.training import loop
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
@@ -138,16 +141,21 @@ class SegmentationJob(Job):
 
     def predict(self, state: TrainState, source: fundus.FundusSource) -> Iterator[Predicted]:
         """Yield cleaned masks of every image, at the size of its own mask."""
+        return self._predicted(functools.partial(self._probabilities, self.freeze(self.variables(state))), source)
+
+    def _predicted(
+        self, probabilities: Callable[[jax.Array, tuple[int, int]], jax.Array], source: fundus.FundusSource
+    ) -> Iterator[Predicted]:
+        """Yield the masks of a function of images and of the size of the masks."""
         config = self.config
-        variables = self.freeze(self.variables(state))
         size = {"batch_size": self.eval_batch_size, "image_size": config.data.image_size}
         rows = local_rows(self.eval_batch_size, self.mesh)
         for batch in fundus_batches.eval_batches(source, **size):
             images = put_batch(batch.images[rows], self.mesh)
             decoded = [fundus.decode_pair(record) for record in batch.records]
             for grid in {mask.shape for _, mask in decoded}:
-                probabilities = to_host(self._probabilities(variables, images, grid))[: len(batch.records)]
-                found = check_outputs("probabilities", probabilities) > config.eval.threshold
+                shares = to_host(probabilities(images, grid))[: len(batch.records)]
+                found = check_outputs("probabilities", shares) > config.eval.threshold
                 for row, (record, (image, mask)) in enumerate(zip(batch.records, decoded, strict=True)):
                     if mask.shape == grid:
                         pred = np.stack([metrics.clean(found[row, ..., i]) for i in range(2)], axis=-1)
@@ -175,9 +183,7 @@ class SegmentationJob(Job):
     def _forward(self, variables: Any, images: jax.Array, grid: tuple[int, int]) -> jax.Array:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for operators that loop over the batch
             logits = self.model.apply(variables, normalize(images), train=False)
-        if logits.shape[1:3] != grid:
-            logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
-        return jax.nn.sigmoid(logits)
+        return _probabilities(logits, grid)
 
     def results(self, found: list[Measured], state: TrainState, _: loop.Best) -> dict[str, Any]:
         config, size = self.config, self.config.data.image_size
@@ -205,7 +211,24 @@ class SegmentationJob(Job):
         # 64 images of 256x256 are slow to check
         size = {"batch_size": min(8, len(self.test_source)), "image_size": self.config.data.image_size}
         images = next(fundus_batches.eval_batches(self.test_source, **size)).images
-        return {"images": images, "verify": None, "output": "logits", "results": _recorded_dice(workdir, step)}
+        found = {"images": images, "verify": None, "output": "logits", "results": _recorded_dice(workdir, step)}
+        return found | {"comparison": self._comparison()}
+
+    def _comparison(self) -> Comparison:
+        probabilities = jax.jit(_probabilities, static_argnums=1)
+
+        def scores(logits: Embed) -> np.ndarray:
+            found = self._predicted(lambda images, grid: probabilities(logits(images), grid), self.test_source)
+            return np.array([np.mean(dices(predicted)) for predicted in found])
+
+        count = len(self.test_source)
+        return Comparison(scores, np.full(count, 1 / count), "images", "Dice", 0.0)
+
+
+def _probabilities(logits: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    if logits.shape[1:3] != grid:
+        logits = jax.image.resize(logits, (len(logits), *grid, logits.shape[3]), "bilinear", antialias=False)
+    return jax.nn.sigmoid(logits)
 
 
 def _recorded_dice(workdir: Path, step: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import TASKS, load_task
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
@@ -38,6 +39,7 @@ class Trained(NamedTuple):
     verify: Callable[[Embed], Accuracy] | None  # accuracy on the run's own sets; None where there are none
     output: str  # "embeddings" or "logits"
     results: dict[str, Any]  # recorded, of this checkpoint, that verify does not measure: Dice, 0 to 1
+    comparison: Comparison | None = None  # None where there is nothing to compare on
 
 
 def load(workdir: Path, *, best: bool = False) -> Trained:

@@ -41,10 +41,22 @@ def rates(models: Mapping[Hashable, bytes], shape: Sequence[int]) -> dict[Hashab
 
 
 def fastest(models: Mapping[str, bytes], shape: Sequence[int]) -> tuple[str, str]:
-    """Return the name of the model with the least time, summed over ``BATCHES``, and a note with all images/s."""
+    """Return the name of the model with the least time an image, and a note with the figures that it was chosen by."""
     if len(models) == 1:
         return next(iter(models)), ""
     found = rates(models, shape)
-    best = min(found, key=lambda name: sum(1 / rate for rate in found[name].values()))
-    others = ", ".join(f"{name} {max(rate.values()):.0f} images/s" for name, rate in found.items() if name != best)
-    return best, f"written as {best}, {max(found[best].values()):.0f} images/s here ({others})"
+    order = sorted(found, key=lambda name: time_per_image(found[name]))
+    texts = []
+    for name in order:
+        rate = found[name]
+        time_ms, images = 1e3 * time_per_image(rate), " and ".join(f"{value:.0f}" for value in rate.values())
+        texts.append((f"{name} {time_ms:.2f} ms", images))
+    (first, images), *others = texts
+    batches = " and ".join(map(str, BATCHES))
+    note = f"written as {first} an image, the least of batches {batches} added ({images} images/s here)"
+    return order[0], "; ".join([note, *(f"{text} ({images})" for text, images in others)])
+
+
+def time_per_image(rate: Mapping[int, float]) -> float:
+    """Return the time of an image, in seconds, summed over batches; from images/s by batch."""
+    return sum(1 / images for images in rate.values())

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,23 @@ def write_files(
     path = folder / "model.onnx"
     path.write_bytes(models[fastest])
     return [(path.name, note, speed.runner(path))]
+
+
+def relative_speeds(graphs: Mapping[str, Graph], precision: Precision, lowering: str) -> dict[str, float]:
+    """Return onnxruntime's speed of graphs over that of the first one, on this machine.
+
+    Each has the given lowering if it is one of its own, else its fastest one.
+    """
+    files = {
+        (rank, name): to_onnx(graph, "{}", lowering=name, precision=precision, output="output")
+        for rank, graph in graphs.items()
+        for name in ((lowering,) if lowering in lowerings(graph) else lowerings(graph))
+    }
+    height, width, colors = next(iter(graphs.values())).shapes[0]
+    found = speed.rates(files, (colors, height, width))
+    seconds = {rank: min(speed.time_per_image(found[key]) for key in files if key[0] == rank) for rank in graphs}
+    first = next(iter(seconds.values()))
+    return {rank: first / taken for rank, taken in seconds.items()}
 
 
 class Writer(Builder):

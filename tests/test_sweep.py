@@ -317,7 +317,7 @@ def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_pa
     elsewhere = [f"--out={tmp_path / 'elsewhere'}", f"--known={record}"]
     nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.8 there, 0.9 now)"
     assert f"known.json holds no run of this sweep, nor one of the same config {nearest}" in refused(*elsewhere)
-    assert "unknown config key: momentun Did you mean 'momentum'" in refused(
+    assert "unknown config key optimizer.momentun; did you mean optimizer.momentum" in refused(
         *elsewhere, "--config.optimizer.momentun=0.8"
     )
 

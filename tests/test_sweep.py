@@ -122,7 +122,10 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
     with pytest.raises(SystemExit, match="2"):
         sweep.main([two, f"--out={tmp_path / 'out'}", "--config.optimizer.momentun=0.8"])
     said = capsys.readouterr()
-    assert said.err.startswith("error: unknown config key: momentun Did you mean 'momentum'") and not said.out
+    assert (
+        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum?")
+        and not said.out
+    )
     assert not (tmp_path / "out").exists()
     for key, words in (("train.log_every=0", "train.log_every 0 must be"), ("model.affinity_channels=0", "at least 1")):
         with pytest.raises(SystemExit, match="2"):
@@ -314,7 +317,7 @@ def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_pa
     elsewhere = [f"--out={tmp_path / 'elsewhere'}", f"--known={record}"]
     nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.8 there, 0.9 now)"
     assert f"known.json holds no run of this sweep, nor one of the same config {nearest}" in refused(*elsewhere)
-    assert "unknown config key: momentun Did you mean 'momentum'" in refused(
+    assert "unknown config key optimizer.momentun; did you mean optimizer.momentum" in refused(
         *elsewhere, "--config.optimizer.momentun=0.8"
     )
 

@@ -16,8 +16,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.parts import plan_of
-from tvconv_jax.tasks.run import MIN_TIMED_STEPS, find_speed
+from tvconv_jax.tasks.parts import MIN_TIMED_STEPS, find_speed, plan_of
 from tvconv_jax.tasks.run import run as start
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints

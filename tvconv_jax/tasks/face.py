@@ -54,7 +54,7 @@ class FaceJob(Job):
         self.batch_size = config.data.batch_size
         self.check_batch_size("data.batch_size")
         for key in ("protocol", "channel_order"):
-            check_choice(f"eval.{key}", config.eval[key], KEYS[f"eval.{key}"].choices)
+            check_choice(f"eval.{key}", getattr(config.eval, key), KEYS[f"eval.{key}"].choices)
         magnitudes = check_magnitudes(config.data.augment.to_dict())
         self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)

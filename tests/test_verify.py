@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from test_edge import WEIGHTS, embed, metadata, write_onnx
 
+from tvconv_jax import verify as command
 from tvconv_jax.data import decoder
 from tvconv_jax.edge import benchmark, verify
 
@@ -360,6 +361,12 @@ def test_a_copied_file_loads_no_package_of_ours(album, artifact, tmp_path):
     command = [sys.executable, copied, artifact, str(album[0][0]), str(album[0][0])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "same: score 1.000" in done.stdout
+
+
+def test_the_package_has_the_same_command(album, artifact, capsys):
+    with pytest.raises(SystemExit) as info:
+        command.main([artifact, *map(str, album[0])])
+    assert info.value.code in (0, 1) and ": score " in capsys.readouterr().out
 
 
 def test_a_bug_does_not_look_like_an_answer(album, artifact, capsys, monkeypatch):

@@ -3,9 +3,17 @@
 python -m tvconv_jax.verify ARTIFACT ONE OTHER
 """
 
+from collections.abc import Sequence
+
 from tvconv_jax.edge import verify
 from tvconv_jax.utils import cli
 
-if __name__ == "__main__":
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line of :mod:`tvconv_jax.edge.verify`."""
     with cli.ends_in_one_line("nothing was written."):
-        verify.main()
+        verify.main(argv)
+
+
+if __name__ == "__main__":
+    main()

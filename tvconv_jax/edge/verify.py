@@ -389,8 +389,8 @@ def prepare(path: Path, lists: Sequence[Path], which: str, aligned: bool) -> Pre
         ) from None
     if not faces:
         raise Mistake(
-            f"no face was found in {path}; take a photograph from the front, give --landmarks=FILE, or --aligned if it "
-            f"is aligned already."
+            f"no face was found in {path}; take an upright one from the front, give --landmarks=FILE, or --aligned if "
+            f"it is aligned already."
         )
     face, text = choose(faces, which, path), "1 face"
     if len(faces) > 1:

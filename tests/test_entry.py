@@ -72,7 +72,9 @@ def test_a_command_without_its_packages_says_so_at_once(module):
 def test_the_entry_point_says_which_extra_is_missing_and_lists_commands_without_any():
     run = "\nimport tvconv_jax.__main__ as entry; entry.main()"
     done = play(run, "data", "inspect", "faces")
-    assert done.returncode == 2 and done.stderr.endswith("pip install 'tvconv_jax[data]'.\n")
+    assert done.returncode == 2 and done.stderr.endswith(
+        "not installed; python -m tvconv_jax data needs them: pip install 'tvconv_jax[data]'.\n"
+    )
     assert done.stderr.count("\n") == 1
     done = play(run)
     assert done.returncode == 0 and "\n  launch " in done.stdout
@@ -106,7 +108,7 @@ def test_every_command_is_in_the_table():
     [
         ("exprot", "there is no command 'exprot'; did you mean export"),
         ("face_mb01", "it is a config: python -m tvconv_jax train face_mb01"),
-        ("qqqq", "there are: train, eval, plan,"),
+        ("qqqq", "there are: train, eval, plan, config,"),
     ],
 )
 def test_an_unknown_command_names_near_ones(name, words):

@@ -25,6 +25,9 @@ COMMANDS = {
     "train": Command("tvconv_jax.main", "train or resume a run: train face_mb01 --workdir=DIR"),
     "eval": Command("tvconv_jax.main", "evaluate a run again: eval face_mb01 --workdir=DIR", ("--mode=eval",)),
     "plan": Command("tvconv_jax.main", "memory and speed of a training, without it: plan face_mb10", ("--mode=plan",)),
+    "config": Command(
+        "tvconv_jax.main", "all keys of a config, with their values: config face_mb01", ("--mode=config",)
+    ),
     "data": Command("tvconv_jax.data", "data sets: inspect, convert, align, ..."),
     "export": Command("tvconv_jax.export", "a trained model as ONNX, PyTorch or native files"),
     "verify": Command("tvconv_jax.verify", "two images and an exported model: the same person or not"),
@@ -76,7 +79,7 @@ def main() -> None:
     else:
         with cli.ends_in_one_line("nothing was written."):
             command = _find(name)
-            require_for(command.module)
+            require_for(command.module, f"{program} {name}")
         cli.called_as = f"{program} {name}"
         sys.argv[1:] = [*command.flags, *arguments]
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)

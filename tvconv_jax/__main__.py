@@ -4,7 +4,6 @@ import difflib
 import importlib
 import runpy
 import sys
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from tvconv_jax.utils import cli
@@ -46,25 +45,19 @@ COMMANDS = {
 }
 
 
-def list_commands() -> dict[str, Command]:
-    """Return the commands whose modules exist."""
-    return {name: command for name, command in COMMANDS.items() if find_spec(command.module)}
-
-
 def _program() -> str:
     return cli.SCRIPT if cli.is_script() else "python -m tvconv_jax"
 
 
 def _find(name: str) -> Command:
-    commands = list_commands()
-    if name in commands:
-        return commands[name]
+    if name in COMMANDS:
+        return COMMANDS[name]
     if (shipped_folder(CONFIGS) / f"{name}.py").is_file():
         hint = f"it is a config: {_program()} train {name}"
-    elif near := difflib.get_close_matches(name, commands, n=3, cutoff=0.5):
+    elif near := difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5):
         hint = f"did you mean {' or '.join(near)}?"
     else:
-        hint = f"there are: {', '.join(commands)}"
+        hint = f"there are: {', '.join(COMMANDS)}"
     raise UserError(f"there is no command {name!r}; {hint}")
 
 
@@ -75,7 +68,7 @@ def main() -> None:
         print(importlib.import_module(__package__).__version__)
     elif name in ("", "help", "-h", "--help"):
         print(f"usage: {program} COMMAND ...; COMMAND --help lists its options\n")
-        print(*(f"  {name:14} {command.text}" for name, command in list_commands().items()), sep="\n")
+        print(*(f"  {name:14} {command.text}" for name, command in COMMANDS.items()), sep="\n")
     else:
         with cli.ends_in_one_line("nothing was written."):
             command = _find(name)

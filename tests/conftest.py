@@ -45,6 +45,7 @@ ROOT = Path(__file__).parent.parent
 LONG = [
     *("test_main", "test_models", "test_segmentation", "test_bench", "test_sweep", "test_frontal", "test_deeplab"),
     *("test_export", "test_operators", "test_mesh", "test_distributed", "test_export_tables", "test_torture"),
+    "test_wheel",
 ]
 
 

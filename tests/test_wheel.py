@@ -84,11 +84,12 @@ def command(built, tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--no-index", built[1]], check=True)
+    # A checkout on PYTHONPATH would count as installed.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*pip, "--no-deps", "--no-index", built[1]], check=True, env=variables)
     # The packages of the tests' environment, except for its tvconv_jax: an editable install works in its own folder.
     site = python.parent.parent / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     (site / "of_the_tests.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables["PATH"] = f"{python.parent}:{variables['PATH']}"
 
     def run(*arguments, code=0):

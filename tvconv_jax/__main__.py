@@ -4,7 +4,6 @@ import difflib
 import importlib
 import runpy
 import sys
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from tvconv_jax.utils import cli
@@ -25,6 +24,9 @@ COMMANDS = {
     "train": Command("tvconv_jax.main", "train or resume a run: train face_mb01 --workdir=DIR"),
     "eval": Command("tvconv_jax.main", "evaluate a run again: eval face_mb01 --workdir=DIR", ("--mode=eval",)),
     "plan": Command("tvconv_jax.main", "memory and speed of a training, without it: plan face_mb10", ("--mode=plan",)),
+    "config": Command(
+        "tvconv_jax.main", "all keys of a config, with their values: config face_mb01", ("--mode=config",)
+    ),
     "data": Command("tvconv_jax.data", "data sets: inspect, convert, align, ..."),
     "export": Command("tvconv_jax.export", "a trained model as ONNX, PyTorch or native files"),
     "verify": Command("tvconv_jax.verify", "two images and an exported model: the same person or not"),
@@ -43,25 +45,19 @@ COMMANDS = {
 }
 
 
-def list_commands() -> dict[str, Command]:
-    """Return the commands whose modules exist."""
-    return {name: command for name, command in COMMANDS.items() if find_spec(command.module)}
-
-
 def _program() -> str:
     return cli.SCRIPT if cli.is_script() else "python -m tvconv_jax"
 
 
 def _find(name: str) -> Command:
-    commands = list_commands()
-    if name in commands:
-        return commands[name]
+    if name in COMMANDS:
+        return COMMANDS[name]
     if (shipped_folder(CONFIGS) / f"{name}.py").is_file():
         hint = f"it is a config: {_program()} train {name}"
-    elif near := difflib.get_close_matches(name, commands, n=3, cutoff=0.5):
+    elif near := difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5):
         hint = f"did you mean {' or '.join(near)}?"
     else:
-        hint = f"there are: {', '.join(commands)}"
+        hint = f"there are: {', '.join(COMMANDS)}"
     raise UserError(f"there is no command {name!r}; {hint}")
 
 
@@ -72,11 +68,11 @@ def main() -> None:
         print(importlib.import_module(__package__).__version__)
     elif name in ("", "help", "-h", "--help"):
         print(f"usage: {program} COMMAND ...; COMMAND --help lists its options\n")
-        print(*(f"  {name:14} {command.text}" for name, command in list_commands().items()), sep="\n")
+        print(*(f"  {name:14} {command.text}" for name, command in COMMANDS.items()), sep="\n")
     else:
         with cli.ends_in_one_line("nothing was written."):
             command = _find(name)
-            require_for(command.module)
+            require_for(command.module, f"{program} {name}")
         cli.called_as = f"{program} {name}"
         sys.argv[1:] = [*command.flags, *arguments]
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)

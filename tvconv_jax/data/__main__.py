@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name == "convert" and not (target.startswith(cli.TFDS) or target.endswith((".bin", ".idx"))):
         after = GOES_ON  # loose images and records; the others are written whole or not at all
     with cli.ends_in_one_line(after):
-        require_for(module)
+        require_for(module, f"{parser.prog} {name}")
         print(getattr(importlib.import_module(module), name)(**arguments))
 
 

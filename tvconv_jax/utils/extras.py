@@ -49,10 +49,13 @@ def require(extra: str, *modules: str, purpose: str = "") -> None:
         raise UserError(f"{listed} {verb} not installed{needs}: pip install 'tvconv_jax[{extra}]'.")
 
 
-def require_for(module: str) -> None:
-    """Raise a ``UserError`` if a command, the name of its module, lacks packages without which it does not start."""
+def require_for(module: str, called_as: str = "") -> None:
+    """Raise a ``UserError`` if a command, the name of its module, lacks packages without which it does not start.
+
+    ``called_as`` names it in the message; default: ``python -m`` and the module.
+    """
     name = module
     while name and name not in NEEDED:
         name = name.rpartition(".")[0]
     if name:
-        require(NEEDED[name], purpose=f"python -m {module}")
+        require(NEEDED[name], purpose=called_as or f"python -m {module}")

@@ -137,8 +137,8 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     if weights.shape[:2] != grid:
         raise ValueError(
             f"weights are for the output grid {weights.shape[0]}x{weights.shape[1]}, but x {x.shape[1]}x{x.shape[2]} "
-            f"with strides={strides} gives {grid[0]}x{grid[1]}; they must be [ho, wo, k*k, c]: resize x or make weights for "
-            "that grid."
+            f"with strides={strides} gives {grid[0]}x{grid[1]}; they must be [ho, wo, k*k, c]: resize x or make "
+            "weights for that grid."
         )
     return kernel_size
 

@@ -79,7 +79,7 @@ def test_a_models_training_step_is_linens_program(name, size, fields):
     assert_equal_trees(*(jax.tree.map(jnp.shape, tree) for tree in (pure(states[0]), dict(variables["params"]))))
 
     def ours(params, batch_stats):
-        model = nnx.merge(graph, params, batch_stats)
+        model = nnx.merge(graph, params, batch_stats, copy=True)  # variables of this trace
         y = model(images, train=True, rngs=key)
         return jnp.sum(y), pure(nnx.state(model, nnx.BatchStat))
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.ops.checks import check_rank, is_integer
@@ -104,6 +105,18 @@ class Checked(nn.Module):
             check_field(name, getattr(self, name), kind)
         super().__post_init__()
 
+    @nn.nowrap
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a parameter, as ``nn.Module.param``; one of another shape is a ``ValueError`` of one line."""
+        try:
+            return super().param(name, *args, **kwargs)
+        except ScopeParamShapeError as error:
+            built = unboxed(self.get_variable("params", name)).shape
+            raise ValueError(
+                f"{'/'.join((*self.path, name))} has shape {built}, but this input and this module need {args[1]}: "
+                "give the channels and fields that the parameters were made for, or initialize again."
+            ) from error
+
 
 def declared(module: nn.Module, name: str) -> Any:
     """Return what a module's own class declares by that name, without its bases; ``None`` if it does not."""
@@ -163,13 +176,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def check_images(name: str, x: jax.Array) -> jax.Array:
-    """Return ``[n, h, w, c]`` as a JAX array; raise a ``ValueError`` for another rank or a dtype not floating."""
+def check_images(name: str, x: jax.Array, dtype: Any = None) -> jax.Array:
+    """Return ``[n, h, w, c]`` as a JAX array, cast to ``dtype`` if one is given.
+
+    Raises:
+        ValueError: For another rank, or a dtype not floating.
+    """
     x = jnp.asarray(x)
     check_rank(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} is {x.dtype}; it must be floating. Cast it, and scale integers first.")
-    return x
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating, as float32 or bfloat16.")
+    return x if dtype is None else x.astype(dtype)
 
 
 def frozen_values(module: nn.Module, shapes: Mapping[str, tuple]) -> dict[str, jax.Array] | None:

@@ -18,6 +18,7 @@ from tvconv_jax.nn.layers import (
     SpatialOperator,
     depthwise_cost,
     freeze_generators,
+    position_conv,
     position_values,
 )
 from tvconv_jax.nn.operators.dynamic import stacked
@@ -42,7 +43,7 @@ class LocallyConnected(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
         check_built(self, "weights", grid)
 
@@ -51,15 +52,16 @@ class LocallyConnected(SpatialOperator):
             everywhere = jnp.broadcast_to(unboxed(kernel).reshape(1, 1, -1, channels), shape)
             return reboxed(kernel, everywhere, (None, None, None, 3))
 
-        weights = self.param("weights", init, (*grid, self.kernel_size**2, channels), jnp.float32)
+        weights = self.param("weights", init, (*grid, self.kernel_size**2, channels), self.param_dtype)
         y = tv_conv(x, weights.astype(x.dtype), strides=self.strides)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (*grid, channels), jnp.float32).astype(x.dtype)[None]
+            y = y + self.param("bias", nn.initializers.zeros, (*grid, channels), self.param_dtype).astype(x.dtype)[None]
         return y
 
 
-# Values of every position, ``[ho, wo, a]``, ``[a, ...]`` -> ``[ho, wo, ...]``.
-_linear_map = functools.partial(jnp.tensordot, axes=1)
+def _linear_map(affinity: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Map affinity maps ``[ho, wo, a]`` by ``[a, ...]`` -> ``[ho, wo, ...]``, in float32 or better."""
+    return jnp.tensordot(upcast(affinity), upcast(kernel), axes=1)
 
 
 def _freeze_linear(params: Any, affinity: jax.Array, *, axes: int) -> tuple[Callable[..., jax.Array], Any] | None:
@@ -96,12 +98,17 @@ class TVConvLinear(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
-        values = position_values(self, x, self._linear, weights=(self.kernel_size**2, x.shape[3]))
-        y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
-        return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
+        x = check_images("x", x, self.dtype)
+        values = position_values(self, x, weights=(self.kernel_size**2, x.shape[3]))
+        return position_conv(x, values, self.strides)
 
-    def _linear(self, name: str, features: Shape) -> Callable[[jax.Array], jax.Array]:
+    def values(self, grid: Shape, **features: Shape) -> dict[str, jax.Array]:
+        """Return linear maps of the affinity maps, ``[*grid, *shape]``, by name."""
+        shape = (*grid, self.affinity_channels)
+        affinity = self.param("affinity", nn.initializers.ones, shape, self.param_dtype)
+        return {name: _linear_map(affinity, self._kernel(name, values)) for name, values in features.items()}
+
+    def _kernel(self, name: str, features: Shape) -> jax.Array:
         """Return the linear map of affinity maps to values of the shape ``features`` at every position."""
 
         def init(key: jax.Array, shape: Shape, dtype: jnp.dtype) -> Any:
@@ -110,8 +117,7 @@ class TVConvLinear(SpatialOperator):
             return reboxed(drawn, unboxed(drawn).reshape(shape) * shape[0] ** -0.5, (0, None, 4))
 
         start = nn.initializers.zeros if name == "bias" else init
-        kernel = self.param(f"{name}_linear", start, (self.affinity_channels, *features), jnp.float32)
-        return lambda affinity: _linear_map(affinity, kernel)
+        return self.param(f"{name}_linear", start, (self.affinity_channels, *features), self.param_dtype)
 
 
 class TVConvLowrank(GeneratedOperator):
@@ -132,12 +138,12 @@ class TVConvLowrank(GeneratedOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         channels = x.shape[3]
         shape = (self.rank, self.kernel_size, self.kernel_size, 1, channels)
-        kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
+        kernels = self.param("kernel", stacked(self.kernel_init), shape, self.param_dtype)
         kernels = kernels.reshape(self.rank, -1, channels).astype(x.dtype)
-        values = position_values(self, x, self.generator, gains=(self.rank, channels))
+        values = position_values(self, x, gains=(self.rank, channels))
         terms = (
             upcast(depthwise_conv(x, kernels[r], strides=self.strides)) * upcast(values["gains"][None, :, :, r])
             for r in range(self.rank)

@@ -17,7 +17,7 @@ PACKAGE = Path(tvconv_jax.__file__).parent
 ROOT = PACKAGE.parent
 # A package imports itself and those before it. `tvconv_jax/__init__.py` imports what it exports.
 ORDER = (
-    *("utils", "ops", "nn", "models", "losses", "metrics", "convert", "data", "training", "tasks"),
+    *("utils", "ops", "nn", "models", "nnx", "losses", "metrics", "convert", "data", "training", "tasks"),
     *("edge", "export", "report", "experiments", "bench", "main"),
 )
 LONGEST = 8  # modules in a chain of imports

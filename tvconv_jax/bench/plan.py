@@ -147,8 +147,8 @@ def generator_macs(model: nn.Module, image_size: int) -> int:
     def add(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         nonlocal macs
         module = context.module
-        if type(module) is WeightGenerator and context.method_name == "__call__":
-            height, width, channels = args[0].shape
+        if type(module) is WeightGenerator and context.method_name == "declare":
+            height, width, channels = args[0]
             hidden, layers = module.hidden_channels, module.hidden_layers
             inputs = channels * hidden + layers * hidden * hidden + hidden * math.prod(module.features)
             macs += 9 * height * width * inputs

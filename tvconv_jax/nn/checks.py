@@ -163,13 +163,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def check_images(name: str, x: jax.Array) -> jax.Array:
-    """Return ``[n, h, w, c]`` as a JAX array; raise a ``ValueError`` for another rank or a dtype not floating."""
+def check_images(name: str, x: jax.Array, dtype: Any = None) -> jax.Array:
+    """Return ``[n, h, w, c]`` as a JAX array, cast to ``dtype`` if one is given.
+
+    Raises:
+        ValueError: For another rank, or a dtype not floating.
+    """
     x = jnp.asarray(x)
     check_rank(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} is {x.dtype}; it must be floating. Cast it, and scale integers first.")
-    return x
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating, as float32 or bfloat16.")
+    return x if dtype is None else x.astype(dtype)
 
 
 def frozen_values(module: nn.Module, shapes: Mapping[str, tuple]) -> dict[str, jax.Array] | None:

@@ -69,9 +69,14 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
     """
     if "params" not in variables:
         raise ValueError(f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them.")
-    params, frozen = _split(variables["params"], _rules())
+    params, frozen = freeze_params(variables["params"])
     others = {name: value for name, value in variables.items() if name not in ("params", "frozen")}
     return Frozen(model, {**others, "params": params, "frozen": _merged(variables.get("frozen", {}), frozen)})
+
+
+def freeze_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters without generators, and the generated values, in two trees of the same shape."""
+    return _split(params, _rules())
 
 
 def _rules() -> dict[str, Rule]:
@@ -90,7 +95,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(params: Mapping[str, Any], rules: Mapping[str, Rule]) -> tuple[dict, dict]:
-    """Return the parameters without generators, and the generated values, in two trees of the same shape."""
     generated = {name: _generate(name, params, rules[name]) for name in params if name in rules}
     generated = {name: values for name, values in generated.items() if values is not None}
     frozen = {name.split("_")[0]: values for name, values in generated.items()}

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,17 +12,14 @@ import jax.numpy as jnp
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked, check_built, check_images, frozen_values
+from tvconv_jax.ops.generator import GENERATOR_NAMES, PADDINGS, GeneratorPadding, generate, generate_values
 from tvconv_jax.ops.tv_conv import Implementation, depthwise_conv, output_grid, tv_conv
-from tvconv_jax.ops.unfold import unfold
 
 # The reference's start of every convolution: normal, variance 2 / fan_out (He et al. 2015).
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Shape = tuple[int, ...]
-GeneratorPadding = Literal["zeros", "edge"]
-
-# A generator's padding is part of its name in the parameters, so weights of one never pass for the other's.
-GENERATOR_NAMES = {"zeros": "generator", "edge": "edge_generator"}
+Params = dict[str, Any]
 
 
 @nn.nowrap
@@ -32,55 +29,39 @@ def no_cost(module: nn.Module, x: Shape, y: Shape) -> int:
 
 
 class MapConv(Checked):
-    """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.ops.unfold.unfold`.
-
-    A CPU runs it, and above all its gradient, faster than ``lax.conv``: with a batch of one, the nine copies of the
-    map are small, and everything else is two matrix products.
-    """
+    """Parameters of a 3x3 convolution of maps, see :mod:`tvconv_jax.ops.generator`."""
 
     features: tuple[int, ...]  #: Shape of the output at every position.
-    padding: GeneratorPadding = "zeros"  #: Values outside the map, ``"zeros"`` or ``"edge"``.
     kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
-
-    cost = no_cost
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
-    def __call__(self, maps: jax.Array) -> jax.Array:
-        """Convolve ``[h, w, c]`` -> ``[h, w, *features]``."""
-        height, width, channels = maps.shape
+    def declare(self, inputs: int) -> Params:
+        """Return ``{"kernel": [3, 3, inputs, *features]}``."""
         size = math.prod(self.features)
 
         def init(key: jax.Array, shape: Shape, dtype: jnp.dtype) -> Any:
-            drawn = self.kernel_init(key, (3, 3, channels, size), dtype)
+            drawn = self.kernel_init(key, (3, 3, inputs, size), dtype)
             axes = (0, 1, 2, *[None] * (len(self.features) - 1), 3)  # the last axis of all keeps its name
             return reboxed(drawn, unboxed(drawn).reshape(shape), axes)
 
-        kernel = self.param("kernel", init, (3, 3, channels, *self.features), jnp.float32)
-        padded = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), mode="constant" if self.padding == "zeros" else "edge")
-        patches = unfold(padded, (height, width))
-        return (patches @ kernel.reshape(9 * channels, size)).reshape(height, width, *self.features)
+        return {"kernel": self.param("kernel", init, (3, 3, inputs, *self.features), self.param_dtype)}
 
 
 class GeneratorBlock(Checked):
-    """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU."""
+    """Parameters of a 3x3 convolution and of a norm over the whole map."""
 
     features: int  #: Channels of the output.
-    padding: GeneratorPadding = "zeros"  #: Values outside the map for the 3x3 convolution, ``"zeros"`` or ``"edge"``.
-    epsilon: float = 1e-5  #: Added to the variance.
     kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the convolution.
-
-    cost = no_cost
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
-    def __call__(self, maps: jax.Array) -> jax.Array:
-        """Transform ``[h, w, c]`` -> ``[h, w, features]``."""
-        maps = MapConv((self.features,), self.padding, self.kernel_init, name="conv")(maps)
-        # One mean and one variance for the whole (h, w, c) block, as torch.nn.LayerNorm([c, h, w]) takes them.
-        maps = maps - jnp.mean(maps)
-        maps = maps * jax.lax.rsqrt(jnp.mean(jnp.square(maps)) + self.epsilon)
-        scale = self.param("scale", nn.initializers.ones, maps.shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, maps.shape, jnp.float32)
-        return nn.relu(maps * scale + bias)
+    def declare(self, shape: Shape) -> Params:
+        """Return ``{"conv", "scale", "bias"}`` for maps of a shape ``(h, w, c)``."""
+        conv = MapConv((self.features,), self.kernel_init, self.param_dtype, name="conv").declare(shape[2])
+        norm = (*shape[:2], self.features)
+        scale = self.param("scale", nn.initializers.ones, norm, self.param_dtype)
+        return {"conv": conv, "scale": scale, "bias": self.param("bias", nn.initializers.zeros, norm, self.param_dtype)}
 
 
 class WeightGenerator(Checked):
@@ -98,23 +79,29 @@ class WeightGenerator(Checked):
     #: ``"edge"`` (they start equal everywhere).
     padding: GeneratorPadding = "zeros"
     kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the convolutions.
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     cost = no_cost
 
-    @nn.compact
     def __call__(self, affinity: jax.Array) -> jax.Array:
         """Transform affinity maps ``[ho, wo, affinity_channels]`` -> ``[ho, wo, *features]``, float32."""
-        maps, block = affinity, functools.partial(GeneratorBlock, self.hidden_channels, self.padding)
+        return generate(self.declare(affinity.shape), affinity, self.padding)
+
+    @nn.compact
+    def declare(self, shape: Shape) -> Params:
+        """Return the parameters for affinity maps of a shape ``(ho, wo, affinity_channels)``."""
+        params = {}
         for i in range(self.hidden_layers + 1):
-            maps = block(kernel_init=self.kernel_init, name=f"block_{i}")(maps)
-        return MapConv(self.features, self.padding, self.kernel_init, name="out")(maps)
+            block = GeneratorBlock(self.hidden_channels, self.kernel_init, self.param_dtype, name=f"block_{i}")
+            params[f"block_{i}"] = block.declare(shape)
+            shape = (*shape[:2], self.hidden_channels)
+        out = MapConv(self.features, self.kernel_init, self.param_dtype, name="out")
+        return {**params, "out": out.declare(shape[2])}
 
 
 def freeze_generators(*names: str) -> dict[str, Callable]:
     """Return the rules of :mod:`.freeze` for an operator's generators of these names, with either padding."""
-    rules = {
-        suffix: functools.partial(_freeze_generator, padding=padding) for padding, suffix in GENERATOR_NAMES.items()
-    }
+    rules = {suffix: functools.partial(_freeze_generator, padding=padding) for suffix, padding in PADDINGS.items()}
     return {f"{name}_{suffix}": rule for name in names for suffix, rule in rules.items()}
 
 
@@ -127,17 +114,7 @@ def _freeze_generator(
     forms = {name: {"kernel"} if name == "out" else {"conv", "scale", "bias"} for name in params}
     if not all(isinstance(params[name], Mapping) and set(params[name]) == form for name, form in forms.items()):
         return None
-
-    def generate(params: Mapping[str, Any], affinity: jax.Array) -> jax.Array:
-        generator = WeightGenerator(
-            features=params["out"]["kernel"].shape[3:],
-            hidden_channels=params["block_0"]["conv"]["kernel"].shape[3],
-            hidden_layers=len(params) - 2,
-            padding=padding,
-        )
-        return generator.apply({"params": params}, affinity)
-
-    return generate, params["out"]["kernel"]
+    return functools.partial(generate, padding=padding), params["out"]["kernel"]
 
 
 class SpatialOperator(Checked):
@@ -147,6 +124,8 @@ class SpatialOperator(Checked):
     strides: int = 1  #: Step between output positions.
     #: Initializer of the kernels, or of the convolutions and linear layers that make them.
     kernel_init: nn.initializers.Initializer = dataclasses.field(default=kaiming_normal, kw_only=True)
+    dtype: Any = dataclasses.field(default=None, kw_only=True)  #: Dtype to compute in; ``None``: the input's.
+    param_dtype: Any = dataclasses.field(default=jnp.float32, kw_only=True)  #: Dtype of the parameters.
 
 
 @nn.nowrap
@@ -172,6 +151,7 @@ class GeneratedOperator(SpatialOperator):
             hidden_layers=self.hidden_layers,
             padding=self.generator_padding,
             kernel_init=self.kernel_init,
+            param_dtype=self.param_dtype,
             name=self.generator_name(name),
         )
 
@@ -179,20 +159,42 @@ class GeneratedOperator(SpatialOperator):
         """Return a generator's name in the parameters."""
         return f"{name}_{GENERATOR_NAMES[self.generator_padding]}"
 
+    def declare(self, grid: Shape, **features: Shape) -> Params:
+        """Return the layer's parameters: affinity maps, and a generator for each name of values ``[*grid, *shape]``."""
+        shape = (*grid, self.affinity_channels)
+        generators = {self.generator_name(name): self.generator(name, values) for name, values in features.items()}
+        params = {"affinity": self.param("affinity", nn.initializers.ones, shape, self.param_dtype)}
+        return params | {name: generator.declare(shape) for name, generator in generators.items()}
 
-def position_values(operator: Any, x: jax.Array, make: Callable, **features: Shape) -> dict[str, jax.Array]:
-    """Return values ``[ho, wo, *features]`` by name, with a bias if there is one: frozen, or made from affinity maps.
+    def values(self, grid: Shape, **features: Shape) -> dict[str, jax.Array]:
+        """Return generated values ``[*grid, *shape]`` by name."""
+        return generate_values(self.declare(grid, **features))
 
-    ``make(name, features)`` returns the function of affinity maps ``[ho, wo, affinity_channels]``.
-    """
+
+def position_values(operator: Any, x: jax.Array, **features: Shape) -> dict[str, jax.Array]:
+    """Return values ``[ho, wo, *shape]`` by name, with a bias if there is one: frozen, or made from affinity maps."""
     grid = output_grid(x.shape[1], x.shape[2], operator.strides)
     if operator.use_bias:
         features["bias"] = (x.shape[3],)
     if frozen := frozen_values(operator, {name: (*grid, *shape) for name, shape in features.items()}):
         return frozen
     check_built(operator, "affinity", grid)
-    affinity = operator.param("affinity", nn.initializers.ones, (*grid, operator.affinity_channels), jnp.float32)
-    return {name: make(name, shape)(affinity) for name, shape in features.items()}
+    return operator.values(grid, **features)
+
+
+def position_conv(
+    x: jax.Array, values: Mapping[str, jax.Array], strides: int, implementation: Implementation = "shifted"
+) -> jax.Array:
+    """Convolve ``[n, h, w, c]`` with a kernel per position -> ``[n, ho, wo, c]``, in the dtype of ``x``.
+
+    Args:
+        x: Images or features.
+        values: ``weights [ho, wo, k*k, c]``; ``bias [ho, wo, c]`` if there is one.
+        strides: Step between output positions.
+        implementation: Passed to :func:`tvconv_jax.ops.tv_conv.tv_conv`.
+    """
+    y = tv_conv(x, values["weights"].astype(x.dtype), strides=strides, implementation=implementation)
+    return y + values["bias"].astype(x.dtype)[None] if "bias" in values else y
 
 
 class TVConv(GeneratedOperator):
@@ -212,16 +214,15 @@ class TVConv(GeneratedOperator):
     generated = freeze_generators("weights", "bias")
     reference_fields = (
         *("kernel_size", "strides", "affinity_channels", "hidden_channels", "hidden_layers", "use_bias"),
-        *("implementation", "kernel_init"),
+        *("implementation", "kernel_init", "dtype", "param_dtype"),
     )
     cost = depthwise_cost
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
-        values = position_values(self, x, self.generator, weights=(self.kernel_size**2, x.shape[3]))
-        y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides, implementation=self.implementation)
-        return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
+        x = check_images("x", x, self.dtype)
+        values = position_values(self, x, weights=(self.kernel_size**2, x.shape[3]))
+        return position_conv(x, values, self.strides, self.implementation)
 
 
 class DepthwiseConv(SpatialOperator):
@@ -231,20 +232,28 @@ class DepthwiseConv(SpatialOperator):
     dilation: int = 1  #: Step between the taps.
     padding: int | None = None  #: Zeros on each side; ``None`` keeps the grid.
 
-    reference_fields = ("kernel_size", "strides", "use_bias", "dilation", "padding", "kernel_init")
+    reference_fields = (
+        *("kernel_size", "strides", "use_bias", "dilation", "padding", "kernel_init"),
+        *("dtype", "param_dtype"),
+    )
     cost = depthwise_cost
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[3])
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        taps = kernel.reshape(-1, x.shape[3]).astype(x.dtype)
-        y = depthwise_conv(x, taps, strides=self.strides, dilation=self.dilation, padding=self.padding)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        y = shared_conv(x, kernel, self.strides, self.dilation, self.padding)
         return add_bias(self, y) if self.use_bias else y
+
+
+def shared_conv(x: jax.Array, kernel: jax.Array, strides: int, dilation: int, padding: int | None) -> jax.Array:
+    """Convolve ``[n, h, w, c]`` with a kernel ``[k, k, 1, c]`` -> ``[n, ho, wo, c]``, in the dtype of ``x``."""
+    taps = kernel.reshape(-1, kernel.shape[-1]).astype(x.dtype)
+    return depthwise_conv(x, taps, strides=strides, dilation=dilation, padding=padding)
 
 
 def add_bias(module: nn.Module, y: jax.Array) -> jax.Array:
     """Add the module's parameter ``bias [c]`` to ``[n, ho, wo, c]``."""
-    bias = module.param("bias", nn.initializers.zeros, y.shape[-1:], jnp.float32)
+    bias = module.param("bias", nn.initializers.zeros, y.shape[-1:], module.param_dtype)
     return y + bias.astype(y.dtype)[None, None, None]

@@ -14,9 +14,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from tvconv_jax.export.onnx.builder import Builder, Params, Shape
-from tvconv_jax.nn.layers import GENERATOR_NAMES
 from tvconv_jax.nn.norm import factor_and_offset
 from tvconv_jax.nn.operators.dynamic import head_count
+from tvconv_jax.ops.generator import GENERATOR_NAMES
 from tvconv_jax.utils.errors import UserError
 
 

@@ -9,17 +9,11 @@ import jax.numpy as jnp
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import check_grid, check_images
-from tvconv_jax.nn.layers import (
-    GENERATOR_NAMES,
-    GeneratedOperator,
-    Shape,
-    SpatialOperator,
-    WeightGenerator,
-    depthwise_cost,
-)
+from tvconv_jax.nn.layers import GeneratedOperator, Shape, SpatialOperator, WeightGenerator, depthwise_cost
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.nn.operators.dynamic import PixelDense, average_pool, dense_init, largest_divisor, pool_cost, pooled
 from tvconv_jax.ops.dynamic_conv import dynamic_conv
+from tvconv_jax.ops.generator import GENERATOR_NAMES
 from tvconv_jax.ops.precision import upcast
 
 

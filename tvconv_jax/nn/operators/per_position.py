@@ -18,6 +18,7 @@ from tvconv_jax.nn.layers import (
     SpatialOperator,
     depthwise_cost,
     freeze_generators,
+    position_conv,
     position_values,
 )
 from tvconv_jax.nn.operators.dynamic import stacked
@@ -97,11 +98,16 @@ class TVConvLinear(SpatialOperator):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = check_images("x", x)
-        values = position_values(self, x, self._linear, weights=(self.kernel_size**2, x.shape[3]))
-        y = tv_conv(x, values["weights"].astype(x.dtype), strides=self.strides)
-        return y + values["bias"].astype(x.dtype)[None] if self.use_bias else y
+        values = position_values(self, x, weights=(self.kernel_size**2, x.shape[3]))
+        return position_conv(x, values, self.strides)
 
-    def _linear(self, name: str, features: Shape) -> Callable[[jax.Array], jax.Array]:
+    def values(self, grid: Shape, **features: Shape) -> dict[str, jax.Array]:
+        """Return linear maps of the affinity maps, ``[*grid, *shape]``, by name."""
+        shape = (*grid, self.affinity_channels)
+        affinity = self.param("affinity", nn.initializers.ones, shape, self.param_dtype)
+        return {name: _linear_map(affinity, self._kernel(name, values)) for name, values in features.items()}
+
+    def _kernel(self, name: str, features: Shape) -> jax.Array:
         """Return the linear map of affinity maps to values of the shape ``features`` at every position."""
 
         def init(key: jax.Array, shape: Shape, dtype: jnp.dtype) -> Any:
@@ -110,8 +116,7 @@ class TVConvLinear(SpatialOperator):
             return reboxed(drawn, unboxed(drawn).reshape(shape) * shape[0] ** -0.5, (0, None, 4))
 
         start = nn.initializers.zeros if name == "bias" else init
-        kernel = self.param(f"{name}_linear", start, (self.affinity_channels, *features), jnp.float32)
-        return lambda affinity: _linear_map(affinity, kernel)
+        return self.param(f"{name}_linear", start, (self.affinity_channels, *features), self.param_dtype)
 
 
 class TVConvLowrank(GeneratedOperator):
@@ -137,7 +142,7 @@ class TVConvLowrank(GeneratedOperator):
         shape = (self.rank, self.kernel_size, self.kernel_size, 1, channels)
         kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
         kernels = kernels.reshape(self.rank, -1, channels).astype(x.dtype)
-        values = position_values(self, x, self.generator, gains=(self.rank, channels))
+        values = position_values(self, x, gains=(self.rank, channels))
         terms = (
             upcast(depthwise_conv(x, kernels[r], strides=self.strides)) * upcast(values["gains"][None, :, :, r])
             for r in range(self.rank)

@@ -1,0 +1,10 @@
+"""TVConv for ``flax.nnx``: layers, ``freeze``, models, and weights from and to linen.
+
+``from flax import nnx`` beside ``from tvconv_jax.nnx import TVConv`` keeps both names apart.
+"""
+
+from tvconv_jax.nnx.freezing import freeze
+from tvconv_jax.nnx.layers import DepthwiseConv, TVConv
+from tvconv_jax.nnx.variables import FrozenKernel
+
+__all__ = ["DepthwiseConv", "FrozenKernel", "TVConv", "freeze"]

@@ -10,9 +10,23 @@ from typing import Any, assert_type
 import flax.linen as nn
 import jax
 import numpy as np
+from flax import nnx
 
-from tvconv_jax import DepthwiseConv, Frozen, TVConv, create_model, depthwise_conv, freeze, list_models, tv_conv
-from tvconv_jax import load_model as load
+import tvconv_jax.nnx as tv
+from tvconv_jax import (
+    DepthwiseConv,
+    Frozen,
+    Kernels,
+    TVConv,
+    create_model,
+    depthwise_conv,
+    freeze,
+    generate_kernels,
+    init_tv_conv,
+    list_models,
+    load_model,
+    tv_conv,
+)
 from tvconv_jax.convert import from_torch, to_torch
 from tvconv_jax.losses import am_softmax
 from tvconv_jax.metrics.complexity import count
@@ -67,10 +81,33 @@ def train(images: jax.Array) -> Frozen:
     return frozen
 
 
-def functions(x: jax.Array, kernels: jax.Array) -> jax.Array:
-    y = tv_conv(x, kernels, strides=2, implementation="patches")
+class NNXNet(nnx.Module):
+    def __init__(self, features: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = tv.TVConv(features, (32, 32), strides=2, hidden_channels=8, rngs=rngs)
+        self.depthwise = tv.DepthwiseConv(features, 5, dilation=2, rngs=rngs)
+        assert_type(self.conv, tv.TVConv)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        assert_type(self.conv(x), jax.Array)
+        return self.depthwise(self.conv(x))
+
+
+def frozen_nnx(images: jax.Array) -> jax.Array:
+    net = NNXNet(3, rngs=nnx.Rngs(0))
+    assert_type(net.conv.affinity[...], jax.Array)
+    frozen = tv.freeze(net)
+    assert_type(frozen, NNXNet)
+    return frozen(images)
+
+
+def functions(key: jax.Array, x: jax.Array) -> jax.Array:
+    kernels = generate_kernels(init_tv_conv(key, 3, (32, 32), strides=2, use_bias=True))
+    assert_type(kernels, Kernels)
+    y = tv_conv(x, kernels.weights, strides=2, implementation="patches")
     assert_type(y, jax.Array)
-    return depthwise_conv(y, kernels[0, 0], padding=None)
+    if kernels.bias is not None:
+        y = y + kernels.bias
+    return depthwise_conv(y, kernels.weights[0, 0], padding=None)
 
 
 def models(images: jax.Array) -> Mapping[str, Any]:
@@ -84,7 +121,7 @@ def models(images: jax.Array) -> Mapping[str, Any]:
 
 
 def trained(images: jax.Array) -> jax.Array:
-    model, variables = load(Path("runs/a"), best=False)
+    model, variables = load_model(Path("runs/a"), best=False)
     assert_type(model, nn.Module)
     assert_type(variables, dict[str, Any])
     return apply(model, variables, images)

@@ -5,8 +5,10 @@
 
 import jax
 import numpy as np
+from flax import nnx
 
-from tvconv_jax import TVConv, create_model, freeze, load_model, tv_conv
+import tvconv_jax.nnx as tv
+from tvconv_jax import TVConv, create_model, freeze, generate_kernels, init_tv_conv, load_model, tv_conv
 from tvconv_jax import load_modle  # mistake
 from tvconv_jax.losses import am_softmax
 from tvconv_jax.metrics.segmentation import dice, scores
@@ -20,7 +22,16 @@ def layers(x: jax.Array) -> None:
     TVConv()(x, 2)  # mistake
 
 
+def nnx_layers(x: jax.Array) -> None:
+    tv.TVConv(3, (32, 32))  # mistake
+    tv.TVConv(3, 32, rngs=nnx.Rngs(0))  # mistake
+    tv.TVConv(3, (32, 32), hidden_chanels=8, rngs=nnx.Rngs(0))  # mistake
+    tv.freeze(TVConv())  # mistake
+
+
 def functions(x: jax.Array) -> None:
+    init_tv_conv(x, 3, 32)  # mistake
+    tv_conv(x, generate_kernels({}))  # mistake
     tv_conv(x, x, 2)  # mistake
     tv_conv(x, x, stride=2)  # mistake
     freeze(TVConv())  # mistake

@@ -85,8 +85,8 @@ def init_tv_conv(
 
 def draw_parameters(layer: TVConv, key: jax.Array, features: int, grid: tuple[int, int]) -> Params:
     """Draw the parameters of a linen layer without a call of it; for arguments see :func:`init_tv_conv`."""
-    for name, size in (("features", features), *zip(("height of grid", "width of grid"), _pair(grid), strict=True)):
-        FIELDS["features"].check(name, size)
+    FIELDS["features"].check("features", features)
+    grid = check_grid_size("grid", grid)
     fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
     del fields["parent"], fields["name"]
     return _Parameters(**fields).init(key, grid, features)["params"]
@@ -118,7 +118,10 @@ def generate_kernels(params: Mapping[str, Any]) -> Kernels:
     return Kernels(**generate_values(unboxed(params)))
 
 
-def _pair(grid: Any) -> tuple[int, int]:
+def check_grid_size(name: str, grid: Any) -> tuple[int, int]:
+    """Return a height and a width; raise a ``ValueError`` unless they are two positive integers."""
     if not isinstance(grid, tuple | list) or len(grid) != 2:
-        raise ValueError(f"grid={grid!r} must be the input's (height, width), as (24, 24).")
+        raise ValueError(f"{name}={grid!r} must be (height, width), as (24, 24).")
+    for side, size in zip(("height", "width"), grid, strict=True):
+        FIELDS["features"].check(f"{side} of {name}", size)
     return tuple(grid)

@@ -7,6 +7,7 @@ from flax import nnx
 
 from tvconv_jax.nn.freeze import freeze as freeze_linen
 from tvconv_jax.nnx.layers import TVConv
+from tvconv_jax.nnx.models import LinenModel
 from tvconv_jax.nnx.variables import get_variables, set_variables
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -36,6 +37,8 @@ def freeze(model: Model) -> Model:
     for module in [module for _, module in nnx.iter_modules(model)]:
         if isinstance(module, TVConv):
             module.freeze()
+        elif isinstance(module, LinenModel):
+            _freeze_linen(module, module.linen_module)
         elif isinstance(module, nnx.bridge.ToNNX):
             _freeze_linen(module, module.to_nnx__module)
     return model

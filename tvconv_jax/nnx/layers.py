@@ -12,7 +12,7 @@ from tvconv_jax.nn import layers as linen
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import FIELDS, check_images
 from tvconv_jax.nn.freeze import freeze_params
-from tvconv_jax.nn.functional import draw_parameters
+from tvconv_jax.nn.functional import check_grid_size, draw_parameters
 from tvconv_jax.nnx.variables import get_variables, linen_init, param_key, set_variables
 from tvconv_jax.ops.generator import GeneratorPadding, generate_values
 from tvconv_jax.ops.tv_conv import Implementation, output_grid
@@ -71,7 +71,7 @@ class TVConv(nnx.Module):
         kernel_init: Initializer = linen.kaiming_normal,
         rngs: nnx.Rngs,
     ) -> None:
-        self.features, self.grid = features, grid
+        self.features, self.grid = features, check_grid_size("grid", grid)
         self.kernel_size, self.strides = kernel_size, strides
         self.affinity_channels, self.use_bias = affinity_channels, use_bias
         self.hidden_channels, self.hidden_layers = hidden_channels, hidden_layers
@@ -151,9 +151,9 @@ class DepthwiseConv(nnx.Module):
         self.use_bias, self.dilation, self.padding = use_bias, dilation, padding
         self.dtype, self.param_dtype, self.kernel_init = dtype, param_dtype, kernel_init
         self.linen_layer()  # checks the fields
-        self.kernel = nnx.Param(kernel_init(param_key(rngs), (kernel_size, kernel_size, 1, features), param_dtype))
-        if use_bias:
-            self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
+        kernel = linen_init(kernel_init)(param_key(rngs), (kernel_size, kernel_size, 1, features), param_dtype)
+        bias = {"bias": jnp.zeros((features,), param_dtype)} if use_bias else {}
+        set_variables(self, {"params": {"kernel": kernel, **bias}})
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = check_images("x", x, self.dtype)

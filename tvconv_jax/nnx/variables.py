@@ -39,7 +39,8 @@ def linen_init(init: nn.initializers.Initializer) -> nn.initializers.Initializer
         drawn = init(key, shape, dtype)
         if not isinstance(drawn, nnx.VariableMetadata):
             return drawn
-        return nn.Partitioned(drawn.raw_value, names=tuple(drawn.metadata["out_sharding"]))
+        names, mesh = (drawn.metadata.get(name) for name in ("out_sharding", "mesh"))
+        return nn.Partitioned(drawn.raw_value, tuple(names), mesh) if names else drawn.raw_value
 
     return draw
 

@@ -97,6 +97,10 @@ def frozen_nnx(images: jax.Array) -> jax.Array:
     assert_type(net.conv.affinity[...], jax.Array)
     frozen = tv.freeze(net)
     assert_type(frozen, NNXNet)
+    model = tv.create_model("mobilenetv2", (48, 48), width=0.1, rngs=nnx.Rngs(0))
+    module, variables = tv.to_linen(tv.freeze(model))
+    assert_type(module, nn.Module)
+    assert_type(tv.from_linen(module, variables), nnx.Module)
     return frozen(images)
 
 

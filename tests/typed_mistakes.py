@@ -27,6 +27,8 @@ def nnx_layers(x: jax.Array) -> None:
     tv.TVConv(3, 32, rngs=nnx.Rngs(0))  # mistake
     tv.TVConv(3, (32, 32), hidden_chanels=8, rngs=nnx.Rngs(0))  # mistake
     tv.freeze(TVConv())  # mistake
+    tv.create_model("mobilenetv2", rngs=nnx.Rngs(0))  # mistake
+    tv.from_linen(TVConv())  # mistake
 
 
 def functions(x: jax.Array) -> None:

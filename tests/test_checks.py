@@ -107,3 +107,14 @@ def test_a_fraction_may_be_an_array_of_one_number_and_follow_a_schedule():
     jax.eval_shape(routed, 30.0)
     with pytest.raises(ValueError, match="kernel_size .* must be a whole number"):
         jax.eval_shape(lambda k: TVConv(kernel_size=k).init(jax.random.key(0), jnp.ones((1, 4, 4, 8))), 3)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_compute_and_keep_parameters_in_the_dtypes_given(name):
+    fields = {"features": 8} if OPERATORS[name].place == "pointwise" else {}
+    x = jax.ShapeDtypeStruct((2, 4, 4, 8), jnp.float32)
+    for dtype in (None, jnp.bfloat16):
+        module = OPERATORS[name].module(**fields, dtype=dtype, param_dtype=jnp.bfloat16)
+        y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+        assert y.dtype == (dtype or jnp.float32)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype("bfloat16")}

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.ops.checks import check_rank, is_integer
@@ -103,6 +104,18 @@ class Checked(nn.Module):
         for name, kind in kinds_of(type(self)).items():
             check_field(name, getattr(self, name), kind)
         super().__post_init__()
+
+    @nn.nowrap
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a parameter, as ``nn.Module.param``; one of another shape is a ``ValueError`` of one line."""
+        try:
+            return super().param(name, *args, **kwargs)
+        except ScopeParamShapeError as error:
+            built = unboxed(self.get_variable("params", name)).shape
+            raise ValueError(
+                f"{'/'.join((*self.path, name))} has shape {built}, but this input and this module need {args[1]}: "
+                "give the channels and fields that the parameters were made for, or initialize again."
+            ) from error
 
 
 def declared(module: nn.Module, name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tvconv_jax.nn.checks import Checked
 from tvconv_jax.ops.batch_norm import Activation, activate, affine, batch_norm
+from tvconv_jax.ops.precision import upcast
 
 EPSILON = 1e-5  # of every batch norm of the models
 
@@ -27,6 +28,8 @@ class BatchNorm(Checked):
     momentum: float = 0.9  #: Weight of the old running average (PyTorch's ``1 - momentum``).
     epsilon: float = EPSILON  #: Added to the variance.
     activation: Activation = "identity"  #: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
+    dtype: Any = None  #: Dtype of the output; ``None``: the input's. Statistics are float32.
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
@@ -35,9 +38,9 @@ class BatchNorm(Checked):
         Raises:
             ValueError: If a channel has a single value while training.
         """
-        features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        x, features = x if self.dtype is None else x.astype(self.dtype), x.shape[-1]
+        scale = upcast(self.param("scale", nn.initializers.ones, (features,), self.param_dtype))
+        bias = upcast(self.param("bias", nn.initializers.zeros, (features,), self.param_dtype))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         if not train:

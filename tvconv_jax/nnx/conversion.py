@@ -95,8 +95,9 @@ def _place(module: Any, found: Shapes) -> dict[str, Any]:
 
 
 def _shapes(variables: Mapping[str, Any]) -> Shapes:
-    """Return the shapes of variables by ``collection/path``."""
-    flat = nnx.traversals.flatten_mapping(variables)
+    """Return the shapes of variables by ``collection/path``, parameters first."""
+    first = sorted(variables, key=lambda name: name != "params")
+    flat = nnx.traversals.flatten_mapping({name: variables[name] for name in first})
     return {"/".join(path): tuple(unboxed(leaf).shape) for path, leaf in flat.items()}
 
 

@@ -54,7 +54,12 @@ def tv_conv(
     check_input(x, strides)
     kernel_size = _check_weights(x, weights, strides)
     if implementation == "shifted":
-        return _shifted(x, weights, strides, (kernel_size - 1) // 2)
+        try:
+            return _shifted(x, weights, strides, (kernel_size - 1) // 2)
+        except TypeError as error:
+            if "jvp" not in str(error):
+                raise
+            raise TypeError('forward mode, as jax.jvp or jax.jacfwd, needs implementation="patches".') from error
     if implementation == "patches":
         return _patches(x, weights, kernel_size, strides)
     raise ValueError(f"implementation={implementation!r} is not one of 'shifted', 'patches'.")
@@ -122,12 +127,18 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
 def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     if weights.ndim != 4:
         raise ValueError(f"weights have shape {weights.shape}; they must be [ho, wo, k*k, c].")
-    kernel_size = check_kernel("weights", weights, x)
     grid = output_grid(*x.shape[1:3], strides)
+    if weights.shape[2] == 1 != weights.shape[1] and weights.shape[0] == weights.shape[1] and weights.shape[:2] != grid:
+        raise ValueError(
+            f"weights have shape {weights.shape}, as one kernel for all positions; they must be [ho, wo, k*k, c], here "
+            f"[{grid[0]}, {grid[1]}, k*k, {x.shape[3]}]. For one kernel call depthwise_conv."
+        )
+    kernel_size = check_kernel("weights", weights, x)
     if weights.shape[:2] != grid:
         raise ValueError(
             f"weights are for the output grid {weights.shape[0]}x{weights.shape[1]}, but x {x.shape[1]}x{x.shape[2]} "
-            f"with strides={strides} gives {grid[0]}x{grid[1]}; resize x or make weights for that grid."
+            f"with strides={strides} gives {grid[0]}x{grid[1]}; they must be [ho, wo, k*k, c]: resize x or make "
+            "weights for that grid."
         )
     return kernel_size
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,14 +37,14 @@ class SASA(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         n, height, width, channels = x.shape
         heads = head_count(channels, self.heads)
         size = channels // heads
         split = x.reshape(n, height, width, heads, size)
 
         def project(name: str, init: nn.initializers.Initializer = self.kernel_init) -> jax.Array:
-            matrix = self.param(name, stacked(init), (heads, size, size), jnp.float32)
+            matrix = self.param(name, stacked(init), (heads, size, size), self.param_dtype)
             return jnp.einsum("nhwmd,mde->nhwme", split, matrix.astype(x.dtype))
 
         query = upcast(project("query", nn.initializers.normal(1 / size)))
@@ -59,8 +60,8 @@ class SASA(SpatialOperator):
     def _offsets(self, heads: int, size: int) -> jax.Array:
         """Return relative position embeddings ``[k*k, heads, size]``: the first half of ``size`` the row's."""
         k, init = self.kernel_size, nn.initializers.normal(size**-0.5)
-        rows = self.param("rows", init, (k, heads, size // 2), jnp.float32)
-        columns = self.param("columns", init, (k, heads, size - size // 2), jnp.float32)
+        rows = self.param("rows", init, (k, heads, size // 2), self.param_dtype)
+        columns = self.param("columns", init, (k, heads, size - size // 2), self.param_dtype)
         rows = jnp.broadcast_to(rows[:, None], (k, k, *rows.shape[1:]))
         columns = jnp.broadcast_to(columns[None], (k, k, *columns.shape[1:]))
         return jnp.concatenate([rows, columns], axis=-1).reshape(k * k, heads, size)
@@ -78,6 +79,7 @@ class AxisAttention(Checked):
     axis: int  #: 1 (each column) or 2 (each row).
     heads: int  #: Most heads.
     kernel_init: nn.initializers.Initializer  #: Initializer of the projection.
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -86,9 +88,14 @@ class AxisAttention(Checked):
         size = channels // heads
         half = max(1, size // 2)
         projection = nn.Dense(
-            heads * (2 * half + size), use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="project"
+            heads * (2 * half + size),
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=x.dtype,
+            param_dtype=self.param_dtype,
+            name="project",
         )
-        projected = BatchNorm(name="norm_project")(projection(x), train=train)
+        projected = BatchNorm(param_dtype=self.param_dtype, name="norm_project")(projection(x), train=train)
         lines = jnp.swapaxes(projected, 2, self.axis)  # [n, other axis, this axis, channels]
         parts = upcast(lines.reshape(*lines.shape[:3], heads, -1))
         query, key, value = jnp.split(parts, (half, 2 * half), axis=-1)
@@ -100,19 +107,19 @@ class AxisAttention(Checked):
             jnp.einsum("nbomd,opd->nbopm", query, rq),
             jnp.einsum("nbpmd,opd->nbopm", key, rk),
         ]
-        logits = BatchNorm(name="norm_logits")(jnp.concatenate(logits, -1), train=train)
+        logits = BatchNorm(param_dtype=self.param_dtype, name="norm_logits")(jnp.concatenate(logits, -1), train=train)
         shares = nn.softmax(sum(jnp.split(logits, 3, -1)), axis=3)
 
         terms = [jnp.einsum("nbopm,nbpmd->nbomd", shares, value), jnp.einsum("nbopm,opd->nbomd", shares, rv)]
         joined = jnp.concatenate([term.reshape(lines.shape[:3] + (channels,)) for term in terms], -1)
-        y = sum(jnp.split(BatchNorm(name="norm_out")(joined, train=train), 2, -1))
+        y = sum(jnp.split(BatchNorm(param_dtype=self.param_dtype, name="norm_out")(joined, train=train), 2, -1))
         return jnp.swapaxes(y, 2, self.axis).astype(x.dtype)
 
     def _relative(self, name: str, length: int, size: int, dtype: jnp.dtype) -> jax.Array:
         """Return embeddings of ``p - o`` as ``[o, p, size]``, out of ``2 * length - 1`` of them."""
         if self.has_variable("params", name):
             check_grid(self, ((unboxed(self.get_variable("params", name)).shape[0] + 1) // 2,), (length,))
-        table = self.param(name, nn.initializers.normal(size**-0.5), (2 * length - 1, size), jnp.float32)
+        table = self.param(name, nn.initializers.normal(size**-0.5), (2 * length - 1, size), self.param_dtype)
         position = np.arange(length)
         return table[position[None] - position[:, None] + length - 1].astype(dtype)
 
@@ -144,9 +151,9 @@ class Axial(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = check_images("x", x)
-        x = AxisAttention(1, self.heads, self.kernel_init, name="along_h")(x, train=train)
-        x = AxisAttention(2, self.heads, self.kernel_init, name="along_w")(x, train=train)
+        x = check_images("x", x, self.dtype)
+        x = AxisAttention(1, self.heads, self.kernel_init, self.param_dtype, name="along_h")(x, train=train)
+        x = AxisAttention(2, self.heads, self.kernel_init, self.param_dtype, name="along_w")(x, train=train)
         return average_pool(x, self.strides)
 
     def cost(self, x: Shape, y: Shape) -> int:

@@ -34,12 +34,17 @@ class KernelAttention(Checked):
     experts: int  #: Kernels to share among.
     reduction: int  #: Channels of the input to one of the hidden layer.
     temperature: float  #: Divides the logits; the higher, the more equal the shares.
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         context, hidden = pooled(x), max(1, x.shape[3] // self.reduction)
-        squeeze = nn.Dense(hidden, kernel_init=dense_init, dtype=context.dtype, name="squeeze")
-        logits = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="logits")
+        squeeze = nn.Dense(
+            hidden, kernel_init=dense_init, dtype=context.dtype, param_dtype=self.param_dtype, name="squeeze"
+        )
+        logits = nn.Dense(
+            self.experts, kernel_init=dense_init, dtype=context.dtype, param_dtype=self.param_dtype, name="logits"
+        )
         return nn.softmax(logits(nn.relu(squeeze(context))) / self.temperature)
 
     def cost(self, x: Shape, y: Shape) -> int:
@@ -54,6 +59,7 @@ class MixedDepthwise(Checked):
     strides: int
     use_bias: bool
     kernel_init: nn.initializers.Initializer
+    param_dtype: Any = jnp.float32
 
     cost = no_cost
 
@@ -62,11 +68,11 @@ class MixedDepthwise(Checked):
         """Convolve ``[n, h, w, c]`` with kernels mixed by the shares ``[n, e]`` -> ``[n, ho, wo, c]``."""
         experts, channels = routes.shape[1], x.shape[3]
         shape = (experts, self.kernel_size, self.kernel_size, 1, channels)
-        kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
+        kernels = self.param("kernel", stacked(self.kernel_init), shape, self.param_dtype)
         weights = mixed(routes, kernels.reshape(experts, 1, 1, -1, channels))
         y = dynamic_conv(x, weights, strides=self.strides)
         if self.use_bias:
-            bias = mixed(routes, self.param("bias", nn.initializers.zeros, (experts, channels), jnp.float32))
+            bias = mixed(routes, self.param("bias", nn.initializers.zeros, (experts, channels), self.param_dtype))
             y = y + bias.astype(x.dtype)[:, None, None]
         return y
 
@@ -92,10 +98,14 @@ class CondConv(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         context = pooled(x)
-        routing = nn.Dense(self.experts, kernel_init=dense_init, dtype=context.dtype, name="routing")
-        conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
+        routing = nn.Dense(
+            self.experts, kernel_init=dense_init, dtype=context.dtype, param_dtype=self.param_dtype, name="routing"
+        )
+        conv = MixedDepthwise(
+            self.kernel_size, self.strides, self.use_bias, self.kernel_init, self.param_dtype, name="experts"
+        )
         return conv(x, nn.sigmoid(routing(context)))
 
     def cost(self, x: Shape, y: Shape) -> int:
@@ -123,14 +133,26 @@ class WeightNet(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         n, channels = x.shape[0], x.shape[3]
         context = pooled(x)
-        reduced = nn.Dense(max(16, channels // 16), kernel_init=dense_init, dtype=context.dtype, name="reduce")(context)
-        activate = nn.Dense(self.inputs * channels, kernel_init=dense_init, dtype=context.dtype, name="activate")
+        reduced = nn.Dense(
+            max(16, channels // 16),
+            kernel_init=dense_init,
+            dtype=context.dtype,
+            param_dtype=self.param_dtype,
+            name="reduce",
+        )(context)
+        activate = nn.Dense(
+            self.inputs * channels,
+            kernel_init=dense_init,
+            dtype=context.dtype,
+            param_dtype=self.param_dtype,
+            name="activate",
+        )
         active = nn.sigmoid(activate(reduced)).reshape(n, self.inputs, 1, channels)
         shape = (self.inputs, self.kernel_size, self.kernel_size, 1, channels)
-        kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
+        kernels = self.param("kernel", stacked(self.kernel_init), shape, self.param_dtype)
         kernels = kernels.reshape(1, self.inputs, -1, channels).astype(context.dtype)
         weights = jnp.sum(active * kernels, axis=1)[:, None, None]
         y = dynamic_conv(x, weights, strides=self.strides)
@@ -163,9 +185,11 @@ class DyConvDW(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
-        shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
-        conv = MixedDepthwise(self.kernel_size, self.strides, self.use_bias, self.kernel_init, name="experts")
+        x = check_images("x", x, self.dtype)
+        shares = KernelAttention(self.experts, self.reduction, self.temperature, self.param_dtype, name="attention")(x)
+        conv = MixedDepthwise(
+            self.kernel_size, self.strides, self.use_bias, self.kernel_init, self.param_dtype, name="experts"
+        )
         return conv(x, shares)
 
 
@@ -182,16 +206,18 @@ class DyConvPW(Checked):
     experts: int = 4  #: Kernels to mix; the paper's 4.
     reduction: int = 4  #: Channels to one of the attention's hidden layer; the paper's 4.
     temperature: float = 30.0  #: Of the softmax; the paper starts at 30.
+    dtype: Any = None  #: Dtype to compute in; ``None``: the input's.
+    param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     scalable = ("kernel",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         n, height, width, channels = x.shape
-        shares = KernelAttention(self.experts, self.reduction, self.temperature, name="attention")(x)
+        shares = KernelAttention(self.experts, self.reduction, self.temperature, self.param_dtype, name="attention")(x)
         shape = (self.experts, channels, self.features)
-        kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
+        kernels = self.param("kernel", stacked(self.kernel_init), shape, self.param_dtype)
         weights = mixed(shares, kernels).astype(x.dtype)
         # One product an image, over all of its pixels.
         return (x.reshape(n, -1, channels) @ weights).reshape(n, height, width, self.features)

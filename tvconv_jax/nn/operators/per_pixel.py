@@ -39,20 +39,29 @@ class Involution(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         n, height, width, channels = x.shape
         groups = largest_divisor(channels, channels // self.group_channels)
         hidden = max(1, channels // self.reduction)
         pooled = average_pool(x, self.strides)
-        reduce = PixelDense(hidden, use_bias=False, kernel_init=self.kernel_init, dtype=x.dtype, name="reduce")
-        reduced = BatchNorm(activation="relu", name="norm")(reduce(pooled), train=train)
+        reduce = PixelDense(
+            hidden,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=x.dtype,
+            param_dtype=self.param_dtype,
+            name="reduce",
+        )
+        reduced = BatchNorm(activation="relu", param_dtype=self.param_dtype, name="norm")(reduce(pooled), train=train)
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
             kernel = self.kernel_init(key, (self.kernel_size, self.kernel_size, 1, groups), dtype)
             return reboxed(kernel, unboxed(kernel).reshape(shape), (None,))
 
         size = self.kernel_size**2 * groups
-        span = PixelDense(size, kernel_init=dense_init, bias_init=init, dtype=x.dtype, name="span")
+        span = PixelDense(
+            size, kernel_init=dense_init, bias_init=init, dtype=x.dtype, param_dtype=self.param_dtype, name="span"
+        )
         kernels = span(reduced).reshape(*pooled.shape[:3], self.kernel_size**2, groups, 1)
         y = dynamic_conv(x.reshape(n, height, width, groups, -1), kernels, strides=self.strides)
         return y.reshape(pooled.shape)
@@ -91,7 +100,7 @@ class DDF(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         if self.kernel_size == 1:
             raise ValueError(
                 "kernel_size=1 leaves a filter of one tap, and its norm makes it zero; it must be 3 or more."
@@ -100,13 +109,19 @@ class DDF(SpatialOperator):
         gain = math.sqrt(2) / self.kernel_size
         strided = x[:, :: self.strides, :: self.strides]
         starts = {"kernel_init": dense_init, "bias_init": nn.initializers.normal(gain)}
-        pixels = gain * filter_norm(upcast(PixelDense(size, **starts, dtype=x.dtype, name="pixels")(strided)), -1)
+        pixels = gain * filter_norm(
+            upcast(PixelDense(size, **starts, dtype=x.dtype, param_dtype=self.param_dtype, name="pixels")(strided)), -1
+        )
         context = pooled(x)
         hidden = max(1, int(channels * self.squeeze))
-        hidden = nn.relu(nn.Dense(hidden, kernel_init=self.kernel_init, dtype=context.dtype, name="squeeze")(context))
-        branch = nn.Dense(size * channels, **starts, dtype=context.dtype, name="channels")
+        hidden = nn.relu(
+            nn.Dense(
+                hidden, kernel_init=self.kernel_init, dtype=context.dtype, param_dtype=self.param_dtype, name="squeeze"
+            )(context)
+        )
+        branch = nn.Dense(size * channels, **starts, dtype=context.dtype, param_dtype=self.param_dtype, name="channels")
         own = branch(hidden).reshape(n, size, channels)
-        scale = self.param("scale", nn.initializers.normal(gain), (size, channels), jnp.float32)
+        scale = self.param("scale", nn.initializers.normal(gain), (size, channels), self.param_dtype)
         own = filter_norm(own, 1) * scale.astype(context.dtype)[None]
         return dynamic_conv(x, pixels[..., None], own[:, None, None], strides=self.strides)
 
@@ -141,9 +156,9 @@ class TVConvDynamic(GeneratedOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         starts = {"kernel_init": nn.initializers.zeros, "bias_init": nn.initializers.ones}
-        to_maps = nn.Dense(self.affinity_channels, **starts, dtype=x.dtype, name="maps")
+        to_maps = nn.Dense(self.affinity_channels, **starts, dtype=x.dtype, param_dtype=self.param_dtype, name="maps")
         maps, channels = upcast(to_maps(average_pool(x, self.strides))), x.shape[3]
         y = dynamic_conv(x, self._generate("kernels", maps, (self.kernel_size**2, channels)), strides=self.strides)
         return y + self._generate("biases", maps, (channels,)).astype(x.dtype) if self.use_bias else y

@@ -43,7 +43,7 @@ class LocallyConnected(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         grid, channels = output_grid(*x.shape[1:3], self.strides), x.shape[3]
         check_built(self, "weights", grid)
 
@@ -52,15 +52,16 @@ class LocallyConnected(SpatialOperator):
             everywhere = jnp.broadcast_to(unboxed(kernel).reshape(1, 1, -1, channels), shape)
             return reboxed(kernel, everywhere, (None, None, None, 3))
 
-        weights = self.param("weights", init, (*grid, self.kernel_size**2, channels), jnp.float32)
+        weights = self.param("weights", init, (*grid, self.kernel_size**2, channels), self.param_dtype)
         y = tv_conv(x, weights.astype(x.dtype), strides=self.strides)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (*grid, channels), jnp.float32).astype(x.dtype)[None]
+            y = y + self.param("bias", nn.initializers.zeros, (*grid, channels), self.param_dtype).astype(x.dtype)[None]
         return y
 
 
-# Values of every position, ``[ho, wo, a]``, ``[a, ...]`` -> ``[ho, wo, ...]``.
-_linear_map = functools.partial(jnp.tensordot, axes=1)
+def _linear_map(affinity: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Map affinity maps ``[ho, wo, a]`` by ``[a, ...]`` -> ``[ho, wo, ...]``, in float32 or better."""
+    return jnp.tensordot(upcast(affinity), upcast(kernel), axes=1)
 
 
 def _freeze_linear(params: Any, affinity: jax.Array, *, axes: int) -> tuple[Callable[..., jax.Array], Any] | None:
@@ -97,7 +98,7 @@ class TVConvLinear(SpatialOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         values = position_values(self, x, weights=(self.kernel_size**2, x.shape[3]))
         return position_conv(x, values, self.strides)
 
@@ -137,10 +138,10 @@ class TVConvLowrank(GeneratedOperator):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = check_images("x", x)
+        x = check_images("x", x, self.dtype)
         channels = x.shape[3]
         shape = (self.rank, self.kernel_size, self.kernel_size, 1, channels)
-        kernels = self.param("kernel", stacked(self.kernel_init), shape, jnp.float32)
+        kernels = self.param("kernel", stacked(self.kernel_init), shape, self.param_dtype)
         kernels = kernels.reshape(self.rank, -1, channels).astype(x.dtype)
         values = position_values(self, x, gains=(self.rank, channels))
         terms = (

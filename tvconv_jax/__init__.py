@@ -1,6 +1,6 @@
 """TVConv in JAX: translation-variant convolution, its models, their training and their export."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvconv_jax.utils import cli, moved
 
@@ -31,11 +31,14 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    """Import :func:`tvconv_jax.tasks.workdir.load_model` when it is asked for: it needs more than JAX and Flax."""
-    if name != "load_model":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
     from tvconv_jax.tasks.workdir import load_model
+else:
 
-    return load_model
+    def __getattr__(name: str) -> Any:
+        """Import :func:`tvconv_jax.tasks.workdir.load_model` when it is asked for: it needs more than JAX and Flax."""
+        if name != "load_model":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from tvconv_jax.tasks.workdir import load_model
+
+        return load_model

@@ -18,7 +18,7 @@ Rule = Callable[[Any, jax.Array], tuple[Callable[[Any, jax.Array], jax.Array], A
 
 
 @jax.tree_util.register_pytree_node_class
-class Frozen(Mapping):
+class Frozen(Mapping[str, Any]):
     """Variables without generators, for the same model; also a function of the model's inputs.
 
     ``model.apply(frozen, images, train=False)`` and ``frozen(images, train=False)`` are the same.
@@ -41,11 +41,11 @@ class Frozen(Mapping):
     def __len__(self) -> int:
         return len(self.variables)
 
-    def tree_flatten(self) -> tuple[tuple[dict], nn.Module]:
+    def tree_flatten(self) -> tuple[tuple[dict[str, Any]], nn.Module]:
         return (self.variables,), self.model
 
     @classmethod
-    def tree_unflatten(cls, model: nn.Module, children: tuple[dict]) -> "Frozen":
+    def tree_unflatten(cls, model: nn.Module, children: tuple[dict[str, Any]]) -> "Frozen":
         return cls(model, children[0])
 
 

@@ -11,6 +11,7 @@ EXTRAS = {
     "data": _DATA,
     "train": (*_DATA, "matplotlib", "optax", "orbax", "tensorboardX", "tensorstore"),
     "export": ("onnx", "onnxruntime", "torch"),
+    "align": (*_DATA, "mtcnnruntime", "onnxruntime", "cv2"),
     "torch": ("torch",),
 }
 # The extra without which commands do not start; a package's row holds for modules without a row.

@@ -11,7 +11,7 @@ from PIL import Image
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.formats.pairs import check_folds, read_pairs
-from tvconv_jax.data.tools.pair_drawing import draw_folds
+from tvconv_jax.data.tools.pair_sampling import draw_folds
 from tvconv_jax.utils.errors import UserError
 
 

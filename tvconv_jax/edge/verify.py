@@ -67,10 +67,8 @@ TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTAT
 DETECTED_SIDE = 800  # pixels; larger photographs are scaled down before faces are searched
 THRESHOLDS = [0.6, 0.7, 0.7]  # of the detector's three networks. Source: Zhang et al. 2016, the authors' code
 SURE = 0.9  # score; less certain faces count only if there is none above
-SMALL, EQUAL = (
-    0.5,
-    0.8,
-)  # of the largest face's size: smaller ones are background; from EQUAL on it is unclear who is meant
+# Of the largest face's size: smaller ones are background; from EQUAL on it is unclear who is meant.
+SMALL, EQUAL = 0.5, 0.8
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
 INSTALL = "pip install mtcnn-runtime, or 'tvconv_jax[align]'"
 SAME, DIFFERENT, MISTAKE, NO_THRESHOLD = range(4)  # exit codes

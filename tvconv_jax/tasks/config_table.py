@@ -37,7 +37,7 @@ def argument_rows(arguments: dict[str, Argument]) -> list[Row]:
     rows = []
     for name, argument in arguments.items():
         allowed = {int: "whole number", float: "number", bool: "its name alone"}.get(argument.kind, "text")
-        default = "of the recipe" if argument.default is None else show(argument.default)
+        default = "set by the config" if argument.default is None else show(argument.default)
         rows.append(Row(name, default, ", ".join(argument.choices) or allowed, argument.meaning))
     return rows
 

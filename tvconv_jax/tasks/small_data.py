@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.glance import Glance, glance
+from tvconv_jax.data.face_counts import FaceCounts, count_faces
 from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES
 from tvconv_jax.tasks.finetune_check import check_same_model, start_config
 from tvconv_jax.tasks.keys import get
@@ -38,7 +38,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     """
     resumed = (workdir / "config.json").exists()
     start = None if resumed else start_config(config)
-    found = glance(config.data)
+    found = count_faces(config.data)
     if resumed:  # its start may be gone
         config = resume(config, workdir)
     else:
@@ -65,7 +65,7 @@ def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return :func:`resume`'s config; raise a ``UserError`` if there is nothing to verify on."""
-    found = glance(config.data)
+    found = count_faces(config.data)
     if not found.verified:
         raise UserError(f"{found.root or config.data.root} has no verification set to evaluate on; {PAIRS}.")
     return resume(config, workdir)
@@ -74,7 +74,7 @@ def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
 def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> dict[str, Any]:
     """Return values by key for a set of so many images, and a run that starts from another one.
 
-    A set of :data:`SMALL` images or more keeps its recipe. So do keys that are not open, or that a config file has
+    A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config file has
     changed, and runs from scratch whose batch size is given.
     """
     free = [key for key in _open(config) if get(config, key) == FREE[key]]
@@ -109,7 +109,7 @@ def check_batch(batch_size: int, images: int) -> None:
         )
 
 
-def warnings(config: ConfigDict, found: Glance) -> list[str]:
+def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     """Return lines about what a run on this data will not do."""
     lines, count = [], len(found.identities)
     if not found.verified:

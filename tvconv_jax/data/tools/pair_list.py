@@ -15,7 +15,7 @@ from tvconv_jax.data.sets import check_folder, kind_of
 from tvconv_jax.data.subset import short_name
 from tvconv_jax.data.tools.held_out import TRAIN_END
 from tvconv_jax.data.tools.image_stats import digest
-from tvconv_jax.data.tools.pair_drawing import Fold, draw_folds
+from tvconv_jax.data.tools.pair_sampling import Fold, draw_folds
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, check_names, write_text

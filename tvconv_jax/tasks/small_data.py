@@ -74,8 +74,8 @@ def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
 def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> dict[str, Any]:
     """Return values by key for a set of so many images, and a run that starts from another one.
 
-    A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config file has
-    changed, and runs from scratch whose batch size is given.
+    A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config
+    file has changed, and runs from scratch whose batch size is given.
     """
     free = [key for key in _open(config) if get(config, key) == FREE[key]]
     chosen = {} if start is None else {"data.image_size": start.data.image_size}

@@ -25,7 +25,7 @@ def common_arguments(operators: Sequence[str], default: str | None = None) -> di
         "image_size": Argument(int, None, "height and width of the images, in pixels"),
         "epochs": Argument(float, None, "epochs; milestones and warm-up keep their proportions"),
         "seed": Argument(int, 0, "seed of weights, order and augmentation"),
-        "smoke": Argument(bool, False, "a run of seconds, to check that all works: one block in every stage, few images"),
+        "smoke": Argument(bool, False, "a run of seconds, with one block in every stage"),
     }
 
 

@@ -1,5 +1,6 @@
 """Same or different: photographs that are found, aligned and compared, and every kind that is refused in one line."""
 
+import inspect
 import io
 import json
 import shutil
@@ -348,6 +349,8 @@ def test_it_knows_the_code_and_checks_onnx_as_the_benchmark():
     for name, digests in verify.KNOWN_CODE.items():
         assert digests == benchmark.KNOWN_CODE[name] and verify.PACKAGED[name] == benchmark.PACKAGED[name]
     assert verify._ONNX == benchmark._ONNX
+    for name in ("_fields", "_varint"):
+        assert inspect.getsource(getattr(verify, name)) == inspect.getsource(getattr(benchmark, name))
 
 
 def test_a_copied_file_loads_no_package_of_ours(album, artifact, tmp_path):

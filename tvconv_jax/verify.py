@@ -5,13 +5,16 @@ python -m tvconv_jax.verify ARTIFACT ONE OTHER
 
 from collections.abc import Sequence
 
-from tvconv_jax.edge import verify
 from tvconv_jax.utils import cli
+from tvconv_jax.utils.extras import require
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line of :mod:`tvconv_jax.edge.verify`."""
     with cli.ends_in_one_line("nothing was written."):
+        require("align", "PIL", purpose=cli.called_as or "python -m tvconv_jax.verify")
+        from tvconv_jax.edge import verify
+
         verify.main(argv)
 
 

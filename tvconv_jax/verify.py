@@ -3,6 +3,7 @@
 python -m tvconv_jax.verify ARTIFACT ONE OTHER
 """
 
+import importlib
 from collections.abc import Sequence
 
 from tvconv_jax.utils import cli
@@ -13,9 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line of :mod:`tvconv_jax.edge.verify`."""
     with cli.ends_in_one_line("nothing was written."):
         require("align", "PIL", purpose=cli.called_as or "python -m tvconv_jax.verify")
-        from tvconv_jax.edge import verify
-
-        verify.main(argv)
+        importlib.import_module("tvconv_jax.edge.verify").main(argv)
 
 
 if __name__ == "__main__":

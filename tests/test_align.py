@@ -125,3 +125,34 @@ def test_a_target_within_the_source_is_not_aligned_again(album, tmp_path, capsys
 
 def test_one_implementation_for_both():
     assert alignment.align_face is aligning.align_face is verify.align_face
+
+
+def test_an_interrupted_command_keeps_its_list(album, tmp_path, monkeypatch, capsys):
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(album, source)
+    find, calls = verify.Detector.find, []
+
+    def twice(self, image):
+        calls.append(image)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return find(self, image) * 2
+
+    monkeypatch.setattr(aligning, "cores", lambda: 1)
+    monkeypatch.setattr(verify.Detector, "find", twice)
+    with pytest.raises(KeyboardInterrupt):
+        alignment.align(source, None, out)
+    monkeypatch.setattr(verify.Detector, "find", find)
+    assert "2 with several faces" in alignment.align(source, None, out)
+    assert len((out / "alignment.txt").read_text().splitlines()) == 3
+
+
+def test_a_face_that_a_list_has_added_is_listed_no_longer(album, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(album, source)
+    Image.fromarray(np.full((99, 99, 3), 70, np.uint8)).save(source / "wall.png")
+    assert "1 without a face" in alignment.align(source, None, out)
+    (tmp_path / "list.txt").write_text("wall.png 35 40 65 40 50 55 38 70 62 70")
+    alignment.align(source, tmp_path / "list.txt", out)
+    assert "without a face" not in alignment.align(source, None, out)
+    assert "wall.png" not in (out / "alignment.txt").read_text()

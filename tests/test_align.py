@@ -112,7 +112,7 @@ def test_bad_folders_are_refused_before_any_work(album, tmp_path, monkeypatch):
     Image.fromarray(np.full((99, 99, 3), 70, np.uint8)).save(walls / "wall.png")
     refused(walls, tmp_path / "out", "no face was found in any of the 1 images")
     hide(monkeypatch, "mtcnnruntime")
-    refused(album, tmp_path / "out", r"mtcnnruntime is not installed \(pip install mtcnn-runtime, .*LANDMARKS TARGET")
+    refused(album, tmp_path / "out", r"mtcnnruntime is not installed \(pip install mtcnn-runtime\).*LANDMARKS TARGET")
 
 
 def test_a_target_within_the_source_is_not_aligned_again(album, tmp_path, capsys):
@@ -145,6 +145,16 @@ def test_an_interrupted_command_keeps_its_list(album, tmp_path, monkeypatch, cap
     monkeypatch.setattr(verify.Detector, "find", find)
     assert "2 with several faces" in alignment.align(source, None, out)
     assert len((out / "alignment.txt").read_text().splitlines()) == 3
+
+
+def test_landmarks_that_do_not_fit_are_left_out_and_said(album, tmp_path):
+    lines = [line.split() for line in (album.parent / "landmarks.txt").read_text().splitlines()]
+    name, *numbers = lines[0]
+    lines[0] = [name, *numbers[6:8], *numbers[2:6], *numbers[:2], *numbers[8:]]
+    (tmp_path / "list.txt").write_text("\n".join(map(" ".join, lines)))
+    report = alignment.align(album, tmp_path / "list.txt", tmp_path / "out")
+    assert report.startswith(f"3 faces aligned to 112x112; 1 left out: the landmarks of {name} do not lie like a face")
+    assert len(files(tmp_path / "out")) == 3
 
 
 def test_a_face_that_a_list_has_added_is_listed_no_longer(album, tmp_path):

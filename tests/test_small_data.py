@@ -176,8 +176,8 @@ def test_a_set_without_pairs_is_said_at_once(tmp_path, prepare):
     _, said = prepare(FOLDER, f"--config.data.root={root}")
     note = next(line for line in said if "verification set" in line)
     assert "trains, verifies nothing, and exports a model without a threshold" in note
-    assert "`python -m tvconv_jax.data pairs FOLDER`" in note
-    with pytest.raises(UserError, match="has no verification set to evaluate on; make a list with"):
+    assert note.endswith(f"make a list: python -m tvconv_jax.data pairs {root}")
+    with pytest.raises(UserError, match="has no verification set to evaluate on; make a list: python"):
         FaceJob.prepare(config_of([FOLDER, f"--config.data.root={root}"]), tmp_path / "new", train=False)
 
 

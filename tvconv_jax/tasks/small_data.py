@@ -5,6 +5,7 @@ whose ``train.auto`` names the keys that were chosen; a resumed run goes on with
 """
 
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ MIN_BATCH = 8
 # From scratch the learning rate grows linearly with the batch, as docs/train.md recommends. For fine-tuning it belongs
 # to the smallest batch and grows with the square root: of 0.001, 0.002 and 0.004 the first verified best.
 SCRATCH_RATE, TUNE_RATE, TUNE_EPOCHS = 0.1 / 512, 0.001, 10.0
-PAIRS = "make a list with `python -m tvconv_jax.data pairs FOLDER`"
 FEW, MANY = 3, 50  # so few folders with so many images each may be classes
 
 
@@ -67,7 +67,8 @@ def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return :func:`resume`'s config; raise a ``UserError`` if there is nothing to verify on."""
     found = count_faces(config.data)
     if not found.verified:
-        raise UserError(f"{found.root or config.data.root} has no verification set to evaluate on; {PAIRS}.")
+        root = found.root or config.data.root
+        raise UserError(f"{root} has no verification set to evaluate on; {pairs_hint(config.data)}")
     return resume(config, workdir)
 
 
@@ -115,7 +116,7 @@ def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     if not found.verified:
         lines.append(
             f"note: {found.root or config.data.root} has no verification set (SET.bin, SET_pair.txt, pairs.txt): the "
-            f"run trains, verifies nothing, and exports a model without a threshold; {PAIRS}"
+            f"run trains, verifies nothing, and exports a model without a threshold; {pairs_hint(config.data)}"
         )
     if 0 < count <= FEW and found.images >= MANY * count:
         lines.append(
@@ -129,6 +130,12 @@ def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
             f"--config.finetune.checkpoint=WORKDIR"
         )
     return lines
+
+
+def pairs_hint(data: ConfigDict) -> str:
+    """Return the advice to write a list of pairs, with a command to copy."""
+    argument = data.root if data.source == "folder" else "--help"
+    return f"make a list: {shlex.join(['python', '-m', 'tvconv_jax.data', 'pairs', argument])}"
 
 
 def _describe(chosen: dict[str, Any], images: int, start: ConfigDict | None) -> str:

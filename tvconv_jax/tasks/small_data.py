@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.face_counts import FaceCounts, count_faces
 from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES
-from tvconv_jax.tasks.finetune_check import check_same_model, start_config
+from tvconv_jax.tasks.finetune_check import check_file, check_same_model, start_config
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
@@ -38,6 +38,8 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     """
     resumed = (workdir / "config.json").exists()
     start = None if resumed else start_config(config)
+    if not resumed:
+        check_file(config)
     found = count_faces(config.data)
     if resumed:  # its start may be gone
         config = resume(config, workdir)
@@ -60,7 +62,8 @@ def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
         return config
     run = read_config(workdir)
     values = {key: get(run, key) for key in _open(run) if key in keys}
-    return _with(config, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return _with(config, values, get(run, "train.auto") or "")  # what was chosen stays so if it is given in between
 
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -156,9 +159,9 @@ def _open(config: ConfigDict) -> list[str]:
     return [key for key in getattr(config.train, "auto", "").split(",") if key in FREE]
 
 
-def _with(config: ConfigDict, chosen: dict[str, Any]) -> ConfigDict:
-    """Return a config with values that were chosen, and their keys in ``train.auto``."""
-    auto = ",".join(chosen)
+def _with(config: ConfigDict, chosen: dict[str, Any], auto: str | None = None) -> ConfigDict:
+    """Return a config with values that were chosen, and in ``train.auto`` their keys, or those that are given."""
+    auto = ",".join(chosen) if auto is None else auto
     if auto == getattr(config.train, "auto", "") == "":
         return config
     config = config.copy_and_resolve_references()

@@ -63,7 +63,7 @@ def report_masks(base: Path, size: int | None) -> Report:
     others = [index for index, path in enumerate(masks) if size and _size(path) not in ("", f"{size}x{size}")]
     findings += named_images(source, f"masks that are not {size}x{size}", others)
     if images:
-        pairs, alone, without = _paired(base, images, masks)
+        pairs, alone, without = _paired(images, masks)
         lines.append(f"  images      {len(images):,}, of which {len(without):,} have no mask")
         findings += _pair_defects(pairs, alone, without)
     return Report([*lines, *(f"  note: {note}" for note in left_out.notes(base))], findings, source)
@@ -176,9 +176,7 @@ def _key(path: Path) -> str:
     return MASK_END.sub("", path.stem.lower())
 
 
-def _paired(
-    base: Path, images: Sequence[Path], masks: Sequence[Path]
-) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
+def _paired(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
     """Pair images and masks of one name, those with the most common folders; return also masks and images alone."""
     by_name: dict[str, list[Path]] = {}
     for path in masks:

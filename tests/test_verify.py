@@ -385,6 +385,15 @@ def test_a_bug_does_not_look_like_an_answer(album, artifact, capsys, monkeypatch
     assert (code, out) == (2, "") and "ZeroDivisionError" in err
 
 
+def test_the_exit_code_is_the_answer_even_if_nobody_reads_the_output(artifact, tmp_path):
+    face = saved(tmp_path / "face.png", np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8))
+    command = [sys.executable, verify.__file__, artifact, face, face, "--aligned", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_help_lists_the_exit_codes(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0 and "Exit codes: 0 same, 1 different" in out

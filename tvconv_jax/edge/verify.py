@@ -31,6 +31,7 @@ import io
 import json
 import math
 import mmap
+import os
 import shlex
 import traceback
 import types
@@ -741,10 +742,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception:  # a bug; Python's own exit code would mean "different"
         traceback.print_exc()
         sys.exit(MISTAKE)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print_answer(result)
+    try:
+        if args.json:
+            print(json.dumps(result, indent=1))
+        else:
+            print_answer(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads it; Python's own exit code would mean "different"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit({"same": SAME, "different": DIFFERENT}.get(result["answer"], NO_THRESHOLD))
 
 

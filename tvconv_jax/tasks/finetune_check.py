@@ -48,8 +48,8 @@ def start_config(config: ConfigDict) -> ConfigDict | None:
 
 def check_file(config: ConfigDict) -> None:
     """Raise a ``UserError`` if ``finetune.checkpoint`` is a file that a run cannot start from."""
-    path = user_path(config.finetune.checkpoint).absolute()
-    if config.finetune.checkpoint and path.is_file():
+    source = config.finetune.checkpoint
+    if source and (path := user_path(source)).is_file():
         check_weights(path, model_of(config), config.data.image_size)
 
 

@@ -112,7 +112,7 @@ def test_bad_folders_are_refused_before_any_work(album, tmp_path, monkeypatch):
     Image.fromarray(np.full((99, 99, 3), 70, np.uint8)).save(walls / "wall.png")
     refused(walls, tmp_path / "out", "no face was found in any of the 1 images")
     hide(monkeypatch, "mtcnnruntime")
-    refused(album, tmp_path / "out", r"mtcnnruntime is not installed \(pip install mtcnn-runtime, .*LANDMARKS TARGET")
+    refused(album, tmp_path / "out", r"mtcnnruntime is not installed \(pip install mtcnn-runtime\).*LANDMARKS TARGET")
 
 
 def test_a_target_within_the_source_is_not_aligned_again(album, tmp_path, capsys):
@@ -125,3 +125,44 @@ def test_a_target_within_the_source_is_not_aligned_again(album, tmp_path, capsys
 
 def test_one_implementation_for_both():
     assert alignment.align_face is aligning.align_face is verify.align_face
+
+
+def test_an_interrupted_command_keeps_its_list(album, tmp_path, monkeypatch, capsys):
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(album, source)
+    find, calls = verify.Detector.find, []
+
+    def twice(self, image):
+        calls.append(image)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return find(self, image) * 2
+
+    monkeypatch.setattr(aligning, "cores", lambda: 1)
+    monkeypatch.setattr(verify.Detector, "find", twice)
+    with pytest.raises(KeyboardInterrupt):
+        alignment.align(source, None, out)
+    monkeypatch.setattr(verify.Detector, "find", find)
+    assert "2 with several faces" in alignment.align(source, None, out)
+    assert len((out / "alignment.txt").read_text().splitlines()) == 3
+
+
+def test_landmarks_that_do_not_fit_are_left_out_and_said(album, tmp_path):
+    lines = [line.split() for line in (album.parent / "landmarks.txt").read_text().splitlines()]
+    name, *numbers = lines[0]
+    lines[0] = [name, *numbers[6:8], *numbers[2:6], *numbers[:2], *numbers[8:]]
+    (tmp_path / "list.txt").write_text("\n".join(map(" ".join, lines)))
+    report = alignment.align(album, tmp_path / "list.txt", tmp_path / "out")
+    assert report.startswith(f"3 faces aligned to 112x112; 1 left out: the landmarks of {name} do not lie like a face")
+    assert len(files(tmp_path / "out")) == 3
+
+
+def test_a_face_that_a_list_has_added_is_listed_no_longer(album, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(album, source)
+    Image.fromarray(np.full((99, 99, 3), 70, np.uint8)).save(source / "wall.png")
+    assert "1 without a face" in alignment.align(source, None, out)
+    (tmp_path / "list.txt").write_text("wall.png 35 40 65 40 50 55 38 70 62 70")
+    alignment.align(source, tmp_path / "list.txt", out)
+    assert "without a face" not in alignment.align(source, None, out)
+    assert "wall.png" not in (out / "alignment.txt").read_text()

@@ -26,6 +26,14 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch):
         extras.require("export", "onnx", "onnxruntime", purpose="--formats=onnx")
 
 
+def test_verify_without_pillow_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("tvconv_jax.verify").main(["model.onnx", "a.jpg", "b.jpg"])
+    line = "error: PIL is not installed; python -m tvconv_jax.verify needs it: pip install 'tvconv_jax[align]'.\n"
+    assert capsys.readouterr().err == line
+
+
 def test_nothing_is_imported():
     assert not extras.missing("this") and "this" not in sys.modules
 

@@ -1,5 +1,6 @@
 """Every config key has a meaning and a range, from one table, which the page and the command show."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tvconv_jax.tasks.command import config_of
 from tvconv_jax.tasks.config_table import print_config
 from tvconv_jax.tasks.configs import face_config, odoc_config
 from tvconv_jax.tasks.keys import KEYS, describe_allowed, near
+from tvconv_jax.utils import console
 from tvconv_jax.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +72,20 @@ def test_the_command_shows_values_ranges_and_meanings(capsys):
     assert "optimizer.epochs" in shown and "│ 7 " in shown and "warmup" not in shown
     with pytest.raises(UserError, match="--keys=learning_rats matches no key; did you mean optimizer.learning_rate"):
         print_config(odoc_config(None), "learning_rats")
+    with pytest.raises(UserError, match=r"--keys=zzz\* matches no key; leave it out to list all"):
+        print_config(odoc_config(None), "zzz*")
+
+
+def test_the_table_is_readable_at_80_columns(capsys, monkeypatch):
+    monkeypatch.setattr(console.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    config = face_config("data=folder", model="mobilenetv2", width=0.1)
+    print_config(config)
+    lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.startswith("│ data.") or line.startswith("│ optimizer.")]
+    assert any("optimizer.learning_rate" in row and "learning rate" in row for row in rows)
+    assert len(lines) < 4 * len(flatten_dict(config.to_dict()))
 
 
 def test_the_mode_reads_no_data_and_refuses_flags_of_other_modes(tmp_path):

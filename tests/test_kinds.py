@@ -119,7 +119,7 @@ def test_what_is_wrong_with_masks_is_found(teeth, capsys):
     for words in (
         "masks that cannot be read, 1: ",
         "masks saved with loss, which changes values: save them as PNG, 1: ",
-        "masks of more than 16 values, as resizing with interpolation leaves them: resize with nearest, 1: ",
+        "masks of more than 16 values: if they have fewer classes, resize them without interpolation, 1: ",
         "masks of one value alone, 1: ",
         f"images without a mask, 1: {teeth}/images/00.jpg",
         f"masks without an image, 1: {masks}/other.png",
@@ -223,9 +223,20 @@ def test_a_class_of_images_called_mask_is_not_one_of_masks(parts):
     assert guess(parts).kind == "images"
 
 
+def test_masks_with_a_palette_are_masks_without_images_too(tmp_path, capsys):
+    for i in range(4):
+        mask = Image.fromarray(np.kron(np.arange(4).reshape(2, 2), np.ones((9, 9 + i))).astype(np.uint8), "P")
+        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+        mask.save(tmp_path / f"{i}.png")
+    report = inspect(capsys, tmp_path)
+    assert "looks like masks: all images are gray or have a palette, of few values" in report
+    assert "0 (#000000): 25.0% in 4, 1 (#800000): 25.0% in 4, 2 (#008000): 25.0% in 4, 3 (#808000)" in report
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
+        ("", [], "holds no images, in folders or beside them; name a folder of images."),
         ("x.bin", ["--kind=masks"], "--kind=masks is of folders, and"),
         ("", ["--kind=images", "--tests", "y.txt"], "--tests is for faces, and"),
         ("", ["--kind=images"], "holds no images, in folders or beside them; name a folder of images."),

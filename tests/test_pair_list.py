@@ -11,7 +11,7 @@ from PIL import Image
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.formats.pairs import check_folds, read_pairs
-from tvconv_jax.data.tools.pair_drawing import draw_folds
+from tvconv_jax.data.tools.pair_sampling import draw_folds
 from tvconv_jax.utils.errors import UserError
 
 
@@ -102,7 +102,9 @@ def test_identities_without_a_train_folder_and_a_list_elsewhere(tmp_path, capsys
     run(capsys, "faces")
     assert run(capsys, "faces") and len(load_faces(config("faces")).verification["own"][1].same) == 80
     printed = run(capsys, "faces", "--out=lists/mine_pair.txt", "--hold-out=0.5")
-    assert "--config.data.root=faces --config.data.verify_root=lists, and :data=casia" in printed
+    flags = "--config.data.root=faces --config.data.verify_root=lists --config.data.include_list=lists/mine_train.txt"
+    start = "python -m tvconv_jax.main --config=configs/face_mb01.py:data=casia"
+    assert f"  to train    {start} {flags} --workdir=runs/own\n" in printed
     data = load_faces(config("faces", source="casia", verify_root="lists", include_list="lists/mine_train.txt"))
     assert set(data.verification) == {"mine"} and data.num_classes == 2
 

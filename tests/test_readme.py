@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tvconv_jax.__main__ import COMMANDS as COMMANDS_OF_SCRIPT
+from tvconv_jax.export.__main__ import _parser as export_parser
 from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.utils.launch import list_scripts
 from tvconv_jax.utils.shipped import find_config
@@ -66,6 +67,11 @@ def test_every_command_names_what_exists(module, arguments):
         load_config(name, text.replace("OPERATOR", "depthwise").replace("SEED", "0"))
     for name in re.findall(r"configs/sweeps/\w+\.py", arguments):
         assert (ROOT / name).exists() or "NAME" in name, name
+
+
+@pytest.mark.parametrize("arguments", [text for name, text in COMMANDS if name == "tvconv_jax.export" and "--" in text])
+def test_every_export_command_has_the_options_it_needs(arguments):
+    export_parser().parse_args(re.sub(r"\[.*?\]| #.*", "", arguments).split())
 
 
 def test_every_command_of_the_script_exists():

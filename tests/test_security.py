@@ -25,6 +25,7 @@ from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
 from tvconv_jax.data.sets import open_faces
 from tvconv_jax.data.source import Record
+from tvconv_jax.data.tools.alignment import align
 from tvconv_jax.data.tools.held_out import open_held_out
 from tvconv_jax.edge import benchmark, verify
 from tvconv_jax.report.__main__ import remake
@@ -91,6 +92,10 @@ def lists(folder):
     yield lambda: open_held_out(put(folder, "a_pair.txt", PICKLE))[0]
     yield lambda: opened(open_held_out(put(folder, "b_pair.txt", b"\0\0\0")))
     yield lambda: (records(folder), put(folder, "a.lst", PICKLE), opened(open_faces(str(folder / "a.rec"))))
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    for data in (PICKLE, b"a.png\t../a.png", b"\0\0\0"):
+        yield lambda data=data: align(folder, put(folder, "landmarks.txt", data), folder / "out")
+        yield lambda data=data: verify.landmarks_of(folder / "a.png", [put(folder, "landmarks.txt", data)])
 
 
 def opened(_):
@@ -127,7 +132,8 @@ def pth(folder):
 
 
 def safetensors(folder):
-    for header in (b"{" * 9, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', b'["a"]'):
+    short = b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}'
+    for header in (b"{" * 9, b"[" * 100_000, short, b'["a"]'):
         data = len(header).to_bytes(8, "little") + header
         yield lambda data=data: read_torch_checkpoint(put(folder, "a.safetensors", data))
         yield lambda data=data: benchmark.main([str(put(folder, "b.safetensors", data)), "--check-only"])
@@ -193,7 +199,7 @@ def images(folder):
 CRAFTED = {
     ".rec": rec,
     ".idx": idx,
-    ".lst and pair lists": lists,
+    ".lst, pair lists, lists of landmarks": lists,
     ".bin": bins,
     ".npz (check.npz, report.npz, maps)": npz,
     ".pth, .ckpt": pth,
@@ -230,7 +236,7 @@ def test_a_crafted_file_runs_nothing_and_ends_in_one_line(name, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     tried = 0
     for number, attempt in enumerate(CRAFTED[name](folder)):
-        with pytest.raises((UserError, SystemExit, ImageError)) as error:
+        with pytest.raises((UserError, SystemExit, ImageError, verify.Mistake)) as error:
             attempt()
         said = capsys.readouterr().err if isinstance(error.value, SystemExit) else str(error.value)
         if isinstance(error.value, SystemExit):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from folders import touch
 from PIL import Image
 
@@ -157,6 +158,37 @@ def test_a_run_goes_on_with_what_it_chose(tmp_path, prepare):
         saved_config.check_workdir(other, workdir)
 
 
+def test_what_was_chosen_stays_so_if_it_is_given_in_between(tmp_path, prepare):
+    flags, workdir = (FOLDER, f"--config.data.root={faces(tmp_path)}"), tmp_path / "run"
+    first, _ = prepare(*flags)
+    workdir.mkdir()
+    (workdir / "config.json").write_text(first.to_json())
+    between, _ = prepare(*flags, f"--config.data.batch_size={first.data.batch_size}", workdir=workdir)
+    (workdir / "config.json").write_text(between.to_json())
+    saved_config.check_workdir(config_of(flags), workdir)
+    again, _ = prepare(*flags, workdir=workdir)
+    assert again.to_json() == first.to_json()
+
+
+def test_a_file_of_weights_that_does_not_fit_is_refused_before_data_is_read(tmp_path, prepare):
+    (tmp_path / "notes.txt").write_text("no weights")
+    torch.save({"state_dict": {"stem.weight": torch.zeros(3)}}, tmp_path / "alien.pth")
+    small = ["--config.model.depth=0.1", "--config.model.stages=(1,)", "--config.data.root=nowhere"]
+    for name, words in (
+        ("notes.txt", "notes.txt is not a file of PyTorch weights"),
+        ("alien.pth", "finetune.checkpoint .*alien.pth"),
+    ):
+        with pytest.raises(UserError, match=words):
+            prepare(FOLDER, *small, f"--config.finetune.checkpoint={tmp_path / name}")
+
+
+def test_a_folder_within_a_run_names_the_run(tmp_path, prepare):
+    start = start_of(tmp_path / "start")
+    for inner in ("checkpoints", "checkpoints/best"):
+        with pytest.raises(UserError, match=f"name the workdir of a run, which is {start}"):
+            prepare(FOLDER, f"--config.finetune.checkpoint={start / inner}")
+
+
 def test_an_old_run_of_a_small_set_goes_on_with_its_own_numbers(tmp_path, prepare):
     text, workdir = f"{FOLDER},batch_size=8", tmp_path / "run"
     flags = (text, f"--config.data.root={faces(tmp_path)}", f"--config.finetune.checkpoint={start_of(tmp_path / 's')}")
@@ -176,8 +208,8 @@ def test_a_set_without_pairs_is_said_at_once(tmp_path, prepare):
     _, said = prepare(FOLDER, f"--config.data.root={root}")
     note = next(line for line in said if "verification set" in line)
     assert "trains, verifies nothing, and exports a model without a threshold" in note
-    assert "`python -m tvconv_jax.data pairs FOLDER`" in note
-    with pytest.raises(UserError, match="has no verification set to evaluate on; make a list with"):
+    assert note.endswith(f"make a list: python -m tvconv_jax.data pairs {root}")
+    with pytest.raises(UserError, match="has no verification set to evaluate on; make a list: python"):
         FaceJob.prepare(config_of([FOLDER, f"--config.data.root={root}"]), tmp_path / "new", train=False)
 
 

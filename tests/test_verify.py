@@ -1,7 +1,9 @@
 """Same or different: photographs that are found, aligned and compared, and every kind that is refused in one line."""
 
+import inspect
 import io
 import json
+import shlex
 import shutil
 import struct
 import subprocess
@@ -16,6 +18,7 @@ from test_edge import WEIGHTS, embed, metadata, write_onnx
 from tvconv_jax import verify as command
 from tvconv_jax.data import decoder
 from tvconv_jax.edge import benchmark, verify
+from tvconv_jax.export.__main__ import _parser as export_parser
 
 NATIVE_PY = """
 import json, struct
@@ -154,6 +157,7 @@ def test_of_two_faces_of_equal_size_none_is_guessed(album, artifact, tmp_path, c
         code, out, _ = call(capsys, artifact, both, album[0][0], f"--face={which}", "--face=1")
         assert code in (0, 1) and f"2 faces, --face={which} was taken" in out
     assert "--face=3: " in refusal(capsys, artifact, both, album[0][0], "--face=3")
+    assert "shows 1 face; give --face twice" in refusal(capsys, artifact, album[0][0], both, "--face=2")
     for wrong in ("0", "middle", "-1"):
         assert "must be left, right" in refusal(capsys, artifact, both, both, f"--face={wrong}")
     small = np.asarray(Image.fromarray(alike).resize((90, 90)))
@@ -270,6 +274,8 @@ def test_landmarks_that_do_not_fit(album, artifact, tmp_path, capsys):
     swapped = [*numbers[2:4], *numbers[:2], *numbers[4:6], *numbers[8:], *numbers[6:8]]
     assert "left eye, right eye (as seen" in said(f"{one.name} {' '.join(swapped)}\n")
     assert "lie outside of it (320x280)" in said(" ".join([one.name, *(str(float(n) + 900) for n in numbers)]))
+    shares = [str(float(number) / 300) for number in numbers]
+    assert "in pixels" in said(" ".join([one.name, *shares]))
     assert ":1: " in said(f"{one.name} 1 2 3")
     assert "two lines" in said(lines[0] + "\n" + lines[0].replace("0.jpg ", "0.jpg 1"))
     assert "given once" in said("", "", "")
@@ -306,7 +312,9 @@ def test_artifacts_that_do_not_compare_faces(album, tmp_path, capsys, monkeypatc
     assert "truncated" in refusal(capsys, tmp_path / "model.onnx", one, one)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    assert "python -m tvconv_jax.export --workdir=" in refusal(capsys, tmp_path / "run", one, one)
+    command = refusal(capsys, tmp_path / "run", one, one).partition("export it: python -m tvconv_jax.export ")[2]
+    options = export_parser().parse_args(shlex.split(command))
+    assert options.workdir == tmp_path / "run" and options.out == tmp_path / "run" / "export"
     artifact = write_onnx(tmp_path / "export", thresholds={"cosine": 0.5})
     assert "--runtime=native does not run" in refusal(capsys, artifact, one, one, "--runtime=native")
     hide(monkeypatch, "onnxruntime")
@@ -348,6 +356,8 @@ def test_it_knows_the_code_and_checks_onnx_as_the_benchmark():
     for name, digests in verify.KNOWN_CODE.items():
         assert digests == benchmark.KNOWN_CODE[name] and verify.PACKAGED[name] == benchmark.PACKAGED[name]
     assert verify._ONNX == benchmark._ONNX
+    for name in ("_fields", "_varint"):
+        assert inspect.getsource(getattr(verify, name)) == inspect.getsource(getattr(benchmark, name))
 
 
 def test_a_copied_file_loads_no_package_of_ours(album, artifact, tmp_path):
@@ -373,6 +383,15 @@ def test_a_bug_does_not_look_like_an_answer(album, artifact, capsys, monkeypatch
     monkeypatch.setattr(verify, "prepare", lambda *_: 1 / 0)
     code, out, err = call(capsys, artifact, album[0][0], album[0][0])
     assert (code, out) == (2, "") and "ZeroDivisionError" in err
+
+
+def test_the_exit_code_is_the_answer_even_if_nobody_reads_the_output(artifact, tmp_path):
+    face = saved(tmp_path / "face.png", np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8))
+    command = [sys.executable, verify.__file__, artifact, face, face, "--aligned", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_help_lists_the_exit_codes(capsys):

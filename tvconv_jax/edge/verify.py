@@ -31,6 +31,8 @@ import io
 import json
 import math
 import mmap
+import os
+import shlex
 import traceback
 import types
 import warnings
@@ -54,6 +56,7 @@ TEMPLATE = np.array(
 )
 TEMPLATE_SIZE = 112
 MAX_DISTANCE, MIN_SPREAD = 1e6, 1e-3  # pixels: landmarks far outside of an image, and all at one place
+MIN_FACE = 4.0  # pixels between the outer landmarks; shares of an image lie closer
 # Pixels of the template. Alignment would move an aligned face by less than MAX_SHIFT: at most 4.3 on 200 faces of LFW
 # that were aligned by other landmarks. Five landmarks in a wrong order miss the template by 13 or more.
 MAX_SHIFT, MAX_RESIDUAL = 5.0, 12.0
@@ -67,12 +70,10 @@ TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTAT
 DETECTED_SIDE = 800  # pixels; larger photographs are scaled down before faces are searched
 THRESHOLDS = [0.6, 0.7, 0.7]  # of the detector's three networks. Source: Zhang et al. 2016, the authors' code
 SURE = 0.9  # score; less certain faces count only if there is none above
-SMALL, EQUAL = (
-    0.5,
-    0.8,
-)  # of the largest face's size: smaller ones are background; from EQUAL on it is unclear who is meant
+# Of the largest face's size: smaller ones are background; from EQUAL on it is unclear who is meant.
+SMALL, EQUAL = 0.5, 0.8
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
-INSTALL = "pip install mtcnn-runtime, or 'tvconv_jax[align]'"
+INSTALL = "pip install mtcnn-runtime"
 SAME, DIFFERENT, MISTAKE, NO_THRESHOLD = range(4)  # exit codes
 # SHA-256 of the code that exporters wrote beside artifacts, as in benchmark.py.
 KNOWN_CODE = {
@@ -337,6 +338,8 @@ def choose(faces: Sequence[Face], which: str, path: Path) -> Face:
     near.sort(key=lambda face: face.box[0] + face.box[2])
     if which:
         number = {"left": 1, "right": len(near)}.get(which) or int(which)
+        if number > len(near) == 1:
+            raise Mistake(f"--face={which}: {path} shows 1 face; give --face twice, once for each photograph, here 1.")
         if number > len(near):
             raise Mistake(
                 f"--face={which}: {path} shows {len(near)} faces of comparable size; choose 1 to {len(near)}."
@@ -375,7 +378,9 @@ def prepare(path: Path, lists: Sequence[Path], which: str, aligned: bool) -> Pre
     """Read a photograph and align its face, by landmarks if a list has them, else by the detector."""
     image, points = read_image(path), landmarks_of(path, lists)
     if points is not None:
-        return Prepared(align_face(image, _checked(points, image, path)), "landmarks", "aligned by the given landmarks")
+        if fault := misfit(points, image):
+            raise Mistake(f"the landmarks of {path} {fault}.")
+        return Prepared(align_face(image, points), "landmarks", "aligned by the given landmarks")
     if aligned:
         if image.shape[0] != image.shape[1]:
             size = f"{image.shape[1]}x{image.shape[0]}"
@@ -400,17 +405,19 @@ def prepare(path: Path, lists: Sequence[Path], which: str, aligned: bool) -> Pre
     return Prepared(align_face(image, face.points), "detector", text + ", aligned", len(faces))
 
 
-def _checked(points: np.ndarray, image: np.ndarray, path: Path) -> np.ndarray:
-    """Refuse landmarks of another image or in another order."""
+def misfit(points: np.ndarray, image: np.ndarray) -> str:
+    """Return why landmarks are of another image, in another order or in no pixels; empty if they fit."""
     height, width = image.shape[:2]
     if not np.all((points.mean(axis=0) > 0) & (points.mean(axis=0) < (width, height))):
-        raise Mistake(f"the landmarks of {path} lie outside of it ({width}x{height}); they are of another image.")
+        return f"lie outside of it ({width}x{height}); they are of another image"
+    if np.ptp(points, axis=0).max() < MIN_FACE:
+        return f"lie within {MIN_FACE:.0f} pixels of each other; give them in pixels of a larger face"
     if residual(points) > MAX_RESIDUAL:
-        raise Mistake(
-            f"the landmarks of {path} do not lie like a face; their order is: left eye, right eye (as seen in the "
-            f"image), nose, left and right corner of the mouth."
+        return (
+            "do not lie like a face; their order is: left eye, right eye (as seen in the image), nose, left and right "
+            "corner of the mouth"
         )
-    return points
+    return ""
 
 
 class Model(NamedTuple):
@@ -503,7 +510,9 @@ def _in_folder(folder: Path, runtime: str) -> Path:
     if there and (there[0].suffix == ".onnx" or there[0].with_name("native.py").is_file()):
         return there[0]
     if (folder / "config.json").is_file():
-        raise Mistake(f"{folder} is the workdir of a run; export it: python -m tvconv_jax.export --workdir={folder}.")
+        options = f"--workdir={folder}", "--formats=onnx,native", f"--out={folder / 'export'}"
+        command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
+        raise Mistake(f"{folder} is the workdir of a run; export it: {command}")
     formats = "native" if runtime == "native" else "onnx or native"
     raise Mistake(f"{folder} holds no artifact for this command; export with --formats={formats}.")
 
@@ -733,10 +742,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception:  # a bug; Python's own exit code would mean "different"
         traceback.print_exc()
         sys.exit(MISTAKE)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print_answer(result)
+    try:
+        if args.json:
+            print(json.dumps(result, indent=1))
+        else:
+            print_answer(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads it; Python's own exit code would mean "different"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit({"same": SAME, "different": DIFFERENT}.get(result["answer"], NO_THRESHOLD))
 
 

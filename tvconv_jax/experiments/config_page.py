@@ -27,7 +27,7 @@ python -m tvconv_jax.main --config=configs/face_mb01.py --mode=config --keys=opt
 
 ## Behind the colon
 
-Options behind the colon of a config file change the recipe, as in
+Options behind the colon of a config file choose the data and set several keys at once, as in
 `--config=configs/face_mb01.py:data=folder,epochs=12`.
 """
 KEYS_TEXT = """## Keys
@@ -41,7 +41,6 @@ SWEEP_TEXT = """## Sweep files
 A file of `configs/sweeps` has a function `get_sweep()` that returns a `Sweep`; see
 [Reproduce the paper](reproduce.md#run-a-sweep).
 """
-
 
 BY_FILE = ("task", "model.name", "model.width")
 

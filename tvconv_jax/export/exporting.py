@@ -1,5 +1,6 @@
 """Export of a workdir: restore, fold, truncate, fine-tune, quantize, write, check."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +107,8 @@ def export(
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
     if (out / "verify.py").is_file():
-        lines.append(f"Compare two photographs: python -m tvconv_jax.verify {out} ONE OTHER")
+        command = shlex.join(["python", "-m", "tvconv_jax.verify", str(out)])
+        lines.append(f"Compare two photographs: {command} ONE OTHER")
     return Exported(found, "\n".join(lines))
 
 
@@ -194,7 +196,7 @@ def _report(
 
 def _no_threshold(data: ConfigDict) -> str:
     root = data.get("verify_root") or data.root
-    command = f"pairs {root}" if data.source == "folder" else "pairs --help"
+    command = shlex.join(["pairs", root]) if data.source == "folder" else "pairs --help"
     hint = f"write a list of pairs into {root} (python -m tvconv_jax.data {command}) and export again"
     if root.startswith("tfds:"):
         hint = "train with data.verify_root, a folder that holds a list (python -m tvconv_jax.data pairs --help)"

@@ -37,7 +37,7 @@ def argument_rows(arguments: dict[str, Argument]) -> list[Row]:
     rows = []
     for name, argument in arguments.items():
         allowed = {int: "whole number", float: "number", bool: "its name alone"}.get(argument.kind, "text")
-        default = "of the recipe" if argument.default is None else show(argument.default)
+        default = "set by the config" if argument.default is None else show(argument.default)
         rows.append(Row(name, default, ", ".join(argument.choices) or allowed, argument.meaning))
     return rows
 
@@ -68,7 +68,8 @@ def print_config(config: ConfigDict, pattern: str | None = None) -> None:
     if pattern:
         chosen = [row for row in rows if fnmatchcase(row.key, pattern) or pattern in row.key]
         if not chosen:
-            raise UserError(f"--keys={pattern} matches no key{did_you_mean(pattern, [row.key for row in rows])}.")
+            hint = did_you_mean(pattern, [row.key for row in rows]) or "; leave it out to list all."
+            raise UserError(f"--keys={pattern} matches no key{hint}")
         rows = chosen
     else:
         _print("behind the colon of the config file", argument_rows(arguments_of(config.task, config.model.name)))
@@ -77,8 +78,10 @@ def print_config(config: ConfigDict, pattern: str | None = None) -> None:
 
 def _print(title: str, rows: list[Row]) -> None:
     table = Table(title=title, title_justify="left")
-    for column in ("key", "value", "allowed", "meaning"):
-        table.add_column(column, overflow="fold", no_wrap=column == "key")
+    for column in ("key", "value", "meaning"):
+        table.add_column(column, overflow="fold", no_wrap=column == "key", max_width=16 if column == "value" else None)
     for row in rows:
-        table.add_row(*(text.replace("`", "").replace("[", r"\[") for text in row))
-    print_table(table)
+        allowed = f". Allowed: {row.allowed}" if row.allowed else ""
+        cells = (row.key, row.value, row.meaning + allowed)
+        table.add_row(*(text.replace("`", "").replace("[", r"\[") for text in cells))
+    print_table(table, width=100)

@@ -165,7 +165,7 @@ class FaceJob(Job):
         about = f"best checkpoint (step {step}), protocol {options.protocol}, {options.channel_order.upper()}"
         print(f"Verification after step {step} ({self.data.description})" if trained else f"Verification, {about}")
         if not found:
-            print(f"Nothing was verified: there is no verification set; {small_data.PAIRS}.")
+            print(f"Nothing was verified: there is no verification set; {small_data.pairs_hint(self.config.data)}")
             return
         table = Table()
         for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -70,7 +71,7 @@ def start_from(source: str, state: TrainState, model: nn.Module, log_fn: Callabl
         UserError: If it cannot be read, or is another model's; both sides are listed.
     """
     path = user_path(source)
-    title, found = read_checkpoint(path) if path.is_dir() else _reference(path, model)
+    title, found = read_checkpoint(path) if path.is_dir() else read_reference(path, model)
     fresh = _named({"params": state.params, "batch_stats": state.batch_stats})
     columns, head = state.columns.get("class_weights", 0), found.get(HEAD)
     fits = head is None or head.shape == (fresh[HEAD].shape[0], columns)
@@ -129,8 +130,17 @@ def _read(folder: Path) -> Arrays | str:
         return f"it cannot be read, {type(error).__name__}"
 
 
-def _reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
-    """Read the reference's weights; Lightning names its AM-Softmax ``head.``."""
+def check_weights(path: Path, model: nn.Module, image_size: int) -> None:
+    """Raise a ``UserError`` if a file holds no weights of the reference, or those of another model."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    title, found = read_reference(path, model)
+    found.pop(HEAD, None)
+    _check(title, found, _named({"params": {"model": variables["params"]}, "batch_stats": variables["batch_stats"]}))
+
+
+def read_reference(path: Path, model: nn.Module) -> tuple[str, Arrays]:
+    """Read the reference's weights, as :func:`read_checkpoint`; Lightning names its AM-Softmax ``head.``."""
     state = read_torch_checkpoint(path)
     head = state.pop("head.weight", None)
     try:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tvconv_jax.tasks.finetune import check_weights
 from tvconv_jax.tasks.parts import model_of
 from tvconv_jax.tasks.saved_config import flat, read_config
 from tvconv_jax.training import checkpoint_files
@@ -32,13 +33,24 @@ def start_config(config: ConfigDict) -> ConfigDict | None:
         return None
     folder = checkpoint_files.checkpoints_of(path, "finetune.checkpoint")
     if not any(checkpoint_files.found(folder / kind) for kind in checkpoint_files.KINDS):
-        raise UserError(f"finetune.checkpoint {path} is a folder without checkpoints; name the workdir of a run.")
+        workdir = next((str(above) for above in path.parents[:2] if (above / "config.json").exists()), None)
+        raise UserError(
+            f"finetune.checkpoint {path} is a folder without checkpoints; name the workdir of a run"
+            f"{f', which is {workdir}' if workdir else ''}."
+        )
     if not (path / "config.json").exists():
         return None
     start = read_config(path)
     if start.task != config.task:
         raise UserError(f"finetune.checkpoint {path} is a run of the task {start.task}; name one of {config.task}.")
     return start
+
+
+def check_file(config: ConfigDict) -> None:
+    """Raise a ``UserError`` if ``finetune.checkpoint`` is a file that a run cannot start from."""
+    source = config.finetune.checkpoint
+    if source and (path := user_path(source)).is_file():
+        check_weights(path, model_of(config), config.data.image_size)
 
 
 def check_same_model(config: ConfigDict, start: ConfigDict) -> None:

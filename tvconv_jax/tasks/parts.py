@@ -101,7 +101,7 @@ def make_forward(
 
 
 def _learning_rate(config: ConfigDict, batch_size: int) -> float:
-    """Scale the recipe's learning rate, which belongs to ``base_batch``, to a global batch."""
+    """Scale the config's learning rate, which belongs to ``base_batch``, to a global batch."""
     o = config.optimizer
     return o.learning_rate * LR_SCALINGS[o.lr_scaling](batch_size / o.base_batch)
 

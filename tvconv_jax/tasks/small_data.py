@@ -5,15 +5,16 @@ whose ``train.auto`` names the keys that were chosen; a resumed run goes on with
 """
 
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.glance import Glance, glance
+from tvconv_jax.data.face_counts import FaceCounts, count_faces
 from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES
-from tvconv_jax.tasks.finetune_check import check_same_model, start_config
+from tvconv_jax.tasks.finetune_check import check_file, check_same_model, start_config
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
@@ -24,7 +25,6 @@ MIN_BATCH = 8
 # From scratch the learning rate grows linearly with the batch, as docs/train.md recommends. For fine-tuning it belongs
 # to the smallest batch and grows with the square root: of 0.001, 0.002 and 0.004 the first verified best.
 SCRATCH_RATE, TUNE_RATE, TUNE_EPOCHS = 0.1 / 512, 0.001, 10.0
-PAIRS = "make a list with `python -m tvconv_jax.data pairs FOLDER`"
 FEW, MANY = 3, 50  # so few folders with so many images each may be classes
 
 
@@ -38,7 +38,9 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     """
     resumed = (workdir / "config.json").exists()
     start = None if resumed else start_config(config)
-    found = glance(config.data)
+    if not resumed:
+        check_file(config)
+    found = count_faces(config.data)
     if resumed:  # its start may be gone
         config = resume(config, workdir)
     else:
@@ -60,22 +62,24 @@ def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
         return config
     run = read_config(workdir)
     values = {key: get(run, key) for key in _open(run) if key in keys}
-    return _with(config, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return _with(config, values, get(run, "train.auto") or "")  # what was chosen stays so if it is given in between
 
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return :func:`resume`'s config; raise a ``UserError`` if there is nothing to verify on."""
-    found = glance(config.data)
+    found = count_faces(config.data)
     if not found.verified:
-        raise UserError(f"{found.root or config.data.root} has no verification set to evaluate on; {PAIRS}.")
+        root = found.root or config.data.root
+        raise UserError(f"{root} has no verification set to evaluate on; {pairs_hint(config.data)}")
     return resume(config, workdir)
 
 
 def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> dict[str, Any]:
     """Return values by key for a set of so many images, and a run that starts from another one.
 
-    A set of :data:`SMALL` images or more keeps its recipe. So do keys that are not open, or that a config file has
-    changed, and runs from scratch whose batch size is given.
+    A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config
+    file has changed, and runs from scratch whose batch size is given.
     """
     free = [key for key in _open(config) if get(config, key) == FREE[key]]
     chosen = {} if start is None else {"data.image_size": start.data.image_size}
@@ -109,13 +113,13 @@ def check_batch(batch_size: int, images: int) -> None:
         )
 
 
-def warnings(config: ConfigDict, found: Glance) -> list[str]:
+def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     """Return lines about what a run on this data will not do."""
     lines, count = [], len(found.identities)
     if not found.verified:
         lines.append(
             f"note: {found.root or config.data.root} has no verification set (SET.bin, SET_pair.txt, pairs.txt): the "
-            f"run trains, verifies nothing, and exports a model without a threshold; {PAIRS}"
+            f"run trains, verifies nothing, and exports a model without a threshold; {pairs_hint(config.data)}"
         )
     if 0 < count <= FEW and found.images >= MANY * count:
         lines.append(
@@ -129,6 +133,12 @@ def warnings(config: ConfigDict, found: Glance) -> list[str]:
             f"--config.finetune.checkpoint=WORKDIR"
         )
     return lines
+
+
+def pairs_hint(data: ConfigDict) -> str:
+    """Return the advice to write a list of pairs, with a command to copy."""
+    argument = data.root if data.source == "folder" else "--help"
+    return f"make a list: {shlex.join(['python', '-m', 'tvconv_jax.data', 'pairs', argument])}"
 
 
 def _describe(chosen: dict[str, Any], images: int, start: ConfigDict | None) -> str:
@@ -149,9 +159,9 @@ def _open(config: ConfigDict) -> list[str]:
     return [key for key in getattr(config.train, "auto", "").split(",") if key in FREE]
 
 
-def _with(config: ConfigDict, chosen: dict[str, Any]) -> ConfigDict:
-    """Return a config with values that were chosen, and their keys in ``train.auto``."""
-    auto = ",".join(chosen)
+def _with(config: ConfigDict, chosen: dict[str, Any], auto: str | None = None) -> ConfigDict:
+    """Return a config with values that were chosen, and in ``train.auto`` their keys, or those that are given."""
+    auto = ",".join(chosen) if auto is None else auto
     if auto == getattr(config.train, "auto", "") == "":
         return config
     config = config.copy_and_resolve_references()

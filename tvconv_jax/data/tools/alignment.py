@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from tvconv_jax.data.decoder import ImageError
 from tvconv_jax.data.listing import JUNK, is_junk
 from tvconv_jax.data.tools.photographs import align_photographs, write_aligned
-from tvconv_jax.edge.verify import TEMPLATE, TEMPLATE_SIZE, align_face, parse_landmarks, similarity
+from tvconv_jax.edge.verify import TEMPLATE, TEMPLATE_SIZE, align_face, misfit, parse_landmarks, similarity
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_lines
 from tvconv_jax.utils.progress import track
@@ -64,29 +65,40 @@ def align(source: Path, landmarks: Path | None, target: Path, *, size: int = TEM
     exist = [entry for entry in listed if os.path.isfile(source / entry.file)]
     if not exist:
         raise UserError(f"none of the {len(listed)} images of {landmarks} is in {source}; name their common folder.")
-    there, bad = _align_all(source, target, _targets(landmarks, exist), size)
+    there, bad, misfits = _align_all(source, target, _targets(landmarks, exist), size)
     counts = (
         (there, f"were in {target} already"),
         (len(listed) - len(exist), f"of {landmarks} are not in {source}"),
         (len(found) - len(listed), f"of {landmarks} are {JUNK}: left out"),
         (len(bad), f"cannot be read: {', '.join(bad[:3])}{' ...' if bad[3:] else ''}"),
+        (len(misfits), "left out: " + "; ".join(f"the landmarks of {file} {misfits[file]}" for file in [*misfits][:1])),
     )
-    lines = [f"{len(exist) - there - len(bad)} faces aligned to {size}x{size}"]
+    done = len(exist) - there - len(bad) - len(misfits)
+    lines = [f"{done} faces aligned to {size}x{size}"]
     return "; ".join([*lines, *(f"{count} {text}" for count, text in counts if count)])
 
 
-def _align_all(source: Path, target: Path, targets: dict[Path, Landmarks], size: int) -> tuple[int, list[str]]:
-    """Return the number of images that were aligned before, and the files that cannot be read."""
-    there, bad = 0, []
+def _align_all(
+    source: Path, target: Path, targets: dict[Path, Landmarks], size: int
+) -> tuple[int, list[str], dict[str, str]]:
+    """Return the number of images that were aligned before, files that cannot be read, and whose landmarks misfit."""
+    there, bad, misfits = 0, [], {}
+
+    def find(image: np.ndarray, entry: Landmarks) -> np.ndarray | None:
+        if fault := misfit(entry.points, image):
+            misfits[entry.file] = fault
+            return None
+        return entry.points
+
     for path, entry in track(targets.items(), total=len(targets), text="Aligning"):
         if (target / path).exists():
             there += 1
             continue
         try:
-            write_aligned(source / entry.file, target / path, lambda _, entry=entry: entry.points, size)
+            write_aligned(source / entry.file, target / path, partial(find, entry=entry), size)
         except ImageError:
             bad.append(entry.file)
-    return there, bad
+    return there, bad, misfits
 
 
 def _targets(landmarks: Path, entries: Sequence[Landmarks]) -> dict[Path, Landmarks]:

@@ -67,7 +67,10 @@ def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageSta
     rotated = [index for index in read if stats[index].rotated]
     yield from named_images(source, ROTATED, rotated)
     others = [index for index in read if stats[index].size != (size, size)]
-    yield from named_images(source, f"images that are not {size}x{size}", others)
+    sizes = {stats[index].size for index in read}
+    height, width = min(sizes, default=(0, 1))
+    hint = f"; --size={width} if they are meant to be {width}x{width}" if len(sizes) == 1 and height == width else ""
+    yield from named_images(source, f"images that are not {size}x{size}{hint}", others)
 
 
 def find_overlap(faces: FaceSet, stats: Sequence[ImageStats], test: HeldOut) -> Iterator[Finding]:

@@ -14,9 +14,8 @@ from tvconv_jax.data.listing import LeftOut
 from tvconv_jax.data.source import LooseFiles
 from tvconv_jax.data.tools.findings import ROTATED, Finding, equal_files, named_images, unreadable
 from tvconv_jax.data.tools.image_stats import ImageStats, measure
-from tvconv_jax.data.tools.kinds import FEW, MASK_END, files_of, is_mask
+from tvconv_jax.data.tools.kinds import FEW, MASK_END, check_any, files_of, is_mask
 from tvconv_jax.utils.environment import cores
-from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import track
 
 MAX_VALUES = 256  # of one mask that are counted
@@ -64,7 +63,7 @@ def report_masks(base: Path, size: int | None) -> Report:
     others = [index for index, path in enumerate(masks) if size and _size(path) not in ("", f"{size}x{size}")]
     findings += named_images(source, f"masks that are not {size}x{size}", others)
     if images:
-        pairs, alone, without = _paired(base, images, masks)
+        pairs, alone, without = _paired(images, masks)
         lines.append(f"  images      {len(images):,}, of which {len(without):,} have no mask")
         findings += _pair_defects(pairs, alone, without)
     return Report([*lines, *(f"  note: {note}" for note in left_out.notes(base))], findings, source)
@@ -72,8 +71,7 @@ def report_masks(base: Path, size: int | None) -> Report:
 
 def _files(base: Path, left_out: LeftOut) -> list[Path]:
     files = files_of(base, left_out)
-    if not files:
-        raise UserError(f"{base} holds no images, in folders or beside them; name a folder of images.")
+    check_any(base, files)
     return files
 
 
@@ -134,9 +132,12 @@ def _values(masks: Sequence[Mapping[str, int]]) -> str:
         totals.update(counts)
         held.update(counts.keys())
     pixels = sum(totals.values())
-    known = sorted(
-        totals, key=lambda value: (not value.isdecimal(), int(value) if value.isdecimal() else -totals[value])
-    )
+
+    def order(value: str) -> tuple[bool, int]:
+        number = value.split(" ")[0]  # of a palette, before the color
+        return not number.isdecimal(), int(number) if number.isdecimal() else -totals[value]
+
+    known = sorted(totals, key=order)
     if len(known) > SHOWN:
         known = [value for value, _ in totals.most_common(SHOWN)]
     texts = [f"{value}: {totals[value] / pixels:.1%} in {held[value]:,}" for value in known]
@@ -164,7 +165,7 @@ def _mask_defects(source: LooseFiles, masks: Sequence[Path], found: Sequence[dic
     lossy = [index for index in read if masks[index].suffix.lower() in LOSSY]
     findings += named_images(source, "masks saved with loss, which changes values: save them as PNG", lossy)
     many = [index for index in read if len(found[index]) > FEW and index not in set(lossy)]
-    text = f"masks of more than {FEW} values, as resizing with interpolation leaves them: resize with nearest"
+    text = f"masks of more than {FEW} values: if they have fewer classes, resize them without interpolation"
     findings += named_images(source, text, many)
     single = [index for index in read if len(found[index]) == 1]
     return [*findings, *named_images(source, "masks of one value alone", single)]
@@ -175,9 +176,7 @@ def _key(path: Path) -> str:
     return MASK_END.sub("", path.stem.lower())
 
 
-def _paired(
-    base: Path, images: Sequence[Path], masks: Sequence[Path]
-) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
+def _paired(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[tuple[Path, Path]], list[Path], list[Path]]:
     """Pair images and masks of one name, those with the most common folders; return also masks and images alone."""
     by_name: dict[str, list[Path]] = {}
     for path in masks:

@@ -92,7 +92,10 @@ def _faces(path: str, tests: Sequence[str], size: int) -> Report:
         for test in beside:
             found += find_overlap(faces, stats, test)
         apart = [test for test in beside if test.include]
-        notes = [f"  note: train with data.include_list={test.include}, without those of {test.name}" for test in apart]
+        notes = [
+            f"  note: train with --config.data.include_list={test.include}, without those of {test.name}"
+            for test in apart
+        ]
         return Report([f"{path}: {faces.kind}", *_facts(faces, stats), *notes], found, source)
     pairs, defects = _pairs(held_out[0])
     return Report([f"{path}: a test set", pairs, *_facts(None, stats)], [*found, *defects], source)

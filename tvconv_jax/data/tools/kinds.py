@@ -13,6 +13,7 @@ from tvconv_jax.data.formats.pairs import pair_lists
 from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, named, walk
 from tvconv_jax.data.sets import packed_in
 from tvconv_jax.data.tools.image_stats import GRID, ImageStats, measure
+from tvconv_jax.utils.errors import UserError
 
 # Words in the names of folders of masks, and the end of the name of a mask beside its image, without suffix.
 MASK_FOLDER = re.compile(
@@ -26,7 +27,7 @@ IN_PLACE = 0.7  # share of images with detail at the eyes' places, from which on
 # aligned ones, .95 of parts in one place.
 MIN_FOLDERS, SKIN, MIN_WARMTH, MAX_EXPLAINED = 3, 0.4, 0.15, 0.5
 FLAT, COLORS, BIN = 0.97, 16, 8  # least share of a mask's pixels in its 16 most frequent colors, in bins of 8 levels
-FEW = 16  # most values of an image in gray that may be a mask
+FEW = 16  # most values of an image in gray or with a palette that may be a mask
 
 
 class Guess(NamedTuple):
@@ -47,22 +48,35 @@ def is_mask(path: Path, base: Path) -> bool:
     return bool(MASK_END.search(path.stem.lower()) or any(MASK_FOLDER.search(folder.lower()) for folder in folders))
 
 
+def check_any(base: Path, files: Sequence[Path]) -> None:
+    """Raise a ``UserError`` if a folder holds no images."""
+    if not files:
+        raise UserError(f"{base} holds no images, in folders or beside them; name a folder of images.")
+
+
 def guess(base: Path) -> Guess:
-    """Guess the kind of a folder by the names of its folders, and by a sample of its images."""
+    """Guess the kind of a folder by the names of its folders, and by a sample of its images.
+
+    Raises:
+        UserError: If there are neither images nor test sets in it.
+    """
     if packed_in(base):
         return Guess("faces", "there is a train.rec")
     files = files_of(base, LeftOut())
+    tests = bool(pair_lists(base) or named(base, is_bin))
+    if not tests:
+        check_any(base, files)
     masks = [path for path in files if is_mask(path, base)]
     if masks and np.mean([_is_flat(image) for image in _read(masks)] or [0]) > 0.5:
         return Guess("masks", f"images of few colors in {masks[0].parent.name}")
     images = _read(files)
     if images and all(_has_few_values(image) for image in images):
-        return Guess("masks", "all images are gray, of few values")
+        return Guess("masks", "all images are gray or have a palette, of few values")
     stats = [entry for entry in map(measure, images) if not entry.error]
     placed = float(np.mean([entry.detail > 1 for entry in stats])) if stats else 0.0
     if placed >= IN_PLACE:
         return Guess("faces", f"eyes where the 112x112 template has them in {placed:.0%} of {len(stats)} images")
-    if not stats or pair_lists(base) or named(base, is_bin):
+    if not stats or tests:
         return Guess("faces", "there are sets of pairs" if stats else "no image can be read")
     if _may_be_photographs(files, images, stats):
         return Guess("faces", "folders of images with skin color in the middle, not aligned")
@@ -115,4 +129,4 @@ def _has_few_values(image: bytes) -> bool:
         found = labels(image)
     except ImageError:
         return False
-    return len(found) <= FEW and not any("#" in value for value in found)
+    return len(found) <= FEW and not any(value.startswith("#") for value in found)

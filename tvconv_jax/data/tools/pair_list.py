@@ -1,6 +1,7 @@
 """A balanced list of verification pairs, drawn from a folder of identities."""
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from tvconv_jax.data.sets import check_folder, kind_of
 from tvconv_jax.data.subset import short_name
 from tvconv_jax.data.tools.held_out import TRAIN_END
 from tvconv_jax.data.tools.image_stats import digest
-from tvconv_jax.data.tools.pair_drawing import Fold, draw_folds
+from tvconv_jax.data.tools.pair_sampling import Fold, draw_folds
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, check_names, write_text
@@ -183,14 +184,15 @@ def _report(
     shared = f"share identities ({reason})" if reason else "share no identity"
     yield f"  folds       {FOLDS} of {2 * len(folds[0].same)} pairs; they {shared}"
     where = out.parent.resolve() == base.resolve()
-    flags = f"--config.data.root={base}" + (
-        "" if where else f" --config.data.verify_root={out.parent}, and :data=casia"
-    )
+    data = [f"--config.data.root={base}"] + ([] if where else [f"--config.data.verify_root={out.parent}"])
+    config = f"--config=configs/face_mb01.py:data={'folder' if where else 'casia'}"
+    command = ["python", "-m", "tvconv_jax.main", config]
     if len(held) == len(everyone):
         yield f"  identities  all {len(everyone):,}; training sees them too; --hold-out=0.2 keeps some apart"
-        yield f"  to train    {flags}"
+        yield f"  to train    {shlex.join([*command, *data, '--workdir=runs/own'])}"
         return
     names = ", ".join(list(held)[:MAX_NAMES]) + (", ..." if len(held) > MAX_NAMES else "")
     yield f"  held out    {len(held):,} of {len(everyone):,} identities: {names}"
     yield f"  {include}: the images of the other {len(everyone) - len(held):,} identities"
-    yield f"  to train    {flags} --config.data.include_list={include}"
+    data += [f"--config.data.include_list={include}"]
+    yield f"  to train    {shlex.join([*command, *data, '--workdir=runs/own'])}"

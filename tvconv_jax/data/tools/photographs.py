@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ def align_photographs(source: Path, target: Path, size: int) -> str:
     """Align the largest face of every photograph in a folder, at any depth; return a line on the outcome.
 
     Photographs are written as JPEGs at the same places in ``target``; existing ones are kept. ``alignment.txt`` there
-    lists those without a face, with several, and those that cannot be read.
+    lists those without a face, with several, and those that cannot be read. An interrupted command keeps its list.
 
     Raises:
         UserError: If the detector is not installed, the folder holds no images, two of them would get one name, or no
@@ -67,18 +68,20 @@ def align_photographs(source: Path, target: Path, size: int) -> str:
     waiting = {path: file for path, file in photographs.items() if not (target / path).exists()}
     outcomes = list(_align_all(detector, source, target, waiting, size))
     texts = {outcome.file: outcome.text for outcome in outcomes}
-    old = {file: text for file, text in before.items() if file not in texts}
-    lines = [f"{file}\t{text}" for file, text in sorted((old | texts).items()) if text]
+    added = {file for path, file in photographs.items() if (target / path).exists()}  # by a list, since
+    old = {file: text for file, text in before.items() if text.endswith(SEVERAL) or file not in added}
+    listed = {file: text for file, text in sorted((old | texts).items()) if text}
+    lines = [f"{file}\t{text}" for file, text in listed.items()]
     if lines or before:
         target.mkdir(parents=True, exist_ok=True)
         write_text(target / LIST, "\n".join([HEADER, *lines]) + "\n")
     done = [outcome for outcome in outcomes if not outcome.text or outcome.text.endswith(SEVERAL)]
-    there = len(photographs) - len(waiting)
+    there, files = len(photographs) - len(waiting), set(photographs.values())
     if not done and not there:
         raise UserError(f"no face was found in any of the {len(photographs)} images of {source}; see {target / LIST}.")
     counts = [f"{len(done)} faces aligned to {size}x{size}"]
     counts += [f"{there} were in {target} already"] if there else []
-    counts += _troubles(outcomes)
+    counts += _troubles({file: text for file, text in listed.items() if file in files})
     counts += _lost(target, photographs)
     counts += [f"listed in {target / LIST}"] if lines else []
     return "\n".join(["; ".join(counts), *left_out.notes(source)])
@@ -110,7 +113,11 @@ def _photographs(source: Path, target: Path) -> tuple[dict[Path, str], LeftOut]:
 def _align_all(
     detector: Detector, source: Path, target: Path, waiting: Mapping[Path, str], size: int
 ) -> Iterator[Outcome]:
-    """Align on all cores; the results come in order."""
+    """Align on all cores; the results come in order.
+
+    The list has a photograph with several faces before its aligned face is there, which is not searched again.
+    """
+    lock = Lock()
 
     def align(item: tuple[Path, str]) -> Outcome:
         path, file = item
@@ -118,6 +125,9 @@ def _align_all(
 
         def find(image: np.ndarray) -> np.ndarray | None:
             faces.extend(detector.find(image))
+            if faces[1:]:
+                with lock:
+                    _add_to_list(target / LIST, file, f"{len(faces)} {SEVERAL}")
             return faces[0].points if faces else None
 
         try:
@@ -135,6 +145,13 @@ def _align_all(
         pool.shutdown(cancel_futures=True)
 
 
+def _add_to_list(path: Path, file: str, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = "" if path.exists() else f"{HEADER}\n"
+    with path.open("ab") as opened:
+        opened.write(f"{start}{file}\t{text}\n".encode())
+
+
 def _listed(path: Path) -> dict[str, str]:
     """Return the files and texts of an earlier list."""
     if not path.exists():
@@ -145,13 +162,13 @@ def _listed(path: Path) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
 
-def _troubles(outcomes: list[Outcome]) -> list[str]:
+def _troubles(listed: Mapping[str, str]) -> list[str]:
     """Return counts, with examples, of photographs that are not plain."""
     found = []
     for text, word in ((NO_FACE, "without a face"), (SEVERAL, "with several faces, of which the largest was taken")):
-        files = [outcome.file for outcome in outcomes if outcome.text.endswith(text)]
+        files = [file for file, why in listed.items() if why.endswith(text)]
         found += [f"{len(files)} {word} ({_some(files)})"] if files else []
-    broken = [outcome.file for outcome in outcomes if outcome.text.startswith(BROKEN)]
+    broken = [file for file, text in listed.items() if text.startswith(BROKEN)]
     return found + ([f"{len(broken)} cannot be read ({_some(broken)})"] if broken else [])
 
 

@@ -19,18 +19,18 @@ class Argument(NamedTuple):
 
 
 def common_arguments(operators: Sequence[str], default: str | None = None) -> dict[str, Argument]:
-    """Return the arguments that all recipes have, with the operators of their model; the first is the default."""
+    """Return the arguments that all configs have, with the operators of their model; the first is the default."""
     return {
         "operator": Argument(str, default or operators[0], "spatial operator", tuple(operators)),
         "image_size": Argument(int, None, "height and width of the images, in pixels"),
         "epochs": Argument(float, None, "epochs; milestones and warm-up keep their proportions"),
         "seed": Argument(int, 0, "seed of weights, order and augmentation"),
-        "smoke": Argument(bool, False, "a test of seconds, with one block in every stage"),
+        "smoke": Argument(bool, False, "a run of seconds, with one block in every stage"),
     }
 
 
 def with_given(size: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return sizes of a recipe, those replaced that were given."""
+    """Return the sizes of a config, with those that were given in their place."""
     return {name: value if given[name] is None else given[name] for name, value in size.items()}
 
 

@@ -1,4 +1,4 @@
-"""Defaults that the recipes share, and the keys that runs of an older version lack.
+"""Defaults that the configs share, and the keys that runs of an older version lack.
 
 Their meanings stand in :mod:`tvconv_jax.tasks.keys`.
 """

@@ -1,4 +1,4 @@
-"""A first look at the faces that a config names: how many there are, before any is read."""
+"""Numbers of images and identities of the faces that a config names, before any image is decoded."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.utils.files import user_path
 
 
-class Glance(NamedTuple):
+class FaceCounts(NamedTuple):
     """Sizes of a face data set."""
 
     images: int  # to train on
@@ -26,7 +26,7 @@ class Glance(NamedTuple):
     root: str  # folder in which verification sets are looked for
 
 
-def glance(config: ConfigDict) -> Glance:
+def count_faces(config: ConfigDict) -> FaceCounts:
     """Count the faces of ``config``, the ``data`` part of a face config, without decoding an image.
 
     Raises:
@@ -34,7 +34,7 @@ def glance(config: ConfigDict) -> Glance:
     """
     if config.source == "embedded":
         identities, photos, _ = embedded.SIZES[config.size]
-        return Glance(identities * photos, (), True, "")
+        return FaceCounts(identities * photos, (), True, "")
     packed = config.source == "casia" and config.root.startswith(PREFIX)
     base = None if packed else folder.existing(config.root)
     other = config.get("verify_root")
@@ -44,7 +44,7 @@ def glance(config: ConfigDict) -> Glance:
         names = read_include_list(user_path(config.include_list))
         images, identities = len(names), tuple(sorted({name.partition("/")[0] for name in names}))
     kinds = [pair_lists(tests), *([named(tests, is_bin)] if config.source == "casia" else [])] if tests else []
-    return Glance(images, identities, any(kinds), str(tests or ""))
+    return FaceCounts(images, identities, any(kinds), str(tests or ""))
 
 
 def _training(base: Path | None, config: ConfigDict) -> tuple[int, tuple[str, ...]]:

@@ -28,7 +28,7 @@ def draw_folds(
     """Draw as many pairs of one identity as of two, ten times.
 
     Args:
-        random: The generator.
+        random: Generator of random numbers.
         identities: Images of each identity.
         pairs_per_fold: Even; ``None``: as many as there are in the smallest fold, up to 600.
         what: Follows the number of identities in a message.

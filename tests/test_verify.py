@@ -284,6 +284,38 @@ def test_landmarks_that_do_not_fit(album, artifact, tmp_path, capsys):
     assert np.array_equal(verify.landmarks_of(one, [tmp_path / "utf16.txt"])[0], [float(n) for n in numbers[:2]])
 
 
+def test_landmarks_of_another_place_are_said(album, artifact, tmp_path, capsys, monkeypatch):
+    one, other = album[0][:2]
+    lines = [line.split() for line in (one.parents[1] / "landmarks.txt").read_text().splitlines()[:2]]
+    half = [[name, *(str(float(number) / 2) for number in numbers)] for name, *numbers in lines]
+    for name, wanted, found in (("right", lines, False), ("half", half, True)):
+        (tmp_path / name).write_text("\n".join(map(" ".join, wanted)))
+        out = call(capsys, artifact, one, other, f"--landmarks={tmp_path / name}")[1]
+        assert out.count("doubtful, because the detector finds the face elsewhere") == 2 * found
+    hide(monkeypatch, "mtcnnruntime")
+    assert "doubtful" not in call(capsys, artifact, one, other, f"--landmarks={tmp_path / 'half'}")[1]
+
+
+@pytest.mark.parametrize(
+    ("angle", "box", "words"),
+    [
+        (0, (60, 60, 160, 160), ""),
+        (0.35, (60, 60, 160, 160), ""),
+        (0.6, (60, 60, 160, 160), "rotated by some 34 degrees"),
+        (-0.6, (60, 60, 160, 160), "rotated by some 34 degrees"),
+        (0, (-30, 60, 70, 160), "is cut off"),
+        (0, (10, 10, 210, 210), "fills its image"),
+    ],
+)
+def test_a_face_whose_landmarks_may_be_wrong_is_said(angle, box, words, album, monkeypatch):
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    face = verify.Face((verify.TEMPLATE - 56) @ turn + 110, box, 0.99)
+    monkeypatch.setattr(verify, "read_image", lambda path: np.zeros((220, 220, 3), np.uint8))
+    monkeypatch.setattr(verify.Detector, "find", lambda self, image: [face])
+    text = verify.prepare(album[0][0], [], "", False).text
+    assert text.startswith("1 face, aligned") and words in text and ("doubtful" in text) == bool(words)
+
+
 def test_one_list_for_each_photograph(album, artifact, tmp_path, capsys):
     """Both photographs have the same name and are in no list together."""
     lists, copies = [], []

@@ -72,6 +72,9 @@ THRESHOLDS = [0.6, 0.7, 0.7]  # of the detector's three networks. Source: Zhang 
 SURE = 0.9  # score; less certain faces count only if there is none above
 # Of the largest face's size: smaller ones are background; from EQUAL on it is unclear who is meant.
 SMALL, EQUAL = 0.5, 0.8
+# Degrees, share of the box in the image, and of the image in the box: beyond them landmarks are often wrong.
+MAX_ANGLE, MIN_INSIDE, MAX_FILLED = 25, 0.85, 0.6
+ELSEWHERE = 0.25  # of a face's size: landmarks that are given lie at another place
 PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an illegal instruction there"
 INSTALL = "pip install mtcnn-runtime"
 SAME, DIFFERENT, MISTAKE, NO_THRESHOLD = range(4)  # exit codes
@@ -380,7 +383,8 @@ def prepare(path: Path, lists: Sequence[Path], which: str, aligned: bool) -> Pre
     if points is not None:
         if fault := misfit(points, image):
             raise Mistake(f"the landmarks of {path} {fault}.")
-        return Prepared(align_face(image, points), "landmarks", "aligned by the given landmarks")
+        text = "aligned by the given landmarks" + _elsewhere(points, image)
+        return Prepared(align_face(image, points), "landmarks", text)
     if aligned:
         if image.shape[0] != image.shape[1]:
             size = f"{image.shape[1]}x{image.shape[0]}"
@@ -402,7 +406,31 @@ def prepare(path: Path, lists: Sequence[Path], which: str, aligned: bool) -> Pre
         text = f"{len(faces)} faces, " + (f"--face={which} was taken" if which else "the largest was taken")
     if image.shape[0] == image.shape[1] and shift(face.points, len(image)) <= MAX_SHIFT:
         return Prepared(image, "as it is", text + "; it is aligned already, and used as it is", len(faces))
-    return Prepared(align_face(image, face.points), "detector", text + ", aligned", len(faces))
+    text += ", aligned" + _doubt(face, image)
+    return Prepared(align_face(image, face.points), "detector", text, len(faces))
+
+
+def _doubt(face: Face, image: np.ndarray) -> str:
+    """Return a phrase if the landmarks of a face may be wrong."""
+    along, across = similarity(face.points, TEMPLATE)[:, 0]
+    angle = abs(math.degrees(math.atan2(across, along)))
+    if angle > MAX_ANGLE:
+        return f"; doubtful, because it is rotated by some {angle:.0f} degrees: rotate the photograph upright"
+    corners = np.clip(np.reshape(face.box, (2, 2)), 0, image.shape[1::-1])
+    inside, area = np.prod(corners[1] - corners[0]), image.shape[0] * image.shape[1]
+    if inside < MIN_INSIDE * face.size**2 or face.size**2 > MAX_FILLED * area:
+        return "; doubtful, because it fills its image or is cut off: take a photograph with more around it"
+    return ""
+
+
+def _elsewhere(points: np.ndarray, image: np.ndarray) -> str:
+    """Return a phrase if there is a detector, and it finds faces but none at the given landmarks."""
+    try:
+        faces = Detector().find(image)
+    except Mistake:
+        return ""
+    far = [np.linalg.norm(face.points - points, axis=1).mean() > ELSEWHERE * face.size for face in faces]
+    return "; doubtful, because the detector finds the face elsewhere: check them" if far and all(far) else ""
 
 
 def misfit(points: np.ndarray, image: np.ndarray) -> str:

@@ -134,6 +134,22 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
         assert words in said.err and not said.out
 
 
+def test_a_set_without_pairs_ends_a_sweep_before_its_first_run(two, faked, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "faces" / "train" / name).mkdir(parents=True)
+        (tmp_path / "faces" / "train" / name / "0.jpg").write_bytes(b"")
+    text = TWO.replace("small = {", f'small = {{"data.root": "{tmp_path}/faces", ').replace(
+        '"operator', '"data=folder,operator'
+    )
+    Path(two).write_text(
+        text.replace("config, changes", 'config, "data=folder", changes').replace('wise")', 'wise", changes=small)')
+    )
+    with pytest.raises(SystemExit):
+        sweep.main([two, f"--out={tmp_path / 'out'}", "--seeds=0"])
+    assert "faces has no verification set to evaluate on; make a list with" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("**/seed*"))
+
+
 @pytest.mark.parametrize(
     ("behind_the_colon", "override", "words"),
     [

@@ -311,7 +311,8 @@ class Detector:
         scales = np.array([image.shape[1] / width, image.shape[0] / height])
         faces = []
         for box, points in self._search(small):
-            corners, points = ((array + 0.5) * scales - 0.5 for array in (box[:4].reshape(2, 2), points))
+            # The detector counts from the corner of the first pixel, landmarks from its middle.
+            corners, points = (array * scales - 0.5 for array in (box[:4].reshape(2, 2), points))
             center = corners.mean(axis=0)
             if np.all((center > 0) & (center < image.shape[1::-1])) and np.all(np.isfinite(points)):
                 faces.append(Face(points, tuple(corners.ravel().tolist()), float(box[4])))

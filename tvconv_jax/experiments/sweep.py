@@ -33,6 +33,7 @@ from tvconv_jax.experiments.sweep_record import Record, Results, check_configs, 
 from tvconv_jax.experiments.sweep_runs import Given, Run, check_overrides, runs_of, share_of_array, train_all
 from tvconv_jax.report.sweep import MEAN, Cells, Entry, cost_cells, several_devices, spread, write_sweep_report
 from tvconv_jax.tasks.configs.renamed import rename_arguments
+from tvconv_jax.tasks.small_data import check_verified
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
 from tvconv_jax.utils.console import print_table
@@ -170,6 +171,9 @@ def _run_all(args: argparse.Namespace, sweep: Sweep, out: Path, given: Given) ->
         print(*map(shlex.join, commands), sep="\n")
         return {}
 
+    if not args.show:
+        _check_verified(missing, given)
+
     def save() -> Results:
         results = record.results(runs)
         record.write(results)
@@ -180,6 +184,13 @@ def _run_all(args: argparse.Namespace, sweep: Sweep, out: Path, given: Given) ->
     failed = {} if args.show else train_all(missing, commands, args.jobs, ended)
     _show(args, sweep, out, runs, save(), failed)
     return failed
+
+
+def _check_verified(runs: Sequence[Run], given: Given) -> None:
+    """Raise a ``UserError`` if runs on faces would train and have no result."""
+    configs = [run.config(*given) for run in runs]
+    for config in {config.data.to_json(): config for config in configs if config.task == "face"}.values():
+        check_verified(config)
 
 
 def _show(

@@ -68,11 +68,16 @@ def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return :func:`resume`'s config; raise a ``UserError`` if there is nothing to verify on."""
+    check_verified(config)
+    return resume(config, workdir)
+
+
+def check_verified(config: ConfigDict) -> None:
+    """Raise a ``UserError`` if the data of a face config has nothing to verify on."""
     found = count_faces(config.data)
     if not found.verified:
         root = found.root or config.data.root
         raise UserError(f"{root} has no verification set to evaluate on; {pairs_hint(config.data)}")
-    return resume(config, workdir)
 
 
 def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> dict[str, Any]:

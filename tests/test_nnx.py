@@ -323,7 +323,7 @@ def test_a_users_own_linen_module_becomes_a_model():
         (lambda: layer(grid=(0, 5)), "height of grid 0 must be at least 1"),
         (lambda: layer(features=0), "features 0 must be at least 1"),
         (lambda: layer(dtype=jnp.int32), "^dtype=int32 must be floating"),
-        (lambda: layer(param_dtype="float99"), "param_dtype='float99' is not a dtype"),
+        (lambda: layer(param_dtype="float99"), "param_dtype='float99' must be floating"),
         (lambda: tvconv_jax.TVConv(param_dtype=None), "param_dtype=None must be floating"),
         (lambda: layer(rngs=jax.random.key(0)), "rngs=a PRNGKeyArray must be nnx.Rngs"),
         (lambda: layer(rngs=None), r"rngs=None must be nnx.Rngs, .*: give rngs=nnx.Rngs\(0\)"),

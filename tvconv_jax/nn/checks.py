@@ -156,10 +156,10 @@ def _check_dtype(name: str, dtype: Any) -> None:
         return
     try:
         floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        raise ValueError(f"{name}={dtype!r} is not a dtype; give a floating one, as jnp.bfloat16.") from None
-    if not floating:
         given = dtype if dtype is None else jnp.dtype(dtype).name
+    except TypeError:  # not a dtype
+        floating, given = False, repr(dtype)
+    if not floating:
         raise ValueError(f"{name}={given} must be floating, as float32 or bfloat16.")
 
 

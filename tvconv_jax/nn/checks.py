@@ -86,7 +86,7 @@ class Checked(nn.Module):
     """A module that checks its fields when it is built.
 
     The type of a field gives the rule: a ``Literal`` lists its choices, a ``bool`` is one, and a number is in its range
-    of :data:`FIELDS`. Other types, such as initializers, are not checked.
+    of :data:`FIELDS`. ``dtype`` and ``param_dtype`` are floating. Other fields, such as initializers, are not checked.
 
     A layer, operator or model also declares the facts that other packages need. They hold for exactly this class, see
     :func:`declared`: a subclass that computes something else declares its own. All are optional.
@@ -129,12 +129,15 @@ def kinds_of(module: type[nn.Module]) -> dict[str, Any]:
     bases = [base for base in module.__mro__ if base.__module__.startswith("tvconv_jax.")]
     names = {name for base in bases for name in inspect.get_annotations(base)} - {"parent", "name"}
     fields = {field.name: field.type for field in dataclasses.fields(module) if field.name in names}
-    return {name: kind for name, kind in fields.items() if _is_number(kind) or kind is bool or _choices(kind)}
+    checked = {name for name, kind in fields.items() if _is_number(kind) or kind is bool or _choices(kind)}
+    return {name: kind for name, kind in fields.items() if name in checked | {"dtype", "param_dtype"}}
 
 
 def check_field(name: str, value: Any, kind: Any) -> None:
     """Raise a ``ValueError`` unless the value fits a field of that name and type."""
-    if choices := _choices(kind):
+    if name in ("dtype", "param_dtype"):
+        _check_dtype(name, value)
+    elif choices := _choices(kind):
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name}={value!r} is not one of {list(choices)}.")
     elif kind is bool:
@@ -146,6 +149,18 @@ def check_field(name: str, value: Any, kind: Any) -> None:
         FIELDS[name].check(name, value)
         if name == "kernel_size" and value % 2 == 0:
             raise ValueError(f"kernel_size={value} must be odd, so that every pixel has a center tap.")
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    if dtype is None and name == "dtype":  # the input's
+        return
+    try:
+        floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        given = dtype if dtype is None else jnp.dtype(dtype).name
+    except TypeError:  # not a dtype
+        floating, given = False, repr(dtype)
+    if not floating:
+        raise ValueError(f"{name}={given} must be floating, as float32 or bfloat16.")
 
 
 def _choices(kind: Any) -> tuple:
@@ -186,8 +201,6 @@ def check_images(name: str, x: jax.Array, dtype: Any = None) -> jax.Array:
     check_rank(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} is {x.dtype}; it must be floating. Cast it, and scale integers first.")
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating, as float32 or bfloat16.")
     return x if dtype is None else x.astype(dtype)
 
 

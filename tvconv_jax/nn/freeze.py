@@ -65,8 +65,12 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
         channels. Other collections, and a user module's own variables in ``frozen``, are unchanged.
 
     Raises:
-        ValueError: If ``variables`` has no ``params``, or a generator was stacked along another axis than the first.
+        ValueError: If ``model`` is not a linen module, ``variables`` has no ``params`` or shapes in the place of
+            arrays, or a generator was stacked along another axis than the first.
     """
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ValueError(f"{kind} is not a linen module; for an nnx.Module call tvconv_jax.nnx.freeze(model).")
     if "params" not in variables:
         raise ValueError(f"variables hold {sorted(variables)}; they must hold 'params', as model.init returns them.")
     params, frozen = freeze_params(variables["params"])
@@ -123,12 +127,19 @@ def _generate(name: str, params: Mapping[str, Any], rule: Rule) -> Any:
         return None
     compute, last = found
     arrays, copies = unboxed(params[name]), affinity.ndim - AFFINITY_AXES
+    _check_arrays(name, (arrays, affinity))
     _check_stacked(name, arrays, affinity, copies)
     for _ in range(copies):
         compute = jax.vmap(compute)
     values = compute(arrays, affinity)
     unnamed = (None,) * (values.ndim - copies - 1)
     return reboxed(last, values, (*range(copies), *unnamed, unboxed(last).ndim - 1))
+
+
+def _check_arrays(name: str, params: Any) -> None:
+    """Raise a ``ValueError`` for a tree of shapes, as ``eval_shape`` returns it: nothing can be computed from it."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        raise ValueError(f"{name} holds shapes, not arrays; freeze within eval_shape: eval_shape(lambda: freeze(...)).")
 
 
 def _check_stacked(name: str, params: Any, affinity: jax.Array, copies: int) -> None:

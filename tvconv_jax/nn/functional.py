@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import FIELDS
@@ -67,7 +68,7 @@ def init_tv_conv(
         trained as it is. With ``use_bias`` also ``"bias_generator"``; with edge padding ``"weights_edge_generator"``.
 
     Raises:
-        ValueError: If a number is out of its range, or the grid is not two positive integers.
+        ValueError: If a number is out of its range, the grid is not two positive integers, or ``key`` is not a key.
     """
     layer = TVConv(
         kernel_size,
@@ -89,7 +90,10 @@ def draw_parameters(layer: TVConv, key: jax.Array, features: int, grid: tuple[in
     grid = check_grid_size("grid", grid)
     fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
     del fields["parent"], fields["name"]
-    return _Parameters(**fields).init(key, grid, features)["params"]
+    try:
+        return _Parameters(**fields).init(key, grid, features)["params"]
+    except InvalidRngError as error:
+        raise ValueError(f"key={key!r} must be a random key, as jax.random.key(0).") from error
 
 
 def generate_kernels(params: Mapping[str, Any]) -> Kernels:
@@ -109,13 +113,39 @@ def generate_kernels(params: Mapping[str, Any]) -> Kernels:
 
     Source: Chen et al., CVPR 2022, section 3.2, https://arxiv.org/abs/2203.10489.
     """
-    held = set(params) if isinstance(params, Mapping) else set()
+    held = sorted(params) if isinstance(params, Mapping) else f"a {type(params).__name__}"
     if "affinity" not in held or not any(f"weights_{suffix}" in held for suffix in PADDINGS):
         raise ValueError(
-            f"params hold {sorted(held)}; they must hold 'affinity' and 'weights_generator', as init_tv_conv returns "
+            f"params hold {held}; they must hold 'affinity' and 'weights_generator', as init_tv_conv returns "
             "them (of a linen layer: variables['params'])."
         )
-    return Kernels(**generate_values(unboxed(params)))
+    params = unboxed(params)
+    for name in [name for name in params if name.partition("_")[2] in PADDINGS]:
+        _check_generator(name, params[name], params["affinity"])
+    return Kernels(**generate_values(params))
+
+
+def _check_generator(name: str, params: Any, affinity: jax.Array) -> None:
+    """Raise a ``ValueError`` that names the first array of a generator that is missing or of another shape."""
+    found = {"affinity": jnp.shape(affinity)}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        found["/".join([name, *(key.key for key in path if hasattr(key, "key"))])] = jnp.shape(leaf)  # NNX adds .value
+    if len(found["affinity"]) != 3:
+        raise ValueError(f"affinity has shape {found['affinity']}; it must be [ho, wo, affinity_channels].")
+    features, out = ("k*k", "c") if name.startswith("weights_") else ("c",), found.get(f"{name}/out/kernel", ())
+    out = out if len(out) == 3 + len(features) else (3, 3, "hidden_channels", *features)
+    (*grid, inputs), hidden, expected = found["affinity"], out[2], {}
+    for i in range(max(1, len(params) - 1) if isinstance(params, Mapping) else 1):
+        block = f"{name}/block_{i}"
+        expected[f"{block}/conv/kernel"] = (3, 3, inputs, hidden)
+        expected |= {f"{block}/{leaf}": (*grid, hidden) for leaf in ("scale", "bias")}
+        inputs = hidden
+    expected |= {f"{name}/out/kernel": (3, 3, *out[2:])}
+    for path, shape in expected.items():
+        if found.get(path) != shape:
+            given = f"has shape {found[path]}" if path in found else "is missing"
+            shape = ", ".join(map(str, shape))
+            raise ValueError(f"{path} {given}; it must be [{shape}], as init_tv_conv returns it.")
 
 
 def check_grid_size(name: str, grid: Any) -> tuple[int, int]:
@@ -124,4 +154,4 @@ def check_grid_size(name: str, grid: Any) -> tuple[int, int]:
         raise ValueError(f"{name}={grid!r} must be (height, width), as (24, 24).")
     for side, size in zip(("height", "width"), grid, strict=True):
         FIELDS["features"].check(f"{side} of {name}", size)
-    return tuple(grid)
+    return int(grid[0]), int(grid[1])

@@ -24,7 +24,8 @@ def from_linen(module: nn.Module, variables: Mapping[str, Any]) -> nnx.Module:
     """Return an NNX module with a linen module's variables.
 
     Args:
-        module: A layer or model of this package; also a linen module of your own, whose variables are not checked.
+        module: A layer or model of this package; also a linen module of your own, whose variables are checked
+            when it is called.
         variables: Its ``params`` and other collections; also those of :func:`tvconv_jax.freeze`.
 
     Returns:
@@ -98,6 +99,10 @@ def _shapes(variables: Mapping[str, Any]) -> Shapes:
     """Return the shapes of variables by ``collection/path``, parameters first."""
     first = sorted(variables, key=lambda name: name != "params")
     flat = nnx.traversals.flatten_mapping({name: variables[name] for name in first})
+    for path, leaf in flat.items():
+        if not hasattr(unboxed(leaf), "shape"):
+            kind = type(leaf).__name__
+            raise ValueError(f"{'/'.join(path)} is of type {kind}, not an array; give module.init's variables.")
     return {"/".join(path): tuple(unboxed(leaf).shape) for path, leaf in flat.items()}
 
 

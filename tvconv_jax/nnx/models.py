@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.errors import InvalidRngError
+from flax.errors import InvalidRngError, ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
 
 from tvconv_jax.models.registry import create_model as create_linen
 from tvconv_jax.nn.functional import check_grid_size
 from tvconv_jax.nnx.variables import get_variables, param_key, set_variables
+from tvconv_jax.ops.checks import is_integer
 
 
 class LinenModel(nnx.Module):
@@ -51,7 +52,8 @@ class LinenModel(nnx.Module):
             **kwargs: Passed to the linen module.
 
         Raises:
-            ValueError: If dropout needs ``rngs``; otherwise as the linen module.
+            ValueError: If dropout needs ``rngs``, or the variables are those of another module; otherwise as the
+                linen module.
         """
         train = not self.use_running_average if train is None else train
         if "train" in inspect.signature(type(self.linen_module).__call__).parameters:
@@ -64,6 +66,9 @@ class LinenModel(nnx.Module):
         except InvalidRngError as error:
             kind = type(self.linen_module).__name__
             raise ValueError(f"{kind} has dropout in training: call it with rngs=nnx.Rngs(0) or a key.") from error
+        except (ScopeParamNotFoundError, ScopeParamShapeError, ScopeCollectionNotFound) as error:
+            kind, reason = type(self.linen_module).__name__, str(error).partition(" (https")[0]
+            raise ValueError(f"{kind} does not belong to these variables, or to this input: {reason}") from error
         if not train:
             return outputs
         outputs, updates = outputs
@@ -112,7 +117,7 @@ def create_model(
         ValueError: As :func:`tvconv_jax.create_model`, for an image size that is not positive, and for no ``rngs``.
     """
     module = create_linen(name, width=width, operator=operator, stages=stages, **fields)
-    height, width_ = check_grid_size("image_size", (image_size,) * 2 if isinstance(image_size, int) else image_size)
+    height, width_ = check_grid_size("image_size", (image_size,) * 2 if is_integer(image_size) else image_size)
     images = jnp.zeros((1, height, width_, 3))
     # Under jit nothing but the draws is computed.
     return LinenModel(module, jax.jit(lambda key: module.init(key, images))(param_key(rngs)))

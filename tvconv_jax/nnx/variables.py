@@ -26,7 +26,8 @@ def param_key(rngs: Any) -> jax.Array:
         ValueError: If there are no ``nnx.Rngs``, or they have no stream for parameters.
     """
     if not isinstance(rngs, nnx.Rngs):
-        raise ValueError(f"rngs={rngs!r} must be nnx.Rngs, which draw the parameters: give rngs=nnx.Rngs(0).")
+        given = repr(rngs) if rngs is None or isinstance(rngs, int | str) else f"a {type(rngs).__name__}"
+        raise ValueError(f"rngs={given} must be nnx.Rngs, which draw the parameters: give rngs=nnx.Rngs(0).")
     if "params" not in rngs and "default" not in rngs:
         raise ValueError(f"rngs have the streams {sorted(rngs)}, but none for parameters: give rngs=nnx.Rngs(0).")
     return rngs.params()

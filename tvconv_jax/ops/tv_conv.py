@@ -40,7 +40,7 @@ def tv_conv(
             zeros, ``(k - 1) // 2`` on each side.
         strides: Step between output positions, the same along both axes.
         implementation: ``"shifted"`` (fast) or ``"patches"`` (patches, then einsum, as the reference). Equal in value
-            and gradient; forward mode, as ``jax.jvp``, works with ``"patches"`` only.
+            and gradient; forward mode, as ``jax.jvp`` and ``jax.linearize``, works with ``"patches"`` only.
 
     Returns:
         ``[n, ho, wo, c]`` in the dtype of ``x``; sums are kept in float32 or better.
@@ -125,6 +125,9 @@ def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach:
 
 
 def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
+    if not hasattr(weights, "ndim"):
+        kind = type(weights).__name__
+        raise ValueError(f"weights are a {kind}, not an array [ho, wo, k*k, c]; of generated kernels give .weights.")
     if weights.ndim != 4:
         raise ValueError(f"weights have shape {weights.shape}; they must be [ho, wo, k*k, c].")
     grid = output_grid(*x.shape[1:3], strides)

@@ -165,10 +165,13 @@ HELP = "import sys, tvconv_jax.__main__ as entry; sys.argv = ['bin/tvconv-jax', 
         ("data", "tvconv-jax data inspect PATH "),
         ("benchmark", "usage: tvconv-jax benchmark "),
         ("verify", "usage: tvconv-jax verify "),
+        ("launch pi", "usage: tvconv-jax launch pi HOST DIR "),
     ],
 )
 def test_help_names_the_command_as_it_was_called_and_lists_its_flags(command, words):
-    done = subprocess.run([sys.executable, "-c", HELP, command, "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0 and not done.stderr
     assert words in " ".join(done.stdout.split()) + " "
     assert (

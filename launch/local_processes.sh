@@ -9,7 +9,7 @@ set -uo pipefail
 PATIENCE=${PATIENCE:-20}  # seconds between asking the others to end and ending them
 
 fail() { echo "error: $1" >&2; exit 2; }
-usage='usage: launch/local_processes.sh N [--dry-run] -- command ...'
+usage="usage: ${CALLED_AS:-launch/local_processes.sh} N [--dry-run] -- command ..."
 
 set -m  # a process group each: Ctrl-C reaches them through this script alone, once
 

@@ -12,7 +12,7 @@ ONNXRUNTIME=1.20.1  # 1.21.0 dies of an illegal instruction on a Raspberry Pi 4
 ONNXRUNTIME_39=1.19.2  # the last one for Python 3.9
 
 fail() { echo "error: $1" >&2; exit 2; }
-usage='usage: launch/pi.sh HOST DIR [--dry-run] [flags of the benchmark]'
+usage="usage: ${CALLED_AS:-launch/pi.sh} HOST DIR [--dry-run] [flags of the benchmark]"
 
 there=() flags=() dry=''
 while [ $# -gt 0 ]; do

@@ -18,7 +18,7 @@ show() { [ -z "$dry" ] || printf '%s\n' "$*"; }
 # Runs a command, or with --dry-run prints it.
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@" >>"$log" 2>&1 || fail "$1 failed, see $log: $(tail -n 1 "$log")"; fi; }
 
-usage='usage: launch/pi_emulate.sh DIR [--dry-run]'
+usage="usage: ${CALLED_AS:-launch/pi_emulate.sh} DIR [--dry-run]"
 dir='' dry=''
 for argument in "$@"; do
   case $argument in

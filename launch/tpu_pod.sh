@@ -17,7 +17,7 @@ set -euo pipefail
 
 RESTART=75  # saved before the end: start again
 POLL=${POLL:-30}  # seconds
-USAGE='usage: launch/tpu_pod.sh run|create|install|start|follow|delete NAME --zone=Z [--type=T] [--bucket=B] [-- flags]'
+USAGE="usage: ${CALLED_AS:-launch/tpu_pod.sh} run|create|install|start|follow|delete NAME --zone=Z [--type=T] [--bucket=B] [-- flags]"
 
 fail() { echo "error: $1" >&2; exit 2; }
 run() { if [ -n "$dry" ]; then printf '%s\n' "$*"; else "$@"; fi; }

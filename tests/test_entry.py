@@ -42,6 +42,11 @@ images = jnp.ones((1, 24, 24, 3))
 shapes = jax.eval_shape(model.init, jax.random.key(0), images)
 from tvconv_jax.metrics.complexity import count
 print(count(model, (1, 24, 24, 3)).macs)
+from tvconv_jax import *
+try:
+    load_model("runs/a")
+except Exception as error:
+    print(error)
 """
 
 
@@ -52,7 +57,9 @@ def play(code, *arguments):
 def test_the_layers_need_jax_flax_and_numpy_alone():
     done = play(BASE.format(rooms=ROOMS))
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0
+    macs, error = done.stdout.splitlines()
+    assert int(macs) > 0
+    assert error.endswith("; load_model needs them: pip install 'tvconv_jax[train]'.")
 
 
 @pytest.mark.parametrize("module", sorted({command.module for command in entry.COMMANDS.values()}))
@@ -70,6 +77,12 @@ def test_a_command_without_its_packages_says_so_at_once(module):
 
 def test_the_entry_point_says_which_extra_is_missing_and_lists_commands_without_any():
     run = "\nimport tvconv_jax.__main__ as entry; entry.main()"
+    done = play(run, "verify", "model.onnx", "a.png", "b.png")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: PIL is not installed; python -m tvconv_jax verify needs it: pip install 'tvconv_jax[align]'.\n"
+    )
     done = play(run, "data", "inspect", "faces")
     assert done.returncode == 2 and done.stderr.endswith(
         "not installed; python -m tvconv_jax data needs them: pip install 'tvconv_jax[data]'.\n"
@@ -124,6 +137,10 @@ def test_configs_are_found_by_name_first_in_the_current_folder(tmp_path, monkeyp
         assert find_config(name, SWEEPS) == shipped_folder(SWEEPS) / "table1.py"
     assert config_of(["--config=face_mb01:data=folder,batch_size=7"]).data.batch_size == 7
     assert config_of(["--config", "odoc"]).task == "segmentation"
+    (tmp_path / "face_mb01").write_text("not a config")
+    assert find_config("face_mb01") == shipped
+    (tmp_path / "mine").write_text("a config")
+    assert find_config("mine") == Path("mine")
     own = tmp_path / "configs/face_mb01.py"
     own.parent.mkdir()
     own.write_text(shipped.read_text())
@@ -134,6 +151,33 @@ def test_configs_are_found_by_name_first_in_the_current_folder(tmp_path, monkeyp
             UserError, match=f"^there is no config {name}; there are: face_mb01, face_mb02, .*odoc, or "
         ):
             find_config(name)
+
+
+HELP = "import sys, tvconv_jax.__main__ as entry; sys.argv = ['bin/tvconv-jax', *sys.argv[1:]]; entry.main()"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", "--config: Name or file of a config, with arguments"),
+        ("plan", "--workdir: Folder of the run"),
+        ("table2", "--out: Folder of the runs. Default: runs/table2."),
+        ("data", "tvconv-jax data inspect PATH "),
+        ("benchmark", "usage: tvconv-jax benchmark "),
+        ("verify", "usage: tvconv-jax verify "),
+        ("launch pi", "usage: tvconv-jax launch pi HOST DIR "),
+    ],
+)
+def test_help_names_the_command_as_it_was_called_and_lists_its_flags(command, words):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert words in " ".join(done.stdout.split()) + " "
+    assert (
+        f"tvconv-jax {command} " in done.stdout
+        and f"python -m tvconv_jax.{command} " not in done.stdout.partition("ARTIFACT")[0]
+    )
 
 
 @pytest.mark.parametrize(

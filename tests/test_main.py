@@ -149,10 +149,13 @@ def test_eval_mode_verifies_the_best_checkpoint(finished):
         ("import nothing_there", "(ModuleNotFoundError: No module named 'nothing_there', at "),
         ("def get_config(_=''): return 1 / 0", "(ZeroDivisionError: division by zero, at "),
         ("def get_config(_=''): raise KeyError", "unknown config key"),
-        ("def get_config(_=''): return 5", "the config file gives 5; let its get_config return a ConfigDict."),
+        ("def get_config(_=''): return 5", "own.py gives 5; let its get_config return a ConfigDict."),
+        ("def get_config(one): return 5", "own.py cannot be used (TypeError: get_config() missing 1 required"),
+        ("x = 1", "own.py has no function get_config, as a config has."),
     ],
 )
-def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, text, words):
+def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, monkeypatch, text, words):
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # its get_config would stay
     (file := tmp_path / "own.py").write_text(text)
     with pytest.raises(UserError) as error:
         config_of([f"--config={file}"])

@@ -1,7 +1,5 @@
 """TVConv in JAX: translation-variant convolution, its models, their training and their export."""
 
-from typing import TYPE_CHECKING, Any
-
 from tvconv_jax.utils import cli, moved
 
 cli.begin_if_command()  # before what takes seconds to import
@@ -13,6 +11,7 @@ from tvconv_jax.nn.freeze import Frozen, freeze
 from tvconv_jax.nn.functional import Kernels, generate_kernels, init_tv_conv
 from tvconv_jax.nn.layers import DepthwiseConv, TVConv, WeightGenerator
 from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
+from tvconv_jax.tasks.workdir import load_model
 
 __all__ = [
     "DepthwiseConv",
@@ -30,15 +29,3 @@ __all__ = [
     "tv_conv",
 ]
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from tvconv_jax.tasks.workdir import load_model
-else:
-
-    def __getattr__(name: str) -> Any:
-        """Import :func:`tvconv_jax.tasks.workdir.load_model` when it is asked for: it needs more than JAX and Flax."""
-        if name != "load_model":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from tvconv_jax.tasks.workdir import load_model
-
-        return load_model

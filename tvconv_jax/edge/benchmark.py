@@ -826,12 +826,13 @@ def _runtimes(text: str) -> list[str]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        self.exit(2, "error: " + message.rstrip(".") + ". See --help.\n")
+        self.exit(2, "error: " + message.rstrip(".") + f". See {self.prog} --help.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = _Parser(description=__doc__.splitlines()[0])
+    called_as = getattr(sys.modules.get("tvconv_jax.utils.cli"), "called_as", None)
+    parser = _Parser(called_as, description=__doc__.splitlines()[0])
     add, runtimes = parser.add_argument, ", ".join(RUNTIMES)
     trust = "run model.py, native.py, native.cpp and .pt2 programs that no exporter wrote: their code is executed"
     add("artifacts", nargs="+", type=Path, metavar="ARTIFACT")

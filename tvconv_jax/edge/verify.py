@@ -735,13 +735,14 @@ def _which(text: str) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        self.exit(MISTAKE, "error: " + message.rstrip(".") + ". See --help.\n")
+        self.exit(MISTAKE, "error: " + message.rstrip(".") + f". See {self.prog} --help.\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     first, _, text = __doc__.partition("\n")
-    found = _Parser(description=first, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    called_as = getattr(sys.modules.get("tvconv_jax.utils.cli"), "called_as", None)
+    found = _Parser(called_as, description=first, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = found.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="model.onnx, model.safetensors, or their folder")
     add("one", type=Path, metavar="ONE", help="a photograph")

@@ -22,7 +22,9 @@ from tvconv_jax.utils.files import user_path
 from tvconv_jax.utils.shipped import find_config
 from tvconv_jax.utils.storage import full, is_full
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with arguments behind a colon.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Name or file of a config, with arguments behind a colon; --config.KEY=VALUE sets a key."
+)
 _IN_CONFIG_FILE = "whilst parsing config file"  # of ml_collections, before the traceback
 
 
@@ -83,6 +85,9 @@ def check_mode(mode: str, read_by: Mapping[Sequence[str], Sequence[str]]) -> Non
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    if {"-h", "-help", "--help"} & set(arguments[1:]):
+        _print_help()
+        sys.exit()
     try:
         with _mistakes_as_user_errors(sys.argv):
             # ml_collections reads overrides there
@@ -91,12 +96,26 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
             if len(rest) > 1:
                 raise UserError(f"argument {rest[1]!r} is not a flag; flags start with --, see --help.")
             if not CONFIG.value:
-                raise UserError("--config is missing; name one, as in --config=face_mb01.")
+                name = f"{cli.called_as} face_mb01" if cli.called_as else "--config=face_mb01"
+                raise UserError(f"--config is missing; name one, as in {name}.")
             _checked(flags.FLAGS)
             return rest
     except UserError as error:
         print_error(f"error: {error}")
         sys.exit(2)
+
+
+def _print_help() -> None:
+    """Print the docstring of the program's module, and the flags of it and of this module."""
+    main = sys.modules["__main__"]
+    text = (main.__doc__ or "").strip()
+    if cli.called_as and main.__spec__:
+        text = text.replace(f"python -m {main.__spec__.name}", cli.called_as)
+    print(text, end="\n\n")
+    listed = [*flags.FLAGS.get_flags_for_module(__name__), *flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    for flag in listed:
+        default = f" Default: {flag.default_as_str[1:-1]}." if flag.default is not None else ""
+        print(flags.text_wrap(f"--{flag.name}: {flag.help}{default}", indent=" " * 6, firstline_indent="  "))
 
 
 def _with_config_flag(arguments: Sequence[str]) -> list[str]:
@@ -132,7 +151,8 @@ def _checked(values: flags.FlagValues) -> ConfigDict:
     """Return the config of ``--config``; one that cannot be loaded fails only when it is looked at."""
     config = values["config"].value
     if not hasattr(config, "keys"):
-        raise UserError(f"the config file gives {config!r}; let its get_config return a ConfigDict.")
+        file = config_flags.get_config_filename(values["config"]).partition(":")[0]
+        raise UserError(f"the config file {file} gives {config!r}; let its get_config return a ConfigDict.")
     given = config_flags.get_override_values(values["config"])
     if isinstance(config, ConfigDict):
         rename_in_place(config, given)
@@ -149,6 +169,8 @@ def _mistakes_as_user_errors(arguments: Sequence[str]) -> Iterator[None]:
         yield
     except (AttributeError, KeyError) as error:  # of ml_collections, for a key that is not there
         text = str(next(iter(error.args), error))
+        if "no attribute 'get_config'" in text:
+            raise UserError(f"{_config_file(arguments)} has no function get_config, as a config has.") from None
         if mistake := _unknown_key(text, arguments):
             raise UserError(mistake) from None
         plain = text.replace("\\n", " ").replace("\\", "").replace("'", "").replace('"', "'")
@@ -156,7 +178,14 @@ def _mistakes_as_user_errors(arguments: Sequence[str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a config file is a program, and may raise whatever Python raises
-        raise UserError(_config_file_error(error)) from None
+        raise UserError(_config_file_error(error, arguments)) from None
+
+
+def _config_file(arguments: Sequence[str]) -> Path:
+    """Return the file of the last ``--config=NAME:...`` or ``--config NAME:...``, which is one."""
+    pairs = [(word.partition("="), after) for word, after in zip(arguments, [*arguments[1:], ""], strict=True)]
+    found = [value if given else after for (flag, given, value), after in pairs if _is_config(flag)]
+    return find_config(found[-1].partition(":")[0])
 
 
 def _unknown_key(text: str, arguments: Sequence[str]) -> str:
@@ -174,11 +203,11 @@ def _unknown_key(text: str, arguments: Sequence[str]) -> str:
     return f"this config has no key {key}: it is of another task or operator{source}; --mode=config lists its keys."
 
 
-def _config_file_error(error: Exception) -> str:
+def _config_file_error(error: Exception, arguments: Sequence[str]) -> str:
     """Return one line about an error in a config file; ml_collections puts tracebacks into the text of some errors."""
     text = str(error).strip()
     if _IN_CONFIG_FILE in text:
-        return f"the config file cannot be used ({text.splitlines()[-1]}); correct it."
+        return f"the config file {_config_file(arguments)} cannot be used ({text.splitlines()[-1]}); correct it."
     if isinstance(error, flags.Error | OSError | TypeError | ValueError):
         return text  # of a flag, or a file that cannot be opened
     frame = traceback.extract_tb(error.__traceback__)[-1]

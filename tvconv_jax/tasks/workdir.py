@@ -7,9 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
-from tvconv_jax.tasks.finetune import read_checkpoint
-from tvconv_jax.tasks.parts import model_of
-from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.utils.extras import require
 from tvconv_jax.utils.files import user_path
 
 
@@ -25,8 +23,13 @@ def load_model(workdir: str | Path, *, best: bool = True) -> tuple[nn.Module, di
         ``[n, h, w, 3]``, RGB in [-1, 1], of the config's ``data.image_size``; :func:`tvconv_jax.freeze` takes both.
 
     Raises:
-        UserError: If there is no run in the folder, or no whole checkpoint.
+        UserError: If there is no run in the folder, no whole checkpoint, or the extra ``train`` is not installed.
     """
+    require("train", purpose="load_model")
+    from tvconv_jax.tasks.finetune import read_checkpoint  # late: these need more than JAX and Flax
+    from tvconv_jax.tasks.parts import model_of
+    from tvconv_jax.tasks.saved_config import read_config
+
     workdir = user_path(workdir).absolute()
     model = model_of(read_config(workdir))
     _, arrays = read_checkpoint(workdir, kinds=("best",) if best else ("last",), named="the workdir")

@@ -111,8 +111,9 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, renamed: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
-        if called_as and options.get("prog", "").startswith("python -m tvconv_jax."):
-            options["prog"] = called_as
+        if called_as and (module := options.get("prog", "")).startswith("python -m tvconv_jax."):
+            texts = {name: str(options[name]) for name in ("description", "epilog") if options.get(name)}
+            options |= {"prog": called_as} | {name: text.replace(module, called_as) for name, text in texts.items()}
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
         self._renamed = renamed
 

@@ -10,10 +10,12 @@ A script that needs a Python takes the one that runs this command, unless PYTHON
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvconv_jax.utils import cli
 from tvconv_jax.utils.cli import check_output_file, ends_in_one_line
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
@@ -60,7 +62,10 @@ def _run(script: Path, arguments: Sequence[str]) -> None:
     if script.suffix == ".yaml":
         raise UserError(f"{script.stem} is a manifest; --print shows it, and --out=FILE writes it.")
     sys.stdout.flush()
-    os.execvpe("bash", ["bash", str(script), *arguments], {"PYTHON": sys.executable} | os.environ)
+    name = f"{cli.called_as or 'python -m tvconv_jax.utils.launch'} {script.stem}"
+    variables = {"PYTHON": sys.executable} | os.environ | {"CALLED_AS": name}
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and so would the script
+    os.execvpe("bash", ["bash", str(script), *arguments], variables)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,13 +27,16 @@ def find_config(name: str, folder: str = CONFIGS) -> Path:
         UserError: If there is none; lists the names that exist.
     """
     path = user_path(name)
-    if path.is_file():
+    bare = path.parent == Path() and not path.suffix  # a config's name, although some other file may have it, too
+    if path.is_file() and not bare:
         return path
     folders = (Path(folder), shipped_folder(folder))
     if path.parent == Path() or f"/{folder}".endswith(f"/{path.parent}"):
         for there in folders:
             if (found := there / f"{path.name.removesuffix('.py')}.py").is_file():
                 return found
+    if path.is_file():
+        return path
     names = sorted({file.stem for there in folders for file in there.glob("*.py")})
     kind = "sweep" if folder == SWEEPS else "config"
     raise UserError(f"there is no {kind} {name}; there are: {', '.join(names)}, or name a file of your own.")

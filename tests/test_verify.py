@@ -116,8 +116,8 @@ def test_landmarks_of_a_huge_photograph_are_of_its_own_pixels(album):
 
 @pytest.mark.parametrize("scale", [1, 2])
 def test_landmarks_count_from_the_middle_of_the_first_pixel(monkeypatch, scale):
-    """As lists of landmarks do; the network's windows count from its corner. On 241 images of LFW, points of an image and
-    of its mirror image differed by 0.6 pixels when the corner was kept."""
+    """As lists of landmarks do. The network counts from its corner: on 241 images of LFW, x was 0.6 pixels too large in
+    the mean of an image and its mirror image."""
     detector, size = verify.Detector(), verify.DETECTED_SIDE
     pad = size // 8
     corners = np.array([30.0, 40, 70, 80, 0.99]) + [pad, pad, pad, pad, 0]

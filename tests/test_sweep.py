@@ -146,7 +146,7 @@ def test_a_set_without_pairs_ends_a_sweep_before_its_first_run(two, faked, tmp_p
     )
     with pytest.raises(SystemExit):
         sweep.main([two, f"--out={tmp_path / 'out'}", "--seeds=0"])
-    assert "faces has no verification set to evaluate on; make a list with" in capsys.readouterr().err
+    assert "faces has no verification set to evaluate on; make a list: python" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("**/seed*"))
 
 

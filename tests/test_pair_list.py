@@ -164,7 +164,6 @@ def test_another_list_is_not_written_over(tmp_path, capsys):
         ([4] * 6, ["--hold-out=5"], "--hold-out=5 of 6 identities leaves 1 to train on and 5 for pairs; both need two"),
         ([4] * 6, ["--hold-out=0.1"], "--hold-out=0.1 of 6 identities leaves 5 to train on and 1 for pairs"),
         ([4] * 6, ["--hold-out=1"], "'1' must be a whole number from 2"),
-        ([4] * 6, ["--folds=5"], "--folds=5: training and export read a list as 10 folds; leave it out."),
         ([4] * 6, ["--out={}/pairs.txt"], "pairs.txt must end in _pair.txt, by which training finds it"),
         ([4] * 6, ["--out={}/all_pair.txt"], "no verification set can be called 'all'"),
         ([4] * 6, ["--out={}/id 1_pair.txt"], "is a set 'id 1', and an identity has that name; give another name."),

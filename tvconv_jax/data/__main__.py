@@ -94,7 +94,6 @@ COMMANDS = {
         [
             _arg("folder", cli.path_argument, "folder of identities: a data.root, or the train in it"),
             _arg("--out", cli.output_file, "list to write, <set>_pair.txt; default: own_pair.txt in data.root"),
-            _arg("--folds", cli.integer(1), "10, as lists are read", default=10),
             _arg("--pairs-per-fold", cli.integer(2), "default: as many as the images allow, up to 600"),
             _arg("--seed", cli.seed_argument, "seed of what is drawn; default 0", default=0),
             _arg("--hold-out", _number_or_share, "identities for the pairs, kept apart from training: 20, or 0.2"),

@@ -33,7 +33,6 @@ def pairs(
     folder: str,
     *,
     out: Path | None = None,
-    folds: int = FOLDS,
     pairs_per_fold: int | None = None,
     seed: int = 0,
     hold_out: int | float | None = None,
@@ -45,7 +44,6 @@ def pairs(
     Args:
         folder: Folder of identities: a ``data.root``, or the ``train`` in it.
         out: The list, ``<set>_pair.txt``; default: ``own_pair.txt`` in ``data.root``, where training looks for it.
-        folds: Ten; lists are read as ten folds.
         pairs_per_fold: Even; default: as many as the images allow, up to 600.
         seed: Of the identities that are held out, and of the pairs.
         hold_out: Number or share of the identities that pairs are made of. The images of the others go to
@@ -54,8 +52,6 @@ def pairs(
     Raises:
         UserError: If the folder or an option does not fit, there are too few images, or another list is in the way.
     """
-    if folds != FOLDS:
-        raise UserError(f"--folds={folds}: training and export read a list as {FOLDS} folds; leave it out.")
     if pairs_per_fold and pairs_per_fold % 2:
         raise UserError(f"--pairs-per-fold={pairs_per_fold} must be even: half of them show one identity.")
     base, identities, left_out = _open(folder)

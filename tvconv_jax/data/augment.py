@@ -43,17 +43,17 @@ def draw(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> np.ndarray:
-    """Transform an image ``uint8 [s, s, 3]`` to one of the same shape.
+    """Transform an image ``uint8 [h, w, 3]`` to one of the same shape.
 
     ``drawn`` is a row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down.
     """
-    size = len(image)
+    size = np.array(image.shape[1::-1])  # width, height
     angle, lean = np.deg2rad(magnitudes.rotation * drawn[0]), np.deg2rad(magnitudes.shear * drawn[1])
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = (1 + magnitudes.scale * drawn[2]) * rotation @ np.array([[1.0, np.tan(lean)], [0.0, 1.0]])
     inverse = np.linalg.inv(forward)  # Pillow maps output pixels to input pixels
-    center = np.full(2, size / 2)
+    center = size / 2
     offset = center - inverse @ (center + size * magnitudes.translation * drawn[3:])
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
     affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).transform((size, size), affine, matrix, bilinear))
+    return np.asarray(Image.fromarray(image).transform(tuple(size), affine, matrix, bilinear))

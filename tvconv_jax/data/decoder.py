@@ -38,6 +38,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tvconv_jax.utils.signatures import describe
+from tvconv_jax.utils.sizes import Size, height_width
 
 # What Pillow may open: decoders that work on the file's bytes alone. JPEG covers MPO, of several frames.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -192,16 +193,17 @@ def orientation(image: bytes) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def decode(image: bytes, image_size: int) -> np.ndarray:
-    """Decode an image as :func:`pixels`, and resize it to ``[image_size, image_size, 3]`` (bilinear, antialiased)."""
+def decode(image: bytes, image_size: Size) -> np.ndarray:
+    """Decode an image as :func:`pixels`, and resize it to ``[h, w, 3]`` of that size (bilinear, antialiased)."""
     return resize(pixels(image), image_size, Image.Resampling.BILINEAR)
 
 
-def resize(image: np.ndarray, image_size: int, resample: Image.Resampling) -> np.ndarray:
-    """Resize ``uint8 [h, w]`` or ``[h, w, 3]`` to ``image_size`` squared, unless it has that size."""
-    if image.shape[:2] == (image_size, image_size):
+def resize(image: np.ndarray, image_size: Size, resample: Image.Resampling) -> np.ndarray:
+    """Resize ``uint8 [h, w]`` or ``[h, w, 3]`` to a size, unless it has it."""
+    height, width = height_width(image_size)
+    if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((image_size, image_size), resample))
+    return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
 def encode(image: np.ndarray, form: str, **options: Any) -> bytes:

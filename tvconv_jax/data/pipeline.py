@@ -1,5 +1,6 @@
 """Batches of images with Grain: shuffled, flipped, transformed; the position can be saved and restored."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,12 +12,13 @@ from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.workers import iterate
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 Batch = dict[str, np.ndarray]
 
 
-def decode_record(record: Record, image_size: int) -> np.ndarray:
-    """Decode an image to ``uint8 [image_size, image_size, 3]``; a ``UserError`` names one that cannot be decoded."""
+def decode_record(record: Record, image_size: Size) -> np.ndarray:
+    """Decode an image to ``uint8 [h, w, 3]`` of that size; a ``UserError`` names one that cannot be decoded."""
     try:
         return decode(record["image"], image_size)
     except ImageError as error:
@@ -45,7 +47,7 @@ def train_batches(
     source: Source,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size,
     seed: int,
     flip: bool = True,
     magnitudes: Magnitudes = NONE,
@@ -66,7 +68,7 @@ def train_batches(
             neither the batches nor their order and flips.
 
     Returns:
-        An iterator over ``{"image": uint8 [n, s, s, 3], "label": int32 [n], "index": int32 [n]}``. Its
+        An iterator over ``{"image": uint8 [n, h, w, 3], "label": int32 [n], "index": int32 [n]}``. Its
         ``get_state()`` and ``set_state()`` save and restore the position exactly, whatever the rows; ``close()`` ends
         its threads and processes.
 
@@ -78,12 +80,12 @@ def train_batches(
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
-    return iterate(dataset, workers=workers, batch_bytes=loaded * (3 * image_size**2 + 4) + 4 * batch_size)
+    return iterate(dataset, workers=workers, batch_bytes=loaded * (3 * math.prod(height_width(image_size)) + 4) + 4 * batch_size)
 
 
 def _load(
     source: Source,
-    image_size: int,
+    image_size: Size,
     flip: bool,
     magnitudes: Magnitudes,
     rows: np.ndarray | None,
@@ -95,7 +97,7 @@ def _load(
     if rows is not None:
         indices, mirrored = indices[rows], mirrored[rows]
         drawn = None if drawn is None else drawn[rows]
-    images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+    images = np.empty((len(indices), *height_width(image_size), 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     for row, record in enumerate(read(source, indices)):
         image = decode_record(record, image_size)
@@ -109,7 +111,7 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size,
     start: int = 0,
     stop: int | None = None,
     rows: np.ndarray | None = None,
@@ -125,13 +127,13 @@ def eval_batches(
         rows: Rows of every batch that this process loads, ``int [n]``; ``None``: all.
 
     Yields:
-        ``{"image": uint8 [n, s, s, 3], "mask": bool [batch_size]}``: the mask, of the whole batch, is False where it
+        ``{"image": uint8 [n, h, w, 3], "mask": bool [batch_size]}``: the mask, of the whole batch, is False where it
         is padded.
     """
     stop = len(source) if stop is None else stop
     rows = np.arange(batch_size) if rows is None else rows
     for first in range(start, stop, batch_size):
-        images = np.zeros((len(rows), image_size, image_size, 3), np.uint8)
+        images = np.zeros((len(rows), *height_width(image_size), 3), np.uint8)
         for row, record in enumerate(read(source, [int(first + row) for row in rows if first + row < stop])):
             images[row] = decode_record(record, image_size)  # rows ascend, so those beyond the end are the last
         yield {"image": images, "mask": np.arange(first, first + batch_size) < stop}

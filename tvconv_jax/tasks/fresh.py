@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal, Var
 from jax.extend.core.primitives import jit_p, random_fold_in_p
 
+from tvconv_jax.utils.sizes import Size, height_width
+
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def fresh_variables(model: nn.Module, key: jax.Array, image_size: int) -> Any:
-    """Return ``model.init`` for RGB images of ``image_size`` x ``image_size`` pixels, compiled."""
-    return drawn_together(functools.partial(model.init, train=False), key, jnp.zeros((1, image_size, image_size, 3)))
+def fresh_variables(model: nn.Module, key: jax.Array, image_size: Size) -> Any:
+    """Return ``model.init`` for RGB images of a size, compiled."""
+    return drawn_together(functools.partial(model.init, train=False), key, jnp.zeros((1, *height_width(image_size), 3)))
 
 
 def drawn_together(fun: Callable[..., Any], key: jax.Array, *args: Any) -> Any:

@@ -21,6 +21,7 @@ from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json
 from tvconv_jax.utils.progress import ProgressLine
+from tvconv_jax.utils.sizes import Size, height_width
 
 # (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
 Forward = Callable[..., tuple[jax.Array, Any]]
@@ -59,11 +60,11 @@ def model_of(config: ConfigDict) -> nn.Module:
         raise UserError(f"config.model: {' '.join(str(error).split(_JAX_NOTE)[0].split())}") from None
 
 
-def _trace(model: nn.Module, image_size: int) -> None:
+def _trace(model: nn.Module, image_size: Size) -> None:
     """Let every layer check its input and fields; one block of a stage has what all have, in a third of the time."""
     short = {"depth": ONE_BLOCK, "layers": 1}.items()
     model = model.clone(**{name: low for name, low in short if getattr(model, name, 0) > low})
-    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32))
 
 
 def make_forward(

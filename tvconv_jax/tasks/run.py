@@ -167,7 +167,7 @@ class Job(ABC):
         return sgd(self.schedule(), momentum=o.momentum, weight_decay=o.weight_decay)
 
     def outputs(self, title: str, function: Callable, source: Source, **part: int) -> np.ndarray:
-        """Return the outputs of a function of images ``uint8 [n, s, s, 3]`` for every image of a source, each once."""
+        """Return the outputs of a function of images ``uint8 [n, h, w, 3]`` for every image of a source, each once."""
         size, parts = {"batch_size": self.eval_batch_size, "image_size": self.config.data.image_size}, []
         for batch in eval_batches(source, **size, **part, rows=local_rows(self.eval_batch_size, self.mesh)):
             found = to_host(function(put_batch(batch["image"], self.mesh)))[batch["mask"]]

@@ -9,7 +9,7 @@ _DATA += ("simplejpeg", "tensorflow_datasets")
 # Modules that each extra of pyproject.toml brings.
 EXTRAS = {
     "data": _DATA,
-    "train": (*_DATA, "matplotlib", "optax", "orbax", "tensorboardX", "tensorstore"),
+    "train": (*_DATA, "matplotlib", "optax", "orbax", "sklearn", "tensorboardX", "tensorstore"),
     "export": ("onnx", "onnxruntime", "torch"),
     "align": (*_DATA, "mtcnnruntime", "onnxruntime", "cv2"),
     "torch": ("torch",),

@@ -36,16 +36,17 @@ from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over
+from tvconv_jax.utils.sizes import height_width
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 TOLERANCE = 1e-4  # relative; float32 through 60 layers of random weights, in another order
 SMALL = {"depth": 0.5, "hidden_channels": 4, "hidden_layers": 0}  # what is left has every kind of block
-# name: (side, fields); every kind of node stands in one of them.
+# name: (size, fields); every kind of node stands in one of them.
 MODELS = {
-    "mobilenetv2": (32, {"width": 0.1, "operator": "tvconv", "stages": (1, 2, 7), "use_bias": True, **SMALL}),
-    "shufflenetv2": (32, {"width": 0.5, "operator": "tvconv_lowrank", "rank": 2, **SMALL}),
-    "deeplabv3plus": (64, {"operator": "tvconv", **SMALL}),
+    "mobilenetv2": ((32, 24), {"width": 0.1, "operator": "tvconv", "stages": (1, 2, 7), "use_bias": True, **SMALL}),
+    "shufflenetv2": ((24, 40), {"width": 0.5, "operator": "tvconv_lowrank", "rank": 2, **SMALL}),
+    "deeplabv3plus": ((48, 72), {"operator": "tvconv", **SMALL}),
 }
 
 
@@ -61,13 +62,13 @@ def drawn_variable(name, shape):
     return drawn(shape, spread) + (name == "affinity")
 
 
-def drawn_model(name, side, fields):
+def drawn_model(name, size, fields):
     """The graph of a model with statistics and maps as training leaves them, images, and its outputs."""
-    model, images = create_model(name, **fields), drawn((3, side, side, 3))
+    model, images = create_model(name, **fields), drawn((3, *height_width(size), 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
     expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
-    return fold(model, variables, side), images, expected
+    return fold(model, variables, size), images, expected
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -118,6 +119,31 @@ def test_onnx_answers_alike_in_any_batch(folded):
     for lowering in names:
         assert relative(by_onnx(graph, images, lowering=lowering), channels_first(expected)) < TOLERANCE, lowering
         assert relative(by_onnx(graph, images[:1], lowering=lowering), channels_first(expected[:1])) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [
+        ("mobilenetv2", {"head_pool": "gdc", "num_classes": 3, "coordinates": True}),
+        ("mobilenetv2", {"head_pool": "flatten", "num_classes": 5, "width": 0.2}),
+        ("mobilenetv2", {"head_pool": "gdc", "embedding_size": 9}),
+        ("shufflenetv2", {"head_pool": "flatten", "embedding_size": 9, "width": 0.5, "coordinates": True}),
+        ("mlp_mixer", {"num_classes": 3, "layers": 1, "patch_size": 8}),
+    ],
+)
+def test_heads_and_coordinates_answer_alike_in_every_format(name, fields, tmp_path):
+    fields = {"width": 0.1, **({"operator": "depthwise", "depth": 0.1} if name != "mlp_mixer" else {}), **fields}
+    graph, images, expected = drawn_model(name, (24, 40), fields)
+    assert expected.shape == (3, fields.get("num_classes") or fields["embedding_size"])
+    assert relative(by_jax(graph, images), expected) < TOLERANCE
+    for lowering in onnx_writer.lowerings(graph):
+        assert relative(by_onnx(graph, images, lowering=lowering), expected) < TOLERANCE
+    if name != "mlp_mixer":
+        assert relative(by_torch(graph, images, tmp_path / "model.safetensors"), expected) < TOLERANCE
+        about = {"input": {"shape": [None, 3, 24, 40]}}
+        (tmp_path / "model.safetensors").write_bytes(torch_writer.to_safetensors(graph, about))
+        found = native.load(tmp_path / "model.safetensors")(channels_first(images))
+        assert relative(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])

@@ -512,14 +512,37 @@ def test_without_pairs_the_report_and_the_metadata_say_that_there_is_no_threshol
     found = trained.load(run)
     found.config.data.update({"source": "folder", "root": root})
     found = found._replace(verify=None)
-    about = exporting._metadata(found, "exact", "float32", None)
+    graph = linear_model()
+    about = exporting._metadata(found, graph, "exact", "float32", None)
     assert about["verified"] is False and about["thresholds"] is None and about["accuracy"] is None
     outputs = np.ones((2, 4))
     (line,) = [line for line in exporting._report(found, [], None, outputs, outputs) if "threshold" in line]
     assert line.startswith("no threshold: the run has no verification pairs") and hint in line
     logits = found._replace(output="logits")
-    assert "verified" not in exporting._metadata(logits, "exact", "float32", None)
+    assert "verified" not in exporting._metadata(logits, graph, "exact", "float32", None)
     assert not any("threshold" in line for line in exporting._report(logits, [], None, outputs, outputs))
+
+
+def test_a_classifier_of_images_that_are_not_square_is_exported_with_its_classes(run, tmp_path, monkeypatch):
+    fields = {"width": 0.1, "depth": 0.1, "hidden_channels": 4, "hidden_layers": 0, "stages": (1, 7)}
+    fields |= {"num_classes": 3, "head_pool": "gdc", "coordinates": True}
+    model = create_model("mobilenetv2", operator="tvconv", **fields)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 24, 3), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32))
+    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
+    about = {"task": "classification", "classes": ["good", "scratch", "hole"], "temperature": 1.5}
+    changed = {"model": model, "variables": variables, "images": images, "output": "logits", "metadata": about}
+    found = trained.load(run)._replace(verify=None, comparison=None, batches=lambda: (images for _ in range(99)))
+    monkeypatch.setattr(trained, "load", lambda workdir, best: found._replace(**changed))
+    out = tmp_path / "out"
+    written = exporting.export(run, out, formats=("onnx", "torch", "native"), rank="1")
+    assert {item.file for item in written.artifacts} == {"model.onnx", "model.safetensors", "model.pt2"}
+    metadata = json.loads(onnx.load(out / "model.onnx").metadata_props[0].value)
+    assert (metadata["input"]["shape"], metadata["output"]["shape"]) == ([None, 3, 16, 24], [None, 3])
+    assert metadata.items() >= about.items() and "verified" not in metadata
+    for name in ("model.onnx", "model.safetensors", "model.pt2"):
+        benchmark.main([str(out / name), "--batch=1", "--threads=1", "--seconds=0"])  # compares with check.npz
+    assert not (out / "verify.py").exists()
 
 
 @pytest.mark.parametrize("lacking", ["onnx", "onnxruntime", "torch"])

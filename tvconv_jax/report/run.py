@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tvconv_jax.report import face, others, plots
+from tvconv_jax.report import classification, face, others, plots
 from tvconv_jax.report.html import (
     NAME,
     Figure,
@@ -28,12 +28,14 @@ from tvconv_jax.report.html import (
     tag,
 )
 from tvconv_jax.utils.files import write_text
+from tvconv_jax.utils.sizes import describe_size
 
 Settings = dict[str, Any]
 TASKS = {
     "face": "Face verification",
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
+    "classification": "Classification",
 }
 
 
@@ -45,15 +47,15 @@ def shows_images(config: ConfigDict) -> bool:
     return bool(config.eval.report_images) or config.data.source == "embedded"
 
 
-def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets | None = None) -> None:
+def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str, Any] | None = None) -> None:
     """Write ``report.html`` from the files of a run that ended.
 
     Args:
         workdir: Folder of the run, with ``results.json`` and ``metrics.jsonl``.
         config: The run's config.
         data: Arrays as of :class:`tvconv_jax.tasks.report_data.ReportData`.
-        sets: Verification sets of a face run by name, each a source of images and the pairs of them, for the worst
-            pairs; ``None``: not available.
+        sets: For the worst images: verification sets of a face run by name, each a source of images and the pairs of
+            them; of a classification run the source of the test images as ``"test"``; ``None``: not available.
     """
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
@@ -62,6 +64,8 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
         result = others.segmentation(results, workdir, images=shows_images(config))
+    elif settings["task"] == "classification":
+        result = classification.describe(results, data.test, sets, images=shows_images(config))
     else:
         result = others.frontal(results)
     text, figures, sections = result
@@ -87,10 +91,10 @@ def _model_name(settings: Settings) -> str:
 
 
 def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
-    size, epochs = settings["data"]["image_size"], settings["optimizer"]["epochs"]
+    size, epochs = describe_size(settings["data"]["image_size"]), settings["optimizer"]["epochs"]
     return (
         f"{_model_name(settings)} was trained from seed {settings['seed']} for {epochs:g} epochs on images of "
-        f"{size}x{size}: {results['data'].removeprefix('data: ')}."
+        f"{size}: {results['data'].removeprefix('data: ')}."
     )
 
 
@@ -131,10 +135,10 @@ def _affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Sectio
 
 
 def _cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
-    size, rows = settings["data"]["image_size"], []
+    size, rows = describe_size(settings["data"]["image_size"]), []
     if cost := results.get("complexity"):
         rows = [
-            ["MACs per image", f"{cost['macs']:,}", f"at {size}x{size}"],
+            ["MACs per image", f"{cost['macs']:,}", f"at {size}"],
             ["parameters of the frozen model", f"{cost['params']:,}", _float32(cost["params"])],
             ["parameters in training", f"{cost['train_params']:,}", _float32(cost["train_params"])],
         ]

@@ -71,7 +71,11 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str
     text, figures, sections = result
     sections = [
         *sections,
-        Section("curves", "Training", plots.charts(metrics, data.learning_rates, margin="loss" in settings)),
+        Section(
+            "curves",
+            "Training",
+            plots.charts(metrics, data.learning_rates, margin="margin" in settings.get("loss", {})),
+        ),
         *_affinity(data.affinity, settings),
         Section("cost", "Cost and sizes", _cost(results, settings, workdir)),
         Section("rerun", "How to run it again", rerun(results, workdir)),

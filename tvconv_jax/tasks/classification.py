@@ -29,7 +29,7 @@ from tvconv_jax.tasks import class_defaults
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, model_of
 from tvconv_jax.tasks.report_data import ReportData
-from tvconv_jax.tasks.run import Job
+from tvconv_jax.tasks.run import Job, restore
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
 from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.loop import Best
@@ -37,7 +37,7 @@ from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import replacing
+from tvconv_jax.utils.files import parse_json, replacing
 
 PREDICTIONS = "predictions.csv"
 SHOWN = 20  # classes in the printed table
@@ -144,16 +144,16 @@ class ClassificationJob(Job):
         return found if held is None else found | {"score": balanced}
 
     def measure(self, state: TrainState) -> Tested:
-        held, temperature = self.data.validation, 1.0
-        if held is not None:
-            temperature = fit_temperature(self.logits(state, held), held.labels)
-        return self._tested(self.logits(state, self.data.test), temperature)
-
-    def _tested(self, logits: np.ndarray, temperature: float) -> Tested:
+        temperature, logits = self.fitted_temperature(state), self.logits(state, self.data.test)
         options = {"groups": self.data.groups, "bootstrap": self.config.eval.bootstrap, "seed": self.config.seed}
         probabilities = softmax(logits / temperature)
         scores = evaluate_scores(probabilities, self.data.test.labels, self.data.classes, **options)
         return Tested(logits, temperature, scores)
+
+    def fitted_temperature(self, state: TrainState) -> float:
+        """Return the temperature that fits the validation images; 1 without them."""
+        held = self.data.validation
+        return 1.0 if held is None else fit_temperature(self.logits(state, held), held.labels)
 
     def results(self, found: Tested, state: TrainState, best: Best) -> dict[str, Any]:
         return {
@@ -202,7 +202,18 @@ class ClassificationJob(Job):
         weights = np.full(len(test), 1 / len(test))
         comparison = Comparison(correct, weights, "images", "accuracy", float(weights.max()))
         found = {"images": batch["image"], "verify": verify, "output": "logits", "results": {}}
-        return found | {"comparison": comparison}
+        metadata = {"task": "classification", "classes": self.data.classes, "activation": "softmax"}
+        metadata |= {"temperature": self._temperature(workdir, step)}
+        return found | {"comparison": comparison, "metadata": metadata}
+
+    def _temperature(self, workdir: Path, step: int) -> float:
+        """Return the temperature of a checkpoint: recorded, or fitted again."""
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a run that has not ended
+            recorded = parse_json((workdir / "results.json").read_text())
+            if recorded["step"] == step:
+                return float(recorded["temperature"])
+        states = (restore(self, workdir, best=best) for best in (False, True))
+        return self.fitted_temperature(next(state for state in states if int(state.step) == step))
 
 
 def print_scores(scores: Mapping[str, Any], temperature: float) -> None:

@@ -172,7 +172,7 @@ def load_classes(config: Any, cache: Path) -> ClassData:
     """
     root = _root(config.root)
     found = _listed(root, config)
-    size = height_width(tuple(config.image_size))
+    size = height_width(config.image_size)
     decoded = decode_files([file.path for file in found.files], size, cache)
     notes = [*_bad_notes(found, decoded.bad, config.max_corrupt), *_size_notes(decoded.sizes, size)]
     good = np.array([row for row in range(len(found.files)) if row not in decoded.bad])

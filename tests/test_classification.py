@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from test_main import Watched, leaves, losses
 
+from tvconv_jax.bench.plan import make_plan
 from tvconv_jax.data.augment import Magnitudes, shade
 from tvconv_jax.tasks import class_defaults, classification, trained
 from tvconv_jax.tasks.class_defaults import Counted, settings_for, size_for
@@ -260,6 +261,13 @@ def test_choices_are_printed_kept_and_resumed(boards, tmp_path):
     assert prepare("--config.train.auto=", workdir=tmp_path / "new")[0].data.batch_size == FREE["data.batch_size"]
     with pytest.raises(UserError, match="model.num_classes is 4, and the data has 3 classes; leave it at 0"):
         prepare("--config.model.num_classes=4", workdir=tmp_path / "new")
+
+
+def test_a_step_is_planned_without_data():
+    config = classification_config("data=folder,smoke,image_size=16x24,operator=depthwise")
+    plan = make_plan(config, kind="cpu")
+    assert plan.identities == 10 and set(plan.parameters) == {"model"} and plan.batch_size == 8
+    assert plan.optimizer_bytes > 2 * plan.parameter_bytes and plan.counted_flops > 0
 
 
 @pytest.mark.parametrize(

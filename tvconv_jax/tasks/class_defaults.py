@@ -18,7 +18,7 @@ from tvconv_jax.utils.errors import UserError
 PER_POSITION = ("tvconv", "tvconv_linear", "tvconv_lowrank", "tvconv_dynamic", "locally_connected")
 RATES = {"per_position": 2e-3, "shared": 1e-2}
 # Largest number of training images of a row, batch size, steps of the run.
-TABLE = ((500, 32, 1500), (2000, 32, 2000), (6000, 64, 3000), (math.inf, 64, 4000))
+TABLE = ((500, 32, 1500), (2000, 32, 2000), (6000, 64, 2000), (math.inf, 64, 2500))
 WARMUP = 0.05  # share of the epochs
 MAX_SIZE, MULTIPLE = 64, 8  # of the larger side, and of both sides, in pixels
 VALIDATED = 1000  # training images from which on a tenth is kept to fit the temperature

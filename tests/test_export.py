@@ -146,6 +146,17 @@ def test_heads_and_coordinates_answer_alike_in_every_format(name, fields, tmp_pa
         assert relative(found, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_learned_average_is_stored_in_fewer_bits(precision, tmp_path):
+    graph, images = Graph((6, 5)), drawn((2, 6, 5, 3))
+    x = graph.add("global_depthwise", 0, arrays={"weights": drawn((6, 5, 1, 3))})
+    graph.add("linear", x, arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
+    graph = quantize(graph, precision)
+    expected = by_jax(graph, images)
+    assert relative(by_onnx(graph, images, lowering="plain", precision=precision), expected) < TOLERANCE
+    assert relative(by_torch(graph, images, tmp_path / "m.safetensors", precision=precision), expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_channels_in_blocks_are_the_same_model(folded, precision):
     graph, images, _ = folded

@@ -137,6 +137,7 @@ def test_an_image_that_cannot_be_read_is_one_line_and_the_others_are_predicted(e
         assert code == 2 and out.startswith(f"{good}: red ") and out.count("\n") == 1
         assert words in error and error.startswith(f"error: {path} ")
         assert note == f"note: 1 of 2 images could not be read ({path})"
+        assert words in refusal(capsys, exports["classification"], path)  # alone it is one line
 
 
 def test_images_are_read_and_resized_as_training_does(tmp_path):
@@ -168,7 +169,8 @@ def test_what_makes_a_prediction_doubtful_is_said_once(exports, tmp_path, capsys
     exif[0x0112] = 6
     paths = [filled(tmp_path / f"{i}.jpg", (255, 0, 0), (40, 60), exif=exif) for i in range(3)]
     assert np.array_equal(predict.read_image(paths[0])[0], decoder.pixels(paths[0].read_bytes()))
-    code, out, err = call(capsys, exports["classification"], *paths, filled(tmp_path / "right.png", 0, (60, 40)))
+    filled(tmp_path / "right.png", 0, (60, 40))
+    code, out, err = call(capsys, exports["classification"], tmp_path)
     assert code == 0 and len(out.splitlines()) == 4
     assert err.splitlines() == [
         f"note: 3 of 4 images {predict.ROTATED} ({paths[0]})",
@@ -400,6 +402,18 @@ def test_a_copied_file_loads_no_package_of_ours(exports, tmp_path):
         [sys.executable, copied, exports["classification"], image], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"{image}: red ")
+
+
+def test_the_command_imports_no_jax_and_the_package_has_its_names_all_the_same():
+    code = (
+        "import sys, tvconv_jax.predict, tvconv_jax.edge.predict; assert not {'jax', 'flax'} & {*sys.modules}\n"
+        "names = [name for names in tvconv_jax._HOMES.values() for name in names]\n"
+        "assert sorted(names) == tvconv_jax.__all__ and {*names} <= {*dir(tvconv_jax)}\n"
+        "from tvconv_jax import *\n"
+        "assert TVConv is tvconv_jax.nn.layers.TVConv and callable(tvconv_jax.models.create_model)\n"
+        "assert not hasattr(tvconv_jax, 'TvConv') and 'jax' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_package_has_the_same_command(exports, tmp_path, capsys, monkeypatch):

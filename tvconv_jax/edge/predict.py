@@ -389,7 +389,7 @@ def predictions(
 def predict(args: argparse.Namespace) -> int:
     """Predict all images, print and write what is found, and return the exit code."""
     model, images, notes, rows = load(args.artifact), find_images(args.images), {}, []
-    files = targets(args, model, images)
+    files, count = targets(args, model, images), len(images)
     more = files if model.task == "segmentation" else [args.top] * len(images)
     if model.task == "verification":
         if len(images) < 2:
@@ -406,8 +406,8 @@ def predict(args: argparse.Namespace) -> int:
         writer.writeheader()
         writer.writerows(rows)
         write(args.csv, lambda part: part.write_bytes(table.getvalue().encode("utf-8", "surrogateescape")))
-    for text, paths in notes.items():
-        print(f"note: {len(paths)} of {len(args.images)} images {text} ({paths[0]})", file=sys.stderr)
+    for text in notes if count > 1 else {*notes} - {FAILED}:
+        print(f"note: {len(notes[text])} of {count} images {text} ({notes[text][0]})", file=sys.stderr)
     answers = {row.get("answer", "") for row in rows}
     code = NO_THRESHOLD if None in answers else DIFFERENT if "different" in answers else DONE
     return MISTAKE if FAILED in notes else code

@@ -217,8 +217,16 @@ def test_masks_have_the_size_of_their_image_and_the_values_of_the_training(field
     assert sorted(os.listdir(out)) == ["a.png", "a_overlay.png"]  # no part is left
 
 
-def test_the_background_is_not_drawn_over(tmp_path, capsys):
-    artifact = write_artifact(tmp_path / "export", "segmentation", classes=["red", "background", "green"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"classes": ["dark", "Background", "green"]},
+        {"background": "red"},
+        {"background": "red", "mask_values": ["#000000", "#0000ff", "#00ff00"]},
+    ],
+)
+def test_the_background_is_not_drawn_over(fields, tmp_path, capsys):
+    artifact = write_artifact(tmp_path / "export", "segmentation", **fields)
     image = filled(tmp_path / "a.png", (255, 0, 0))
     call(capsys, artifact, image, f"--out={tmp_path}/out", "--overlay")
     with Image.open(tmp_path / "out" / "a_overlay.png") as file:

@@ -167,6 +167,7 @@ class Model(NamedTuple):
     cosine: float | None  # above it two embeddings are the same
     level: float | None  # above it a pixel is of a class; None: each pixel is of one class
     codes: list[Any]  # values or colors of classes in masks, of pixels in no class before them
+    background: int  # place of that class in the codes; -1: none
     faces: bool  # whether images are aligned faces
 
     def outputs(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -189,31 +190,38 @@ def load(path: Path) -> Model:
     text, call = _explained(lambda: _onnx(file), f"{file} cannot be loaded by onnxruntime")
     try:
         found = json.loads(text or "")
-        (_, channels, *size), name, shape = found["input"]["shape"], found["output"]["name"], found["output"]["shape"]
-        task = {2: "classification", 4: "segmentation"}[len(shape)] if name == "logits" else "verification"
-        other, config = found.get("task") or task, found.get("config") or {}
-        old = task == "segmentation" and "classes" not in found
-        classes = list(map(str, FUNDUS if old else found.get("classes") or []))
-        level = (
-            ((config.get("eval") or {}).get("threshold") or 0.5)
-            if old or found.get("activation") == "sigmoid"
-            else None
-        )
-        names = ["background"] * (level is not None) + classes
-        codes = found.get("mask_values") or (FUNDUS_VALUES if names[1:] == FUNDUS else list(range(len(names))))
-        numbers = float(found.get("temperature", 1)), (found.get("thresholds") or {}).get("cosine"), level
-        if channels != 3 or len(size) != 2 or len(codes) != len(names) or not 0 < numbers[0] < float("inf"):
-            raise ValueError("not an image in color, not the values of the classes, or not a temperature")
-        if not -1 <= (numbers[1] or 0) <= 1 or not 0 < (level or 0.5) < 1:
-            raise ValueError("not a threshold")
-        model = Model(file, call, task, tuple(size), classes, *numbers, codes, config.get("task") == "face")
-        palette(model)
+        shape, logits = found["output"]["shape"], found["output"]["name"] == "logits"
+        task = {2: "classification", 4: "segmentation"}[len(shape)] if logits else "verification"
+        other, model = found.get("task") or task, _parse(file, call, task, found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Mistake(f"{file} holds no metadata of tvconv_jax; python -m tvconv_jax.export writes it.") from None
     if task != other:
         raise Mistake(f"{file} is for {other!r}, which this command does not know; take the predict.py of its export.")
-    if task != "verification" and not len(set(classes)) == shape[1] <= 255:
+    if logits and not len(set(model.classes)) == shape[1] <= 255:
         raise Mistake(f"{file} does not name the classes of its {shape[1]} outputs; export it again.")
+    return model
+
+
+def _parse(file: Path, call: Callable[[np.ndarray], np.ndarray], task: str, found: dict[str, Any]) -> Model:
+    _, channels, *size = found["input"]["shape"]
+    config, old = found.get("config") or {}, task == "segmentation" and "classes" not in found
+    names, level = list(map(str, FUNDUS if old else found.get("classes") or [])), None
+    codes = list(range(len(names)))
+    if old or found.get("activation") == "sigmoid":
+        level = (config.get("eval") or {}).get("threshold") or 0.5
+        codes = FUNDUS_VALUES if names == FUNDUS else [*codes, len(names)]
+    codes, cosine = found.get("mask_values") or codes, (found.get("thresholds") or {}).get("cosine")
+    background, temperature = found.get("background"), float(found.get("temperature", 1))
+    places = [
+        i for i, name in enumerate(names) if name == background or not background and name.lower() == "background"
+    ]
+    place = 0 if level else (*places, -1)[0]
+    whole = channels == 3 and len(size) == 2 and len(codes) == len(names) + (level is not None)
+    if not (whole and 0 < temperature < float("inf") and -1 <= (cosine or 0) <= 1 and 0 < (level or 0.5) < 1):
+        raise ValueError("not images in color, not the values of the classes, or not a temperature or threshold")
+    faces = config.get("task") == "face"
+    model = Model(file, call, task, tuple(size), names, temperature, cosine, level, codes, place, faces)
+    palette(model)
     return model
 
 
@@ -280,9 +288,7 @@ def palette(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return the values ``[n]`` and colors ``uint8 [n, 3]`` of masks, as those of the training have them, if known."""
     if isinstance(model.codes[0] if model.codes else 0, str):  # "#rrggbb"
         return np.arange(len(model.codes)), np.array([list(bytes.fromhex(code[1:])) for code in model.codes], np.uint8)
-    names = ["background"] * (model.level is not None) + [name.lower() for name in model.classes]
-    black = names.index("background") if "background" in names else 0
-    colors = [colorsys.hsv_to_rgb(0.618 * i % 1, 1, i != black) for i in range(len(names))]
+    colors = [colorsys.hsv_to_rgb(0.618 * i % 1, 1, i != model.background) for i in range(len(model.codes))]
     return np.array(model.codes, np.uint16), np.array(np.multiply(colors, 255), np.uint8)
 
 
@@ -297,9 +303,9 @@ def draw_mask(model: Model, mask: np.ndarray, _: np.ndarray) -> Any:
 
 
 def draw_overlay(model: Model, mask: np.ndarray, image: np.ndarray) -> Any:
-    """Return an image, half in the colors of its mask; the background, in black, stays."""
-    colors = palette(model)[1][mask]
-    return Image.fromarray(np.where(colors.any(axis=-1, keepdims=True), image // 2 + colors // 2, image))
+    """Return an image, half in the colors of its mask; the background stays."""
+    tinted = image // 2 + palette(model)[1][mask] // 2
+    return Image.fromarray(np.where((mask == model.background)[..., None], image, tinted))
 
 
 def compare(model: Model, _: np.ndarray, embedding: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], str]:

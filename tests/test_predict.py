@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.image
 import numpy as np
@@ -125,6 +126,10 @@ def test_an_image_that_cannot_be_read_is_one_line_and_the_others_are_predicted(e
     good, bad = filled(tmp_path / "a.png", (255, 0, 0)), filled(tmp_path / "b.jpg", 0, (99, 99))
     bad.write_bytes(bad.read_bytes()[:-99])
     Image.new("F", (3, 3)).save(tmp_path / "f.tif")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "links" / "pipe.png")  # not opened: nothing would come
+    assert "gone.png cannot be read (No such file" in refusal(capsys, exports["classification"], tmp_path / "links")
     cases = {
         bad: "truncated or its data is damaged",
         tmp_path / "none.png": "No such file",
@@ -133,7 +138,7 @@ def test_an_image_that_cannot_be_read_is_one_line_and_the_others_are_predicted(e
     (tmp_path / "x.heic").write_bytes(b"ftypheic" * 9)
     for path, words in (cases | {tmp_path / "x.heic": "not an image that is read here"}).items():
         code, out, err = call(capsys, exports["classification"], path, good)
-        error, note = err.splitlines()
+        error, note = err.splitlines()  # the note is of several images
         assert code == 2 and out.startswith(f"{good}: red ") and out.count("\n") == 1
         assert words in error and error.startswith(f"error: {path} ")
         assert note == f"note: 1 of 2 images could not be read ({path})"
@@ -344,6 +349,9 @@ def test_metadata_that_do_not_fit(fields, words, exports, tmp_path, capsys):
 def test_files_that_are_no_artifacts(exports, tmp_path, capsys, monkeypatch):
     image = filled(tmp_path / "a.png", (255, 0, 0))
     assert "is not there" in refusal(capsys, tmp_path, image)
+    (tmp_path / "config.json").write_text("{}")
+    hint = f"is the workdir of a run; export it: python -m tvconv_jax.export --workdir={tmp_path} --formats=onnx --out="
+    assert hint in refusal(capsys, tmp_path, image)
     assert "is not there" in refusal(capsys, tmp_path / "none.onnx", image)
     assert "is not a file that this command runs" in refusal(capsys, image, image)
     (tmp_path / "b.onnx").write_bytes(b"<html>")
@@ -445,5 +453,6 @@ def test_a_bug_does_not_look_like_an_answer(exports, tmp_path, capsys, monkeypat
 def test_help_lists_the_exit_codes_and_numbers_are_checked(exports, tmp_path, capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0 and "Exit codes: 0 done" in out and io.StringIO(out).readline().startswith("usage")
+    assert predict.parser().parse_args(["a", "b", "--out=~/masks"]).out == Path.home() / "masks"
     for flag in ("--top=0", "--batch=-1", "--batch=x"):
         assert "must be a whole number from 1" in refusal(capsys, exports["classification"], tmp_path, flag)

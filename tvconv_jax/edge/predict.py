@@ -30,6 +30,7 @@ import io
 import json
 import os
 import re
+import shlex
 import time
 import traceback
 import warnings
@@ -152,7 +153,8 @@ def _walk(base: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(base, onerror=fail, followlinks=True):  # but no links to a folder above
         place = Path(folder).resolve()
         folders[:] = [n for n in folders if wanted(n) and not place.is_relative_to(Path(folder, n).resolve())]
-        yield from (path for name in names if wanted(name) and (path := Path(folder, name)).is_file())
+        paths = [Path(folder, name) for name in names if wanted(name)]
+        yield from (path for path in paths if path.is_file() or not path.exists())  # a broken link is said
 
 
 class Model(NamedTuple):
@@ -184,6 +186,10 @@ class Model(NamedTuple):
 def load(path: Path) -> Model:
     """Load an artifact: a ``.onnx`` file, or its folder. Older ones, of faces and fundus images, lack some fields."""
     file = path / "model.onnx" if path.is_dir() else path
+    if not file.is_file() and (path / "config.json").is_file():
+        options = f"--workdir={path}", "--formats=onnx", f"--out={path / 'export'}"
+        command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
+        raise Mistake(f"{path} is the workdir of a run; export it: {command}")
     if not file.is_file() or file.suffix != ".onnx":
         error = "is not a file that this command runs" if file.is_file() else "is not there"
         raise Mistake(f"{file} {error}; name a .onnx that python -m tvconv_jax.export --formats=onnx wrote.")
@@ -430,19 +436,23 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # a shell leaves the ~ in --out=~/masks
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     first, _, text = __doc__.partition("\n")
     called_as = getattr(sys.modules.get("tvconv_jax.utils.cli"), "called_as", None)
     found = _Parser(called_as, description=first, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = found.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="model.onnx, or its folder")
-    add("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
+    add("artifact", type=_path, metavar="ARTIFACT", help="model.onnx, or its folder")
+    add("images", type=_path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
     add("--top", type=_count, default=1, metavar="N", help="print the N likeliest classes")
-    add("--out", type=Path, metavar="DIR", help="write a mask of each image there (segmentation)")
+    add("--out", type=_path, metavar="DIR", help="write a mask of each image there (segmentation)")
     add("--overlay", action="store_true", help="write each image in the colors of its mask, too")
     add("--json", action="store_true", help="print a line of JSON for each image")
-    add("--csv", type=Path, metavar="FILE", help="write a table, too")
+    add("--csv", type=_path, metavar="FILE", help="write a table, too")
     add("--batch", type=_count, default=8, metavar="N", help="images in memory at once; default: 8")
     return found
 

@@ -480,3 +480,20 @@ def test_what_the_machine_says(monkeypatch):
     monkeypatch.setattr(benchmark, "_text", lambda path: None)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
     assert benchmark.state() == {"temperature": None, "throttled": None}
+
+
+def test_the_task_of_an_artifact_is_named_and_different_tasks_are_not_compared(tmp_path, capsys):
+    old, *new = (
+        write_onnx(tmp_path / str(task), output="logits", **({"task": task} if task else {}))
+        for task in (None, "segmentation", "classification")
+    )
+    assert (
+        "(mobilenetv2 x0.5 tvconv for classification, onnxruntime) gives logits"
+        in failure(capsys, *new, "--compare", *QUICK)[1]
+    )
+    benchmark.main([old, new[0], "--compare", "--check-only", f"--json={tmp_path / 'all.json'}"])
+    assert "tvconv for segmentation, onnxruntime): logits equal" in capsys.readouterr().out
+    assert [entry["task"] for entry in json.loads((tmp_path / "all.json").read_text())["artifacts"]] == [
+        None,
+        "segmentation",
+    ]

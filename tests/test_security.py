@@ -29,7 +29,7 @@ from tvconv_jax.data.sets import open_faces
 from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.alignment import align
 from tvconv_jax.data.tools.held_out import open_held_out
-from tvconv_jax.edge import benchmark, verify
+from tvconv_jax.edge import benchmark, predict, verify
 from tvconv_jax.report.__main__ import remake
 from tvconv_jax.tasks.finetune import read_checkpoint
 from tvconv_jax.tasks.saved_config import check_workdir, read_config
@@ -151,6 +151,7 @@ def safetensors(folder):
         yield lambda data=data: read_torch_checkpoint(put(folder, "a.safetensors", data))
         yield lambda data=data: benchmark.main([str(put(folder, "b.safetensors", data)), "--check-only"])
         yield lambda data=data: verify.main([str(put(folder, "b.safetensors", data)), "a.png", "a.png"])
+        yield lambda data=data: predict.main([str(put(folder, "b.safetensors", data)), "a.png"])
 
 
 def pt2(folder):
@@ -166,6 +167,7 @@ def onnx(folder):
     for data in (PICKLE, b"\x3a\xff\xff\xff\xff\x0f", b"\x3a\x07\x2a\x05\x6a\x03abc"):
         yield lambda data=data: benchmark.main([str(put(folder, "a.onnx", data)), "--check-only"])
         yield lambda data=data: verify.main([str(put(folder, "a.onnx", data)), "a.png", "a.png"])
+        yield lambda data=data: predict.main([str(put(folder, "a.onnx", data)), "a.png", "a.png"])
 
 
 def code(folder):
@@ -206,7 +208,8 @@ def orbax(folder):
 def images(folder):
     for data in (b"\xff\xd8\xff\xe0" + PICKLE, b"\x89PNG\r\n\x1a\n" + bytes(99), b"<svg onload='x'/>", PICKLE):
         yield lambda data=data: pixels(data)
-        yield lambda data=data: verify.main([write_onnx(folder), *[str(put(folder, "a.png", data))] * 2])
+        for main in (predict.main, verify.main):
+            yield lambda data=data, main=main: main([write_onnx(folder), *[str(put(folder, "a.png", data))] * 2])
 
 
 CRAFTED = {

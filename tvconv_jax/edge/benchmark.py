@@ -104,7 +104,9 @@ class OnnxRuntime:
             self.metadata = json.loads(text or "")
             self.batch, *self.shape = self.metadata["input"]["shape"]  # a batch of None is any
             self.output = self.metadata["output"]["name"]
-            self.title = "{name} x{width} {operator}, ".format(**self.metadata) + self.name
+            self.task = self.metadata.get("task")  # None of artifacts before there were several
+            about = f" for {self.task}, " if self.task else ", "
+            self.title = "{name} x{width} {operator}".format(**self.metadata) + about + self.name
             self.allowed = TOLERANCES[self.output]
         except (ValueError, TypeError, KeyError):
             raise Mistake(f"{path} holds no metadata of tvconv_jax; python -m tvconv_jax.export writes it.") from None
@@ -750,8 +752,11 @@ def run(args: argparse.Namespace) -> None:
         model, entry = load_and_check(args, path, file, runtime, threads)
         models.append(model)
         entries.append(entry)
-    if args.compare and len({(model.output, *model.shape) for model in models}) > 1:
-        kinds = "; ".join(f"{model.path} gives {model.output} of images {model.shape}" for model in models)
+    if args.compare and (
+        len({(model.output, *model.shape) for model in models}) > 1
+        or len({model.task for model in models} - {None}) > 1
+    ):
+        kinds = "; ".join(f"{model.path} ({model.title}) gives {model.output} of {model.shape}" for model in models)
         raise Mistake(f"--compare takes models of one kind and image size: {kinds}.")
     versions = {model.package: model.module.__version__ for model in models}
     versions |= {"python": platform.python_version(), "numpy": np.__version__}
@@ -772,7 +777,8 @@ def load_and_check(
     beside = path.with_name("check.npz")
     file = file or (beside if args.check_only or beside.exists() else None)
     checked = check(model, file, threads[0]) if file else None
-    about = {"file": str(path), "title": model.title, "runtime": runtime, "metadata": model.metadata}
+    about = {"file": str(path), "title": model.title, "task": model.task, "runtime": runtime}
+    about["metadata"] = model.metadata
     entry = {**about, **weight, "check": checked}
     print_check(entry)
     return model, entry

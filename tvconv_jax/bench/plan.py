@@ -24,6 +24,7 @@ from tvconv_jax.tasks import load_task
 from tvconv_jax.training.mesh import over_devices
 from tvconv_jax.training.state import state_shardings
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
@@ -116,7 +117,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
     parts, image_size = config.train.grad_accum_steps, config.data.image_size
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, image_size, image_size, 3)).macs
+    model = share * count(job.model, (1, *height_width(image_size), 3)).macs
     head = share * config.model.embedding_size * identities
     generator = parts * FLOPS_PER_MAC * generator_macs(job.model, image_size)
     counted = model + head + generator
@@ -140,7 +141,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     )
 
 
-def generator_macs(model: nn.Module, image_size: int) -> int:
+def generator_macs(model: nn.Module, image_size: Size) -> int:
     """Return the multiply-accumulates of all weight generators of a model in one step."""
     macs = 0
 
@@ -154,7 +155,7 @@ def generator_macs(model: nn.Module, image_size: int) -> int:
             macs += 9 * height * width * inputs
         return call(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
     with nn.intercept_methods(add):
         jax.eval_shape(model.init, jax.random.key(0), images)
     return macs
@@ -162,7 +163,7 @@ def generator_macs(model: nn.Module, image_size: int) -> int:
 
 def _make_job(config: ConfigDict, identities: int) -> Any:
     """Return the face task's job for data of one step an epoch."""
-    if config.task != "face":
+    if config.task not in ("face", "verification"):
         raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
     if not 2 <= identities <= MAX_IDENTITIES:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
@@ -178,7 +179,7 @@ def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
     batch_size, image_size = job.config.data.batch_size, job.config.data.image_size
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)

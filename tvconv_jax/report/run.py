@@ -28,10 +28,12 @@ from tvconv_jax.report.html import (
     tag,
 )
 from tvconv_jax.utils.files import write_text
+from tvconv_jax.utils.sizes import describe_size
 
 Settings = dict[str, Any]
 TASKS = {
     "face": "Face verification",
+    "verification": "Verification of identities",
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
 }
@@ -58,7 +60,7 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
     metrics = plots.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
-    if settings["task"] == "face":
+    if settings["task"] in ("face", "verification"):
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
         result = others.segmentation(results, workdir, images=shows_images(config))
@@ -90,7 +92,7 @@ def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
     size, epochs = settings["data"]["image_size"], settings["optimizer"]["epochs"]
     return (
         f"{_model_name(settings)} was trained from seed {settings['seed']} for {epochs:g} epochs on images of "
-        f"{size}x{size}: {results['data'].removeprefix('data: ')}."
+        f"{describe_size(size)}: {results['data'].removeprefix('data: ')}."
     )
 
 
@@ -134,7 +136,7 @@ def _cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html
     size, rows = settings["data"]["image_size"], []
     if cost := results.get("complexity"):
         rows = [
-            ["MACs per image", f"{cost['macs']:,}", f"at {size}x{size}"],
+            ["MACs per image", f"{cost['macs']:,}", f"at {describe_size(size)}"],
             ["parameters of the frozen model", f"{cost['params']:,}", _float32(cost["params"])],
             ["parameters in training", f"{cost['train_params']:,}", _float32(cost["train_params"])],
         ]

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from tvconv_jax.tasks.configs.arguments import Argument
-from tvconv_jax.tasks.configs.face import face_arguments
+from tvconv_jax.tasks.configs.face import face_arguments, verification_arguments
 from tvconv_jax.tasks.configs.frontal import frontal_arguments
 from tvconv_jax.tasks.configs.odoc import odoc_arguments
 from tvconv_jax.tasks.keys import KEYS, describe_allowed, did_you_mean
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import parse_size
 
 
 class Row(NamedTuple):
@@ -28,7 +29,12 @@ class Row(NamedTuple):
 
 def arguments_of(task: str, model: str) -> dict[str, Argument]:
     """Return the arguments behind the colon of the configs of a task."""
-    tables = {"face": lambda: face_arguments(model), "frontal": frontal_arguments, "segmentation": odoc_arguments}
+    tables = {
+        "face": lambda: face_arguments(model),
+        "frontal": frontal_arguments,
+        "segmentation": odoc_arguments,
+        "verification": verification_arguments,
+    }
     return tables[task]() if task in tables else {}
 
 
@@ -36,7 +42,8 @@ def argument_rows(arguments: dict[str, Argument]) -> list[Row]:
     """Return a row for every argument."""
     rows = []
     for name, argument in arguments.items():
-        allowed = {int: "whole number", float: "number", bool: "its name alone"}.get(argument.kind, "text")
+        kinds = {int: "whole number", float: "number", bool: "its name alone", parse_size: "64, or 48x64"}
+        allowed = kinds.get(argument.kind, "text")
         default = "set by the config" if argument.default is None else show(argument.default)
         rows.append(Row(name, default, ", ".join(argument.choices) or allowed, argument.meaning))
     return rows

@@ -82,7 +82,10 @@ _DATA = {
     "test_domain": ("clinic that is tested, and not trained on", count(4)),
     "test_share": ("share of the identities that is kept for testing", SHARE),
     "crop": ("smallest size of a random crop, as a share of the image", SHARE),
-    "image_size": ("height and width of the images, in pixels", count(4096, low=8)),
+    "image_size": (
+        "height and width of the images, in pixels: one number or, of own images, `(height, width)`",
+        count(4096, low=8),
+    ),
     "batch_size": ("images in a batch, of all devices together", BATCH),
     "per_domain": ("images of every clinic in a batch", BATCH),
     "sampling": (
@@ -131,6 +134,7 @@ _TRAIN = {
 }
 _EVAL = {
     "protocol": ("verification: folds by the field's rule, or as the reference", ("standard", "reference")),
+    "mirror": ("add the embedding of the mirrored image, as faces do with the protocol standard", BOOL),
     "channel_order": ("order of the colors of the images", ("rgb", "bgr")),
     "batch_size": ("images in a batch of the evaluation", BATCH),
     "report_images": ("show real images in report.html, not only synthetic ones", BOOL),
@@ -148,7 +152,7 @@ _EVAL = {
     "visualize": ("further test images to draw, as `Domain4/000.png,Domain4/007.png`", "names with commas"),
 }
 _OTHERS = {
-    "task": ("task, set by the config file", ("face", "frontal", "segmentation")),
+    "task": ("task, set by the config file", ("face", "frontal", "segmentation", "verification")),
     "seed": ("seed of weights, order and augmentation", count(MAX_SEED, low=0)),
     "loss.margin": ("margin of AM-Softmax, as a cosine", Range(0, 2)),  # cosines are no further apart
     "loss.scale": ("scale of AM-Softmax", Range(0, above=True)),

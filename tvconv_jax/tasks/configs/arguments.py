@@ -1,18 +1,19 @@
 """The strict ``:key=value,...`` arguments behind a config's file name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tvconv_jax.tasks.configs.renamed import ARGUMENTS
 from tvconv_jax.tasks.keys import did_you_mean
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.moved import print_renamed
+from tvconv_jax.utils.sizes import parse_size
 
 
 class Argument(NamedTuple):
     """One ``:`` argument of a config."""
 
-    kind: type  # int, float, str or bool; a bool is set by its bare name
+    kind: Callable[[str], Any]  # int, float, str, bool or parse_size; a bool is set by its bare name
     default: Any  # its value where it is not given
     meaning: str = ""
     choices: tuple[str, ...] = ()  # of a str; empty: any
@@ -66,7 +67,8 @@ def _value(name: str, text: str | None, argument: Argument) -> Any:
     try:
         value = argument.kind(text)
     except ValueError:
-        raise UserError(f"config argument {name}={text} must be of type {argument.kind.__name__}.") from None
+        rule = "64, or height x width as 48x64" if argument.kind is parse_size else f"of type {argument.kind.__name__}"
+        raise UserError(f"config argument {name}={text} must be {rule}.") from None
     if argument.choices and value not in argument.choices:
         raise UserError(f"config argument {name}={text} is unknown; there are: {', '.join(argument.choices)}.")
     return value

@@ -96,7 +96,9 @@ def _size_for(config: ConfigDict, found: FaceCounts) -> Size | None:
     """Return the size of own images, if it is open and they are not drawn; ``None`` keeps the config's."""
     if config.task != "verification" or "data.image_size" not in _open(config) or found.source is None:
         return None
-    return choose_size(sample_sizes(found.source), longest=_longest(found.images), step=config.model.get("patch_size", 1))
+    return choose_size(
+        sample_sizes(found.source), longest=_longest(found.images), step=config.model.get("patch_size", 1)
+    )
 
 
 def _longest(images: int) -> int:

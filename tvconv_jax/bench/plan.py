@@ -115,11 +115,11 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, image_size = config.train.grad_accum_steps, config.data.image_size
+    parts, grid = config.train.grad_accum_steps, height_width(config.data.image_size)
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, *height_width(image_size), 3)).macs
+    model = share * count(job.model, (1, *grid, 3)).macs
     head = share * config.model.embedding_size * identities
-    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, image_size)
+    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, grid)
     counted = model + head + generator
     return Plan(
         kind=chosen,
@@ -177,9 +177,9 @@ def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """Return state and batch as shapes, each with its sharding."""
     state = jax.eval_shape(job.init_state)
     state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
-    batch_size, image_size = job.config.data.batch_size, job.config.data.image_size
+    batch_size, grid = job.config.data.batch_size, height_width(job.config.data.image_size)
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)

@@ -189,7 +189,7 @@ class FaceJob(Job):
 
         verify, comparison = (verify, self._comparison()) if self.sets else (None, None)
         found = {"images": batch["image"], "verify": verify, "output": "embeddings", "results": {}}
-        return found | {"comparison": comparison}
+        return found | {"comparison": comparison, "metadata": {"task": "verification"}}
 
     def _comparison(self) -> Comparison:
         pairs = [pairs for _, pairs in self.sets.values()]

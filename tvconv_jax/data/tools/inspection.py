@@ -45,8 +45,8 @@ def inspect(
     Args:
         path: A folder of images; of faces also a training set, as for :func:`tvconv_jax.data.sets.open_faces`, a
             verification ``.bin`` or ``_pair.txt``, or a folder that holds training images, test sets or both.
-        kind: ``"faces"``, ``"identities"`` (other than faces), ``"images"`` (folders are classes) or ``"masks"`` (with their images, or without); default:
-            guessed, and said.
+        kind: ``"faces"``, ``"identities"`` (other than faces), ``"images"`` (folders are classes) or ``"masks"`` (with
+            their images, or without); default: guessed, and said.
         tests: More test sets of faces, or lists of their identities, for a search for overlap.
         size: Expected height and width of the images in pixels; default: 112 for faces, any for others.
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.

@@ -141,8 +141,7 @@ def write(
                         f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
                     )
                 found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
-        of_faces = output == "embeddings" and metadata["config"]["task"] == "face"
-        if of_faces and {"onnx", "native"} & set(formats):
+        if output == "embeddings" and {"onnx", "native"} & set(formats):
             shutil.copyfile(verify.__file__, folder / VERIFY)
         owned.write_check(folder, {"images": images[:CHECKED], output: expected[:CHECKED]})
         _publish(folder, out)

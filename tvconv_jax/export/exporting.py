@@ -109,9 +109,6 @@ def export(
     if (out / "verify.py").is_file():
         command = shlex.join(["python", "-m", "tvconv_jax.verify", str(out)])
         lines.append(f"Compare two photographs: {command} ONE OTHER")
-    elif run.config.task == "verification" and "onnx" in formats:
-        command = shlex.join(["python", "-m", "tvconv_jax.predict", str(out)])
-        lines.append(f"Compare two images: {command} ONE OTHER")
     return Exported(found, "\n".join(lines))
 
 

@@ -29,7 +29,7 @@ PACKAGE = Path(cli.__file__).parents[1]
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 COMMANDS = {name: text for name, text in SOURCES.items() if 'if __name__ == "__main__"' in text}
 # Files that are copied to a device without the package.
-ALONE = ("edge/benchmark.py", "edge/verify.py")
+ALONE = ("edge/benchmark.py", "edge/predict.py", "edge/verify.py")
 # A package whose parts are at hand: a command of it, and one that stands for a slow import.
 STUB = """
 import importlib.util, os, sys

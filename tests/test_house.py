@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 # A package imports itself and those before it. `tvconv_jax/__init__.py` imports what it exports.
 ORDER = (
     *("edge", "utils", "ops", "nn", "models", "nnx", "losses", "metrics", "convert", "data", "training", "tasks"),
-    *("export", "report", "experiments", "bench", "verify", "main", "__main__"),
+    *("export", "report", "experiments", "bench", "predict", "verify", "main", "__main__"),
 )
 LONGEST = 8  # modules in a chain of imports
 # Words that have a plainer one, see CONTRIBUTING.md.

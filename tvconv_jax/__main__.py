@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "data": Command("tvconv_jax.data", "data sets: inspect, convert, align, ..."),
     "export": Command("tvconv_jax.export", "a trained model as ONNX, PyTorch or native files"),
+    "predict": Command("tvconv_jax.predict", "images and an exported model: classes, masks, or the same or not"),
     "verify": Command("tvconv_jax.verify", "two images and an exported model: the same person or not"),
     "benchmark": Command("tvconv_jax.edge.benchmark", "accuracy and speed of exported files on this machine"),
     "report": Command("tvconv_jax.report", "write the report of a run again"),

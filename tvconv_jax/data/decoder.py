@@ -1,6 +1,7 @@
 """The one place in which image files are opened: encoded bytes in, RGB or mask values out.
 
-Only :mod:`tvconv_jax.edge.verify`, which is copied alone, has a reader of its own; a test keeps the two equal.
+Only :mod:`tvconv_jax.edge.predict` and :mod:`tvconv_jax.edge.verify`, which are copied alone, have readers of their
+own; tests keep them equal.
 
 libjpeg-turbo through simplejpeg decodes JPEGs, Pillow what that refuses. Both give the same bits; simplejpeg is the
 faster and lets other threads run meanwhile (``python -m tvconv_jax.data speed``).

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tvconv_jax.edge import verify
+from tvconv_jax.edge import predict, verify
 from tvconv_jax.edge.benchmark import TOLERANCES
 from tvconv_jax.export import owned
 from tvconv_jax.export.graph import Graph
@@ -20,9 +20,9 @@ from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.extras import require
 
-VERIFY = "verify.py"  # compares two photographs on a device
+PREDICT, VERIFY = "predict.py", "verify.py"  # run a model on a device; the latter finds faces in photographs
 # Of all formats.
-FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", VERIFY)
+FILES = ("model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", PREDICT, VERIFY)
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "torch": ("torch",), "native": ()}  # modules that each format needs
 CHECK = owned.CHECK
 AUTO = "auto"  # the lowering that is fastest on this machine
@@ -110,7 +110,7 @@ def write(
 ) -> list[Artifact]:
     """Write artifacts and ``check.npz`` into a folder, once all of them agree with the JAX model.
 
-    ``verify.py`` is written beside a face model that it can run.
+    Beside them is the program that can run them: ``verify.py`` for faces, else ``predict.py``.
 
     Args:
         out: The folder. Files of ``FILES`` that an earlier export wrote are replaced, or removed if they are not of
@@ -141,11 +141,18 @@ def write(
                         f"nothing was written. This is a bug of the exporter or of the runtime: please report it."
                     )
                 found.append(Artifact(file, (folder / file).stat().st_size, worst, note))
-        if output == "embeddings" and {"onnx", "native"} & set(formats):
-            shutil.copyfile(verify.__file__, folder / VERIFY)
+        for program in programs(metadata, formats):
+            shutil.copyfile(program.__file__, folder / Path(program.__file__).name)
         owned.write_check(folder, {"images": images[:CHECKED], output: expected[:CHECKED]})
         _publish(folder, out)
     return found
+
+
+def programs(metadata: dict[str, Any], formats: Sequence[str]) -> list[ModuleType]:
+    """Return the module whose file runs artifacts of these formats on a device, if there is one."""
+    faces = metadata["output"]["name"] == "embeddings" and metadata.get("config", {}).get("task", "face") == "face"
+    module, runs = (verify, {"onnx", "native"}) if faces else (predict, {"onnx"})
+    return [module] if runs & set(formats) else []
 
 
 def _run(run: Callable, images: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

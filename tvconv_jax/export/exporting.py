@@ -106,9 +106,12 @@ def export(
         lowering=lowering,
     )
     lines += [*_report(run, found, accuracy, truth, expected), f"Everything is in {out}"]
-    if (out / "verify.py").is_file():
+    if (out / artifacts.VERIFY).is_file():
         command = shlex.join(["python", "-m", "tvconv_jax.verify", str(out)])
         lines.append(f"Compare two photographs: {command} ONE OTHER")
+    if (out / artifacts.PREDICT).is_file():
+        command = shlex.join(["python", "-m", "tvconv_jax.predict", str(out)])
+        lines.append(f"Use it on images of your own: {command} IMAGE ...")
     return Exported(found, "\n".join(lines))
 
 

@@ -15,7 +15,6 @@ from tvconv_jax.tasks.configs.odoc import odoc_arguments
 from tvconv_jax.tasks.keys import KEYS, describe_allowed, did_you_mean
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import parse_size
 
 
 class Row(NamedTuple):
@@ -42,8 +41,7 @@ def argument_rows(arguments: dict[str, Argument]) -> list[Row]:
     """Return a row for every argument."""
     rows = []
     for name, argument in arguments.items():
-        kinds = {int: "whole number", float: "number", bool: "its name alone", parse_size: "64, or 48x64"}
-        allowed = kinds.get(argument.kind, "text")
+        allowed = {int: "whole number", float: "number", bool: "its name alone"}.get(argument.kind, "text")
         default = "set by the config" if argument.default is None else show(argument.default)
         rows.append(Row(name, default, ", ".join(argument.choices) or allowed, argument.meaning))
     return rows

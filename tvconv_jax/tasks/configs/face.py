@@ -71,7 +71,7 @@ def verification_arguments() -> dict[str, Argument]:
         "operator": Argument(str, None, "spatial operator; default: the model's first", ("baseline", *OPERATORS)),
         "embedding_size": Argument(int, 512, "numbers in an embedding"),
         "head_pool": Argument(str, None, "pooling before the embedding", ("mean", "gdc", "flatten")),
-        "image_size": Argument(parse_size, None, "height and width of the images, in pixels"),
+        "image_size": Argument(parse_size, None, "height and width of the images, as 64 or 48x64"),
     }
     return own | {name: argument for name, argument in common.items() if name not in own}
 

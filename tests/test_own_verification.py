@@ -81,7 +81,8 @@ def test_a_run_on_them_is_measured_and_reported_as_identities(own):
         and "ace" not in text.split("<title>")[1][:40]
     )
     model, variables = load_model(workdir)
-    assert model.apply(variables, np.zeros((1, HEIGHT, WIDTH, 3), np.float32), train=False).shape == (1, 512)
+    images = np.zeros((1, HEIGHT, WIDTH, 3), np.float32)
+    assert jax.eval_shape(lambda x: model.apply(variables, x, train=False), images).shape == (1, 512)
     assert read_config(workdir).task == "verification"
     check_workdir(
         config_of(

@@ -165,8 +165,8 @@ def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     if 0 < count <= FEW and found.images >= MANY * count:
         lines.append(
             f"note: {count} identities ({', '.join(found.identities)}) with {found.images // count} images each: are "
-            f"they classes? This is {'face ' * (config.task == 'face')}verification, which learns to distinguish "
-            f"identities; a classifier of your own images is configs/classification.py"
+            f"they classes? This is verification, which learns to distinguish identities; a classifier of your own "
+            f"images is --config=configs/classification.py:data=folder"
         )
     if config.task == "verification" and found.single:
         lines.append(

@@ -14,7 +14,13 @@ from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks import saved_config
-from tvconv_jax.tasks.configs import classification_config, face_config, frontal_config, odoc_config
+from tvconv_jax.tasks.configs import (
+    classification_config,
+    face_config,
+    frontal_config,
+    odoc_config,
+    verification_config,
+)
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.parts import model_of, plan_of
 from tvconv_jax.training import loop
@@ -31,7 +37,7 @@ def face_of(text="smoke", model="mobilenetv2", width=0.1):
 def every_config():
     for arguments in (None, "smoke", "data=folder"):
         yield from (face_of(arguments), odoc_config(arguments), classification_config(arguments))
-    yield from (frontal_config(None), face_of("data=casia"))
+    yield from (frontal_config(None), face_of("data=casia"), verification_config("data=folder"))
     for model, width in (("mobilenetv2", 0.1), ("shufflenetv2", 0.5), ("mlp_mixer", 0.1)):
         yield from (face_of(f"operator={name}", model, width) for name in list_operators(model))
 

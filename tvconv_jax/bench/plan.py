@@ -31,7 +31,7 @@ from tvconv_jax.utils.sizes import Size, height_width
 FLOPS_PER_MAC = 3 * 2
 MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
 IDENTITIES, CLASSES = 10_000, 10  # where none are given
-TASKS = ("face", "classification")
+TASKS = ("face", "verification", "classification")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _make_job(config: ConfigDict, identities: int) -> Any:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    if config.task == "face":
+    if config.task != "classification":
         data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
         return load_task("face").FaceJob(config, data)
     config.model.num_classes = identities

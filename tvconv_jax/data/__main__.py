@@ -1,4 +1,4 @@
-"""Commands for face data in the field's formats, and for images in folders.
+"""Commands for faces and other identities in the field's formats, and for images in folders.
 
     python -m tvconv_jax.data inspect PATH                a report on a set, and on defects that cost accuracy
     python -m tvconv_jax.data convert SOURCE TARGET       from one format into another, byte for byte
@@ -23,6 +23,7 @@ from tvconv_jax.utils.extras import require_for
 
 NOTHING, GOES_ON = "nothing was written.", "the same command goes on."
 SETS = "folder of identities, .rec or tfds:NAME"
+KINDS = ("faces", "identities", "images", "masks")
 
 
 def _image_file(text: str) -> Path:
@@ -56,7 +57,7 @@ COMMANDS = {
             _arg("path", cli.source_argument, "folder of images; of faces also a training set, a test set, or both"),
             _arg("--tests", cli.source_argument, "more sets or lists to search for overlap", nargs="*", default=[]),
             _arg("--size", cli.image_size, "expected height and width; default 112 for faces, any for others"),
-            ("--kind", {"choices": ("faces", "images", "masks"), "help": "of the images; default: guessed, and said"}),
+            ("--kind", {"choices": KINDS, "help": "of the images; default: guessed, and said"}),
             _arg("--sheet", _image_file, "image to write: outliers, and a sample of the rest"),
             _arg("--seed", cli.seed_argument, "seed of that sample", default=0),
             ("--every-name", {"action": "store_true", "help": "list all names of a finding, not ten"}),

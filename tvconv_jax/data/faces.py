@@ -1,4 +1,4 @@
-"""The faces that a run trains and verifies on, from its config: embedded, in folders, or packed."""
+"""The identities that a run trains and verifies on, from its config: embedded, in folders, or packed."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tvconv_jax.data.formats import folder
 from tvconv_jax.data.formats.bin_file import BinFaces, is_bin
 from tvconv_jax.data.formats.pairs import Pairs
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
-from tvconv_jax.data.listing import named
+from tvconv_jax.data.listing import SUFFIXES, named
 from tvconv_jax.data.sets import open_faces, packed_in
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.subset import Subset, select_listed
@@ -21,7 +21,7 @@ from tvconv_jax.utils.files import user_path
 
 
 class FaceData(NamedTuple):
-    """Everything a face run reads."""
+    """Everything a verification run reads."""
 
     train: Source  # training images, labels 0 to num_classes - 1
     num_classes: int  # identities in the training images
@@ -30,13 +30,17 @@ class FaceData(NamedTuple):
     notes: list[str]  # messages for the user: skipped and resized images
 
 
-def load_faces(config: ConfigDict) -> FaceData:
-    """Open the data of ``config``, the ``data`` part of a face config, preparing it in the cache the first time.
+def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> FaceData:
+    """Open the data of ``config``, the ``data`` part of a config, preparing it in the cache the first time.
 
     ``source`` is ``embedded``, ``folder`` (``<identity>/*.jpg`` and ``<set>_pair.txt``) or ``casia``: any format, found
     by looking. Its training images are ``root/train.rec``, a TFDS set, or else folders of identities; its verification
     sets are every ``<set>.bin``, every ``<set>_pair.txt`` with its folder, and LFW's ``pairs.txt``, in ``verify_root``
     or else in ``root``. If a set is there twice, its ``.bin`` is used.
+
+    Args:
+        config: The ``data`` part.
+        suffixes: Of the files that are images of identities, where these lie in folders.
 
     Raises:
         UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.
@@ -47,7 +51,8 @@ def load_faces(config: ConfigDict) -> FaceData:
         return FaceData(train, identities, verification, text, [])
     if config.source not in ("folder", "casia"):
         raise UserError(f"data.source {config.source!r} is unknown; there are: embedded, folder, casia.")
-    data = _load_folder(folder.existing(config.root), config) if config.source == "folder" else _detect(config)
+    base = folder.existing(config.root) if config.source == "folder" else None
+    data = _load_folder(base, config, suffixes) if base else _detect(config, suffixes)
     train, identities, notes = data.train, data.num_classes, data.notes
     if config.include_list:
         path = user_path(config.include_list)
@@ -57,21 +62,21 @@ def load_faces(config: ConfigDict) -> FaceData:
     return FaceData(train, identities, data.verification, text, notes)
 
 
-def _load_folder(base: Path, config: ConfigDict, *, train: bool = True) -> FaceData:
-    size = {"image_size": config.image_size, "max_corrupt": config.max_corrupt}
-    source, verification, summary = folder.load(base, cache_dir(), **size, train=train)
+def _load_folder(base: Path, config: ConfigDict, suffixes: tuple[str, ...], *, train: bool = True) -> FaceData:
+    options = {"image_size": config.image_size, "max_corrupt": config.max_corrupt, "suffixes": suffixes}
+    source, verification, summary = folder.load(base, cache_dir(), **options, train=train)
     return FaceData(source, summary["identities"], verification, "", summary["notes"])
 
 
-def _detect(config: ConfigDict) -> FaceData:
+def _detect(config: ConfigDict, suffixes: tuple[str, ...]) -> FaceData:
     base = None if config.root.startswith(PREFIX) else folder.existing(config.root)
     tests = folder.existing(config.verify_root, "data.verify_root") if config.verify_root else base
     data = _open_packed(base or config.root)
     loose = data is None
     if loose:
-        data = _load_folder(base, config)
+        data = _load_folder(base, config, suffixes)
     if tests is not None and not (loose and tests == base):
-        beside = _load_folder(tests, config, train=False)
+        beside = _load_folder(tests, config, suffixes, train=False)
         data = data._replace(verification=beside.verification, notes=[*data.notes, *beside.notes])
     verification = data.verification
     notes = {name: f"{name}: {len(pairs.same)} pairs, images from folders" for name, (_, pairs) in verification.items()}

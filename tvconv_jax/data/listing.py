@@ -7,6 +7,11 @@ from pathlib import Path
 from tvconv_jax.utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of images of faces, in any case
+# Of all images that the decoder reads, for sets that are not of faces.
+DECODED_SUFFIXES = (
+    *SUFFIXES,
+    *(".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pnm"),
+)
 # Files and folders that systems and programs leave in folders of data, in small letters; hidden ones beside these.
 JUNK_NAMES = {
     *("@eadir", "@recycle", "@tmp", "@sharebin", "#recycle", "#snapshot"),  # network storage
@@ -16,8 +21,8 @@ JUNK_NAMES = {
 }
 # All images, also in formats that training does not read.
 IMAGE_SUFFIXES = {
-    *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpg", ".jpeg", ".pgm", ".png"),
-    *(".ppm", ".tif", ".tiff", ".webp"),
+    *DECODED_SUFFIXES,
+    *(".avif", ".heic", ".heif", ".jp2"),
 }
 # Reasons to leave something out, as a note counts them.
 JUNK = "hidden or system files or folders"

@@ -1,5 +1,6 @@
 """Training faces in any format, opened with their names: for training, conversion, inspection and purification."""
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tvconv_jax.data.formats.name_list import one_to_one, read_names
 from tvconv_jax.data.formats.pairs import is_list
 from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
-from tvconv_jax.data.listing import LeftOut, named
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, named
 from tvconv_jax.data.source import CHUNK, LooseFiles, Source, chunks
 from tvconv_jax.data.subset import Subset
 from tvconv_jax.utils.errors import UserError
@@ -68,23 +69,27 @@ def check_folder(path: Path) -> None:
     raise UserError(f"{path} {error}; give a folder of identities, a .rec, tfds:NAME, a list of pairs or a .bin.")
 
 
-def open_faces(text: str | Path) -> FaceSet:
-    """Open training faces: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME`` or the folder of a TFDS set.
+def open_faces(text: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> FaceSet:
+    """Open training images: ``DIR`` of ``<identity>/*.jpg``, ``*.rec``, ``tfds:NAME`` or the folder of a TFDS set.
+
+    Args:
+        text: The set.
+        suffixes: Of the files that are images of identities, of a folder.
 
     Raises:
         UserError: If it is none of them, or damaged.
     """
-    openers = {"folder": _open_folder, "rec": _open_records, "tfds": _open_tfds}
+    openers = {"folder": functools.partial(_open_folder, suffixes=suffixes), "rec": _open_records, "tfds": _open_tfds}
     kind = kind_of(text)
     if kind not in openers:
         raise UserError(f"{text} ({kind}) holds no training faces; give a folder of identities, a .rec or tfds:NAME.")
     return openers[kind](str(text))
 
 
-def _open_folder(text: str) -> FaceSet:
+def _open_folder(text: str, suffixes: tuple[str, ...]) -> FaceSet:
     left_out, base = LeftOut(), Path(text)
     check_folder(base)
-    files = training_files(base, left_out)
+    files = training_files(base, left_out, suffixes)
     identities = sorted({path.parent.name for path in files})
     label_of = {name: label for label, name in enumerate(identities)}
     labels = np.array([label_of[path.parent.name] for path in files], np.int64)

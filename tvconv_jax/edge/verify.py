@@ -501,21 +501,30 @@ def load(path: Path, runtime: str = "auto", *, run_code: bool = False) -> Model:
     try:
         metadata = json.loads(text or "")
         _, channels, height, width = metadata["input"]["shape"]
-        output = metadata["output"]["name"]
+        _check_faces(path, metadata)
         if (channels, height) != (3, width):
             raise ValueError("not square, or not in color")
         model = Model(path, runtime, metadata, call)
         model.title  # noqa: B018, raises if a part is missing
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Mistake(f"{path} holds no metadata of tvconv_jax; python -m tvconv_jax.export writes it.") from None
+    return model
+
+
+def _check_faces(path: Path, metadata: dict[str, Any]) -> None:
+    """Raise a :class:`Mistake` if a model is of another task, or verifies identities that are not faces."""
+    config, output = metadata.get("config"), metadata["output"]["name"]
+    task = config.get("task") if isinstance(config, dict) else None
     if output != "embeddings":
-        config = metadata.get("config")
-        task = config.get("task") if isinstance(config, dict) else None
         raise Mistake(
             f"{path} is not a model of faces: it is for {task or 'another task'}, and gives {output}, not embeddings; "
-            f"name an export of a face model."
+            f"name an export of a face model, or run this one with python -m tvconv_jax.predict."
         )
-    return model
+    if task not in (None, "face"):
+        raise Mistake(
+            f"{path} is not a model of faces: it is for {task} of other images, in which no face is searched; compare "
+            f"two of them with python -m tvconv_jax.predict {shlex.quote(str(path))} ONE OTHER."
+        )
 
 
 def find_artifact(path: Path, runtime: str) -> tuple[Path, str]:

@@ -8,7 +8,13 @@ from ml_collections import ConfigDict
 from tvconv_jax.experiments.sweep_file import Setting, Sweep
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.tasks.config_table import argument_rows, arguments_of, key_rows, show
-from tvconv_jax.tasks.configs import classification_config, face_config, frontal_config, odoc_config
+from tvconv_jax.tasks.configs import (
+    classification_config,
+    face_config,
+    frontal_config,
+    odoc_config,
+    verification_config,
+)
 from tvconv_jax.tasks.keys import KEYS, describe_allowed
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, write_text
@@ -61,11 +67,18 @@ def variants() -> dict[str, list[ConfigDict]]:
         texts = ["", *(f",operator={o}" for o in list_operators("mobilenetv2")), ",model=mlp_mixer"]
         return [classification_config(f"data={source}{text}") for text in texts]
 
+    def own(source: str) -> list[ConfigDict]:
+        texts = [f"data={source},model={name},operator={o}" for name, _ in faces for o in list_operators(name)]
+        return [verification_config(text) for text in texts]
+
     return {
         **{"face": face("embedded"), "face:folder": face("folder"), "face:casia": face("casia")},
         "frontal": [frontal_config(None), *(frontal_config(f"operator={o}") for o in list_operators("mobilenetv2"))],
         **{"odoc": odoc("embedded"), "odoc:folder": odoc("folder")},
         **{"classification": classification("embedded"), "classification:folder": classification("folder")},
+        "verification": own("embedded"),
+        "verification:folder": own("folder"),
+        "verification:casia": own("casia"),
     }
 
 
@@ -84,7 +97,8 @@ def defaults(key: str, rows: dict[str, list[dict[str, str]]]) -> str:
     texts = [f"{', '.join(names)}: {text}" for text, names in kinds.items()]
     return (
         next(iter(kinds))
-        if len(kinds) == 1 and {"face", "frontal", "odoc", "classification"} <= {*sum(kinds.values(), [])}
+        if len(kinds) == 1
+        and {"face", "frontal", "odoc", "classification", "verification"} <= {*sum(kinds.values(), [])}
         else "; ".join(texts)
     )
 
@@ -97,6 +111,7 @@ def render() -> str:
         ("frontal", "frontal", ""),
         ("odoc", "segmentation", ""),
         ("classification", "classification", "mobilenetv2"),
+        ("verification", "verification", ""),
     ):
         rows = argument_rows(arguments_of(task, model))
         cells = ((f"`{row.key}`", _cell(row.meaning, row.allowed), row.value) for row in rows)

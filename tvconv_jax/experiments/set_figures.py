@@ -37,8 +37,10 @@ from tvconv_jax.data.source import Source
 from tvconv_jax.data.subset import Subset
 from tvconv_jax.report.plot_style import WIDTH, new_figure, save
 from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.tasks.small_data import suffixes_of
 from tvconv_jax.tasks.trained import load
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 BATCH = 100
 PIXELS = "pixels"  # the layer before the first one
@@ -49,7 +51,7 @@ class ImageSet(NamedTuple):
 
     name: str
     source: Source
-    image_size: int
+    image_size: Size
 
     def batches(self, limit: int) -> Iterator[np.ndarray]:
         """Yield at most so many images, spread evenly over the set, as ``uint8 [n, s, s, 3]``."""
@@ -96,15 +98,16 @@ def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
         )
     config = read_config(target)
     task, data = config.task, config.data
-    if task == "face":
-        faces = load_faces(data)
+    if task in ("face", "verification"):
+        faces = load_faces(data, suffixes_of(task))
         sources = {"train": faces.train, **{name: source for name, (source, _) in faces.verification.items()}}
     elif task == "segmentation":
         folder = data.source == "folder"
         found = fundus.load_folder(data.root, cache_dir()) if folder else fundus.load_embedded(data.size, cache_dir())
         sources = {f"domain {domain}": source for domain, source in found.train.items()}
     else:
-        raise UserError(f"{target} is a run of the task {task!r}; name one of 'face' or 'segmentation', or a folder.")
+        tasks = "'face', 'verification' or 'segmentation'"
+        raise UserError(f"{target} is a run of the task {task!r}; name one of {tasks}, or a folder.")
     return [ImageSet(name, source, data.image_size) for name, source in sources.items()]
 
 
@@ -141,9 +144,9 @@ def measure_pixels(name: str, batches: Iterable[np.ndarray]) -> Pixels:
     return Pixels(name, mean, np.sqrt(variance.mean(axis=-1)), count)
 
 
-def layers_of(model: nn.Module, variables: Any, image_size: int) -> dict[str, tuple[int, int]]:
+def layers_of(model: nn.Module, variables: Any, image_size: Size) -> dict[str, tuple[int, int]]:
     """Return the grids of the pixels and of every part of the model that yields maps, in their order."""
-    grids = {PIXELS: (image_size, image_size)}
+    grids = {PIXELS: height_width(image_size)}
 
     def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         output, path = call(*args, **kwargs), context.module.path
@@ -152,7 +155,7 @@ def layers_of(model: nn.Module, variables: Any, image_size: int) -> dict[str, tu
         return output
 
     with nn.intercept_methods(note):
-        images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
         jax.eval_shape(lambda images: model.apply(variables, images, train=False), images)
     return grids
 

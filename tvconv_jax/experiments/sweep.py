@@ -190,9 +190,10 @@ def _run_all(args: argparse.Namespace, sweep: Sweep, out: Path, given: Given) ->
 
 
 def _check_verified(runs: Sequence[Run], given: Given) -> None:
-    """Raise a ``UserError`` if runs on faces would train and have no result."""
+    """Raise a ``UserError`` if runs that verify would train and have no result."""
     configs = [run.config(*given) for run in runs]
-    for config in {config.data.to_json(): config for config in configs if config.task == "face"}.values():
+    verifying = (config for config in configs if config.task in ("face", "verification"))
+    for config in {config.data.to_json(): config for config in verifying}.values():
         check_verified(config)
 
 

@@ -1,4 +1,4 @@
-"""Results of face runs: verification, ROC curves, the worst pairs."""
+"""Results of verification runs: accuracy, ROC curves, the worst pairs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.decoder import decode
+from tvconv_jax.data.decoder import decode, size
 from tvconv_jax.metrics.roc import Roc, accepted_at, roc
 from tvconv_jax.report.html import (
     Figure,
@@ -44,7 +44,7 @@ KINDS = ("the same identity, least alike", "different identities, most alike")
 def describe(
     results: Mapping[str, Any], cosines: Numbers, same: Numbers, sets: Sets | None, *, images: bool
 ) -> tuple[str, list[Figure], list[Section]]:
-    """Return the summary, the figures and the sections of a face run.
+    """Return the summary, the figures and the sections of a verification run.
 
     Args:
         results: ``results.json``.
@@ -134,7 +134,13 @@ def _worst_of_set(
     return joined(parts)
 
 
+def _as_tall(encoded: bytes) -> np.ndarray:
+    """Decode an image of :data:`SIZE` pixels height, with its own ratio of width to height up to 3."""
+    height, width = size(encoded)
+    return decode(encoded, (SIZE, round(SIZE * min(max(width / height, 1 / 3), 3))))
+
+
 def _pair(title: str, records: Sequence[Mapping[str, Any]], cosine: float) -> Html:
-    pixels = strip([Image.fromarray(decode(record["image"], SIZE)) for record in records], SIZE)
+    pixels = strip([Image.fromarray(_as_tall(record["image"])) for record in records], SIZE)
     shown = image(pixels, f"{title}: {records[0]['name']} and {records[1]['name']}", kind="JPEG")
     return tag("figure", shown, tag("figcaption", f"cosine {cosine:.3f}"))

@@ -33,6 +33,7 @@ from tvconv_jax.utils.sizes import describe_size
 Settings = dict[str, Any]
 TASKS = {
     "face": "Face verification",
+    "verification": "Verification of identities",
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
     "classification": "Classification",
@@ -60,7 +61,7 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
     metrics = plots.read_metrics((workdir / "metrics.jsonl").read_text().splitlines())
-    if settings["task"] == "face":
+    if settings["task"] in ("face", "verification"):
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
         result = others.segmentation(results, workdir, images=shows_images(config))

@@ -7,7 +7,8 @@ from typing import Any
 
 from tvconv_jax.utils.errors import UserError
 
-TASKS = ("face", "frontal", "segmentation", "classification")
+TASKS = ("face", "frontal", "segmentation", "classification", "verification")
+MODULES = {"verification": "face"}  # of tasks whose module has another name
 
 
 def load_task(name: str) -> ModuleType:
@@ -18,7 +19,7 @@ def load_task(name: str) -> ModuleType:
     """
     if name not in TASKS:
         raise UserError(f"config.task {name!r} is unknown; there are: {', '.join(TASKS)}.")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{MODULES.get(name, name)}")
 
 
 def write_report(workdir: Path, config: Any, data: Any, sets: Any = None) -> None:

@@ -22,6 +22,7 @@ from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 INITS = KEYS["model.affinity_init"].choices
 WITH_MAPS = ("tvconv", "tvconv_linear", "tvconv_lowrank")  # operators that learn affinity maps
@@ -53,9 +54,9 @@ class AffinityInit:
         return set_affinity(params, self._init, self._maps() if self._init == "data" else None, self._seed)
 
 
-def statistics(source: Source, image_size: int) -> np.ndarray:
-    """Return mean and standard deviation of the images at every pixel, gray, 0 to 1: ``float32 [2, s, s]``."""
-    total, squares = np.zeros((2, image_size, image_size))
+def statistics(source: Source, image_size: Size) -> np.ndarray:
+    """Return mean and standard deviation of the images at every pixel, gray, 0 to 1: ``float32 [2, h, w]``."""
+    total, squares = np.zeros((2, *height_width(image_size)))
     indices = np.unique(np.linspace(0, len(source) - 1, MAX_IMAGES).astype(int))
     for part in np.array_split(indices, -(-len(indices) // 200)):
         for record in read(source, [int(index) for index in part]):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tvconv_jax.tasks.configs.arguments import Argument
 from tvconv_jax.tasks.configs.classification import classification_arguments
-from tvconv_jax.tasks.configs.face import face_arguments
+from tvconv_jax.tasks.configs.face import face_arguments, verification_arguments
 from tvconv_jax.tasks.configs.frontal import frontal_arguments
 from tvconv_jax.tasks.configs.odoc import odoc_arguments
 from tvconv_jax.tasks.keys import KEYS, describe_allowed, did_you_mean
@@ -34,6 +34,7 @@ def arguments_of(task: str, model: str) -> dict[str, Argument]:
         "face": lambda: face_arguments(model),
         "frontal": frontal_arguments,
         "segmentation": odoc_arguments,
+        "verification": verification_arguments,
     }
     return tables[task]() if task in tables else {}
 

@@ -1,4 +1,4 @@
-"""Face recognition: train embeddings with AM-Softmax, verify them on pairs of other identities."""
+"""Verification of faces and other identities: train embeddings with AM-Softmax, verify them on pairs of others."""
 
 import dataclasses
 import functools
@@ -37,6 +37,7 @@ from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import height_width
 
 
 class Compared(NamedTuple):
@@ -47,7 +48,7 @@ class Compared(NamedTuple):
 
 
 class FaceJob(Job):
-    """A face run of :func:`tvconv_jax.tasks.configs.face_config`, with data in the place of those that it names."""
+    """A run of :func:`tvconv_jax.tasks.configs.face_config` or ``verification_config``, with data or what it names."""
 
     def __init__(self, config: ConfigDict, data: FaceData | None = None) -> None:
         super().__init__(config)
@@ -58,7 +59,7 @@ class FaceJob(Job):
         magnitudes = check_magnitudes(config.data.augment.to_dict())
         self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)
-        self.data = load_faces(config.data) if data is None else data
+        self.data = load_faces(config.data, small_data.suffixes_of(config.task)) if data is None else data
         self.sets = self.data.verification
         self.sizes = {"pictures": len(self.data.train), "identities": self.data.num_classes}
         self._affinity = AffinityInit(config, self.data.train)
@@ -67,7 +68,7 @@ class FaceJob(Job):
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
         self.optimizer = freeze_matching(self.sgd(), config.finetune.freeze)
-        mirror = config.eval.protocol == "standard"
+        mirror = config.eval.get("mirror", config.eval.protocol == "standard")
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
 
     @property
@@ -135,7 +136,7 @@ class FaceJob(Job):
 
     def results(self, found: dict[str, Compared], state: TrainState, best: Best) -> dict[str, Any]:
         accuracies = {name: compared.result.accuracy for name, compared in found.items()}
-        size = self.config.data.image_size
+        size = height_width(self.config.data.image_size)
         return {
             "step": int(state.step),
             "data": self.data.description,
@@ -145,7 +146,7 @@ class FaceJob(Job):
             "verification": {name: dataclasses.asdict(compared.result) for name, compared in found.items()},
             "best": best._asdict(),
             "start": self._start(),
-            "complexity": count(self.model, (1, size, size, 3))._asdict(),
+            "complexity": count(self.model, (1, *size, 3))._asdict(),
         }
 
     def report_data(self, state: TrainState, found: dict[str, Compared] | None = None) -> ReportData:
@@ -158,7 +159,7 @@ class FaceJob(Job):
     @classmethod
     def load_sets(cls, config: ConfigDict) -> Any:
         with suppress(UserError):
-            return load_faces(config.data).verification
+            return load_faces(config.data, small_data.suffixes_of(config.task)).verification
 
     def show(self, found: dict[str, Compared], step: int, *, trained: bool) -> None:
         options = self.config.eval
@@ -188,7 +189,7 @@ class FaceJob(Job):
 
         verify, comparison = (verify, self._comparison()) if self.sets else (None, None)
         found = {"images": batch["image"], "verify": verify, "output": "embeddings", "results": {}}
-        return found | {"comparison": comparison}
+        return found | {"comparison": comparison, "metadata": {"task": "verification"}}
 
     def _comparison(self) -> Comparison:
         pairs = [pairs for _, pairs in self.sets.values()]

@@ -19,6 +19,7 @@ from tvconv_jax.training import checkpoint_files as files
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.sizes import Size, height_width
 
 HEAD = "params/class_weights"
 Arrays = dict[str, np.ndarray]
@@ -130,9 +131,9 @@ def _read(folder: Path) -> Arrays | str:
         return f"it cannot be read, {type(error).__name__}"
 
 
-def check_weights(path: Path, model: nn.Module, image_size: int) -> None:
+def check_weights(path: Path, model: nn.Module, image_size: Size) -> None:
     """Raise a ``UserError`` if a file holds no weights of the reference, or those of another model."""
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     title, found = read_reference(path, model)
     found.pop(HEAD, None)

@@ -13,7 +13,9 @@ from tvconv_jax.tasks.saved_config import flat, read_config
 from tvconv_jax.training import checkpoint_files
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.sizes import height_width
 
+STARTS = {"verification": ("verification", "face")}  # tasks whose runs a task can start from, if not its own alone
 NEW_COLON = ("model.name", "model.operator")  # set by the config file and its argument: other keys depend on them
 
 
@@ -41,7 +43,7 @@ def start_config(config: ConfigDict) -> ConfigDict | None:
     if not (path / "config.json").exists():
         return None
     start = read_config(path)
-    if start.task != config.task:
+    if start.task not in STARTS.get(config.task, (config.task,)):
         raise UserError(f"finetune.checkpoint {path} is a run of the task {start.task}; name one of {config.task}.")
     return start
 
@@ -70,13 +72,14 @@ def check_same_model(config: ConfigDict, start: ConfigDict) -> None:
 
 
 def _keys(config: ConfigDict) -> dict[str, Any]:
-    keys = flat({"model": config.model.to_dict(), "data": {"image_size": config.data.image_size}})
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+    size = height_width(config.data.image_size)
+    keys = flat({"model": config.model.to_dict()}) | {"data.image_size": size[0] if size[0] == size[1] else size}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
 
 
 def _shapes(config: ConfigDict) -> Any:
-    size = config.data.image_size
+    size = height_width(config.data.image_size)
     variables = jax.eval_shape(
-        model_of(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        model_of(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     )
     return jax.tree.map(lambda leaf: leaf.shape, variables)

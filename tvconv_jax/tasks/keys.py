@@ -100,7 +100,10 @@ _DATA = {
     "shift": ("largest shift of an embedded board, as a share of the image", Range(0, 1)),
     "rotation": ("largest rotation of an embedded board, in degrees", Range(0, 180)),
     "crop": ("smallest size of a random crop, as a share of the image", SHARE),
-    "image_size": ("height and width of the images, in pixels; of classification one of each", count(4096, low=8)),
+    "image_size": (
+        "height and width of the images, in pixels: one number or, of own images, `(height, width)`",
+        count(4096, low=8),
+    ),
     "batch_size": ("images in a batch, of all devices together", BATCH),
     "per_domain": ("images of every clinic in a batch", BATCH),
     "sampling": (
@@ -152,6 +155,7 @@ _TRAIN = {
 }
 _EVAL = {
     "protocol": ("verification: folds by the field's rule, or as the reference", ("standard", "reference")),
+    "mirror": ("add the embedding of the mirrored image, as faces do with the protocol standard", BOOL),
     "channel_order": ("order of the colors of the images", ("rgb", "bgr")),
     "batch_size": ("images in a batch of the evaluation", BATCH),
     "report_images": ("show real images in report.html, not only synthetic ones", BOOL),
@@ -170,7 +174,7 @@ _EVAL = {
     "visualize": ("further test images to draw, as `Domain4/000.png,Domain4/007.png`", "names with commas"),
 }
 _OTHERS = {
-    "task": ("task, set by the config file", ("face", "frontal", "segmentation", "classification")),
+    "task": ("task, set by the config file", ("face", "frontal", "segmentation", "classification", "verification")),
     "seed": ("seed of weights, order and augmentation", count(MAX_SEED, low=0)),
     "loss.margin": ("margin of AM-Softmax, as a cosine", Range(0, 2)),  # cosines are no further apart
     "loss.label_smoothing": ("share of the target that all classes have in common", Range(0, 1, below=True)),

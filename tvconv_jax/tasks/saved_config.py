@@ -38,7 +38,10 @@ def read_config(workdir: Path) -> ConfigDict:
         UserError: If there is no run in the folder.
     """
     try:
-        config = ConfigDict(complete(parse_json((workdir / "config.json").read_text())))
+        values = complete(parse_json((workdir / "config.json").read_text()))
+        if isinstance(size := values.get("data", {}).get("image_size"), list):  # JSON has no tuples
+            values["data"]["image_size"] = tuple(size)
+        config = ConfigDict(values)
         config.task  # noqa: B018, raises where this is not a config of a run
     except (OSError, ValueError, AttributeError, TypeError):
         raise UserError(f"{workdir} holds no run (config.json); name a workdir of tvconv_jax.main.") from None

@@ -1,4 +1,4 @@
-"""Settings that a face run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and notes before it is read."""
+"""Settings that a verification run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and notes before it is read."""
 
 import math
 import shlex
@@ -9,10 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.face_counts import FaceCounts, count_faces
+from tvconv_jax.data.image_size import choose_size, sample_sizes
+from tvconv_jax.data.listing import DECODED_SUFFIXES, SUFFIXES, printable
 from tvconv_jax.tasks import auto
-from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES
+from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES, OWN_FREE
 from tvconv_jax.tasks.finetune_check import check_file, check_same_model, start_config
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, describe_size, height_width
 
 STEPS = 8  # an epoch of a chosen batch size has at least so many, except with the smallest batch
 SMALL = STEPS * FREE["data.batch_size"]  # images; fewer give no such epoch in batches of 512
@@ -24,7 +27,7 @@ FEW, MANY = 3, 50  # so few folders with so many images each may be classes
 
 
 def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) -> ConfigDict:
-    """Return the config of a face run with the choices for its data; print them, and what the run cannot do.
+    """Return the config of a run with the choices for its data; print them, and what the run cannot do.
 
     A run that goes on keeps the choices in its ``config.json``.
 
@@ -35,11 +38,11 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     start = None if resumed else start_config(config)
     if not resumed:
         check_file(config)
-    found = count_faces(config.data)
+    found = count_faces(config.data, suffixes_of(config.task))
     if resumed:  # its start may be gone
         config = resume(config, workdir)
     else:
-        if chosen := choose(config, found.images, start):
+        if chosen := choose(config, found.images, start, _size_for(config, found)):
             log_fn(_describe(chosen, found.images, start))
         config = auto.with_choices(config, chosen)
     if start is not None:
@@ -52,7 +55,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
 
 def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return a config with the choices of the run in a workdir, if there is one."""
-    return auto.resume(config, workdir, FREE)
+    return auto.resume(config, workdir, _free_of(config))
 
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -62,21 +65,52 @@ def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def check_verified(config: ConfigDict) -> None:
-    """Raise a ``UserError`` if the data of a face config has nothing to verify on."""
-    found = count_faces(config.data)
+    """Raise a ``UserError`` if the data of a config has nothing to verify on."""
+    found = count_faces(config.data, suffixes_of(config.task))
     if not found.verified:
         root = found.root or config.data.root
         raise UserError(f"{root} has no verification set to evaluate on; {pairs_hint(config.data)}")
 
 
-def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> dict[str, Any]:
-    """Return values by key for a set of so many images, and a run that starts from another one.
+def suffixes_of(task: str) -> tuple[str, ...]:
+    """Return the suffixes of files that a task reads as images of identities: of faces, .jpg and .png alone."""
+    return DECODED_SUFFIXES if task == "verification" else SUFFIXES
+
+
+def _free_of(config: ConfigDict) -> dict[str, Any]:
+    return OWN_FREE if config.task == "verification" else FREE
+
+
+def _size_for(config: ConfigDict, found: FaceCounts) -> Size | None:
+    """Return the size of own images, if it is open and they are not drawn; ``None`` keeps the config's."""
+    if (
+        config.task != "verification"
+        or "data.image_size" not in auto.open_keys(config, _free_of(config))
+        or found.source is None
+    ):
+        return None
+    return choose_size(
+        sample_sizes(found.source), longest=_longest(found.images), step=config.model.get("patch_size", 1)
+    )
+
+
+def _longest(images: int) -> int:
+    """Return the longer side, in pixels, to which own images are scaled down: 64 in small sets, which train sooner."""
+    return 64 if images < SMALL else 96
+
+
+def choose(
+    config: ConfigDict, images: int, start: ConfigDict | None = None, size: Size | None = None
+) -> dict[str, Any]:
+    """Return values by key for a set of so many images of a size, and a run that starts from another one.
 
     A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config
     file has changed, and runs from scratch whose batch size is given.
     """
-    free = auto.unchanged_keys(config, FREE)
-    chosen = {} if start is None else {"data.image_size": start.data.image_size}
+    defaults = _free_of(config)
+    free = auto.unchanged_keys(config, defaults)
+    size = size if start is None else start.data.image_size
+    chosen = {} if size is None else {"data.image_size": _like(config.data.image_size, size)}
     tuned, batch = bool(config.finetune.checkpoint), config.data.batch_size
     if "data.batch_size" in free:
         batch = batch_size_for(images)
@@ -89,7 +123,12 @@ def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> 
         if config.optimizer.lr_scaling == "none":
             rate = TUNE_RATE * math.sqrt(batch / MIN_BATCH) if tuned else SCRATCH_RATE * batch
             chosen |= {"optimizer.learning_rate": rate, "optimizer.base_batch": batch}
-    return {key: value for key, value in chosen.items() if key in free and value != FREE[key]}
+    return {key: value for key, value in chosen.items() if key in free and value != defaults[key]}
+
+
+def _like(old: Size, size: Size) -> Size:
+    """Return a size as one number or as two, as another one is."""
+    return size if isinstance(old, int) else height_width(size)
 
 
 def batch_size_for(images: int) -> int:
@@ -110,6 +149,7 @@ def check_batch(batch_size: int, images: int) -> None:
 def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     """Return lines about what a run on this data will not do."""
     lines, count = [], len(found.identities)
+    few = found.images < SMALL and not config.finetune.checkpoint
     if not found.verified:
         lines.append(
             f"note: {found.root or config.data.root} has no verification set (SET.bin, SET_pair.txt, pairs.txt): the "
@@ -121,7 +161,12 @@ def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
             f"they classes? This is verification, which learns to distinguish identities; a classifier of your own "
             f"images is --config=configs/classification.py:data=folder"
         )
-    if config.data.source != "embedded" and found.images < SMALL and not config.finetune.checkpoint:
+    if config.task == "verification" and found.single:
+        lines.append(
+            f"note: {len(found.single)} of {count} identities have one image each ({printable(found.single[0])}): they "
+            f"show what differs between identities, but not what stays the same within one"
+        )
+    if config.task == "face" and config.data.source != "embedded" and few:
         lines.append(
             f"note: {found.images} images are few to train from scratch; start from a trained model with "
             f"--config.finetune.checkpoint=WORKDIR"
@@ -136,8 +181,14 @@ def pairs_hint(data: ConfigDict) -> str:
 
 
 def _describe(chosen: dict[str, Any], images: int, start: ConfigDict | None) -> str:
-    shown = ", ".join(f"{key} {auto.describe(value)}" for key, value in chosen.items())
-    reasons = [f"for {images} training images"] if len(chosen) > ("data.image_size" in chosen) else []
+    shown = ", ".join(f"{key} {_shown(key, value, images)}" for key, value in chosen.items())
+    reasons = [f"for {images} training images"] if start is None or len(chosen) > 1 else []
     if start is not None and "data.image_size" in chosen:
         reasons.append("with the image size of finetune.checkpoint")
     return f"chosen {', '.join(reasons)}, since none was given: {shown}"
+
+
+def _shown(key: str, value: Any, images: int) -> str:
+    if key != "data.image_size" or isinstance(value, int):
+        return auto.describe(value)
+    return f"{describe_size(value)} (height x width: the median, {_longest(images)} at most)"

@@ -1,4 +1,4 @@
-"""Faces in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
+"""Identities in folders: ``root/train/<identity>/*.jpg`` (or ``root/<identity>/*.jpg``), ``root/<set>_pair.txt``."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, read_json, user_path, write_json
 from tvconv_jax.utils.progress import track
+from tvconv_jax.utils.sizes import Size, describe_size, height_width
 
 # Names that a verification set cannot have, with the reasons.
 RESERVED = {
@@ -31,9 +32,15 @@ class FolderFaces(RecordBuilder):
 
 
 def load(
-    base: Path, cache: Path, *, image_size: int, max_corrupt: float, train: bool = True
+    base: Path,
+    cache: Path,
+    *,
+    image_size: Size,
+    max_corrupt: float,
+    train: bool = True,
+    suffixes: tuple[str, ...] = SUFFIXES,
 ) -> tuple[ImageSource | None, dict[str, tuple[ImageSource, Pairs]], dict[str, Any]]:
-    """Copy the faces of a folder into records, unless the cache holds their current state.
+    """Copy the images of a folder into records, unless the cache holds their current state.
 
     Args:
         base: The folder; every ``<set>_pair.txt`` in it is a verification set with its images in ``base/<set>/``.
@@ -41,6 +48,7 @@ def load(
         image_size: Expected height and width in pixels; the notes count images of another size.
         max_corrupt: Largest share of unreadable training images that is skipped; a larger one is an error.
         train: Whether to read the identities; ``False`` if the training images come from elsewhere.
+        suffixes: Of the files that are read as images of identities.
 
     Returns:
         The training images; each verification set's images and pairs; ``{"identities": int, "notes": [str]}``.
@@ -49,7 +57,7 @@ def load(
         UserError: If the folder is missing, holds fewer than two identities, or an image or a pair list is bad.
     """
     lists, left_out = _pair_lists(base), LeftOut()
-    splits = {"train": training_files(base, left_out)} if train else {}
+    splits = {"train": training_files(base, left_out, suffixes)} if train else {}
     splits |= {name: [base / name / file for file in files] for name, (_, files) in lists.items()}
     if not splits:
         return None, {}, {"identities": 0, "notes": []}
@@ -99,9 +107,9 @@ def existing(root: str, key: str = "data.root") -> Path:
     return base
 
 
-def training_files(base: Path, left_out: LeftOut) -> list[Path]:
+def training_files(base: Path, left_out: LeftOut, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """Return :func:`identity_files`; raise a ``UserError`` if there are fewer than two identities, or one is lost."""
-    files = identity_files(base, left_out)
+    files = identity_files(base, left_out, suffixes)
     identities = {path.parent for path in files}
     if len(identities) < 2:
         raise UserError(
@@ -126,11 +134,11 @@ def _identity_folder(base: Path) -> Path:
     return base / "train" if (base / "train").is_dir() else base
 
 
-def identity_files(base: Path, left_out: LeftOut) -> list[Path]:
+def identity_files(base: Path, left_out: LeftOut, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """Return the images of all identities in a folder or in its ``train``, sorted, without verification sets."""
     folder = _identity_folder(base)
     ignore = {set_of(path)[0] for path in pair_lists(base)} if folder == base else set()
-    return identity_images(folder, SUFFIXES, left_out, ignore)
+    return identity_images(folder, suffixes, left_out, ignore)
 
 
 def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt: float) -> None:
@@ -151,7 +159,7 @@ def _write(folder: Path, base: Path, splits: dict[str, list[Path]], max_corrupt:
             yield Record(image=path.read_bytes(), label=label, name=str(name))
 
     records_of = {split: records(files) for split, files in splits.items()}
-    prepare(FolderFaces(splits=records_of, data_dir=folder), f"the faces of {base}")
+    prepare(FolderFaces(splits=records_of, data_dir=folder), f"the images of {base}")
     write_json(folder / "summary.json", {"identities": len(identities), "checked": checked})
 
 
@@ -179,7 +187,7 @@ def _readable(files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
     return good, {"folder": str(files[0].parent.parent), "files": len(files), "bad": bad, "sizes": sizes}
 
 
-def _notes(checked: dict[str, Any], max_corrupt: float, image_size: int) -> list[str]:
+def _notes(checked: dict[str, Any], max_corrupt: float, image_size: Size) -> list[str]:
     """Return notes on skipped and resized images; raise a ``UserError`` if more than a share cannot be read."""
     bad, count, notes = checked["bad"], checked["files"], []
     named = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
@@ -192,7 +200,8 @@ def _notes(checked: dict[str, Any], max_corrupt: float, image_size: int) -> list
         notes.append(f"skipped {len(bad)} of {count} images that cannot be read: {named}")
     if lost := checked.get("lost"):
         notes.append(f"{len(lost)} identities have no image that can be read: left out ({printable(lost[0])})")
-    size = f"{image_size}x{image_size}"
-    if resized := sum(checked["sizes"].values()) - checked["sizes"].get(size, 0):
+    height, width = height_width(image_size)
+    if resized := sum(checked["sizes"].values()) - checked["sizes"].get(f"{width}x{height}", 0):
+        size = describe_size(image_size) + " (height x width)" * (height != width)
         notes.append(f"{resized} of {count} images in {checked['folder']} are resized to {size}")
     return notes

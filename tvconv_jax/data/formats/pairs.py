@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data import listing
-from tvconv_jax.data.listing import SUFFIXES
+from tvconv_jax.data.listing import DECODED_SUFFIXES, SUFFIXES
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import posix, read_lines, whole_number
 
@@ -159,8 +159,9 @@ def _lfw_rows(path: Path) -> list[Row]:
 
 def _lfw_file(root: Path, files: dict[str, dict[str, str]], name: str, image: int) -> str:
     if name not in files:
-        there = listing.flat(root / name, SUFFIXES, listing.LeftOut())
-        files[name] = {path.stem: path.name for path in sorted(there, key=lambda path: path.suffix == ".jpg")}
+        there = listing.flat(root / name, DECODED_SUFFIXES, listing.LeftOut())  # of equal stems the last one counts
+        there.sort(key=lambda path: (path.suffix.lower() in SUFFIXES, path.suffix == ".jpg"))
+        files[name] = {path.stem: path.name for path in there}
     stem = f"{name}_{image:04d}"
     return f"{name}/{files[name].get(stem, stem + '.jpg')}"
 

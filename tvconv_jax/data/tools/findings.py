@@ -47,12 +47,31 @@ def _equal(names: Sequence[str], count: int | None) -> str:
     return " = ".join(names[:count]) + more
 
 
-def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], size: int) -> Iterator[Finding]:
-    """Yield the defects of a set, whose images should have ``size`` pixels; ``faces`` is ``None`` for a test set."""
+def find_defects(
+    source: Source, faces: FaceSet | None, stats: Sequence[ImageStats], size: int | None, *, template: bool = True
+) -> Iterator[Finding]:
+    """Yield the defects of a set.
+
+    Args:
+        source: The images.
+        faces: Their identities; ``None`` for a test set.
+        stats: Of each image.
+        size: Height and width that the images should have; ``None``: any.
+        template: Whether they are faces that should be aligned to the template.
+    """
     read = [index for index, entry in enumerate(stats) if not entry.error]
     yield from unreadable(source, stats)
     if faces:  # in a test set an image belongs to many pairs
         yield from equal_files(faces.source, faces.labels, stats)
+    if template:
+        yield from _face_defects(source, stats, read)
+    rotated = [index for index in read if stats[index].rotated]
+    yield from named_images(source, ROTATED, rotated)
+    if size:
+        yield from _other_sizes(source, stats, read, size)
+
+
+def _face_defects(source: Source, stats: Sequence[ImageStats], read: Sequence[int]) -> Iterator[Finding]:
     swapped = sorted((index for index in read if stats[index].swapped), key=lambda index: stats[index].warmth)
     if len(swapped) > sum(not stats[index].gray for index in read) / 2:
         yield Finding("most faces are bluer than skin: red and blue seem to be swapped (BGR)", (), swapped)
@@ -64,8 +83,9 @@ def find_defects(source: Source, faces: FaceSet | None, stats: Sequence[ImageSta
         text = f"the eyes of {1 - max(dark, drawn):.0%} are not where the template has them: align the set first; "
         text += "if it is aligned (drawn faces, rough landmarks), look at a --sheet"
         yield Finding(text, (), [index for index in read if stats[index].eyes <= 0 and stats[index].detail <= 1])
-    rotated = [index for index in read if stats[index].rotated]
-    yield from named_images(source, ROTATED, rotated)
+
+
+def _other_sizes(source: Source, stats: Sequence[ImageStats], read: Sequence[int], size: int) -> Iterator[Finding]:
     others = [index for index in read if stats[index].size != (size, size)]
     sizes = {stats[index].size for index in read}
     height, width = min(sizes, default=(0, 1))

@@ -1,5 +1,6 @@
 """The report on a set of faces, images or masks: its content, and defects."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import numpy as np
 
 from tvconv_jax.data.formats.folder import identity_files
 from tvconv_jax.data.formats.pairs import FOLDS, check_folds, split_folds
-from tvconv_jax.data.listing import LeftOut
+from tvconv_jax.data.listing import DECODED_SUFFIXES, SUFFIXES, LeftOut
 from tvconv_jax.data.sets import FaceSet, check_folder, kind_of, open_faces, packed_in
 from tvconv_jax.data.source import Source, chunks
 from tvconv_jax.data.tools.contact_sheet import write_sheet
@@ -26,6 +27,7 @@ from tvconv_jax.utils.progress import track
 
 MAX_NAMES = 10  # names in a line
 FACE_SIZE = 112  # expected height and width of faces
+TRAIN = ("python", "-m", "tvconv_jax.main", "--config=configs/verification.py:data=folder")  # on identities in folders
 
 
 def inspect(
@@ -43,8 +45,8 @@ def inspect(
     Args:
         path: A folder of images; of faces also a training set, as for :func:`tvconv_jax.data.sets.open_faces`, a
             verification ``.bin`` or ``_pair.txt``, or a folder that holds training images, test sets or both.
-        kind: ``"faces"``, ``"images"`` (folders are classes) or ``"masks"`` (with their images, or without); default:
-            guessed, and said.
+        kind: ``"faces"``, ``"identities"`` (other than faces), ``"images"`` (folders are classes) or ``"masks"`` (with
+            their images, or without); default: guessed, and said.
         tests: More test sets of faces, or lists of their identities, for a search for overlap.
         size: Expected height and width of the images in pixels; default: 112 for faces, any for others.
         sheet: Image file to write, with the images of the findings and a sample; ``None`` writes none.
@@ -55,12 +57,17 @@ def inspect(
     if kind is None and kind_of(path) == "folder" and Path(path).is_dir():
         guessed = guess(Path(path))
     kind = kind or (guessed.kind if guessed else "faces")
-    report = _faces(path, tests, size or FACE_SIZE) if kind == "faces" else _others(path, kind, tests, size)
+    if kind in ("faces", "identities"):
+        report = _identities(path, tests, size, kind)
+    else:
+        report = _others(path, kind, tests, size)
     first, *lines = report.lines
     lines = [first, *([f"  looks like {kind}: {guessed.reason} (--kind chooses)"] if guessed else []), *lines]
     lines += [f"  ! {finding.line(None if every_name else MAX_NAMES)}" for finding in report.findings]
     if not report.findings:
-        lines.append(f"  nothing was found that {'costs accuracy' if kind == 'faces' else 'is wrong'}")
+        lines.append(f"  nothing was found that {'is wrong' if kind in ('images', 'masks') else 'costs accuracy'}")
+    if kind == "identities" and kind_of(path) == "folder":
+        lines.append(f"  to train    {shlex.join([*TRAIN, f'--config.data.root={path}', '--workdir=runs/own'])}")
     if sheet:
         rows = {finding.text: finding.indices for finding in report.findings if finding.indices}
         write_sheet(announce_overwrite(sheet), report.source, rows, seed=seed)
@@ -79,14 +86,15 @@ def _others(path: str, kind: str, tests: Sequence[str], size: int | None) -> Rep
     return report._replace(lines=[f"{path}: {kind}", *report.lines])
 
 
-def _faces(path: str, tests: Sequence[str], size: int) -> Report:
-    """Report on faces to train or to verify on."""
-    faces, held_out = _open(path)
+def _identities(path: str, tests: Sequence[str], size: int | None, kind: str) -> Report:
+    """Report on faces, or images of other identities, to train or to verify on."""
+    template = kind == "faces"
+    faces, held_out = _open(path, SUFFIXES if template else DECODED_SUFFIXES)
     source = faces.source if faces else held_out[0].source
     missing = () if faces else _missing(path, held_out)
     stats = _measure_all(source, Path(path).name)
     found = [Finding("listed images are missing", missing)] if missing else []
-    found += find_defects(source, faces, stats, size)
+    found += find_defects(source, faces, stats, size or (FACE_SIZE if template else None), template=template)
     if faces:
         beside = [*held_out, *(test for name in tests for test in open_held_out(name))]
         for test in beside:
@@ -96,12 +104,12 @@ def _faces(path: str, tests: Sequence[str], size: int) -> Report:
             f"  note: train with --config.data.include_list={test.include}, without those of {test.name}"
             for test in apart
         ]
-        return Report([f"{path}: {faces.kind}", *_facts(faces, stats), *notes], found, source)
+        return Report([f"{path}: {faces.kind}", *_facts(faces, stats, template=template), *notes], found, source)
     pairs, defects = _pairs(held_out[0])
-    return Report([f"{path}: a test set", pairs, *_facts(None, stats)], [*found, *defects], source)
+    return Report([f"{path}: a test set", pairs, *_facts(None, stats, template=template)], [*found, *defects], source)
 
 
-def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
+def _open(path: str, suffixes: tuple[str, ...]) -> tuple[FaceSet | None, list[HeldOut]]:
     """Open the training set, and the test sets beside it."""
     kind, base = kind_of(path), Path(path)
     if kind in ("pairs", "bin"):
@@ -112,9 +120,9 @@ def _open(path: str) -> tuple[FaceSet | None, list[HeldOut]]:
     tests = open_beside(base)
     if packed := packed_in(base):
         return open_faces(packed), tests
-    if tests and not identity_files(base, LeftOut()):
+    if tests and not identity_files(base, LeftOut(), suffixes):
         return None, tests
-    return open_faces(path), tests
+    return open_faces(path, suffixes), tests
 
 
 def _missing(path: str, tests: Sequence[HeldOut]) -> Sequence[str]:
@@ -146,7 +154,7 @@ def _pairs(test: HeldOut) -> tuple[str, list[Finding]]:
     return line, []
 
 
-def _facts(faces: FaceSet | None, stats: list[ImageStats]) -> Iterator[str]:
+def _facts(faces: FaceSet | None, stats: list[ImageStats], *, template: bool) -> Iterator[str]:
     readable = [entry for entry in stats if not entry.error]
     if faces:
         each = np.bincount(faces.labels, minlength=len(faces.identities))
@@ -160,7 +168,12 @@ def _facts(faces: FaceSet | None, stats: list[ImageStats]) -> Iterator[str]:
     yield "  sizes       " + ", ".join(f"{size}: {count:,}" for size, count in sizes.most_common(3)) + more
     gray = sum(entry.gray for entry in readable)
     yield f"  color       {len(readable) - gray:,}, gray {gray:,}"
+    if template:
+        yield _eyes(readable)
+    yield from (f"  note: {note}" for note in (faces.notes if faces else ()))
+
+
+def _eyes(readable: list[ImageStats]) -> str:
     dark, drawn = eyes_in_place(readable)
     unlike = f", though darker than the cheeks in {dark:.1%} only: drawn faces?" * (dark < MIN_DARK <= drawn + 0.1)
-    yield f"  eyes        are at their places in the 112x112 template in {max(dark, drawn):.1%}{unlike}"
-    yield from (f"  note: {note}" for note in (faces.notes if faces else ()))
+    return f"  eyes        are at their places in the 112x112 template in {max(dark, drawn):.1%}{unlike}"

@@ -27,6 +27,7 @@ IN_PLACE = 0.7  # share of images with detail at the eyes' places, from which on
 # aligned ones, .95 of parts in one place.
 MIN_FOLDERS, SKIN, MIN_WARMTH, MAX_EXPLAINED = 3, 0.4, 0.15, 0.5
 FLAT, COLORS, BIN = 0.97, 16, 8  # least share of a mask's pixels in its 16 most frequent colors, in bins of 8 levels
+MANY_FOLDERS = 10  # from which on folders of images may be identities
 FEW = 16  # most values of an image in gray or with a palette that may be a mask
 
 
@@ -76,11 +77,15 @@ def guess(base: Path) -> Guess:
     placed = float(np.mean([entry.detail > 1 for entry in stats])) if stats else 0.0
     if placed >= IN_PLACE:
         return Guess("faces", f"eyes where the 112x112 template has them in {placed:.0%} of {len(stats)} images")
-    if not stats or tests:
-        return Guess("faces", "there are sets of pairs" if stats else "no image can be read")
+    if not stats:
+        return Guess("faces", "no image can be read")
     if _may_be_photographs(files, images, stats):
         return Guess("faces", "folders of images with skin color in the middle, not aligned")
     text = f"eyes where the template of faces has them in {placed:.0%} only; if they are faces: --kind=faces"
+    if tests:
+        return Guess("identities", f"there are sets of pairs, and {text}")
+    if len({path.parent for path in files}) >= MANY_FOLDERS:
+        text += "; if each folder is one identity: --kind=identities"
     return Guess("images", text)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvconv_jax.data.decoder import ImageError, pixels, read_image
 from tvconv_jax.data.formats.folder import check_set_name, identity_files
 from tvconv_jax.data.formats.pairs import FOLDS, LFW_LIST, LIST_END, is_list, set_of
-from tvconv_jax.data.listing import LeftOut
+from tvconv_jax.data.listing import DECODED_SUFFIXES, SUFFIXES, LeftOut
 from tvconv_jax.data.sets import check_folder, kind_of
 from tvconv_jax.data.subset import short_name
 from tvconv_jax.data.tools.held_out import TRAIN_END
@@ -24,6 +24,7 @@ from tvconv_jax.utils.progress import track
 
 NAME = f"own{LIST_END}"  # of the list, unless another is given
 MAX_NAMES = 10  # identities in a line
+FACES, OWN = "configs/face_mb01.py", "configs/verification.py"  # the config of faces reads .jpg and .png alone
 LEFT_OUT = {"read": "images that cannot be read", "equal": "images equal to another one: used once"}
 
 Identities = dict[str, list[Path]]  # images by identity
@@ -81,7 +82,7 @@ def _open(folder: str) -> tuple[Path, Identities, LeftOut]:
     check_folder(Path(folder))
     base, left_out, identities = Path(folder), LeftOut(), {}
     base = base.parent if base.name == "train" else base
-    files = identity_files(base, left_out)
+    files = identity_files(base, left_out, DECODED_SUFFIXES)
     check_names(files)
     for path in files:
         identities.setdefault(path.parent.name, []).append(path)
@@ -181,14 +182,20 @@ def _report(
     yield f"  folds       {FOLDS} of {2 * len(folds[0].same)} pairs; they {shared}"
     where = out.parent.resolve() == base.resolve()
     data = [f"--config.data.root={base}"] + ([] if where else [f"--config.data.verify_root={out.parent}"])
-    config = f"--config=configs/face_mb01.py:data={'folder' if where else 'casia'}"
-    command = ["python", "-m", "tvconv_jax.main", config]
+    of_faces = all(path.suffix.lower() in SUFFIXES for images in everyone.values() for path in images)
+    config = FACES if of_faces else OWN
+    command = ["python", "-m", "tvconv_jax.main", f"--config={config}:data={'folder' if where else 'casia'}"]
     if len(held) == len(everyone):
         yield f"  identities  all {len(everyone):,}; training sees them too; --hold-out=0.2 keeps some apart"
-        yield f"  to train    {shlex.join([*command, *data, '--workdir=runs/own'])}"
+        yield from _commands([*command, *data], of_faces)
         return
     names = ", ".join(list(held)[:MAX_NAMES]) + (", ..." if len(held) > MAX_NAMES else "")
     yield f"  held out    {len(held):,} of {len(everyone):,} identities: {names}"
     yield f"  {include}: the images of the other {len(everyone) - len(held):,} identities"
-    data += [f"--config.data.include_list={include}"]
-    yield f"  to train    {shlex.join([*command, *data, '--workdir=runs/own'])}"
+    yield from _commands([*command, *data, f"--config.data.include_list={include}"], of_faces)
+
+
+def _commands(command: Sequence[str], of_faces: bool) -> Iterator[str]:
+    yield f"  to train    {shlex.join([*command, '--workdir=runs/own'])}"
+    if of_faces:
+        yield f"  not faces?  {OWN} in the place of {FACES}, for images of any size"

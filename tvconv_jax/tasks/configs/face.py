@@ -1,13 +1,15 @@
-"""Recipe of the face task."""
+"""Recipes of the face task, and of the verification of one's own identities, which is the same task."""
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.models.registry import MODELS, list_operators
+from tvconv_jax.models.registry import MODELS, OPERATORS, list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
 from tvconv_jax.tasks.keys import KEYS
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import height_width, parse_size
 
 # The reference divides the learning rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
@@ -28,6 +30,8 @@ FREE = {
     "optimizer.milestones": tuple(map(float, MILESTONES)),
     "optimizer.warmup_epochs": 0.0,
 }
+OWN_FREE = FREE | {"data.image_size": height_width(PAPER["image_size"])}  # of own identities
+EMBEDDING = ("mobilenetv2", "shufflenetv2", "mlp_mixer")  # models that give embeddings
 
 
 def face_arguments(model: str) -> dict[str, Argument]:
@@ -54,7 +58,57 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     Raises:
         UserError: If an argument does not fit.
     """
-    given = parse_arguments(arg, face_arguments(model))
+    return config_of("face", parse_arguments(arg, face_arguments(model)), {"name": model, "width": width})
+
+
+def verification_arguments() -> dict[str, Argument]:
+    """Return the ``:`` arguments of this config."""
+    common = face_arguments(EMBEDDING[0])
+    own = {
+        "data": common.pop("data"),
+        "model": Argument(str, EMBEDDING[0], "model", EMBEDDING),
+        "width": Argument(float, None, "multiplier of the channels; default: the model's smallest"),
+        "operator": Argument(str, None, "spatial operator; default: the model's first", ("baseline", *OPERATORS)),
+        "embedding_size": Argument(int, 512, "numbers in an embedding"),
+        "head_pool": Argument(str, None, "pooling before the embedding", ("mean", "gdc", "flatten")),
+        "image_size": Argument(parse_size, None, "height and width of the images, as 64 or 48x64"),
+    }
+    return own | {name: argument for name, argument in common.items() if name not in own}
+
+
+def verification_config(arg: str | None) -> ConfigDict:
+    """Return the config of the verification of one's own identities.
+
+    It is that of faces (:func:`tvconv_jax.tasks.configs.face_config`) without mirrored images, since most objects are
+    not symmetric, and with the size of the images open: it is chosen from the data.
+
+    Args:
+        arg: ``:`` arguments: ``data=embedded|folder|casia``, ``model``, ``width``, ``operator``, ``embedding_size``,
+            ``head_pool``, ``image_size`` as 64 or 48x64, ``epochs``, ``batch_size``, ``seed``, ``smoke``.
+
+    Raises:
+        UserError: If an argument does not fit.
+    """
+    given = parse_arguments(arg, verification_arguments())
+    name = given["model"]
+    operators = list_operators(name)
+    given["operator"] = given["operator"] or operators[0]
+    if given["operator"] not in operators:
+        raise UserError(f"operator={given['operator']} is not one of {name}; there are: {', '.join(operators)}.")
+    width = MODELS[name].widths[0] if given["width"] is None else given["width"]
+    model: dict[str, Any] = {"name": name, "width": width, "embedding_size": given["embedding_size"]}
+    if given["head_pool"]:
+        model["head_pool"] = given["head_pool"]
+    config = config_of("verification", given, model)
+    with config.ignore_type():
+        config.data.image_size = height_width(config.data.image_size)
+    config.data.flip = False
+    config.eval.mirror = False
+    return config
+
+
+def config_of(task: str, given: dict[str, Any], model: dict[str, Any]) -> ConfigDict:
+    """Return the config of a task for the values of its ``:`` arguments and its keys of the model."""
     smoke, source = given["smoke"], given["data"]
     scaled = source == "embedded" and not smoke
     size = SIZES["smoke" if smoke else source]
@@ -62,14 +116,13 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     size = with_given(size, given)
     epochs = size.pop("epochs")
     return base.make_config(
-        "face",
+        task,
         given,
         model={
-            "name": model,
-            "width": width,
-            "stages": MODELS[model].stages[:1] if smoke else (),
+            "stages": MODELS[model["name"]].stages[:1] if smoke else (),
             **base.AFFINITY,
             "embedding_size": 512,
+            **model,
         },
         data={**_source(source, smoke), **size, "flip": True, "augment": dict(base.AUGMENT)},
         loss={"margin": 0.35, "scale": 32.0},

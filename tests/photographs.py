@@ -16,6 +16,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
 
 from tvconv_jax.data.synthetic import faces
+from tvconv_jax.data.synthetic.face_rendering import render
 
 WIDTH, HEIGHT = 320, 280
 # Ranges of a photograph: radians, half images, share of the image that a drawing of a face alone fills.
@@ -39,7 +40,7 @@ def draw(identities, images, seed, size=WIDTH):
     photos["zoom"] = np.log(random.uniform(*ZOOM, count))
     photos["shift"] = random.uniform(-SHIFT, SHIFT, count)
     photos["shift_y"] = random.uniform(-SHIFT, SHIFT, count) / 2
-    drawn = faces.render(people, photos, size)
+    drawn = render(people, photos, size)
     cut = (size - size * HEIGHT // WIDTH) // 2
     shape = identities, images
     points = landmarks(people, photos, size) - (0, cut)
@@ -48,7 +49,7 @@ def draw(identities, images, seed, size=WIDTH):
 
 
 def landmarks(people, photos, size):
-    """True landmarks ``[n, 5, 2]`` of what :func:`tvconv_jax.data.synthetic.faces.render` draws: x, y in pixels."""
+    """True landmarks ``[n, 5, 2]`` of the images that ``render`` draws: x, y in pixels."""
     eye_x, eye_y, mouth_y = people["eye_distance"], people["eye_height"], people["mouth_height"]
     mouth_x = people["mouth_width"] * (1 + 0.6 * photos["smile"])
     corner_y = mouth_y - 8.8 * photos["smile"] * mouth_x**2 + 0.15 * photos["smile"]

@@ -19,7 +19,8 @@ from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
 from tvconv_jax.data.subset import write_include_list
-from tvconv_jax.data.synthetic.faces import IDENTITY, VERIFICATION, draw_identities, draw_photos, render
+from tvconv_jax.data.synthetic.face_rendering import render
+from tvconv_jax.data.synthetic.faces import IDENTITY, VERIFICATION, draw_identities, draw_photos
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.inspection import inspect
 from tvconv_jax.utils.errors import UserError

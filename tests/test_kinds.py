@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.decoder import encode, labels
 from tvconv_jax.data.synthetic import faces as drawing
+from tvconv_jax.data.synthetic.face_rendering import render
 from tvconv_jax.data.tools.alignment import align
 from tvconv_jax.data.tools.kinds import guess
 
@@ -28,7 +29,7 @@ def warnings(report):
 
 def drawn_faces(count, size):
     random = np.random.default_rng(0)
-    return drawing.render(drawing.draw_identities(random, count), drawing.draw_photos(random, count), size)
+    return render(drawing.draw_identities(random, count), drawing.draw_photos(random, count), size)
 
 
 def part(seed, defect):

@@ -11,8 +11,9 @@ from tvconv_jax.data.decoder import encode
 from tvconv_jax.data.formats.pairs import Pairs
 from tvconv_jax.data.records import ImageSource, RecordBuilder, prepare
 from tvconv_jax.data.source import Record
-from tvconv_jax.data.synthetic import faces as draw
-from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos, render
+from tvconv_jax.data.synthetic import face_rendering, faces
+from tvconv_jax.data.synthetic.face_rendering import render
+from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos
 
 CHUNK = 240  # images drawn at once
 IMAGE_SIZE = 48
@@ -42,7 +43,8 @@ def load(size: str, root: Path) -> tuple[ImageSource, dict[str, tuple[ImageSourc
     for name, exaggerate in VERIFICATION.items():
         splits[name] = _draw(next(seeds), count, labels, exaggerate, name + "/{index:06d}.jpg")
     # Another drawing code is another set.
-    folder = root / f"embedded-{digest(Path(draw.__file__).read_bytes(), Path(__file__).read_bytes())}"
+    code = (Path(file).read_bytes() for file in (faces.__file__, face_rendering.__file__, __file__))
+    folder = root / f"embedded-{digest(*code)}"
     builder = EmbeddedFaces(splits=splits, config=size, data_dir=folder)
     prepare(builder, "the embedded faces (synthetic, drawn by tvconv_jax)")
     index = np.arange(count, dtype=np.int32)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos, render
+from tvconv_jax.data.synthetic.face_rendering import render
+from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos
 from tvconv_jax.data.tools.contact_sheet import SIZE, Row, draw_contact_sheet
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, replacing

@@ -77,15 +77,20 @@ def draw(
     labels = np.empty(count, np.int64)
     for chunk, start in enumerate(range(0, count, CHUNK)):
         random = np.random.default_rng([seed, chunk])
-        kept = slice(start, min(start + CHUNK, count))
         drawn = random.permutation(np.arange(CHUNK) % len(CLASSES))
         boards = np.stack([assemble(random, CLASSES[label]) for label in drawn])
-        nuisances = draw_nuisances(random, boards.shape, shift=shift, rotation=rotation)
-        n = kept.stop - kept.start
-        labels[kept] = drawn[:n]
-        nuisances = {name: values[:n] for name, values in nuisances.items()}
-        images[kept], masks[kept] = paint(random, boards[:n], PLACES, nuisances, (height, width))
+        image, mask = photograph(random, boards, size=size, shift=shift, rotation=rotation)
+        kept = slice(start, start + CHUNK)
+        images[kept], masks[kept], labels[kept] = (values[: count - start] for values in (image, mask, drawn))
     return images, labels, masks
+
+
+def photograph(
+    random: np.random.Generator, boards: np.ndarray, *, size: Size = 64, shift: float = 0.01, rotation: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw boards ``[n, places]`` of :func:`assemble` as the camera sees them: images and masks as of :func:`draw`."""
+    nuisances = draw_nuisances(random, boards.shape, shift=shift, rotation=rotation)
+    return paint(random, boards, PLACES, nuisances, height_width(size))
 
 
 def assemble(random: np.random.Generator, label: str) -> np.ndarray:

@@ -19,7 +19,7 @@ OPERATORS = ("tvconv", "depthwise")
 GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 RATES = {"tvconv": 4e-3, "depthwise": 8e-3}
 BATCH = 64
-STEPS = {300: 500, 1000: 700, 3000: 1000, 10000: 2000}  # by training images
+STEPS = {300: 400, 1000: 600, 3000: 800, 10000: 1600}  # by training images
 STILL, IMAGES = 1, 3000  # of the other group
 MOVED = (0, 4, 12)  # percent of the image, and degrees
 

@@ -2,6 +2,8 @@
 
     python -m tvconv_jax.data.synthetic.preview --out=docs/faces.png
     python -m tvconv_jax.data.synthetic.preview --set=boards --out=docs/inspection.png
+
+Faces have identities, boards have defects; both are drawn by this package.
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from tvconv_jax.utils.errors import UserError
 SWEEP = "configs/sweeps/inspection.py"
 
 
-def boards(label: str, count: int = 200) -> np.ndarray:
+def boards(label: str, count: int = 100) -> np.ndarray:
     return np.stack([inspection.assemble(np.random.default_rng(seed), label) for seed in range(count)])
 
 
@@ -42,14 +42,14 @@ def test_counts_of_parts_do_not_depend_on_the_class(label):
 def test_counts_of_parts_vary_and_tell_no_class():
     """The rule of the most frequent class of each count, learned on half of a set, is at chance on the other half."""
     random = np.random.default_rng(0)
-    labels = random.integers(len(CLASSES), size=3000)
+    labels = random.integers(len(CLASSES), size=2000)
     found = counts(np.stack([inspection.assemble(random, CLASSES[label]) for label in labels]))
     keys, inverse = np.unique(found, axis=0, return_inverse=True)
     assert len(keys) > 100
     votes = np.zeros((len(keys), len(CLASSES)))
     np.add.at(votes, (inverse[::2].ravel(), labels[::2]), 1)
     accuracy = np.mean(votes.argmax(1)[inverse[1::2].ravel()] == labels[1::2])
-    assert abs(accuracy - 1 / len(CLASSES)) < 0.04  # four standard deviations of 1,500 guesses
+    assert abs(accuracy - 1 / len(CLASSES)) < 0.05  # four standard deviations of 1,000 guesses
 
 
 @pytest.mark.parametrize(("label", "places"), [("ok", 0), ("swapped", 2), ("missing", 1), ("turned", 1), ("wrong", 1)])
@@ -74,8 +74,8 @@ def test_no_footprint_has_one_part_alone():
 
 
 def test_draw_gives_the_same_bits_and_a_prefix():
-    first, again = draw(120, seed=5, size=24), draw(120, seed=5, size=24)
-    short, other = draw(30, seed=5, size=24), draw(30, seed=6, size=24)
+    first, again = draw(120, seed=5, size=16), draw(120, seed=5, size=16)
+    short, other = draw(30, seed=5, size=16), draw(30, seed=6, size=16)
     for a, b, c, d in zip(first, again, short, other, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a[:30], c)

@@ -53,6 +53,8 @@ def _read_layout() -> list[tuple[Place, str]]:
 PLACES = tuple(place for place, _ in _read_layout())
 RIGHT = np.array([LETTERS.index(letter.upper()) for _, letter in _read_layout()])  # the part that belongs to a place
 OPTIONAL = np.array([letter.islower() for _, letter in _read_layout()])
+# Optional places of each part.
+OPTIONAL_OF = [np.flatnonzero(OPTIONAL & (RIGHT == part)) for part in range(len(LETTERS))]
 
 
 def draw(
@@ -116,8 +118,8 @@ def _assemble_right(random: np.random.Generator) -> np.ndarray:
     """Fill all places but some optional ones, so that every defect is possible."""
     while True:
         board = RIGHT.copy()
-        for part in range(len(LETTERS)):
-            optional = random.permutation(np.flatnonzero(OPTIONAL & (RIGHT == part)))
+        for places in OPTIONAL_OF:
+            optional = random.permutation(places)
             board[optional[: random.integers(len(optional) + 1)]] = EMPTY
         possible = (_replacements(board, DIRECTIONS), _replacements(board, VALUES), np.any(board == EMPTY))
         if all(possible):
@@ -147,8 +149,9 @@ def _replacements(board: np.ndarray, groups: tuple[tuple[str, str], ...]) -> lis
     return [
         (filled, emptied)
         for part, other in pairs
-        for filled in np.flatnonzero((RIGHT == part) & (board == EMPTY))
-        for emptied in np.flatnonzero(OPTIONAL & (board == other) & (RIGHT == other))
+        for filled in OPTIONAL_OF[part]
+        for emptied in OPTIONAL_OF[other]
+        if board[filled] == EMPTY and board[emptied] == other
     ]
 
 

@@ -13,12 +13,18 @@ from pathlib import Path
 import jax
 import pytest
 
+from tvconv_jax.data import class_sets
+from tvconv_jax.data.class_sets import load_data
 from tvconv_jax.data.faces import load_faces
+from tvconv_jax.data.synthetic.inspection import CLASSES
 from tvconv_jax.experiments import sweep, sweep_record, sweep_runs
 from tvconv_jax.experiments.sweep_file import Setting
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, shares_of_cores, train_all
+from tvconv_jax.tasks.class_defaults import with_classes
+from tvconv_jax.tasks.classification import ClassificationJob
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import height_width
 
 SWEEPS = sorted(str(path) for path in Path("configs/sweeps").glob("*.py"))
 REAL = ("table3", "figure10")
@@ -80,23 +86,33 @@ def traced():
     return set()
 
 
+def job_of(config, cache):
+    if config.task == "face":
+        return FaceJob(config, load_faces(config.data))
+    config = with_classes(config, len(CLASSES))
+    data = config.data.copy_and_resolve_references()
+    data.update({"images": config.data.batch_size, "split_seed": 0, "shift": 0.0, "rotation": 0.0})
+    return ClassificationJob(config, load_data(data, cache))
+
+
 @pytest.mark.parametrize("path", SWEEPS)
-def test_every_setting_of_every_sweep_is_built_and_traced(path, traced):
+def test_every_setting_of_every_sweep_is_built_and_traced(path, traced, tmp_path, monkeypatch):
     """Models and states of all settings, and a step of the last, as a run traces them; nothing is compiled.
 
     A setting of each of ``REAL`` is compiled and run below, every operator in the tests of models.
     """
+    monkeypatch.setattr(class_sets, "TESTED", 20)
     settings = sweep.load_sweep(path).settings
     for setting in settings:
         config = config_of(setting)
-        job = FaceJob(config, load_faces(config.data))
+        job = job_of(config, tmp_path)
         if config.model.to_json() not in traced:
             state = jax.eval_shape(job.init_state)
             traced.add(config.model.to_json())
     if Path(path).stem in REAL:
         return
-    n, side = config.data.batch_size, config.data.image_size
-    batch = {"image": jax.ShapeDtypeStruct((n, side, side, 3), "uint8"), "label": jax.ShapeDtypeStruct((n,), "int32")}
+    n, size = config.data.batch_size, height_width(config.data.image_size)
+    batch = {"image": jax.ShapeDtypeStruct((n, *size, 3), "uint8"), "label": jax.ShapeDtypeStruct((n,), "int32")}
     with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
         state, metrics = jax.eval_shape(job.train_step(), jax.eval_shape(job.init_state), batch)
     assert metrics["loss"].shape == () and state.step.dtype == "int32"

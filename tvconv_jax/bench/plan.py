@@ -114,7 +114,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
-    chosen, has_head = device_spec(kind), config.task == "face"
+    chosen, has_head = device_spec(kind), config.task != "classification"
     if identities is None:
         identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
     job = _make_job(config, identities)

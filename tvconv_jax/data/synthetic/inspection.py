@@ -53,6 +53,8 @@ def _read_layout() -> list[tuple[Place, str]]:
 PLACES = tuple(place for place, _ in _read_layout())
 RIGHT = np.array([LETTERS.index(letter.upper()) for _, letter in _read_layout()])  # the part that belongs to a place
 OPTIONAL = np.array([letter.islower() for _, letter in _read_layout()])
+# Optional places of each part.
+OPTIONAL_OF = [np.flatnonzero(OPTIONAL & (RIGHT == part)) for part in range(len(LETTERS))]
 
 
 def draw(
@@ -77,15 +79,20 @@ def draw(
     labels = np.empty(count, np.int64)
     for chunk, start in enumerate(range(0, count, CHUNK)):
         random = np.random.default_rng([seed, chunk])
-        kept = slice(start, min(start + CHUNK, count))
         drawn = random.permutation(np.arange(CHUNK) % len(CLASSES))
         boards = np.stack([assemble(random, CLASSES[label]) for label in drawn])
-        nuisances = draw_nuisances(random, boards.shape, shift=shift, rotation=rotation)
-        n = kept.stop - kept.start
-        labels[kept] = drawn[:n]
-        nuisances = {name: values[:n] for name, values in nuisances.items()}
-        images[kept], masks[kept] = paint(random, boards[:n], PLACES, nuisances, (height, width))
+        image, mask = photograph(random, boards, size=size, shift=shift, rotation=rotation)
+        kept = slice(start, start + CHUNK)
+        images[kept], masks[kept], labels[kept] = (values[: count - start] for values in (image, mask, drawn))
     return images, labels, masks
+
+
+def photograph(
+    random: np.random.Generator, boards: np.ndarray, *, size: Size = 64, shift: float = 0.01, rotation: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw boards ``[n, places]`` of :func:`assemble` as the camera sees them: images and masks as of :func:`draw`."""
+    nuisances = draw_nuisances(random, boards.shape, shift=shift, rotation=rotation)
+    return paint(random, boards, PLACES, nuisances, height_width(size))
 
 
 def assemble(random: np.random.Generator, label: str) -> np.ndarray:
@@ -111,8 +118,8 @@ def _assemble_right(random: np.random.Generator) -> np.ndarray:
     """Fill all places but some optional ones, so that every defect is possible."""
     while True:
         board = RIGHT.copy()
-        for part in range(len(LETTERS)):
-            optional = random.permutation(np.flatnonzero(OPTIONAL & (RIGHT == part)))
+        for places in OPTIONAL_OF:
+            optional = random.permutation(places)
             board[optional[: random.integers(len(optional) + 1)]] = EMPTY
         possible = (_replacements(board, DIRECTIONS), _replacements(board, VALUES), np.any(board == EMPTY))
         if all(possible):
@@ -142,8 +149,9 @@ def _replacements(board: np.ndarray, groups: tuple[tuple[str, str], ...]) -> lis
     return [
         (filled, emptied)
         for part, other in pairs
-        for filled in np.flatnonzero((RIGHT == part) & (board == EMPTY))
-        for emptied in np.flatnonzero(OPTIONAL & (board == other) & (RIGHT == other))
+        for filled in OPTIONAL_OF[part]
+        for emptied in OPTIONAL_OF[other]
+        if board[filled] == EMPTY and board[emptied] == other
     ]
 
 

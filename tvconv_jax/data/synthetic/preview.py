@@ -1,15 +1,28 @@
-"""A sheet of the embedded faces: ``python -m tvconv_jax.data.synthetic.preview --out=docs/faces.png``."""
+"""Sheets of the embedded sets.
+
+    python -m tvconv_jax.data.synthetic.preview --out=docs/faces.png
+    python -m tvconv_jax.data.synthetic.preview --set=boards --out=docs/inspection.png
+
+Faces have identities, boards have defects; both are drawn by this package.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from tvconv_jax.data.synthetic import inspection
 from tvconv_jax.data.synthetic.face_rendering import render
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos
+from tvconv_jax.data.synthetic.inspection import CLASSES, MASK_CLASSES, PLACES
+from tvconv_jax.data.synthetic.inspection_paint import REACH
 from tvconv_jax.data.tools.contact_sheet import SIZE, Row, draw_contact_sheet
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, replacing
+
+BOARD_SIZE = 64
+# A color for each of MASK_CLASSES.
+COLORS = np.array([(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (200, 200, 200)], np.uint8)
 
 
 def _row(random: np.random.Generator, identities: dict, labels: list[int], exaggerate: dict[str, float]) -> list:
@@ -31,15 +44,43 @@ def draw_sheet(seed: int = 0) -> Image.Image:
     return draw_contact_sheet(rows, line=16)
 
 
+def draw_boards(seed: int = 0, count: int = 4) -> Image.Image:
+    """Draw boards of every class, the places of their defects outlined; then the masks of the last ones."""
+    random = np.random.default_rng(seed)
+    drawn, masks = [], np.empty(0)
+    for label in CLASSES:
+        boards = np.stack([inspection.assemble(random, label) for _ in range(count)])
+        images, masks = inspection.photograph(random, boards, size=BOARD_SIZE, shift=0.0)
+        enlarged = [Image.fromarray(image).resize((2 * BOARD_SIZE,) * 2, Image.Resampling.NEAREST) for image in images]
+        for image, board in zip(enlarged, boards, strict=True):
+            _outline(image, inspection.find_defects(board))
+        drawn.append((label, enlarged))
+    colored = [Image.fromarray(COLORS[mask]).resize((2 * BOARD_SIZE,) * 2, Image.Resampling.NEAREST) for mask in masks]
+    drawn.append((f"masks of these: {', '.join(MASK_CLASSES[1:])}", colored))
+    halves = zip(drawn[::2], drawn[1::2], strict=True)
+    rows = [Row(f"{a};  right half: {b}", [*left, *right]) for (a, left), (b, right) in halves]
+    return draw_contact_sheet(rows, size=2 * BOARD_SIZE)
+
+
+def _outline(image: Image.Image, defects: np.ndarray) -> None:
+    for place in (PLACES[index] for index in np.flatnonzero(defects)):
+        reach = np.array([REACH[place.footprint], 0.17])
+        box = (np.array([place.x, place.y]) + np.outer([-1, 1], reach) + 1) * BOARD_SIZE
+        ImageDraw.Draw(image).rectangle(tuple(box.ravel()), outline="white", width=2)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     parser = Parser(prog="python -m tvconv_jax.data.synthetic.preview", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help="the PNG to write")
-    out = parser.parse_args(argv).out
+    parser.add_argument("--set", choices=("faces", "boards"), default="faces", help="default: faces")
+    asked = parser.parse_args(argv)
+    out = asked.out
     with ends_in_one_line("the sheet was not written."):
         announce_overwrite(out)
         with replacing(out) as part:
-            draw_sheet().quantize(256).save(part, "PNG", optimize=True)  # a third of the bytes
+            sheet = draw_boards() if asked.set == "boards" else draw_sheet()
+            sheet.quantize(256).save(part, "PNG", optimize=True)  # a third of the bytes
         print(f"wrote {out}")
 
 

@@ -1,0 +1,63 @@
+"""TVConv and the depthwise convolution on drawn boards: few and many images, boards that lie still and that move.
+
+    python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --settings="rate *" --seeds=0 --out=runs/boards
+    python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --seeds=0,1,2 --out=runs/boards \
+        --settings="images *,moved *"
+    python -m tvconv_jax.experiments.figures boards runs/boards
+
+The first command trains at every learning rate, on other boards than the second and scored on other boards; the best
+of each operator stands in ``RATES``. Group ``images`` has a label ``tvconv 300`` for 300 training images, boards being
+shifted by up to 1 % of the image and rotated by up to 1 degree. Group ``moved`` has 3,000 images and a label ``tvconv
+4`` for 4 % and 4 degrees, in training and test images alike. MobileNetV2 x0.1 with half the blocks.
+"""
+
+from typing import Any
+
+from tvconv_jax.experiments.sweep import Setting, Sweep
+
+OPERATORS = ("tvconv", "depthwise")
+GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RATES = {"tvconv": 4e-3, "depthwise": 8e-3}
+BATCH = 64
+STEPS = {300: 400, 1000: 600, 3000: 800, 10000: 1600}  # by training images
+STILL, IMAGES = 1, 3000  # of the other group
+MOVED = (0, 4, 12)  # percent of the image, and degrees
+
+
+def changes(images: int, moved: int, learning_rate: float, *, boards: int = 0) -> dict[str, Any]:
+    """Return the changes of a setting: no augmentation, and no setting left to the rule for own data."""
+    epochs = float(round(STEPS[images] / (images // BATCH)))
+    return {
+        "model.depth": 0.5,
+        "data.images": images,
+        "data.split_seed": boards,
+        "data.shift": moved / 100,
+        "data.rotation": float(moved),
+        "data.batch_size": BATCH,
+        "optimizer.base_batch": BATCH,
+        "optimizer.learning_rate": learning_rate,
+        "optimizer.epochs": epochs,
+        "optimizer.warmup_epochs": epochs / 20,
+        "train.eval_every": epochs,
+        "train.auto": "",
+        **{f"data.augment.{name}": 0.0 for name in ("rotation", "scale", "translation", "brightness", "contrast")},
+    }
+
+
+def setting(group: str, operator: str, value: float, **values: Any) -> Setting:
+    rate = values.pop("learning_rate", RATES[operator])
+    of_setting = changes(values.pop("images", IMAGES), values.pop("moved", STILL), rate, **values)
+    label = f"{operator} {value:g}"
+    return Setting(label, "configs/classification.py", f"operator={operator}", changes=of_setting, group=group)
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        title="Drawn boards: MobileNetV2 x0.1 with half the blocks",
+        settings=[
+            *(setting("rate", o, rate, learning_rate=rate, boards=1) for o in OPERATORS for rate in GRID),
+            *(setting("images", o, images, images=images) for o in OPERATORS for images in STEPS),
+            *(setting("moved", o, moved, moved=moved) for o in OPERATORS for moved in MOVED),
+        ],
+        note="chance is 20 %; 1,000 test images; moved: in percent of the image, and in degrees",
+    )

@@ -1,0 +1,41 @@
+"""The embedded boards with masks, as a folder in the layout of a user's own set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tvconv_jax.data.cache import digest, one_writer
+from tvconv_jax.data.decoder import encode
+from tvconv_jax.data.mask_classes import FILE
+from tvconv_jax.data.mask_files import SPLITS
+from tvconv_jax.data.synthetic import inspection, inspection_paint
+from tvconv_jax.utils.files import write_bytes, write_text
+from tvconv_jax.utils.progress import track
+
+SIZE, TESTED = 64, 200  # pixels, test images
+
+
+def embedded_folder(config: Any, cache: Path) -> Path:
+    """Draw the boards of ``config``, the ``data`` part of a config, unless they are in the cache; return their folder.
+
+    The smoke set has a quarter as many test images as training images, at its own size.
+    """
+    size = (SIZE, SIZE) if config.images > TESTED else tuple(config.image_size)
+    counts = {"train": config.images, "test": min(TESTED, config.images // 2)}
+    settings = {"size": size, "shift": config.shift, "rotation": config.rotation}
+    code = [Path(module.__file__).read_bytes() for module in (inspection, inspection_paint)]
+    folder = cache / f"inspection-masks-{digest(repr((counts, settings)), *code)}"
+    with one_writer(folder):
+        if not (folder / FILE).exists():
+            for seed, split in enumerate(SPLITS):
+                _write(folder / split, counts[split], seed, settings)
+            write_text(folder / FILE, json.dumps({name: i for i, name in enumerate(inspection.MASK_CLASSES)}))
+    return folder
+
+
+def _write(folder: Path, count: int, seed: int, settings: dict[str, Any]) -> None:
+    images, _, masks = inspection.draw(count, seed=seed, **settings)
+    for kind, arrays in (("image", images), ("mask", masks)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for index, array in enumerate(track(arrays, total=count, text=f"Drawing boards, {kind}s")):
+            write_bytes(folder / kind / f"{index:05d}.png", encode(array, "PNG"), durable=False)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.experiments.sweep_file import Setting, Sweep
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.tasks.config_table import argument_rows, arguments_of, key_rows, show
-from tvconv_jax.tasks.configs import face_config, frontal_config, odoc_config
+from tvconv_jax.tasks.configs import face_config, frontal_config, odoc_config, segmentation_config
 from tvconv_jax.tasks.keys import KEYS, describe_allowed
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, write_text
@@ -57,10 +57,14 @@ def variants() -> dict[str, list[ConfigDict]]:
         texts = ["", *(f",operator={o}" for o in list_operators("deeplabv3plus"))]
         return [odoc_config(f"data={source}{text}") for text in texts]
 
+    def masks(source: str) -> list[ConfigDict]:
+        return [segmentation_config(f"data={source},operator={o}") for o in list_operators("deeplabv3plus")]
+
     return {
         **{"face": face("embedded"), "face:folder": face("folder"), "face:casia": face("casia")},
         "frontal": [frontal_config(None), *(frontal_config(f"operator={o}") for o in list_operators("mobilenetv2"))],
         **{"odoc": odoc("embedded"), "odoc:folder": odoc("folder")},
+        **{"segmentation": masks("embedded"), "segmentation:folder": masks("folder")},
     }
 
 
@@ -90,7 +94,8 @@ def render() -> str:
     for title, task, model in (
         ("face", "face", "mobilenetv2"),
         ("frontal", "frontal", ""),
-        ("odoc", "segmentation", ""),
+        ("odoc", "odoc", ""),
+        ("segmentation", "segmentation", ""),
     ):
         rows = argument_rows(arguments_of(task, model))
         cells = ((f"`{row.key}`", _cell(row.meaning, row.allowed), row.value) for row in rows)

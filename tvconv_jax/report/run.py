@@ -28,12 +28,14 @@ from tvconv_jax.report.html import (
     tag,
 )
 from tvconv_jax.utils.files import write_text
+from tvconv_jax.utils.sizes import describe_size
 
 Settings = dict[str, Any]
 TASKS = {
     "face": "Face verification",
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
+    "classification": "Classification",
 }
 
 
@@ -61,19 +63,27 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
     if settings["task"] == "face":
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
-        result = others.segmentation(results, workdir, images=shows_images(config))
+        describe = others.segmentation if "test_domain" in results else others.masks
+        result = describe(results, workdir, images=shows_images(config))
+    elif settings["task"] == "classification":
+        result = others.classification(results)
     else:
         result = others.frontal(results)
     text, figures, sections = result
     sections = [
         *sections,
-        Section("curves", "Training", plots.charts(metrics, data.learning_rates, margin="loss" in settings)),
+        Section(
+            "curves",
+            "Training",
+            plots.charts(metrics, data.learning_rates, margin="margin" in settings.get("loss", {})),
+        ),
         *_affinity(data.affinity, settings),
         Section("cost", "Cost and sizes", _cost(results, settings, workdir)),
         Section("rerun", "How to run it again", rerun(results, workdir)),
         Section("config", "Config and versions", _config(settings, results["versions"])),
     ]
-    title = f"{TASKS[settings['task']]}: {_model_name(settings)}, seed {settings['seed']}"
+    named = "Segmentation" if "classes" in results and settings["task"] == "segmentation" else TASKS[settings["task"]]
+    title = f"{named}: {_model_name(settings)}, seed {settings['seed']}"
     lead = f"{_trained(settings, results)} {text}"
     write_text(workdir / NAME, page(title, lead, [*figures, *cost_figures(results, metrics)], sections))
 
@@ -87,10 +97,10 @@ def _model_name(settings: Settings) -> str:
 
 
 def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
-    size, epochs = settings["data"]["image_size"], settings["optimizer"]["epochs"]
+    size, epochs = describe_size(settings["data"]["image_size"]), settings["optimizer"]["epochs"]
     return (
         f"{_model_name(settings)} was trained from seed {settings['seed']} for {epochs:g} epochs on images of "
-        f"{size}x{size}: {results['data'].removeprefix('data: ')}."
+        f"{size}: {results['data'].removeprefix('data: ')}."
     )
 
 
@@ -131,10 +141,10 @@ def _affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Sectio
 
 
 def _cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
-    size, rows = settings["data"]["image_size"], []
+    size, rows = describe_size(settings["data"]["image_size"]), []
     if cost := results.get("complexity"):
         rows = [
-            ["MACs per image", f"{cost['macs']:,}", f"at {size}x{size}"],
+            ["MACs per image", f"{cost['macs']:,}", f"at {size}"],
             ["parameters of the frozen model", f"{cost['params']:,}", _float32(cost["params"])],
             ["parameters in training", f"{cost['train_params']:,}", _float32(cost["train_params"])],
         ]

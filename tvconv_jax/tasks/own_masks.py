@@ -145,7 +145,7 @@ class OwnMasks:
     def predicted(
         self, outputs: Callable[[jax.Array, None], jax.Array], source: list[MaskFile], mesh: Mesh, n: int
     ) -> Iterator[Prediction]:
-        """Yield true and predicted labels of every image, at the size of its mask, by :meth:`outputs` for ``n`` images."""
+        """Yield the labels of every image, at the size of its mask, by :meth:`outputs` for ``n`` images."""
         for start in range(0, len(source), n):
             files = source[start : start + n]
             decoded = [decode_pair(file, self.set.classes) for file in files]

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
-from tvconv_jax.tasks.configs.classification import AUGMENT
 from tvconv_jax.utils.sizes import parse_size
 
+AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
 SMOKE = {"image_size": (32, 32), "batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40, "width": 0.25}
 # Values that a run may replace, see :mod:`tvconv_jax.tasks.mask_defaults`.
 FREE: dict[str, Any] = {

@@ -67,13 +67,13 @@ class MaskClasses(NamedTuple):
             MaskError: If a pixel has another value or color than the classes.
         """
         candidates = [pixels.colors if self.colored else pixels.values]
-        if pixels.palette and not self.colored and _is_gray(pixels.colors):
-            candidates.append(pixels.colors & 0xFF)  # numbers that are no classes, of colors that may be
+        if not self.colored and (pixels.palette or pixels.values is None):  # the grays may be the values
+            candidates.append(np.where(_gray(pixels.colors), pixels.colors & 0xFF, -1))
         found = [self._labels(codes) for codes in candidates if codes is not None]
         for labels in found:
             if not np.any(labels == UNKNOWN):
                 return labels
-        raise MaskError(self._unknown(pixels, None if not found else found[0] == UNKNOWN))
+        raise MaskError(self._unknown(pixels, found[0] == UNKNOWN if found else np.array(True)))
 
     def _labels(self, codes: np.ndarray) -> np.ndarray:
         known = np.array([*self.codes, *([] if self.ignore is None else [self.ignore])])
@@ -82,11 +82,10 @@ class MaskClasses(NamedTuple):
         place = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
         return np.where(known[order][place] == codes, label_of[order][place], np.uint8(UNKNOWN))
 
-    def _unknown(self, pixels: MaskPixels, unknown: np.ndarray | None) -> str:
-        codes = pixels.values if pixels.values is not None and not self.colored else pixels.colors
-        color = self.colored or pixels.values is None
-        codes, color = (pixels.values, False) if codes is None else (codes, color)
-        wrong = np.unique(codes if unknown is None else codes[unknown]).tolist()
+    def _unknown(self, pixels: MaskPixels, unknown: np.ndarray) -> str:
+        color = pixels.values is None or (self.colored and pixels.colors is not None)
+        codes = pixels.colors if color else pixels.values
+        wrong = np.unique(codes[np.broadcast_to(unknown, codes.shape)]).tolist()
         shown = ", ".join(show(code, colored=color) for code in wrong[:SHOWN]) + (", ..." if wrong[SHOWN:] else "")
         kind, lossy = ("colors" if color else "values"), f"; {LOSSY}" if wrong[SHOWN:] else ""
         return f"holds the {kind} {shown}, which are not in the set's classes ({self.described()}){lossy}"
@@ -147,8 +146,8 @@ def _counted(count: int) -> tuple[str, ...]:
     return tuple(f"class_{label}" for label in range(count))
 
 
-def _is_gray(colors: np.ndarray) -> bool:
-    return bool(np.all((colors >> 16 == colors & 0xFF) & (colors >> 8 & 0xFF == colors & 0xFF)))
+def _gray(colors: np.ndarray) -> np.ndarray:
+    return (colors >> 16 == colors & 0xFF) & ((colors >> 8) & 0xFF == colors & 0xFF)
 
 
 def read_classes(path: Path) -> MaskClasses:

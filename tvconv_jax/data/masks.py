@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Resampling
@@ -60,27 +60,36 @@ class MaskSet(NamedTuple):
         return total / total.sum()
 
 
-def find_masks(config: Any, cache: Path) -> MaskSet:
-    """List, check and split the set of ``config``, the ``data`` part of a config.
+def find_masks(
+    root: str, cache: Path, *, group_pattern: str = "", test_share: float = 0.2, split_seed: int = 0
+) -> MaskSet:
+    """List, check and split the set of a folder.
+
+    Args:
+        root: The folder.
+        cache: Folder for the facts on the masks.
+        group_pattern: As :func:`tvconv_jax.data.mask_files.list_pairs` takes it.
+        test_share: Share of the images to test on, where the folder has no ``train`` and ``test``.
+        split_seed: Seed of that split.
 
     Raises:
         UserError: If the root is missing, the set is not laid out as one, an image or a mask cannot be read, they
             differ in size, a mask has unknown values, or a class is in no training mask. The message names the file.
     """
-    root, left_out = _root(config.root), LeftOut()
-    files = list_pairs(root, config.group_pattern, left_out)
-    named = root / FILE
+    base, left_out = _root(root), LeftOut()
+    files = list_pairs(base, group_pattern, left_out)
+    named = base / FILE
     keys = [stamp(path) for file in files for path in file[:2]] + ([stamp(named)] if named.exists() else [])
     facts = cache / f"mask-facts-{digest(READING, *keys)}.json"
-    classes, counts, sizes = _read_facts(facts) if facts.exists() else _check_all(root, files)
+    classes, counts, sizes = _read_facts(facts) if facts.exists() else _check_all(base, files)
     if not facts.exists():
         with one_writer(facts):
             found = {"classes": classes._asdict(), "counts": counts.tolist(), "sizes": sizes.tolist()}
             write_json(facts, found)
-    test, notes = _split(root, files, config)
-    found = MaskSet(root, files, classes, counts, sizes, test, notes)
+    test, notes = _split(base, files, test_share, split_seed)
+    found = MaskSet(base, files, classes, counts, sizes, test, notes)
     _check_classes(found)
-    return found._replace(notes=[*_class_notes(found), *notes, *left_out.notes(root)])
+    return found._replace(notes=[*_class_notes(found), *notes, *left_out.notes(base)])
 
 
 def _root(text: str) -> Path:
@@ -142,7 +151,7 @@ def _labels(file: MaskFile, classes: MaskClasses, values: ValueCounts) -> np.nda
         raise UserError(f"{printable(str(file.mask))} {error}; correct the mask, or {FILE}.") from None
 
 
-def _split(root: Path, files: Sequence[MaskFile], config: Any) -> tuple[np.ndarray, list[str]]:
+def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tuple[np.ndarray, list[str]]:
     groups = [file.group for file in files] if files[0].group else None
     names = "" if groups is None else f", whole groups of {len(set(groups))}"
     if files[0].split:
@@ -154,12 +163,12 @@ def _split(root: Path, files: Sequence[MaskFile], config: Any) -> tuple[np.ndarr
                 f"each to one side, or correct data.group_pattern."
             )
         return test, []
-    test = held_out(np.zeros(len(files), np.int64), groups, config.test_share, config.split_seed)
+    test = held_out(np.zeros(len(files), np.int64), groups, share, seed)
     if test.all() or not test.any():
         counted = f"{len(files)} images" if groups is None else f"{len(set(groups))} groups"
         raise UserError(f"{root}: {counted} give no split into train and test; add some, or change data.test_share.")
     note = f"split: {test.sum()} of {len(files)} images are to test on, drawn by seed (data.test_share "
-    return test, [f"{note}{config.test_share:g}, data.split_seed {config.split_seed}{names})"]
+    return test, [f"{note}{share:g}, data.split_seed {seed}{names})"]
 
 
 def _check_classes(found: MaskSet) -> None:

@@ -45,12 +45,12 @@ class Backbone(Checked):
     low: tuple[Block, ...]  #: Blocks up to the low-level features.
     high: tuple[Block, ...]  #: The other blocks.
     remat: bool  #: As in :class:`DeepLabV3Plus`.
-    stem: int = 32  #: Channels of the first convolution.
+    features: int = 32  #: Channels of the first convolution.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return features on a quarter of the grid, and on the last grid, of images ``[n, h, w, 3]``."""
-        x = ConvNorm(self.stem, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
+        x = ConvNorm(self.features, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
         low = x = self._run(self.low, x, images.shape[1], train=train)
         return low, self._run(self.high, x, images.shape[1], train=train)
 

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from tvconv_jax.data.decoder import ImageError, pixels, read_image
-from tvconv_jax.report.html import Figure, Section, definitions, image, joined, scrolling, table, withheld
+from tvconv_jax.report.html import Figure, Section, definitions, image, joined, paragraphs, scrolling, table, withheld
 
 STRUCTURES = ("cup", "disc")
 HEAD = ("", "Dice %", "HD95 px", "ASD px", "empty predictions", "Dice % of a constant mask")

@@ -8,13 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.data.mask_embedded import embedded_folder
-from tvconv_jax.data.masks import MaskSet, find_masks
+from tvconv_jax.data.mask_sets import open_set
 from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.segmentation import FREE
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import Size, height_width
+from tvconv_jax.utils.sizes import as_size
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 16, 800), (2000, 16, 1200), (math.inf, 32, 1600))
@@ -22,14 +21,6 @@ RATE, WARMUP = 2e-3, 0.05  # learning rate, share of the epochs
 MAX_SIZE, MIN_SIZE = 128, 16  # of the larger side, and of both sides, in pixels
 FINE = 96  # pixels of the larger side up to which the last grid is twice as fine
 MIN_BATCH = 4
-
-
-def open_set(data: ConfigDict) -> MaskSet:
-    """Return the set that the ``data`` part of a config names; the embedded boards are drawn first."""
-    if data.source == "folder":
-        return find_masks(data, cache_dir())
-    settings = {"root": str(embedded_folder(data, cache_dir())), "group_pattern": ""}
-    return find_masks(ConfigDict(settings), cache_dir())
 
 
 def settings_for(images: int, size: tuple[int, int], given: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +63,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     Raises:
         UserError: If the set has a fault, or other classes than ``model.num_classes``.
     """
-    found = open_set(config.data)
+    found = open_set(config.data, cache_dir())
     config = with_classes(config, len(found.classes.names))
     if (workdir / "config.json").exists():
         return auto.resume(config, workdir, FREE)
@@ -99,8 +90,3 @@ def with_classes(config: ConfigDict, classes: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.model.num_classes = classes
     return config
-
-
-def as_size(size: Any) -> Size:
-    """Return ``data.image_size`` as a tuple; one number is a square."""
-    return height_width(size if isinstance(size, int) else (*size, *size)[:2] if len(size) == 1 else tuple(size))

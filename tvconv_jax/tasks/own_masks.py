@@ -21,19 +21,20 @@ from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.mask_classes import IGNORE
 from tvconv_jax.data.mask_files import MaskFile
+from tvconv_jax.data.mask_sets import open_set
 from tvconv_jax.data.masks import MaskSet, decode_pair, resize_image, training_images
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import steps_per_epoch
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import summarize
 from tvconv_jax.tasks import mask_results
-from tvconv_jax.tasks.mask_defaults import as_size, open_set
 from tvconv_jax.tasks.mask_results import MaskScores, Prediction
 from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.step import LossFunction
+from tvconv_jax.utils.sizes import as_size
 
 MAX_IMAGES = 16  # on which artifacts are checked
 SHOWN = 8  # classes with a curve in the report
@@ -84,7 +85,7 @@ class OwnMasks:
 
     def load(self) -> None:
         """Read the data that the config names."""
-        self.set: MaskSet = open_set(self.config.data)
+        self.set: MaskSet = open_set(self.config.data, cache_dir())
         self.train, self.test = training_images(self.set, self.image_size, cache_dir()), self.set.of(test=True)
         self.train_names, self.test_names = [file.name for file in self.set.of(test=False)], [f.name for f in self.test]
         self.sizes = {"images": len(self.train), "classes": len(self.classes)}

@@ -1,11 +1,18 @@
 """Size of images: one number for a square, or height and width."""
 
+from typing import Any
+
 Size = int | tuple[int, int]  # pixels
 
 
 def height_width(size: Size) -> tuple[int, int]:
     """Return height and width of a size."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def as_size(size: Any) -> tuple[int, int]:
+    """Return height and width of ``data.image_size``, which may be a list; one number is a square."""
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
 def describe_size(size: Size) -> str:

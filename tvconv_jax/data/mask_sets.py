@@ -1,4 +1,4 @@
-"""The embedded boards with masks, as a folder in the layout of a user's own set."""
+"""Sets of images with masks by config: a user's folder, or the embedded boards, drawn into one of the same layout."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,20 @@ from tvconv_jax.data.cache import digest, one_writer
 from tvconv_jax.data.decoder import encode
 from tvconv_jax.data.mask_classes import FILE
 from tvconv_jax.data.mask_files import SPLITS
+from tvconv_jax.data.masks import MaskSet, find_masks
 from tvconv_jax.data.synthetic import inspection, inspection_paint
 from tvconv_jax.utils.files import write_bytes, write_text
 from tvconv_jax.utils.progress import track
 
 SIZE, TESTED = 64, 200  # pixels, test images
+
+
+def open_set(config: Any, cache: Path) -> MaskSet:
+    """Return the set that ``config``, the ``data`` part of a config, names; see :func:`.find_masks`."""
+    if config.source == "embedded":
+        return find_masks(str(embedded_folder(config, cache)), cache)
+    split = {"group_pattern": config.group_pattern, "test_share": config.test_share, "split_seed": config.split_seed}
+    return find_masks(config.root, cache, **split)
 
 
 def embedded_folder(config: Any, cache: Path) -> Path:

@@ -87,7 +87,7 @@ FORMS = {
     "palette by color": (numbered, {"background": "#000000", "bolt": "#FF0000", "nut": "#0000ff"}),
     "colors": (colored, {"background": "#000000", "bolt": "#ff0000", "nut": "#0000ff"}),
     "colors and a gray": (colored, {"background": 0, "bolt": "#ff0000", "nut": "#0000ff"}),
-    "grays by color": (lambda mask: Image.fromarray(mask), {"background": "#000000", "bolt": "#808080", "nut": "#c8c8c8"}),
+    "grays by color": (Image.fromarray, {"background": "#000000", "bolt": "#808080", "nut": "#c8c8c8"}),
 }  # fmt: skip
 
 

@@ -138,9 +138,7 @@ def _check_pair(file: MaskFile) -> tuple[ValueCounts, tuple[int, int]]:
     own = next(array.shape for array in pixels[:2] if array is not None)
     if own != shape:
         sizes = "{}x{} and {}x{}".format(*shape, *own)
-        raise UserError(
-            f"{printable(str(file.image))} and its mask differ in size ({sizes}); make them agree."
-        )
+        raise UserError(f"{printable(str(file.image))} and its mask differ in size ({sizes}); make them agree.")
     return count_values(pixels), shape
 
 

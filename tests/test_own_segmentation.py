@@ -360,11 +360,10 @@ def run(tmp_path_factory):
     random = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 6)):
         for index in range(count):
-            save(base / "set" / split, f"p{index // 2}_{index}", *shapes(random))
+            save(base / "set" / split, f"{split[:2]}{index // 2}_{index}", *shapes(random))
     (base / "set" / "classes.json").write_text(json.dumps(CLASSES))
     config = segmentation_config("data=folder,smoke,operator=depthwise,image_size=22x34,epochs=16")
-    config.data.root, config.data.group_pattern = str(base / "set"), "(p[0-9]+_[0-9]+)"
-    config.data.group_pattern = "_([0-9]+)" if False else ""
+    config.data.root, config.data.group_pattern = str(base / "set"), "(t[re][0-9]+)_"
     config.train.eval_every = 16.0
     with jax.numpy_dtype_promotion("standard"):
         segmentation.train(config, base / "run")
@@ -397,8 +396,8 @@ def test_a_run_is_evaluated_restored_and_compared(run, capsys):
     printed = capsys.readouterr().out
     assert f"{100 * results['per_class']['bolt']['dice']:.2f}" in printed and "checkpoint of step 48" in printed
     trained = load(workdir)
-    assert trained.images.shape == (6, *SHAPE, 3) and trained.results["activation"] == "softmax"
-    assert trained.results["classes"] == list(CLASSES) and set(trained.results["dice"]) == set(CLASSES)
+    assert trained.images.shape == (6, *SHAPE, 3) and trained.metadata["activation"] == "softmax"
+    assert trained.metadata["classes"] == list(CLASSES) and set(trained.results["dice"]) == set(CLASSES)
     apply = jax.jit(lambda images: trained.model.apply(trained.variables, images / 127.5 - 1.0, train=False))
     found = trained.comparison.scores(apply)
     assert np.isclose(found.mean(), results["mean"]["dice"], atol=0.02)
@@ -408,7 +407,7 @@ def test_a_run_is_evaluated_restored_and_compared(run, capsys):
     ("key", "value", "words"),
     [
         ("eval.hd95", "max", "there are: pooled, directed."),
-        ("eval.visualize", "x.png", "eval.visualize 'x.png' is unknown; there are: test/image/p0_0.png"),
+        ("eval.visualize", "x.png", "eval.visualize 'x.png' is unknown; there are: test/image/te0_0.png"),
         ("model.num_classes", 2, "model.num_classes is 2, and the data has 3 classes; leave it at 0."),
         ("data.batch_size", 64, "data.batch_size 64 is more than the 24 training images"),
         ("data.augment.rotation", 200.0, "data.augment.rotation 200 must be 0 to 180."),

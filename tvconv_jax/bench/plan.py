@@ -24,6 +24,7 @@ from tvconv_jax.tasks import load_task
 from tvconv_jax.training.mesh import over_devices
 from tvconv_jax.training.state import state_shardings
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
@@ -114,11 +115,11 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, image_size = config.train.grad_accum_steps, config.data.image_size
+    parts, grid = config.train.grad_accum_steps, height_width(config.data.image_size)
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, image_size, image_size, 3)).macs
+    model = share * count(job.model, (1, *grid, 3)).macs
     head = share * config.model.embedding_size * identities
-    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, image_size)
+    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, grid)
     counted = model + head + generator
     return Plan(
         kind=chosen,
@@ -140,7 +141,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     )
 
 
-def generator_macs(model: nn.Module, image_size: int) -> int:
+def generator_macs(model: nn.Module, image_size: Size) -> int:
     """Return the multiply-accumulates of all weight generators of a model in one step."""
     macs = 0
 
@@ -154,7 +155,7 @@ def generator_macs(model: nn.Module, image_size: int) -> int:
             macs += 9 * height * width * inputs
         return call(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
     with nn.intercept_methods(add):
         jax.eval_shape(model.init, jax.random.key(0), images)
     return macs
@@ -176,9 +177,9 @@ def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """Return state and batch as shapes, each with its sharding."""
     state = jax.eval_shape(job.init_state)
     state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
-    batch_size, image_size = job.config.data.batch_size, job.config.data.image_size
+    batch_size, grid = job.config.data.batch_size, height_width(job.config.data.image_size)
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)

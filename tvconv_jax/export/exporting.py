@@ -80,7 +80,7 @@ def export(
     check_folder(out)
     artifacts.check_packages(formats)
     run = trained.load(workdir, best=best)
-    exact = fold(run.model, run.variables, run.images.shape[1])
+    exact = fold(run.model, run.variables, run.images.shape[1:3])
     check_formats(exact, formats)
     check_ranks(exact, rank, run.comparison, max_loss)
     if lowering != AUTO:
@@ -98,7 +98,7 @@ def export(
     found = artifacts.write(
         out,
         graph,
-        _metadata(run, str(kept.rank or "exact"), precision, accuracy) | chosen,
+        _metadata(run, graph, str(kept.rank or "exact"), precision, accuracy) | chosen,
         formats=formats,
         precision=precision,
         images=_channels_first(np.asarray(images)),
@@ -148,9 +148,9 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
 
 
-def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
-    size, config = run.images.shape[1], run.config
-    shape = [None, config.model.embedding_size] if run.output == "embeddings" else [None, 2, size, size]
+def _metadata(run: Trained, graph: Graph, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
+    config, (height, width, colors), (*grid, outputs) = run.config, graph.shapes[0], graph.shapes[-1]
+    shape = [None, outputs] if graph.nodes[-1].kind == "linear" else [None, outputs, *grid]
     thresholds = {"cosine": accuracy.cosine, "squared_l2": 2 - 2 * accuracy.cosine} if accuracy else None
     return {
         "name": config.model.name,
@@ -160,7 +160,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "precision": precision,
         "input": {
             "name": "images",
-            "shape": [None, 3, size, size],
+            "shape": [None, colors, height, width],
             "layout": "NCHW",
             "colour": "RGB",
             "normalisation": FORMULA,
@@ -170,6 +170,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "thresholds": thresholds,
         **({"verified": accuracy is not None} if run.output == "embeddings" else {}),
         **run.results,
+        **run.metadata,
         "step": run.step,
         "config": run.config.to_dict(),
         "versions": versions("onnx", "onnxruntime", "torch"),

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import class_defaults
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, model_of
+from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
 from tvconv_jax.training.distributed import is_first
@@ -96,6 +98,7 @@ class ClassificationJob(Job):
         self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)
         self.data = load_data(config.data, cache_dir()) if data is None else data
+        self.sets = {"test": self.data.test}
         self.results_of_best = self.eval_of_best = config.eval.checkpoint != "last"
         if self.results_of_best and self.data.validation is None:
             raise UserError("eval.checkpoint held_out needs validation images; set --config.data.validation_share=0.1.")
@@ -164,6 +167,16 @@ class ClassificationJob(Job):
             "best": best._asdict(),
             "complexity": count(self.model, (1, *self.config.data.image_size, 3))._asdict(),
         }
+
+    def report_data(self, state: TrainState, found: Tested | None = None) -> ReportData:
+        found = found or self.measure(state)
+        test = {"probabilities": found.probabilities, "labels": self.data.test.labels, "names": self.data.test.names}
+        return super().report_data(state)._replace(test={name: np.array(values) for name, values in test.items()})
+
+    @classmethod
+    def load_sets(cls, config: ConfigDict) -> Any:
+        with suppress(UserError):
+            return {"test": load_data(config.data, cache_dir()).test}
 
     def write_files(self, workdir: Path, found: Tested) -> None:
         write_predictions(workdir / PREDICTIONS, self.data, found.probabilities)

@@ -53,7 +53,7 @@ class Odoc:
     """The part of a segmentation run for disc and cup of :func:`tvconv_jax.tasks.configs.odoc_config`."""
 
     batch_key = "data.per_domain times the training domains"
-    metadata: Mapping[str, Any] = {"task": "segmentation", "classes": evaluation.STRUCTURES, "activation": "sigmoid"}
+    metadata: Mapping[str, Any] = {"task": "segmentation", "classes": list(evaluation.STRUCTURES), "activation": "sigmoid"}
 
     def __init__(self, config: ConfigDict) -> None:
         """Check the config; nothing is read."""

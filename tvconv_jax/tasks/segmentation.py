@@ -127,8 +127,8 @@ class SegmentationJob(Job):
 
     def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
         found = {"images": self.part.first_images(), "verify": None, "output": "logits"}
-        results = {**self.part.metadata, **self._recorded(workdir, step)}
-        return found | {"results": results, "comparison": self._comparison()}
+        found |= {"results": self._recorded(workdir, step), "metadata": dict(self.part.metadata)}
+        return found | {"comparison": self._comparison()}
 
     def _comparison(self) -> Comparison:
         outputs, part = jax.jit(self.part.outputs, static_argnums=1), self.part

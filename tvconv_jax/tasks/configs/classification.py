@@ -69,7 +69,7 @@ def classification_config(arg: str | None) -> ConfigDict:
             "width": given["width"] or MODELS[model].widths[0],
             "stages": MODELS[model].stages[:1] if smoke else (),
             **base.AFFINITY,
-            **({} if smoke else {"hidden_channels": 8}),
+            **({} if smoke else _small(model)),
         },
         data={
             **_source(given["data"], size.get("images", 1000)),
@@ -102,6 +102,11 @@ def _auto(given: dict[str, Any]) -> str:
     set_by |= dict.fromkeys(("data.batch_size", "optimizer.base_batch"), "batch_size")
     set_by |= dict.fromkeys(("optimizer.epochs", "optimizer.warmup_epochs", "train.eval_every"), "epochs")
     return ",".join(key for key in FREE if key not in set_by or given[set_by[key]] is None)
+
+
+def _small(model: str) -> dict[str, Any]:
+    """Return the fields of a model and a generator that train in minutes on two cores."""
+    return {"hidden_channels": 8, **({"depth": 0.5} if "depth" in MODELS[model].fields else {})}
 
 
 def _source(name: str, images: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tvconv_jax.data import decoder, mask_batches
 from tvconv_jax.data.augment import Magnitudes, transform
 from tvconv_jax.data.mask_classes import IGNORE, MaskClasses, count_values, read_classes
 from tvconv_jax.data.masks import decode_pair, find_masks, training_images
+from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import scores_by_class, summarize
 from tvconv_jax.tasks import mask_defaults, segmentation
@@ -313,6 +314,9 @@ def test_labels_have_the_size_of_their_mask():
     logits[..., 0] = 0.5
     np.testing.assert_array_equal(labels_at(logits, (8, 12)), np.repeat([[0] * 6 + [1] * 6], 8, axis=0))
     assert labels_at(logits, (4, 6)).shape == (4, 6)
+    random = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+    expected = jax.image.resize(random, (11, 9, 3), "bilinear", antialias=False)
+    np.testing.assert_array_equal(labels_at(random, (11, 9)), np.argmax(expected, axis=-1))
 
 
 def test_scores_by_class_are_those_of_each_mask():
@@ -397,8 +401,9 @@ def test_a_run_is_evaluated_restored_and_compared(run, capsys):
     assert f"{100 * results['per_class']['bolt']['dice']:.2f}" in printed and "checkpoint of step 48" in printed
     trained = load(workdir)
     assert trained.images.shape == (6, *SHAPE, 3) and trained.metadata["activation"] == "softmax"
+    assert trained.metadata["mask_values"] == [0, 128, 200]
     assert trained.metadata["classes"] == list(CLASSES) and set(trained.results["dice"]) == set(CLASSES)
-    apply = jax.jit(lambda images: trained.model.apply(trained.variables, images / 127.5 - 1.0, train=False))
+    apply = jax.jit(lambda images: trained.model.apply(trained.variables, normalize(images), train=False))
     found = trained.comparison.scores(apply)
     assert np.isclose(found.mean(), results["mean"]["dice"], atol=0.02)
 
@@ -428,4 +433,4 @@ def test_settings_follow_from_the_data_unless_they_are_given(root, tmp_path):
     chosen = mask_defaults.prepare(config, tmp_path, lines.append)
     assert tuple(chosen.data.image_size) == SHAPE and chosen.model.output_stride == 8 and chosen.data.batch_size == 2
     assert chosen.model.num_classes == 3 and "chosen for 8 training images, of 22x34 in the median" in lines[0]
-    assert chosen.optimizer.epochs == 200 and "data.batch_size" not in chosen.train.auto
+    assert chosen.optimizer.epochs == 150 and "data.batch_size" not in chosen.train.auto

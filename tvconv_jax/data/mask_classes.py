@@ -53,6 +53,11 @@ class MaskClasses(NamedTuple):
         return [label for label, name in enumerate(self.names) if label != self.background]
 
     @property
+    def values(self) -> list[int | str]:
+        """Values or colors ``"#rrggbb"`` of the classes, as ``classes.json`` has them."""
+        return [show(code, colored=True) if self.colored else code for code in self.codes]
+
+    @property
     def background(self) -> int | None:
         """Label of the background: the class of that name; of counted classes, that of 0 or black."""
         lower = [name.lower() for name in self.names]

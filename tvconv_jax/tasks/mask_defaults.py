@@ -16,7 +16,7 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import as_size
 
 # Largest number of training images of a row, batch size, steps of the run.
-TABLE = ((500, 16, 800), (2000, 16, 1200), (math.inf, 32, 1600))
+TABLE = ((500, 16, 600), (2000, 16, 800), (math.inf, 32, 1000))
 RATE, WARMUP = 2e-3, 0.05  # learning rate, share of the epochs
 MAX_SIZE, MIN_SIZE = 128, 16  # of the larger side, and of both sides, in pixels
 FINE = 96  # pixels of the larger side up to which the last grid is twice as fine

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tvconv_jax.data import mask_batches
 from tvconv_jax.data.augment import check_magnitudes
@@ -112,8 +111,13 @@ class OwnMasks:
     def metadata(self) -> Mapping[str, Any]:
         """Keys of an artifact about its outputs."""
         background = self.set.classes.background
-        named = {"background": None if background is None else self.classes[background]}
-        return {"task": "segmentation", "classes": list(self.classes), "activation": "softmax", **named}
+        return {
+            "task": "segmentation",
+            "classes": list(self.classes),
+            "activation": "softmax",
+            "background": None if background is None else self.classes[background],
+            "mask_values": self.set.classes.values,
+        }
 
     @property
     def watched(self) -> list[list[MaskFile]]:
@@ -213,8 +217,13 @@ class OwnMasks:
 
 def labels_at(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the class of the largest logit, ``uint8``, once logits ``[h, w, k]`` are resized bilinearly to a shape."""
-    if logits.shape[:2] != shape:
-        size, bilinear = shape[::-1], Image.Resampling.BILINEAR
-        maps = [Image.fromarray(np.ascontiguousarray(logits[..., i], np.float32)) for i in range(logits.shape[2])]
-        logits = np.stack([np.asarray(image.resize(size, bilinear)) for image in maps], axis=-1)
+    for axis, length in enumerate(shape):
+        if logits.shape[axis] != length:
+            logits = np.moveaxis(np.tensordot(_interpolation(logits.shape[axis], length), logits, (1, axis)), 0, axis)
     return np.argmax(logits, axis=-1).astype(np.uint8)
+
+
+def _interpolation(length: int, to: int) -> np.ndarray:
+    """Return the weights ``float32 [to, length]`` of a linear interpolation between the centers of pixels."""
+    at = np.clip((np.arange(to) + 0.5) * (length / to) - 0.5, 0, length - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(length)), 0).astype(np.float32)

@@ -10,12 +10,12 @@ from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse
 from tvconv_jax.utils.sizes import parse_size
 
 AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
-SMOKE = {"image_size": (32, 32), "batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40, "width": 0.25}
+SMOKE = {"image_size": (32, 32), "batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40}
 # Values that a run may replace, see :mod:`tvconv_jax.tasks.mask_defaults`.
 FREE: dict[str, Any] = {
     "data.image_size": (128, 128),
     "data.batch_size": 16,
-    "model.width": 0.5,
+    "model.width": 0.25,
     "model.output_stride": 16,
     "optimizer.base_batch": 16,
     "optimizer.learning_rate": 2e-3,
@@ -65,7 +65,7 @@ def segmentation_config(arg: str | None) -> ConfigDict:
             "num_classes": 0,
             "output_stride": size["output_stride"],
             "pretrained": "",
-            **({} if smoke else {"hidden_channels": 8}),
+            **({} if smoke else {"hidden_channels": 8, "depth": 0.5}),
         },
         data={
             **_source(given["data"], size.get("images", 600)),

@@ -151,7 +151,8 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
 def _metadata(run: Trained, graph: Graph, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
     config, (height, width, colors), (*grid, outputs) = run.config, graph.shapes[0], graph.shapes[-1]
     shape = [None, outputs] if graph.nodes[-1].kind == "linear" else [None, outputs, *grid]
-    thresholds = {"cosine": accuracy.cosine, "squared_l2": 2 - 2 * accuracy.cosine} if accuracy else None
+    verified = accuracy if run.output == "embeddings" else None
+    thresholds = {"cosine": verified.cosine, "squared_l2": 2 - 2 * verified.cosine} if verified else None
     return {
         "name": config.model.name,
         "width": config.model.get("width", 1.0),
@@ -186,7 +187,9 @@ def _report(
     lines.append(f"from the exact float32 model: {difference(run.output, expected, truth):.1e}")
     if accuracy:
         sets = "  ".join(f"{name} {value:.2%}" for name, value in accuracy.sets.items())
-        lines.append(f"accuracy of single embeddings: mean {accuracy.mean:.2%}  ({sets})")
+        of = " of single embeddings" if run.output == "embeddings" else ""
+        lines.append(f"accuracy{of}: mean {accuracy.mean:.2%}  ({sets})")
+    if accuracy and run.output == "embeddings":
         lines.append(
             f"same identity: cosine above {accuracy.cosine:.3f}, squared distance below {2 - 2 * accuracy.cosine:.3f}"
         )

@@ -13,7 +13,6 @@ from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.classification import FREE
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import Size, height_width
 
 # Operators with kernels of their own at every position: they learn at smaller rates.
 PER_POSITION = ("tvconv", "tvconv_linear", "tvconv_lowrank", "tvconv_dynamic", "locally_connected")
@@ -110,8 +109,3 @@ def with_classes(config: ConfigDict, classes: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.model.num_classes = classes
     return config
-
-
-def as_size(size: Any) -> Size:
-    """Return ``data.image_size`` as a tuple; one number is a square."""
-    return height_width(size if isinstance(size, int) else (*size, *size)[:2] if len(size) == 1 else tuple(size))

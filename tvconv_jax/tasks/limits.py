@@ -35,6 +35,10 @@ def check_values(config: ConfigDict) -> None:
         model = key.startswith("model.")  # the model checks its own
         if entry.choices and not model and (value := get(config, key)) is not None:
             check_choice(key, value, entry.choices)
+    size = config.data.get("image_size", 8)
+    if isinstance(size, tuple | list) and len(size) not in (1, 2):
+        rule = "must be one number or two, height and width"
+        raise UserError(f"data.image_size {size} {rule}; set --config.data.image_size.")
     milestones = list(config.get("optimizer", {}).get("milestones", ()))
     if milestones != sorted(milestones):
         raise UserError(f"optimizer.milestones {milestones} must ascend; set --config.optimizer.milestones.")

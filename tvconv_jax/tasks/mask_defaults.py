@@ -13,7 +13,7 @@ from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.segmentation import FREE
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import as_size
+from tvconv_jax.utils.sizes import height_width
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 16, 600), (2000, 16, 800), (math.inf, 32, 1000))
@@ -79,7 +79,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
 
 
 def _given_size(config: ConfigDict, free: list[str]) -> tuple[int, int] | None:
-    return None if "data.image_size" in free else as_size(config.data.image_size)
+    return None if "data.image_size" in free else height_width(config.data.image_size)
 
 
 def with_classes(config: ConfigDict, classes: int) -> ConfigDict:

@@ -33,7 +33,7 @@ from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
 from tvconv_jax.training.step import LossFunction
-from tvconv_jax.utils.sizes import as_size
+from tvconv_jax.utils.sizes import height_width
 
 MAX_IMAGES = 16  # on which artifacts are checked
 SHOWN = 8  # classes with a curve in the report
@@ -73,7 +73,7 @@ class OwnMasks:
 
     def __init__(self, config: ConfigDict) -> None:
         """Check the config; nothing is read."""
-        self.config, self.image_size = config, as_size(config.data.image_size)
+        self.config, self.image_size = config, height_width(config.data.image_size)
         check_choice("eval.hd95", config.eval.hd95, metrics.DEFINITIONS)
         check_choice("eval.empty", config.eval.empty, metrics.EMPTY)
         check_choice("data.source", config.data.source, ("embedded", "folder"))

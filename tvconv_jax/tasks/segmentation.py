@@ -84,8 +84,7 @@ class SegmentationJob(Job):
         return f"weights of {self.config.model.pretrained}" if self.config.model.pretrained else "from scratch"
 
     def init_state(self) -> TrainState:
-        size = self.config.data.image_size
-        size = size if isinstance(size, int) else tuple(size)
+        size = height_width(self.config.data.image_size)
         variables = fresh_variables(self.model, jax.random.key(self.config.seed), size)
         if self._pretrained is not None:
             variables = backbone_from_torchvision(self._pretrained, variables)

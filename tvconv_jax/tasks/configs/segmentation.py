@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
-from tvconv_jax.utils.sizes import parse_size
+from tvconv_jax.utils.sizes import height_width, parse_size
 
 AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
 SMOKE = {"image_size": (32, 32), "batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40}
@@ -69,7 +69,7 @@ def segmentation_config(arg: str | None) -> ConfigDict:
         },
         data={
             **_source(given["data"], size.get("images", 600)),
-            "image_size": size["image_size"],
+            "image_size": height_width(size["image_size"]),
             "batch_size": size["batch_size"],
             "flip": False,
             "augment": dict(AUGMENT),

@@ -14,7 +14,13 @@ from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks import saved_config
-from tvconv_jax.tasks.configs import classification_config, face_config, frontal_config, odoc_config, segmentation_config
+from tvconv_jax.tasks.configs import (
+    classification_config,
+    face_config,
+    frontal_config,
+    odoc_config,
+    segmentation_config,
+)
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.parts import model_of, plan_of
 from tvconv_jax.training import loop

@@ -104,7 +104,7 @@ def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
         found = fundus.load_folder(data.root, cache_dir()) if folder else fundus.load_embedded(data.size, cache_dir())
         sources = {f"domain {domain}": source for domain, source in found.train.items()}
     else:
-        raise UserError(f"{target} is a run of the task {task!r}; name one of configs/face_*.py or odoc.py, or a folder.")
+        raise UserError(f"{target} is a run of the task {task!r}; name one of faces or of disc and cup, or a folder.")
     return [ImageSet(name, source, data.image_size) for name, source in sources.items()]
 
 

@@ -6,6 +6,7 @@ that are cleaned.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -53,7 +54,9 @@ class Odoc:
     """The part of a segmentation run for disc and cup of :func:`tvconv_jax.tasks.configs.odoc_config`."""
 
     batch_key = "data.per_domain times the training domains"
-    metadata: Mapping[str, Any] = {"task": "segmentation", "classes": list(evaluation.STRUCTURES), "activation": "sigmoid"}
+    metadata = MappingProxyType(
+        {"task": "segmentation", "classes": list(evaluation.STRUCTURES), "activation": "sigmoid"}
+    )
 
     def __init__(self, config: ConfigDict) -> None:
         """Check the config; nothing is read."""

@@ -25,13 +25,9 @@ def open_set(config: Any, cache: Path) -> MaskSet:
 
 
 def embedded_folder(config: Any, cache: Path) -> Path:
-    """Draw the boards of ``config``, the ``data`` part of a config, unless they are in the cache; return their folder.
-
-    The smoke set has a quarter as many test images as training images, at its own size.
-    """
-    size = (SIZE, SIZE) if config.images > TESTED else tuple(config.image_size)
+    """Draw the boards that ``config``, the ``data`` part of a config, asks for into the cache; return their folder."""
     counts = {"train": config.images, "test": min(TESTED, config.images // 2)}
-    settings = {"size": size, "shift": config.shift, "rotation": config.rotation}
+    settings = {"size": SIZE, "shift": config.shift, "rotation": config.rotation}
     code = [Path(module.__file__).read_bytes() for module in (inspection, inspection_paint)]
     folder = cache / f"inspection-masks-{digest(repr((counts, settings)), *code)}"
     with one_writer(folder):

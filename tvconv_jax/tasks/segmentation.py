@@ -39,7 +39,7 @@ __all__ = ["SELECTIONS", "SegmentationJob", "evaluate", "make_loss", "report", "
 
 def is_odoc(config: ConfigDict) -> bool:
     """Return whether a config of this task is of disc and cup, the only one with domains."""
-    return "test_domain" in config.data
+    return hasattr(config.data, "test_domain")
 
 
 class SegmentationJob(Job):
@@ -54,7 +54,7 @@ class SegmentationJob(Job):
         self.results_of_best = self.eval_of_best = part.of_best
         if config.model.pretrained:
             self._pretrained = read_torch_checkpoint(user_path(config.model.pretrained))
-            for key, value in (("depth", config.model.depth), ("width", config.model.get("width", 1.0))):
+            for key, value in (("depth", config.model.depth), ("width", getattr(config.model, "width", 1.0))):
                 if value != 1:
                     raise UserError(
                         f"model.pretrained is of {key} 1, model.{key} is {value}; set --config.model.{key}=1."

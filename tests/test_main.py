@@ -223,6 +223,9 @@ class Watched:
     def __init__(self, config, read, prefix=""):
         self._config, self._read, self._prefix = config, read, prefix
 
+    def __contains__(self, name):
+        return name in self._config
+
     def __getattr__(self, name):
         value = getattr(self._config, name)
         if isinstance(value, ConfigDict):

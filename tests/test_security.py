@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ml_collections import ConfigDict
 from PIL import Image
 from test_edge import write_onnx, write_torch
 from test_edge_safety import write as write_zip
 
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.data.classes import find_classes
 from tvconv_jax.data.decoder import ImageError, pixels
 from tvconv_jax.data.formats.bin_file import read_bin
 from tvconv_jax.data.formats.record_faces import RecordFaces, pack
@@ -114,6 +116,17 @@ def bins(folder):
         yield lambda data=data: read_bin(put(folder, "a.bin", data))
 
 
+def csvs(folder):
+    for data in (
+        PICKLE,
+        b"path,class\n/etc/passwd,=cmd|' /C calc'!A0\n",
+        b"path,class\n" + b'"' * 200_000,
+        b"a" * 999_999,
+    ):
+        config = ConfigDict({"root": str(put(folder, "a.csv", data)), "group_pattern": ""})
+        yield lambda config=config: find_classes(config)
+
+
 def npz(folder):
     artifact = write_onnx(folder)
     np.savez(folder / "check.npz", images=np.array([Evil()], object), embeddings=np.zeros(1))
@@ -206,6 +219,7 @@ CRAFTED = {
     ".rec": rec,
     ".idx": idx,
     ".lst, pair lists, lists of landmarks": lists,
+    ".csv of a classification set": csvs,
     ".bin": bins,
     ".npz (check.npz, report.npz, maps)": npz,
     ".pth, .ckpt": pth,

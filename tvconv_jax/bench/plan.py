@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -29,6 +30,8 @@ from tvconv_jax.utils.sizes import Size, height_width
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
 MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
+IDENTITIES, CLASSES = 10_000, 10  # where none are given
+TASKS = ("face", "classification")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +101,32 @@ class Plan:
         return fields | {"kind": self.kind._asdict(), "traffic": [one._asdict() for one in self.traffic]}
 
 
-def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
-    """Compile the step of a face config for all devices of this process.
+def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -> Plan:
+    """Compile the step of a face or classification config for all devices of this process.
 
     Args:
-        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it; its data is not read.
+        config: As :func:`tvconv_jax.tasks.configs.face_config` or
+            :func:`tvconv_jax.tasks.configs.classification_config` makes it; its data is not read.
         kind: A key of :data:`tvconv_jax.bench.device_specs.KINDS`.
-        identities: Classes of the head.
+        identities: Classes of the head; ``None``: :data:`IDENTITIES`, or for classification ``model.num_classes`` or,
+            where that is 0, :data:`CLASSES`.
 
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
-    chosen = device_spec(kind)
+    chosen, has_head = device_spec(kind), config.task == "face"
+    if identities is None:
+        identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
     job = _make_job(config, identities)
     state, batch = _shapes(job)
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    parts_of = state.params if has_head else {"model": state.params}
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
     parts, grid = config.train.grad_accum_steps, height_width(config.data.image_size)
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
     model = share * count(job.model, (1, *grid, 3)).macs
-    head = share * config.model.embedding_size * identities
+    head = share * config.model.embedding_size * identities if has_head else 0  # of others a part of the model
     generator = parts * FLOPS_PER_MAC * generator_macs(job.model, grid)
     counted = model + head + generator
     return Plan(
@@ -126,7 +134,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
         mesh=dict(job.mesh.shape),
         batch_size=config.data.batch_size,
         identities=identities,
-        parameters={name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()},
+        parameters={name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in parts_of.items()},
         parameter_bytes=parameter_bytes,
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
@@ -162,15 +170,30 @@ def generator_macs(model: nn.Module, image_size: Size) -> int:
 
 
 def _make_job(config: ConfigDict, identities: int) -> Any:
-    """Return the face task's job for data of one step an epoch."""
-    if config.task != "face":
-        raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
+    """Return the task's job for data of one step an epoch."""
+    if config.task not in TASKS:
+        raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {config.task}.")
     if not 2 <= identities <= MAX_IDENTITIES:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
-    return load_task("face").FaceJob(config, data)
+    if config.task == "face":
+        data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
+        return load_task("face").FaceJob(config, data)
+    config.model.num_classes = identities
+    train = _Images(config.data.batch_size, identities)
+    data = SimpleNamespace(train=train, validation=None, test=train, classes=range(identities))
+    return load_task("classification").ClassificationJob(config, data)
+
+
+class _Images:
+    """Number of images and their labels."""
+
+    def __init__(self, count: int, classes: int) -> None:
+        self.labels = np.arange(count) % classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tvconv_jax.data.cache import digest, one_writer
+from tvconv_jax.data.cache import digest
 from tvconv_jax.data.decoder import encode
 from tvconv_jax.data.mask_classes import FILE
 from tvconv_jax.data.mask_files import SPLITS
@@ -12,6 +12,7 @@ from tvconv_jax.data.masks import MaskSet, find_masks
 from tvconv_jax.data.synthetic import inspection, inspection_paint
 from tvconv_jax.utils.files import write_bytes, write_text
 from tvconv_jax.utils.progress import track
+from tvconv_jax.utils.storage import one_writer
 
 SIZE, TESTED = 64, 200  # pixels, test images
 

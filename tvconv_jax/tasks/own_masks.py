@@ -82,10 +82,13 @@ class OwnMasks:
         self._augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.batch_size = config.data.batch_size
 
-    def load(self) -> None:
-        """Read the data that the config names."""
-        self.set: MaskSet = open_set(self.config.data, cache_dir())
-        self.train, self.test = training_images(self.set, self.image_size, cache_dir()), self.set.of(test=True)
+    def load(self, data: tuple[MaskSet, Any] | None = None) -> None:
+        """Read the data that the config names, unless it is given: a set, and its training images."""
+        if data is None:
+            found = open_set(self.config.data, cache_dir())
+            data = found, training_images(found, self.image_size, cache_dir())
+        self.set, self.train = data
+        self.test = self.set.of(test=True)
         self.train_names, self.test_names = [file.name for file in self.set.of(test=False)], [f.name for f in self.test]
         self.sizes = {"images": len(self.train), "classes": len(self.classes)}
         embedded = self.config.data.source == "embedded"

@@ -47,7 +47,8 @@ class SegmentationJob(Job):
 
     files = ("report.html", "results.json", "scores.csv", "pictures.png", "metrics.jsonl", "checkpoints/")
 
-    def __init__(self, config: ConfigDict) -> None:
+    def __init__(self, config: ConfigDict, data: Any = None) -> None:
+        """Put a run together; ``data`` is for :meth:`OwnMasks.load`, in the place of what the config names."""
         super().__init__(config)
         self.part = part = (Odoc if is_odoc(config) else OwnMasks)(config)
         self.model, self._pretrained = model_of(config), None
@@ -59,7 +60,7 @@ class SegmentationJob(Job):
                     raise UserError(
                         f"model.pretrained is of {key} 1, model.{key} is {value}; set --config.model.{key}=1."
                     )
-        part.load()
+        part.load(*([] if data is None else [data]))
         self.data, self.sizes, self.name_of = part.data, part.sizes, part.train_names.__getitem__
         for name in filter(None, config.eval.visualize.split(",")):  # "Domain4/000.png,Domain4/007.png"
             check_choice("eval.visualize", name, part.test_names)

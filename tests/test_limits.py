@@ -19,6 +19,7 @@ from tvconv_jax.tasks.configs import (
     face_config,
     frontal_config,
     odoc_config,
+    segmentation_config,
     verification_config,
 )
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
@@ -37,6 +38,7 @@ def face_of(text="smoke", model="mobilenetv2", width=0.1):
 def every_config():
     for arguments in (None, "smoke", "data=folder"):
         yield from (face_of(arguments), odoc_config(arguments), classification_config(arguments))
+        yield segmentation_config(arguments)
     yield from (frontal_config(None), face_of("data=casia"), verification_config("data=folder"))
     for model, width in (("mobilenetv2", 0.1), ("shufflenetv2", 0.5), ("mlp_mixer", 0.1)):
         yield from (face_of(f"operator={name}", model, width) for name in list_operators(model))

@@ -25,6 +25,7 @@ from tvconv_jax.data.formats.bin_file import read_bin
 from tvconv_jax.data.formats.record_faces import RecordFaces, pack
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
+from tvconv_jax.data.mask_classes import read_classes
 from tvconv_jax.data.sets import open_faces
 from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.alignment import align
@@ -186,6 +187,11 @@ def ours(folder):
         yield lambda text=text: (put(folder, "config.json", text.encode()), read_config(folder))
 
 
+def class_names(folder):
+    for text in (b"[" * 100_000, b"\xff\x00", b'{"a": {"__class__": 1}, "b": 2}', b'{"a": 0, "b": 1e999}'):
+        yield lambda text=text: read_classes(put(folder, "classes.json", text))
+
+
 def tfds(folder):
     found = tfds_folder(folder)
     (folder / "payload.py").write_text(f"import os; os.mkdir({MARKER!r})")
@@ -225,6 +231,7 @@ CRAFTED = {
     ".onnx": onnx,
     "model.py, native.py, native.cpp beside an artifact": code,
     ".json of ours (config.json, results.json, sweep.json, ...)": ours,
+    "classes.json of masks": class_names,
     "TFDS folders": tfds,
     "Orbax folders (checkpoints/)": orbax,
     "images": images,

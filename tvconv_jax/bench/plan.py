@@ -31,7 +31,8 @@ from tvconv_jax.utils.sizes import Size, height_width
 FLOPS_PER_MAC = 3 * 2
 MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
 IDENTITIES, CLASSES = 10_000, 10  # where none are given
-TASKS = ("face", "verification", "classification")
+WITH_HEAD = ("face", "verification")  # tasks with class weights beside the model
+TASKS = (*WITH_HEAD, "classification", "segmentation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,19 +103,19 @@ class Plan:
 
 
 def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -> Plan:
-    """Compile the step of a face or classification config for all devices of this process.
+    """Compile the step of a face, classification or segmentation config for all devices of this process.
 
     Args:
         config: As :func:`tvconv_jax.tasks.configs.face_config` or
             :func:`tvconv_jax.tasks.configs.classification_config` makes it; its data is not read.
         kind: A key of :data:`tvconv_jax.bench.device_specs.KINDS`.
-        identities: Classes of the head; ``None``: :data:`IDENTITIES`, or for classification ``model.num_classes`` or,
+        identities: Classes of the head; ``None``: :data:`IDENTITIES`, or for the others ``model.num_classes`` or,
             where that is 0, :data:`CLASSES`.
 
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
-    chosen, has_head = device_spec(kind), config.task != "classification"
+    chosen, has_head = device_spec(kind), config.task in WITH_HEAD
     if identities is None:
         identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
     job = _make_job(config, identities)
@@ -171,17 +172,22 @@ def generator_macs(model: nn.Module, image_size: Size) -> int:
 
 def _make_job(config: ConfigDict, identities: int) -> Any:
     """Return the task's job for data of one step an epoch."""
-    if config.task not in TASKS:
+    if config.task not in TASKS or "test_domain" in config.data:
         raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {config.task}.")
     if not 2 <= identities <= MAX_IDENTITIES:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    if config.task != "classification":
+    if config.task in WITH_HEAD:
         data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
         return load_task("face").FaceJob(config, data)
     config.model.num_classes = identities
     train = _Images(config.data.batch_size, identities)
+    if config.task == "segmentation":
+        shares, names = np.full(identities, 1 / identities), tuple(map(str, range(identities)))
+        classes = SimpleNamespace(names=names, foreground=[], background=None)
+        found = SimpleNamespace(classes=classes, shares=shares, notes=[], of=lambda test: [])
+        return load_task("segmentation").SegmentationJob(config, (found, train))
     data = SimpleNamespace(train=train, validation=None, test=train, classes=range(identities))
     return load_task("classification").ClassificationJob(config, data)
 
@@ -201,10 +207,11 @@ def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     state = jax.eval_shape(job.init_state)
     state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
     batch_size, grid = job.config.data.batch_size, height_width(job.config.data.image_size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
+    batch = {"image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8)}
+    if job.config.task == "segmentation":
+        batch["mask"] = jax.ShapeDtypeStruct((batch_size, *grid), jnp.uint8)
+    else:
+        batch["label"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)
 
 

@@ -13,6 +13,7 @@ from tvconv_jax.tasks.configs import (
     face_config,
     frontal_config,
     odoc_config,
+    segmentation_config,
     verification_config,
 )
 from tvconv_jax.tasks.keys import KEYS, describe_allowed
@@ -63,6 +64,9 @@ def variants() -> dict[str, list[ConfigDict]]:
         texts = ["", *(f",operator={o}" for o in list_operators("deeplabv3plus"))]
         return [odoc_config(f"data={source}{text}") for text in texts]
 
+    def masks(source: str) -> list[ConfigDict]:
+        return [segmentation_config(f"data={source},operator={o}") for o in list_operators("deeplabv3plus")]
+
     def classification(source: str) -> list[ConfigDict]:
         texts = ["", *(f",operator={o}" for o in list_operators("mobilenetv2")), ",model=mlp_mixer"]
         return [classification_config(f"data={source}{text}") for text in texts]
@@ -75,6 +79,7 @@ def variants() -> dict[str, list[ConfigDict]]:
         **{"face": face("embedded"), "face:folder": face("folder"), "face:casia": face("casia")},
         "frontal": [frontal_config(None), *(frontal_config(f"operator={o}") for o in list_operators("mobilenetv2"))],
         **{"odoc": odoc("embedded"), "odoc:folder": odoc("folder")},
+        **{"segmentation": masks("embedded"), "segmentation:folder": masks("folder")},
         **{"classification": classification("embedded"), "classification:folder": classification("folder")},
         "verification": own("embedded"),
         "verification:folder": own("folder"),
@@ -109,7 +114,8 @@ def render() -> str:
     for title, task, model in (
         ("face", "face", "mobilenetv2"),
         ("frontal", "frontal", ""),
-        ("odoc", "segmentation", ""),
+        ("odoc", "odoc", ""),
+        ("segmentation", "segmentation", ""),
         ("classification", "classification", "mobilenetv2"),
         ("verification", "verification", ""),
     ):

@@ -101,13 +101,12 @@ def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
     if task in ("face", "verification"):
         faces = load_faces(data, suffixes_of(task))
         sources = {"train": faces.train, **{name: source for name, (source, _) in faces.verification.items()}}
-    elif task == "segmentation":
+    elif task == "segmentation" and "test_domain" in data:
         folder = data.source == "folder"
         found = fundus.load_folder(data.root, cache_dir()) if folder else fundus.load_embedded(data.size, cache_dir())
         sources = {f"domain {domain}": source for domain, source in found.train.items()}
     else:
-        tasks = "'face', 'verification' or 'segmentation'"
-        raise UserError(f"{target} is a run of the task {task!r}; name one of {tasks}, or a folder.")
+        raise UserError(f"{target} is a run of the task {task!r}; name one of identities or fundus, or a folder.")
     return [ImageSet(name, source, data.image_size) for name, source in sources.items()]
 
 

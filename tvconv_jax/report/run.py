@@ -64,7 +64,8 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str
     if settings["task"] in ("face", "verification"):
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
-        result = others.segmentation(results, workdir, images=shows_images(config))
+        describe = others.segmentation if "test_domain" in results else others.masks
+        result = describe(results, workdir, images=shows_images(config))
     elif settings["task"] == "classification":
         result = classification.describe(results, data.test, sets, images=shows_images(config))
     else:
@@ -82,7 +83,8 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str
         Section("rerun", "How to run it again", rerun(results, workdir)),
         Section("config", "Config and versions", _config(settings, results["versions"])),
     ]
-    title = f"{TASKS[settings['task']]}: {_model_name(settings)}, seed {settings['seed']}"
+    named = "Segmentation" if "classes" in results and settings["task"] == "segmentation" else TASKS[settings["task"]]
+    title = f"{named}: {_model_name(settings)}, seed {settings['seed']}"
     lead = f"{_trained(settings, results)} {text}"
     write_text(workdir / NAME, page(title, lead, [*figures, *cost_figures(results, metrics)], sections))
 

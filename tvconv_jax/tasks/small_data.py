@@ -1,4 +1,4 @@
-"""Settings that a verification run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and notes before it is read."""
+"""Choices of a verification run for its data, see :mod:`tvconv_jax.tasks.auto`, and notes before it is read."""
 
 import math
 import shlex
@@ -83,11 +83,8 @@ def _free_of(config: ConfigDict) -> dict[str, Any]:
 
 def _size_for(config: ConfigDict, found: FaceCounts) -> Size | None:
     """Return the size of own images, if it is open and they are not drawn; ``None`` keeps the config's."""
-    if (
-        config.task != "verification"
-        or "data.image_size" not in auto.open_keys(config, _free_of(config))
-        or found.source is None
-    ):
+    free = auto.open_keys(config, _free_of(config))
+    if config.task != "verification" or "data.image_size" not in free or found.source is None:
         return None
     return choose_size(
         sample_sizes(found.source), longest=_longest(found.images), step=config.model.get("patch_size", 1)

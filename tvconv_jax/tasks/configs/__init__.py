@@ -5,6 +5,7 @@ from tvconv_jax.tasks.configs.classification import classification_config
 from tvconv_jax.tasks.configs.face import face_config, verification_config
 from tvconv_jax.tasks.configs.frontal import frontal_config
 from tvconv_jax.tasks.configs.odoc import odoc_config
+from tvconv_jax.tasks.configs.segmentation import segmentation_config
 
 __all__ = [
     "Argument",
@@ -13,5 +14,6 @@ __all__ = [
     "frontal_config",
     "odoc_config",
     "parse_arguments",
+    "segmentation_config",
     "verification_config",
 ]

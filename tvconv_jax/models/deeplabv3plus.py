@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call
 from tvconv_jax.models.mobilenetv2 import Block, InvertedResidual, blocks
-from tvconv_jax.nn.checks import Checked, check_choice, check_images
+from tvconv_jax.nn.checks import MAX_CLASSES, Checked, check_choice, check_images, count
 from tvconv_jax.nn.layers import DepthwiseConv
 
 # Dilations of the three atrous convolutions, by output stride: image size over the size of the last grid.
@@ -110,6 +110,7 @@ class DeepLabV3Plus(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("output_stride", self.output_stride, RATES)
+        count(MAX_CLASSES).check("num_classes", self.num_classes)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:

@@ -5,7 +5,7 @@ import math
 import flax.linen as nn
 import jax
 
-from tvconv_jax.models.blocks import EmbeddingHead
+from tvconv_jax.models.blocks import make_head
 from tvconv_jax.models.mobilenetv2 import scaled
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import Checked, check_images
@@ -46,7 +46,7 @@ class MixerBlock(Checked):
 
 
 class MlpMixer(Checked):
-    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized.
+    """Images ``[n, h, w, 3]`` in [-1, 1] -> embeddings ``[n, embedding_size]``, not normalized, or logits.
 
     The model belongs to one input size: it has a weight for every pair of positions.
 
@@ -60,6 +60,7 @@ class MlpMixer(Checked):
     layers: int = 8  #: Blocks.
     embedding_size: int = 512  #: Size of the embedding.
     remat: bool = False  #: Whether the gradient recomputes activations of the blocks, instead of keeping them.
+    num_classes: int = 0  #: Classes of the logits ``[n, num_classes]``; 0: the model returns embeddings.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -76,7 +77,7 @@ class MlpMixer(Checked):
         for i in range(self.layers):
             x = self.block(f"block_{i}", kind)(x)
         x = nn.LayerNorm(dtype=x.dtype, name="norm")(x).reshape(n, *grid, -1)
-        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+        return make_head(self.num_classes, self.embedding_size)(x, train=train)
 
     @nn.nowrap  # so that it also makes blocks outside of the model, without a scope
     def block(self, name: str | None = None, kind: type[nn.Module] = MixerBlock) -> nn.Module:

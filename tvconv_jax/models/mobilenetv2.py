@@ -13,12 +13,11 @@ from tvconv_jax.models.blocks import (
     REFERENCE_FIELDS,
     ConvFactory,
     ConvNorm,
-    EmbeddingHead,
     FaceModel,
     Pointwise,
     spatial,
 )
-from tvconv_jax.nn.checks import Checked, check_images, check_stages
+from tvconv_jax.nn.checks import Checked, check_stages
 from tvconv_jax.nn.layers import kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 
@@ -110,7 +109,7 @@ class MobileNetV2(FaceModel):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        images = check_images("images", images)
+        images = self.prepared(images)
         check_stages("mobilenetv2", self.stages, range(1, len(STAGES) + 1))
         stem = ConvNorm(scaled(32, self.width), "relu6", kernel_size=3, name="stem")
         x = self.run(stem, images, images.shape[1], train=train)
@@ -119,7 +118,7 @@ class MobileNetV2(FaceModel):
             block = InvertedResidual(row.features, row.expansion, row.strides, conv, pointwise=pointwise, name=row.name)
             x = self.run(block, x, images.shape[1], train=train)
         x = ConvNorm(scaled(512, max(1.0, self.width)), "relu6", name="last")(x, train=train)
-        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+        return self.make_head()(x, train=train)
 
     def blocks(self) -> Iterator[Block]:
         return blocks(self.width, self.depth)

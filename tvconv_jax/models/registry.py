@@ -53,8 +53,8 @@ class Choices(NamedTuple):
     operators: tuple[str, ...]  # "baseline" is the model with none handed in
 
 
-FACE = ("embedding_size", "remat")
-CONVOLUTIONAL = ("depth", *FACE)
+FACE = ("embedding_size", "remat", "num_classes")
+CONVOLUTIONAL = ("depth", *FACE, "head_pool", "coordinates")
 SEGMENTATION = ("depth", "num_classes", "output_stride", "remat")
 MODELS = {
     "mobilenetv2": Model("models.mobilenetv2:MobileNetV2", (1, 2, 3, 4, 5, 6, 7), CONVOLUTIONAL),
@@ -127,9 +127,12 @@ def create_model(
         stages: Stages that get ``operator`` (MobileNetV2 1-7, ShuffleNetV2 2-4); the others keep the depthwise
             convolution. ``None``: all, but the last three for ``"sasa"`` and ``"axial"``. In DeepLabV3+ it goes into
             the pyramid of its head.
-        **fields: Of the model: ``embedding_size=512``; for MLP-Mixer ``patch_size=8``, ``layers=8``, for the others
-            ``depth=1.0``, the multiplier of every stage's blocks; for DeepLabV3+ ``num_classes=2``,
-            ``output_stride=16`` (or 8); for all ``remat=False``, whether the gradient recomputes large activations.
+        **fields: Of the model: ``embedding_size=512``, or ``num_classes`` for logits in place of embeddings; for
+            MLP-Mixer ``patch_size=8``, ``layers=8``, for the others ``depth=1.0``, the multiplier of every stage's
+            blocks; for MobileNetV2 and ShuffleNetV2 ``head_pool="mean"`` (``"gdc"``, a learned kernel over the last
+            grid, or ``"flatten"``) and ``coordinates=False``, whether x and y are two more channels of the images; for
+            DeepLabV3+ ``num_classes=2``, ``output_stride=16`` (or 8); for all ``remat=False``, whether the gradient
+            recomputes large activations.
             Of the operator: those in its row of ``OPERATORS``, described in its module. Fields of other operators are
             ignored, so one call, with another ``operator``, compares two.
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tvconv_jax.models.blocks import REFERENCE_FIELDS, ConvFactory, ConvNorm, EmbeddingHead, FaceModel, MaxPool, spatial
-from tvconv_jax.nn.checks import Checked, check_choice, check_images, check_stages
+from tvconv_jax.models.blocks import REFERENCE_FIELDS, ConvFactory, ConvNorm, FaceModel, MaxPool, spatial
+from tvconv_jax.nn.checks import Checked, check_choice, check_stages
 from tvconv_jax.nn.norm import BatchNorm
 
 # Channels of the stem, the three stages and the last 1x1 convolution.
@@ -92,7 +92,7 @@ class ShuffleNetV2(FaceModel):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        images = check_images("images", images)
+        images = self.prepared(images)
         check_choice("shufflenetv2 width", self.width, WIDTHS)
         check_stages("shufflenetv2", self.stages, range(2, 2 + len(UNITS)))
         stem, *_, last = CHANNELS[self.width]
@@ -102,7 +102,7 @@ class ShuffleNetV2(FaceModel):
             unit = Unit(row.features, row.strides, *self.operators(row.stage), name=row.name)
             x = self.run(unit, x, images.shape[1], train=train)
         x = ConvNorm(last, "relu", name="last")(x, train=train)
-        return EmbeddingHead(self.embedding_size, name="head")(x, train=train)
+        return self.make_head()(x, train=train)
 
     def units(self) -> Iterator[UnitRow]:
         return units(self.width, self.depth)

@@ -60,6 +60,8 @@ def count(high: int, low: int = 1) -> Range:
     return Range(low, high, whole=True)
 
 
+MAX_CLASSES = 1 << 16
+
 # Ranges of the numeric fields of this package's modules. The upper bounds are far beyond useful values; they keep a
 # typo from building a model for hours or from asking for all memory.
 FIELDS = {
@@ -70,9 +72,8 @@ FIELDS = {
     **dict.fromkeys(("rank", "layers"), count(256)),
     **dict.fromkeys(("experts", "inputs", "heads", "expansion"), count(1024)),
     **dict.fromkeys(("strides", "dilation", "output_stride", "patch_size", "affinity_channels"), count(4096)),
-    **dict.fromkeys(
-        ("hidden_channels", "reduction", "group_channels", "embedding_size", "num_classes"), count(1 << 16)
-    ),
+    **dict.fromkeys(("hidden_channels", "reduction", "group_channels", "embedding_size"), count(1 << 16)),
+    "num_classes": count(MAX_CLASSES, low=0),  # 0: a model without classes
     **dict.fromkeys(("features", "positions", "channels", "hidden"), count(1 << 20)),
     **dict.fromkeys(("temperature", "squeeze"), Range(0, above=True)),
     **dict.fromkeys(("width", "depth"), Range(0, 16, above=True)),

@@ -51,7 +51,12 @@ _MODEL = {
     "stages": ("stages that get the operator; `()`: the operator's own, mostly all", count(64)),
     "depth": ("multiplier of the blocks of every stage", FIELDS["depth"]),
     "embedding_size": ("numbers in an embedding", FIELDS["embedding_size"]),
-    "num_classes": ("maps that the model gives; the task needs 2", FIELDS["num_classes"]),
+    "num_classes": ("classes of the model's logits", FIELDS["num_classes"]),
+    "head_pool": (
+        "reduction of the last grid: its average, a learned kernel over all of it, or all of its numbers",
+        kinds_of(MODELS["mobilenetv2"].module)["head_pool"].__args__,
+    ),
+    "coordinates": ("add x and y of every pixel as two channels of the images", BOOL),
     "output_stride": ("stride of the backbone of DeepLabV3+, 16 or 8", FIELDS["output_stride"]),
     "pretrained": ("file with torchvision's weights of the backbone; empty: from scratch", "a path"),
     "patch_size": ("height and width of a patch of MLP-Mixer, a divisor of the image size", FIELDS["patch_size"]),

@@ -20,6 +20,7 @@ TRAIN = {"precision": "float32", "batch_norm": "global", "grad_accum_steps": 1, 
 DATA = {"workers": 0, "timeout": 300.0}
 AUGMENT = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
 REPORT = {"report_images": False}
+OF_CLASSES = ("classification", "segmentation")  # tasks whose models return logits, so with model.num_classes
 
 # Defaults of keys that runs of an older version did not have.
 _TIMEOUT = {"timeout": DATA["timeout"]}
@@ -39,7 +40,7 @@ TASKS = {
 def make_config(task: str, given: dict[str, Any], **sections: dict[str, Any]) -> ConfigDict:
     """Return the config of a task with its ``:`` arguments and its own keys by section, which replace defaults."""
     smoke, model = given["smoke"], sections["model"]
-    fields = fields_of(model["name"], given["operator"])
+    fields = _model_fields(task, model["name"], given["operator"])
     if smoke and "depth" in fields:
         fields["depth"] = ONE_BLOCK
     hidden = {"hidden_channels": 8, "hidden_layers": 1} if smoke else {"hidden_channels": 64, "hidden_layers": 3}
@@ -73,7 +74,13 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     whole = {**config, **{section: {**keys, **config.get(section, {})} for section, keys in added.items()}}
     model = whole.get("model", {})
     if model.get("name") in MODELS:
-        whole["model"] = {**fields_of(model["name"], model.get("operator", "")), **model}
+        whole["model"] = {**_model_fields(config.get("task"), model["name"], model.get("operator", "")), **model}
     if "stages" in model:
         whole["model"]["stages"] = model["stages"] or []  # null was all, as () is now
     return whole
+
+
+def _model_fields(task: str | None, name: str, operator: str) -> dict[str, Any]:
+    """Return the fields of a task's model and their defaults; one that returns embeddings has no classes."""
+    fields = fields_of(name, operator)
+    return fields if task in OF_CLASSES else {key: value for key, value in fields.items() if key != "num_classes"}

@@ -1,9 +1,10 @@
-"""Training images with less layout: rotated, sheared, scaled and translated at random (the paper's Figure 10).
+"""Random changes of training images: rotation, shear, scale, translation (the paper's Figure 10), brightness, contrast.
 
 Every image gets one affine transformation about its center, drawn again every epoch: for each magnitude m that is set,
 a number uniform in -m to m. Sampling is bilinear; pixels from beyond the edge are black. So does
 ``torchvision.transforms.RandomAffine``, of the library that the reference's pipeline is built from; the reference has
-no code for the figure, so that the paper did the same is our reading.
+no code for the figure, so that the paper did the same is our reading. Contrast is changed about the image's mean, then
+brightness, by a factor each.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tvconv_jax.utils.errors import UserError
 
-LIMITS = {"rotation": 180.0, "shear": 80.0, "scale": 0.9, "translation": 1.0}
+LIMITS = {"rotation": 180.0, "shear": 80.0, "scale": 0.9, "translation": 1.0, "brightness": 0.9, "contrast": 0.9}
 
 
 class Magnitudes(NamedTuple):
@@ -24,6 +25,18 @@ class Magnitudes(NamedTuple):
     shear: float = 0.0  # degrees by which vertical lines lean
     scale: float = 0.0  # share by which the image grows or shrinks
     translation: float = 0.0  # share of its size by which it moves, independently along each axis
+    brightness: float = 0.0  # share by which pixel values grow or shrink
+    contrast: float = 0.0  # the same of their differences from the image's mean
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their places."""
+        return any(self[:4])
+
+    @property
+    def shades(self) -> bool:
+        """Whether pixels change their values."""
+        return any(self[4:])
 
 
 NONE = Magnitudes()
@@ -57,3 +70,16 @@ def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> n
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
     affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).transform(tuple(size), affine, matrix, bilinear))
+
+
+def draw_shades(random: np.random.Generator, count: int) -> np.ndarray:
+    """Draw the random numbers of :func:`shade` for each image, ``[count, 2]``, uniform in -1 to 1."""
+    return random.uniform(-1.0, 1.0, (count, 2))
+
+
+def shade(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> np.ndarray:
+    """Change brightness and contrast of an image ``uint8 [h, w, 3]``; ``drawn`` is a row of :func:`draw_shades`."""
+    brightness, contrast = 1 + magnitudes.brightness * drawn[0], 1 + magnitudes.contrast * drawn[1]
+    mean = image.mean()
+    values = ((np.arange(256) - mean) * contrast + mean) * brightness
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)[image]

@@ -7,7 +7,7 @@ from functools import partial
 import grain
 import numpy as np
 
-from tvconv_jax.data.augment import NONE, Magnitudes, draw, transform
+from tvconv_jax.data.augment import NONE, Magnitudes, draw, draw_shades, shade, transform
 from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.workers import iterate
@@ -18,7 +18,12 @@ Batch = dict[str, np.ndarray]
 
 
 def decode_record(record: Record, image_size: Size) -> np.ndarray:
-    """Decode an image to ``uint8 [h, w, 3]`` of that size; a ``UserError`` names one that cannot be decoded."""
+    """Decode an image to ``uint8 [h, w, 3]`` of that size; a ``UserError`` names one that cannot be decoded.
+
+    The record of a source that decoded its images before, at their size, holds the pixels.
+    """
+    if isinstance(record["image"], np.ndarray):
+        return record["image"]
     try:
         return decode(record["image"], image_size)
     except ImageError as error:
@@ -93,16 +98,19 @@ def _load(
     random: np.random.Generator,
 ) -> Batch:
     mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
-    drawn = draw(random, len(indices)) if any(magnitudes) else None
+    drawn = draw(random, len(indices)) if magnitudes.moves else None
+    shades = draw_shades(random, len(indices)) if magnitudes.shades else None
     if rows is not None:
         indices, mirrored = indices[rows], mirrored[rows]
         drawn = None if drawn is None else drawn[rows]
+        shades = None if shades is None else shades[rows]
     images = np.empty((len(indices), *height_width(image_size), 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     for row, record in enumerate(read(source, indices)):
         image = decode_record(record, image_size)
         image = image[:, ::-1] if mirrored[row] else image
-        images[row] = image if drawn is None else transform(image, magnitudes, drawn[row])
+        image = image if drawn is None else transform(image, magnitudes, drawn[row])
+        images[row] = image if shades is None else shade(image, magnitudes, shades[row])
         labels[row] = record["label"]
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 

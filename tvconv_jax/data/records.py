@@ -4,7 +4,6 @@ import io
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
+from tvconv_jax.data.cache import one_writer
 from tvconv_jax.data.source import Record
-from tvconv_jax.utils import storage
 from tvconv_jax.utils.console import silent_stdout
-from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, write_json
 from tvconv_jax.utils.progress import reporter
 
@@ -121,30 +119,6 @@ def prepare(builder: RecordBuilder, title: str) -> None:
                 _write(builder, title)
     if not builder.info.splits:  # another process wrote them after this builder was made
         builder.info.read_from_directory(builder.data_path)
-
-
-@contextmanager
-def one_writer(path: Path) -> Iterator[None]:
-    """Let only one process of this machine at a time write ``path``.
-
-    The process that holds the lock file ``.NAME.lock`` beside it removes it, so a cache does not collect them;
-    :func:`tvconv_jax.utils.storage.lock` lets those who wait go on with a new one.
-    """
-    name = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file, _ = storage.lock(name, wait=True)  # a file system without locks lets several write
-    except OSError as error:
-        if storage.is_full(error):
-            raise
-        raise UserError(
-            f"{path.parent} cannot be written ({error.strerror}); set TVCONV_JAX_CACHE to a folder that can."
-        ) from None
-    with file:
-        try:
-            yield
-        finally:
-            name.unlink(missing_ok=True)
 
 
 def _write(builder: RecordBuilder, title: str) -> None:

@@ -1,16 +1,16 @@
-"""Sources: random access to encoded images with a label and a name."""
+"""Sources: random access to images, mostly encoded, with a label and a name."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 CHUNK = 1024  # records whose bytes are held at once
 
 
 class Record(TypedDict):
-    """One encoded image."""
+    """One image."""
 
-    image: bytes
+    image: Any  # its file's bytes; of a source that decoded it before, uint8 [h, w, 3]
     label: int
     name: str
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvconv_jax.utils.errors import UserError
 
-TASKS = ("face", "frontal", "segmentation")
+TASKS = ("face", "frontal", "segmentation", "classification")
 
 
 def load_task(name: str) -> ModuleType:

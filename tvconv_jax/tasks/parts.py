@@ -1,5 +1,6 @@
 """Parts of a run that its config describes: model, forward pass, mesh, learning rate, intervals."""
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.tasks.keys import KEYS
 from tvconv_jax.training import loop
 from tvconv_jax.training.mesh import norm_groups
-from tvconv_jax.training.optimizer import LR_SCALINGS, step_schedule
+from tvconv_jax.training.optimizer import LR_SCALINGS, decoupled, step_schedule, warmup_cosine
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json
 from tvconv_jax.utils.progress import ProgressLine
@@ -113,14 +114,33 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
     check_choice("optimizer.lr_scaling", o.lr_scaling, LR_SCALINGS)
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
-    epochs = {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
     learning_rate = _learning_rate(config, batch_size)
+    if "name" in o:
+        steps = {"warmup": warmup_steps(config, steps_per_epoch), "total": round(o.epochs * steps_per_epoch)}
+        return functools.partial(warmup_cosine, peak=learning_rate, **steps)
+    epochs = {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
     return step_schedule(learning_rate, factor=o.factor, steps_per_epoch=steps_per_epoch, **epochs)
+
+
+def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Return the steps of the warm-up."""
+    return round(config.optimizer.warmup_epochs * steps_per_epoch)
+
+
+def decoupled_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Return the optimizer of ``optimizer.name``, whose learning rate follows :func:`schedule_of`."""
+    schedule_of(config, batch_size=batch_size, steps_per_epoch=steps_per_epoch)  # checks the numbers
+    o = config.optimizer
+    steps = {"warmup_steps": warmup_steps(config, steps_per_epoch), "total_steps": round(o.epochs * steps_per_epoch)}
+    return decoupled(o.name, _learning_rate(config, batch_size), **steps, weight_decay=o.weight_decay)
 
 
 def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     """Return a line about the learning rate, and about likely mistakes in it."""
     o = config.optimizer
+    if "name" in o:
+        rate, grown = _learning_rate(config, batch_size), f"grows for {o.warmup_epochs:.3g} epochs, then "
+        return f"learning rate: {rate:.3g}; it {grown if o.warmup_epochs else ''}falls to 0 at epoch {o.epochs:.3g}"
     epochs = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)
     note = f"learning rate: {_learning_rate(config, batch_size):.3g}, times {o.factor:g} at epochs {epochs}"
     note += f" of {o.epochs:.3g}"

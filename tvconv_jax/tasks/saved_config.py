@@ -18,7 +18,10 @@ from tvconv_jax.utils.files import check_unclaimed, parse_json, read_json
 # Keys that decide where and how patiently a run goes on, not what it computes.
 IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite", "train.auto")
 # Files that runs write into a workdir, after config.json.
-WRITTEN = ("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png")
+WRITTEN = (
+    *("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png"),
+    "predictions.csv",
+)
 
 flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
 
@@ -72,6 +75,8 @@ def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) ->
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if new.get("optimizer.lr_scaling") == "none":  # then the batch is not compared with another
         different = [key for key in different if key != "optimizer.base_batch"]
+    if new.get("model.num_classes") == 0:  # those of the data
+        different = [key for key in different if key != "model.num_classes"]
     norms = {str(keys.get("train.batch_norm")) for keys in (old, new)}
     if "per_replica" in norms and all(norm.isdecimal() for norm in norms - {"per_replica"}):
         # As many groups as there were devices: the checkpoint knows whether it is the same number.

@@ -1,8 +1,4 @@
-"""Settings that a face run chooses for its data where the user gave none, and what is said before data is read.
-
-``train.auto`` of a config names the keys that are open. A run puts its choices into its config and ``config.json``,
-whose ``train.auto`` names the keys that were chosen; a resumed run goes on with them.
-"""
+"""Settings that a face run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and what is said before it is read."""
 
 import math
 import shlex
@@ -13,10 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.face_counts import FaceCounts, count_faces
+from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.face import EPOCHS, FREE, MILESTONES
 from tvconv_jax.tasks.finetune_check import check_file, check_same_model, start_config
-from tvconv_jax.tasks.keys import get
-from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
 
 STEPS = 8  # an epoch of a chosen batch size has at least so many, except with the smallest batch
@@ -46,7 +41,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     else:
         if chosen := choose(config, found.images, start):
             log_fn(_describe(chosen, found.images, start))
-        config = _with(config, chosen)
+        config = auto.with_choices(config, chosen)
     if start is not None:
         check_same_model(config, start)
     check_batch(config.data.batch_size, found.images)
@@ -57,13 +52,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
 
 def resume(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return a config with the choices of the run in a workdir, if there is one."""
-    keys = _open(config)
-    if not keys or not (workdir / "config.json").exists():
-        return config
-    run = read_config(workdir)
-    values = {key: get(run, key) for key in _open(run) if key in keys}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return _with(config, values, get(run, "train.auto") or "")  # what was chosen stays so if it is given in between
+    return auto.resume(config, workdir, FREE)
 
 
 def resume_verified(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -86,7 +75,7 @@ def choose(config: ConfigDict, images: int, start: ConfigDict | None = None) -> 
     A set of :data:`SMALL` images or more keeps the paper's settings. So do keys that are not open, or that a config
     file has changed, and runs from scratch whose batch size is given.
     """
-    free = [key for key in _open(config) if get(config, key) == FREE[key]]
+    free = auto.unchanged_keys(config, FREE)
     chosen = {} if start is None else {"data.image_size": start.data.image_size}
     tuned, batch = bool(config.finetune.checkpoint), config.data.batch_size
     if "data.batch_size" in free:
@@ -129,8 +118,8 @@ def warnings(config: ConfigDict, found: FaceCounts) -> list[str]:
     if 0 < count <= FEW and found.images >= MANY * count:
         lines.append(
             f"note: {count} identities ({', '.join(found.identities)}) with {found.images // count} images each: are "
-            f"they classes? This is face verification, which learns to distinguish identities; a classifier of your "
-            f"own images is not served yet"
+            f"they classes? This is verification, which learns to distinguish identities; a classifier of your own "
+            f"images is --config=configs/classification.py:data=folder"
         )
     if config.data.source != "embedded" and found.images < SMALL and not config.finetune.checkpoint:
         lines.append(
@@ -147,28 +136,8 @@ def pairs_hint(data: ConfigDict) -> str:
 
 
 def _describe(chosen: dict[str, Any], images: int, start: ConfigDict | None) -> str:
-    shown = ", ".join(f"{key} {_short(value)}" for key, value in chosen.items())
+    shown = ", ".join(f"{key} {auto.describe(value)}" for key, value in chosen.items())
     reasons = [f"for {images} training images"] if len(chosen) > ("data.image_size" in chosen) else []
     if start is not None and "data.image_size" in chosen:
         reasons.append("with the image size of finetune.checkpoint")
     return f"chosen {', '.join(reasons)}, since none was given: {shown}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_short, value)) + ")"
-    return f"{value:.4g}"
-
-
-def _open(config: ConfigDict) -> list[str]:
-    return [key for key in getattr(config.train, "auto", "").split(",") if key in FREE]
-
-
-def _with(config: ConfigDict, chosen: dict[str, Any], auto: str | None = None) -> ConfigDict:
-    """Return a config with values that were chosen, and in ``train.auto`` their keys, or those that are given."""
-    auto = ",".join(chosen) if auto is None else auto
-    if auto == getattr(config.train, "auto", "") == "":
-        return config
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict({**chosen, "train.auto": auto})
-    return config

@@ -11,3 +11,11 @@ def height_width(size: Size) -> tuple[int, int]:
 def describe_size(size: Size) -> str:
     """Return a size as height x width, ``"48x64"``."""
     return "x".join(map(str, height_width(size)))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``"64"`` or ``"48x96"``; raise a ``ValueError`` for another text."""
+    numbers = [int(part) for part in text.lower().split("x")]
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"size {text!r} is neither a number nor HEIGHTxWIDTH")
+    return (numbers[0], numbers[-1])

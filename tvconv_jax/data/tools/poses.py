@@ -11,7 +11,10 @@ from tvconv_jax.data.tools.held_out import identity_of
 from tvconv_jax.utils.errors import UserError
 
 POSES = ("profile", "frontal")  # labels 0 and 1
-ONLY_POSES = "This task distinguishes frontal faces from profiles; a classifier of other images is not served yet."
+ONLY_POSES = (
+    "This task distinguishes frontal faces from profiles; for a classifier of other images take "
+    "--config=configs/classification.py:data=folder."
+)
 
 
 class Poses(NamedTuple):

@@ -1,0 +1,198 @@
+"""The files of a classification set: class folders, with or without ``train/`` and ``test/``, or a CSV that names them."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, printable, scan, select, walk
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import check_names, posix, read_lines
+
+# Suffixes of the formats that the decoder knows.
+SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "test")
+COLUMNS = ("path", "class", "split", "group")  # of a CSV; the first two are needed
+BESIDE = "images beside the folders of classes"
+NOT_SPLIT = "folders beside train/ and test/"
+OTHER_SPLITS = ("val", "valid", "validation", "dev", "eval", "testing", "training")
+
+
+class ClassFile(NamedTuple):
+    """One image of a set."""
+
+    path: Path
+    name: str  # for messages: the path below the root, or as the CSV has it
+    label: str  # name of its class
+    split: str  # "train", "test", or "" where the split is drawn
+    group: str | None  # person or device; None where there are none
+
+
+def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassFile]:
+    """List the images of a set, sorted by name; of a CSV in its order.
+
+    Args:
+        root: The folder or the CSV.
+        group_pattern: Regular expression whose first group, or whole match, on the path below the folder of classes is
+            the image's group; empty: no groups, or those of the CSV.
+        left_out: Collects what is not read.
+
+    Raises:
+        UserError: If the root is not laid out as a set, a class is empty, a CSV is wrong or names missing files, or the
+            pattern is invalid or does not match a path.
+    """
+    pattern = _compiled(group_pattern)
+    if root.is_file():
+        files = _read_csv(root)
+        if pattern and any(file.group is not None for file in files):
+            raise UserError(f"{root} has a column group, and data.group_pattern is set too; leave one out.")
+        return _grouped(files, pattern, [posix(file.name) for file in files])
+    folders, _ = scan(root, LeftOut())
+    found = [folder.name for folder in folders if folder.name in SPLITS and _has_folders(folder)]
+    if not found:
+        return _class_folders(root, "", pattern, left_out)
+    if len(found) == 1:
+        (lacking,) = {*SPLITS} - {*found}
+        other = [folder.name for folder in folders if folder.name.lower() in OTHER_SPLITS]
+        rename = f"rename {other[0]}/ to {lacking}/" if other else f"add {lacking}/"
+        raise UserError(
+            f"{root} holds {found[0]}/ but no {lacking}/; {rename}, or give --config.data.root={root / found[0]}, whose "
+            f"images are split."
+        )
+    for folder in folders:
+        if folder.name not in SPLITS:
+            left_out.add(NOT_SPLIT, folder)
+    return [file for split in SPLITS for file in _class_folders(root / split, split, pattern, left_out)]
+
+
+def _has_folders(folder: Path) -> bool:
+    folders, files = scan(folder, LeftOut())
+    return bool(folders) and not any(path.suffix.lower() in SUFFIXES for path in files)
+
+
+def _class_folders(base: Path, split: str, pattern: re.Pattern | None, left_out: LeftOut) -> list[ClassFile]:
+    folders, files = scan(base, left_out)
+    left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES))
+    found = []
+    for folder in folders:
+        here = LeftOut()
+        every = list(walk(folder, here))
+        images = select(every, SUFFIXES, here)
+        if not images:
+            _raise_empty(folder, [path for path in every if path.suffix.lower() in IMAGE_SUFFIXES])
+        for reason, paths in here.paths.items():
+            left_out.add(reason, *paths)
+        found += [(path, folder.name) for path in images]
+    check_names(path for path, _ in found)
+    paths = [path.relative_to(base).as_posix() for path, _ in found]
+    prefix = f"{split}/" if split else ""
+    listed = [ClassFile(p, prefix + name, label, split, None) for (p, label), name in zip(found, paths, strict=True)]
+    return sorted(_grouped(listed, pattern, paths), key=lambda file: file.name)
+
+
+def _raise_empty(folder: Path, unread: Sequence[Path]) -> None:
+    where = printable(str(folder))
+    if unread:
+        raise UserError(
+            f"{where} would be lost as a class: of its images none is of a format that is read ({', '.join(SUFFIXES)}), "
+            f"such as {printable(unread[0].name)}; convert them, or move the folder elsewhere."
+        )
+    raise UserError(f"{where} is a class without an image; put images into it, or move the folder elsewhere.")
+
+
+def _compiled(pattern: str) -> re.Pattern | None:
+    if not pattern:
+        return None
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"data.group_pattern {pattern!r} is not a regular expression ({error}); correct it, as in "
+            f"--config.data.group_pattern='(p[0-9]+)_'."
+        ) from None
+
+
+def _grouped(files: list[ClassFile], pattern: re.Pattern | None, paths: Sequence[str]) -> list[ClassFile]:
+    """Return the files with the groups that a pattern finds in their paths."""
+    if pattern is None:
+        return files
+    groups, unmatched = [], []
+    for path in paths:
+        match = pattern.search(path)
+        group = (match[1] if pattern.groups else match[0]) if match else None
+        groups.append(group)
+        if not group:
+            unmatched.append(path)
+    if unmatched:
+        raise UserError(
+            f"data.group_pattern {pattern.pattern!r} finds no group in {len(unmatched)} of {len(paths)} paths, such as "
+            f"{printable(unmatched[0])}; correct it, so that every path names its person or device."
+        )
+    return [file._replace(group=group) for file, group in zip(files, groups, strict=True)]
+
+
+def _read_csv(path: Path) -> list[ClassFile]:
+    """Read a CSV of path, class, split and group; a separator is a comma, a semicolon or a tab."""
+    hint = "give a CSV with the columns path, class and maybe split and group"
+    lines = read_lines(path, hint)
+    header = lines[0] if lines else ""
+    delimiter = max(",;\t", key=header.count)
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV ({error}); {hint}.") from None
+    columns = [name.strip().casefold() for name in rows[0]] if rows else []
+    _check_columns(path, columns)
+    files = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(columns):
+            raise UserError(f"{path}, row {number} has {len(row)} cells for {len(columns)} columns; correct it.")
+        files.append(_row(path, number, dict(zip(columns, (cell.strip() for cell in row), strict=True))))
+    _check_rows(path, files)
+    return files
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    unknown = [name for name in columns if name not in COLUMNS]
+    missing = [name for name in COLUMNS[:2] if name not in columns]
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    for names, fault in ((missing, "lacks"), (unknown, "has an unknown"), (twice, "has twice the")):
+        if names:
+            raise UserError(
+                f"{path} {fault} column {printable(names[0])!r}; its first line names the columns: path and class, and "
+                f"maybe split and group."
+            )
+
+
+def _row(path: Path, number: int, cells: dict[str, str]) -> ClassFile:
+    for name in ("path", "class", *(["group"] if "group" in cells else [])):
+        if not cells[name]:
+            raise UserError(f"{path}, row {number} has no {name}; fill it in, or remove the row.")
+    split = cells.get("split", "").casefold()
+    if split not in ("", *SPLITS):
+        raise UserError(f"{path}, row {number}: split {cells['split']!r} must be train or test, or empty in all rows.")
+    name = cells["path"]
+    file = path.parent / Path(posix(name)).expanduser()
+    return ClassFile(file, name, cells["class"], split, cells.get("group"))
+
+
+def _check_rows(path: Path, files: Sequence[ClassFile]) -> None:
+    if not files:
+        raise UserError(f"{path} names no image; add rows below its first line.")
+    if {"", *SPLITS} & {file.split for file in files} > {""}:
+        empty = next(file.name for file in files if not file.split)
+        raise UserError(f"{path} gives a split to some images, but not to {printable(empty)}; give it to all or none.")
+    absent = [file.name for file in files if not file.path.is_file()]
+    if absent:
+        raise UserError(
+            f"{path}: {len(absent)} of {len(files)} files are missing, such as {printable(absent[0])}; paths start from "
+            f"the folder of the CSV: correct them, or remove the rows."
+        )
+    check_names(file.path for file in files)
+    twice = [name for name, count in Counter(str(file.path) for file in files).items() if count > 1]
+    if twice:
+        raise UserError(f"{path} names {len(twice)} files more than once, such as {printable(twice[0])}; name each once.")

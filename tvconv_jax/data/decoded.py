@@ -1,0 +1,128 @@
+"""Images decoded once, at the model's size, into one file of the cache that processes share."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL.Image import Resampling
+
+from tvconv_jax.data.cache import digest, one_writer, stamp
+from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image, resize
+from tvconv_jax.data.source import Record
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json, replacing, write_json
+from tvconv_jax.utils.progress import track
+from tvconv_jax.utils.sizes import describe_size, height_width
+
+IMAGES, SUMMARY = "images.npy", "summary.json"  # of a folder in the cache; the summary marks it as complete
+
+
+class Decoded(NamedTuple):
+    """Files that were decoded."""
+
+    pixels: Path  # uint8 [n, h, w, 3], zeros for those that cannot be decoded
+    bad: dict[int, str]  # errors by number of the file
+    sizes: dict[str, int]  # number of files by their own size, as "48x64"
+
+
+class DecodedImages:
+    """Images of a file in the cache, each with a label and a name; a :class:`~tvconv_jax.data.source.Source`."""
+
+    def __init__(self, file: Path, rows: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+        self._key = file, np.asarray(rows), np.asarray(labels, np.int32), list(names)
+        self._images = _opened(file)
+
+    def __reduce__(self) -> tuple:  # worker processes map the file again; as an array it would be copied to each
+        return DecodedImages, self._key
+
+    def __len__(self) -> int:
+        return len(self._key[1])
+
+    def __getitem__(self, index: int) -> Record:
+        image = np.array(self._images[self._key[1][index]])
+        return Record(image=image, label=int(self.labels[index]), name=self.name(index))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, ``int32 [n]``."""
+        return self._key[2]
+
+    @property
+    def names(self) -> list[str]:
+        """Names in order."""
+        return self._key[3]
+
+    def name(self, index: int) -> str:
+        """Return the name of one image."""
+        return self._key[3][index]
+
+    def select(self, indices: np.ndarray) -> "DecodedImages":
+        """Return some of the images, in this order."""
+        file, rows, labels, names = self._key
+        return DecodedImages(file, rows[indices], labels[indices], [names[index] for index in indices])
+
+
+def _opened(file: Path) -> Any:
+    try:
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise ValueError("not images")
+        return images
+    except (OSError, ValueError):
+        raise UserError(f"{file} is damaged or cannot be read; remove {file.parent}, and it is made again.") from None
+
+
+def decode_files(files: Sequence[Path], image_size: Any, cache: Path) -> Decoded:
+    """Decode and resize files, unless the cache holds their current state; ``image_size`` is height and width.
+
+    Raises:
+        UserError: If the cache cannot be written.
+    """
+    height, width = height_width(image_size)
+    key = digest(READING, f"{height}x{width}", *map(stamp, files))
+    folder = cache / f"pixels-{key}"
+    if not (folder / SUMMARY).exists():
+        with one_writer(folder):
+            if not (folder / SUMMARY).exists():  # another process may have written it meanwhile
+                folder.mkdir(exist_ok=True)
+                _write(folder, files, height, width)
+    summary = read_json(folder / SUMMARY, f"remove {folder}")
+    return Decoded(folder / IMAGES, {int(row): error for row, error in summary["bad"].items()}, summary["sizes"])
+
+
+def _write(folder: Path, files: Sequence[Path], height: int, width: int) -> None:
+    bad, sizes = {}, Counter()
+    with replacing(folder / IMAGES) as part, part.open("wb") as opened:
+        _write_header(opened, (len(files), height, width, 3))
+        for row, path in enumerate(track(files, total=len(files), text="Decoding images")):
+            image = np.zeros((height, width, 3), np.uint8)
+            try:
+                image, size = _decode(path, (height, width))
+                sizes[describe_size(size)] += 1
+            except ImageError as error:
+                bad[row] = str(error)
+            opened.write(image.tobytes())
+    write_json(folder / SUMMARY, {"bad": bad, "sizes": sizes})
+
+
+def _decode(path: Path, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    image = pixels(read_image(path))
+    return resize(image, image_size, Resampling.BILINEAR), image.shape[:2]
+
+
+def _write_header(opened: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def keep_arrays(images: np.ndarray, name: str, cache: Path) -> Path:
+    """Return the cache's file of images that were drawn, ``uint8 [n, h, w, 3]``; ``name`` tells them from others."""
+    file = cache / name / IMAGES
+    with one_writer(file.parent):
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            with replacing(file) as part, part.open("wb") as opened:
+                _write_header(opened, images.shape)
+                opened.write(images.tobytes())
+    return file

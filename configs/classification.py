@@ -6,8 +6,8 @@ trains on the embedded boards, which this program draws. Your own images, in fol
 
     python -m tvconv_jax.main --config=configs/classification.py:data=folder --config.data.root=ROOT --workdir=DIR
 
-``ROOT`` holds ``train/`` and ``test/`` with a folder for each class, or the folders of classes themselves, or it is a CSV
-with the columns path, class, split and group. Compare operators with ``:operator=depthwise``.
+``ROOT`` holds ``train/`` and ``test/`` with a folder for each class, or the folders of classes themselves, or it is a
+CSV with the columns path, class, split and group. Compare operators with ``:operator=depthwise``.
 """
 
 from ml_collections import ConfigDict

@@ -124,6 +124,7 @@ def test_a_class_that_is_nowhere_is_left_out():
     assert [row[key] for key in ("precision", "recall", "f1", "count")] == [None, None, None, 0]
     assert set(row["intervals"].values()) == {None}
 
+
 def test_one_image_has_scores_and_no_interval():
     found = evaluate(np.array([[0.25, 0.75]]), np.array([1]), ["a", "b"])
     assert found["accuracy"] == 1 and found["auroc"] is found["average_precision"] is None

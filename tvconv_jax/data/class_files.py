@@ -1,4 +1,4 @@
-"""The files of a classification set: class folders, with or without ``train/`` and ``test/``, or a CSV that names them."""
+"""Files of a classification set: class folders, with or without ``train/`` and ``test/``, or a CSV that names them."""
 
 import csv
 import re
@@ -58,8 +58,8 @@ def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassF
         other = [folder.name for folder in folders if folder.name.lower() in OTHER_SPLITS]
         rename = f"rename {other[0]}/ to {lacking}/" if other else f"add {lacking}/"
         raise UserError(
-            f"{root} holds {found[0]}/ but no {lacking}/; {rename}, or give --config.data.root={root / found[0]}, whose "
-            f"images are split."
+            f"{root} holds {found[0]}/ but no {lacking}/; {rename}, or give --config.data.root={root / found[0]}, to "
+            f"split its images."
         )
     for folder in folders:
         if folder.name not in SPLITS:
@@ -96,8 +96,8 @@ def _raise_empty(folder: Path, unread: Sequence[Path]) -> None:
     where = printable(str(folder))
     if unread:
         raise UserError(
-            f"{where} would be lost as a class: of its images none is of a format that is read ({', '.join(SUFFIXES)}), "
-            f"such as {printable(unread[0].name)}; convert them, or move the folder elsewhere."
+            f"{where} would be lost as a class: none of its images has a format that is read "
+            f"({', '.join(SUFFIXES)}), such as {printable(unread[0].name)}; convert them, or move the folder elsewhere."
         )
     raise UserError(f"{where} is a class without an image; put images into it, or move the folder elsewhere.")
 
@@ -189,10 +189,12 @@ def _check_rows(path: Path, files: Sequence[ClassFile]) -> None:
     absent = [file.name for file in files if not file.path.is_file()]
     if absent:
         raise UserError(
-            f"{path}: {len(absent)} of {len(files)} files are missing, such as {printable(absent[0])}; paths start from "
+            f"{path}: {len(absent)} of {len(files)} files are missing, such as {printable(absent[0])}; paths start at "
             f"the folder of the CSV: correct them, or remove the rows."
         )
     check_names(file.path for file in files)
     twice = [name for name, count in Counter(str(file.path) for file in files).items() if count > 1]
     if twice:
-        raise UserError(f"{path} names {len(twice)} files more than once, such as {printable(twice[0])}; name each once.")
+        raise UserError(
+            f"{path} names {len(twice)} files more than once, such as {printable(twice[0])}; name each once."
+        )

@@ -168,10 +168,10 @@ def load_classes(config: Any, cache: Path) -> ClassData:
     )
     _check_sides(_root(config.root), kept, drawn=False)
     images = DecodedImages(decoded.pixels, np.flatnonzero(~bad), kept.labels, [file.name for file in kept.files])
-    return split_sources(images, kept, config, notes)
+    return split_sources(images, kept, f"folder {config.root}", config, notes)
 
 
-def split_sources(images: DecodedImages, kept: ClassSet, config: Any, notes: list[str]) -> ClassData:
+def split_sources(images: DecodedImages, kept: ClassSet, title: str, config: Any, notes: list[str]) -> ClassData:
     """Return train, validation and test images of a set whose images are all decoded."""
     train, groups = np.flatnonzero(~kept.test), kept.groups
     validation = np.zeros(len(train), bool)
@@ -184,7 +184,7 @@ def split_sources(images: DecodedImages, kept: ClassSet, config: Any, notes: lis
     test = np.flatnonzero(kept.test)
     parts = {"train": images.select(train[~validation]), "test": images.select(test)}
     held = images.select(train[validation]) if validation.any() else None
-    description = f"{config.source} {config.root} ({len(kept.classes)} classes, {len(parts['train'])} images to train on"
+    description = f"{title} ({len(kept.classes)} classes, {len(parts['train'])} images to train on"
     description += f", {len(held)} to validate on" if held else ""
     description += f", {len(test)} to test on)"
     tested = None if groups is None else [groups[index] for index in test]

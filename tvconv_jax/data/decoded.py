@@ -1,7 +1,7 @@
 """Images decoded once, at the model's size, into one file of the cache that processes share."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from tvconv_jax.utils.files import read_json, replacing, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size, height_width
 
-IMAGES, SUMMARY = "images.npy", "summary.json"  # of a folder in the cache; the summary marks it as complete
+# Files of a folder in the cache; the summary or the labels come last and mark it as complete.
+IMAGES, SUMMARY, LABELS = "images.npy", "summary.json", "labels.npy"
 
 
 class Decoded(NamedTuple):
@@ -116,13 +117,23 @@ def _write_header(opened: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def keep_arrays(images: np.ndarray, name: str, cache: Path) -> Path:
-    """Return the cache's file of images that were drawn, ``uint8 [n, h, w, 3]``; ``name`` tells them from others."""
-    file = cache / name / IMAGES
-    with one_writer(file.parent):
-        if not file.exists():
-            file.parent.mkdir(exist_ok=True)
-            with replacing(file) as part, part.open("wb") as opened:
-                _write_header(opened, images.shape)
-                opened.write(images.tobytes())
-    return file
+def keep_drawn(name: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]], cache: Path) -> tuple[Path, np.ndarray]:
+    """Return the cache's file of images that are drawn the first time, and their labels.
+
+    Args:
+        name: Folder in the cache, another one for other images.
+        draw: Returns images ``uint8 [n, h, w, 3]`` and labels ``[n]``.
+        cache: The cache folder.
+    """
+    file, labels_file = cache / name / IMAGES, cache / name / LABELS
+    if not labels_file.exists():
+        with one_writer(file.parent):
+            if not labels_file.exists():
+                images, labels = draw()
+                file.parent.mkdir(exist_ok=True)
+                with replacing(file) as part, part.open("wb") as opened:
+                    _write_header(opened, images.shape)
+                    opened.write(np.ascontiguousarray(images).data)
+                with replacing(labels_file) as part:
+                    np.save(part, labels)
+    return file, np.load(labels_file, allow_pickle=False)

@@ -85,7 +85,9 @@ def train_batches(
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
-    return iterate(dataset, workers=workers, batch_bytes=loaded * (3 * math.prod(height_width(image_size)) + 4) + 4 * batch_size)
+    return iterate(
+        dataset, workers=workers, batch_bytes=loaded * (3 * math.prod(height_width(image_size)) + 4) + 4 * batch_size
+    )
 
 
 def _load(

@@ -56,5 +56,17 @@ def frontal(results: Mapping[str, Any]) -> tuple[str, list[Figure], list[Section
     return text, [Figure(accuracy, "test accuracy")], [Section("test", "Test", body)]
 
 
+def classification(results: Mapping[str, Any]) -> tuple[str, list[Figure], list[Section]]:
+    """Return the summary, the figures and the sections of a classification run."""
+    test, accuracy = results["test"], f"{100 * results['test']['accuracy']:.2f} %"
+    text = f"On {test['images']} test images, the accuracy is {accuracy}."
+    rows = [
+        [name, *(found[key] for key in ("count", "precision", "recall", "f1"))]
+        for name, found in test["per_class"].items()
+    ]
+    body = table("Test images by class", ["class", "images", "precision", "recall", "F1"], rows)
+    return text, [Figure(accuracy, "test accuracy")], [Section("test", "Test", body)]
+
+
 def _spread(row: Mapping[str, Any], name: str, factor: float = 1) -> str:
     return "-" if row[name] is None else f"{factor * row[name]:.2f} ± {factor * row[f'{name}_std']:.2f}"

@@ -28,12 +28,14 @@ from tvconv_jax.report.html import (
     tag,
 )
 from tvconv_jax.utils.files import write_text
+from tvconv_jax.utils.sizes import describe_size
 
 Settings = dict[str, Any]
 TASKS = {
     "face": "Face verification",
     "segmentation": "Optic disc and cup",
     "frontal": "Frontal or profile",
+    "classification": "Classification",
 }
 
 
@@ -62,12 +64,18 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
         result = others.segmentation(results, workdir, images=shows_images(config))
+    elif settings["task"] == "classification":
+        result = others.classification(results)
     else:
         result = others.frontal(results)
     text, figures, sections = result
     sections = [
         *sections,
-        Section("curves", "Training", plots.charts(metrics, data.learning_rates, margin="loss" in settings)),
+        Section(
+            "curves",
+            "Training",
+            plots.charts(metrics, data.learning_rates, margin="margin" in settings.get("loss", {})),
+        ),
         *_affinity(data.affinity, settings),
         Section("cost", "Cost and sizes", _cost(results, settings, workdir)),
         Section("rerun", "How to run it again", rerun(results, workdir)),
@@ -87,10 +95,10 @@ def _model_name(settings: Settings) -> str:
 
 
 def _trained(settings: Settings, results: Mapping[str, Any]) -> str:
-    size, epochs = settings["data"]["image_size"], settings["optimizer"]["epochs"]
+    size, epochs = describe_size(settings["data"]["image_size"]), settings["optimizer"]["epochs"]
     return (
         f"{_model_name(settings)} was trained from seed {settings['seed']} for {epochs:g} epochs on images of "
-        f"{size}x{size}: {results['data'].removeprefix('data: ')}."
+        f"{size}: {results['data'].removeprefix('data: ')}."
     )
 
 
@@ -131,10 +139,10 @@ def _affinity(maps: Mapping[str, np.ndarray], settings: Settings) -> list[Sectio
 
 
 def _cost(results: Mapping[str, Any], settings: Settings, workdir: Path) -> Html:
-    size, rows = settings["data"]["image_size"], []
+    size, rows = describe_size(settings["data"]["image_size"]), []
     if cost := results.get("complexity"):
         rows = [
-            ["MACs per image", f"{cost['macs']:,}", f"at {size}x{size}"],
+            ["MACs per image", f"{cost['macs']:,}", f"at {size}"],
             ["parameters of the frozen model", f"{cost['params']:,}", _float32(cost["params"])],
             ["parameters in training", f"{cost['train_params']:,}", _float32(cost["train_params"])],
         ]

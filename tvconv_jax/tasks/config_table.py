@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from tvconv_jax.tasks.configs.arguments import Argument
+from tvconv_jax.tasks.configs.classification import classification_arguments
 from tvconv_jax.tasks.configs.face import face_arguments
 from tvconv_jax.tasks.configs.frontal import frontal_arguments
 from tvconv_jax.tasks.configs.odoc import odoc_arguments
@@ -28,7 +29,12 @@ class Row(NamedTuple):
 
 def arguments_of(task: str, model: str) -> dict[str, Argument]:
     """Return the arguments behind the colon of the configs of a task."""
-    tables = {"face": lambda: face_arguments(model), "frontal": frontal_arguments, "segmentation": odoc_arguments}
+    tables = {
+        "classification": lambda: classification_arguments(model),
+        "face": lambda: face_arguments(model),
+        "frontal": frontal_arguments,
+        "segmentation": odoc_arguments,
+    }
     return tables[task]() if task in tables else {}
 
 

@@ -10,7 +10,7 @@ from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.nn.checks import FIELDS, Range, count, kinds_of
 from tvconv_jax.nn.layers import TVConv
 from tvconv_jax.training.nonfinite import POLICIES
-from tvconv_jax.training.optimizer import LR_SCALINGS
+from tvconv_jax.training.optimizer import LR_SCALINGS, OPTIMIZERS
 from tvconv_jax.utils.cli import MAX_SEED
 
 BATCH = count(1 << 20)
@@ -85,9 +85,22 @@ _DATA = {
     "include_list": ("file that names the training images to use, one a line; empty: all", "a path"),
     "max_corrupt": ("largest share of unreadable training images that is skipped", Range(0, 1)),
     "test_domain": ("clinic that is tested, and not trained on", count(4)),
-    "test_share": ("share of the identities that is kept for testing", SHARE),
+    "test_share": ("share of the images of every class, or of the identities, that is kept for testing", SHARE),
+    "split_seed": ("seed of drawn splits into training, validation and test images", count(MAX_SEED, low=0)),
+    "validation_share": (
+        "share of the training images that is not trained on: it fits the temperature",
+        Range(0, 1, below=True),
+    ),
+    "group_pattern": (
+        "regular expression whose first group, or whole match, on an image's path names its person or device; all "
+        "images of one stay on one side",
+        "a regular expression",
+    ),
+    "images": ("training images of the embedded boards", count(1_000_000, low=10)),
+    "shift": ("largest shift of an embedded board, as a share of the image", Range(0, 1)),
+    "rotation": ("largest rotation of an embedded board, in degrees", Range(0, 180)),
     "crop": ("smallest size of a random crop, as a share of the image", SHARE),
-    "image_size": ("height and width of the images, in pixels", count(4096, low=8)),
+    "image_size": ("height and width of the images, in pixels; of classification one of each", count(4096, low=8)),
     "batch_size": ("images in a batch, of all devices together", BATCH),
     "per_domain": ("images of every clinic in a batch", BATCH),
     "sampling": (
@@ -99,12 +112,15 @@ _DATA = {
     "augment.rotation": ("largest random rotation, in degrees", Range(0, LIMITS["rotation"])),
     "augment.shear": ("largest random shear, in degrees", Range(0, LIMITS["shear"])),
     "augment.scale": ("largest random change of scale, as a share", Range(0, LIMITS["scale"])),
+    "augment.brightness": ("largest random change of brightness, as a share", Range(0, LIMITS["brightness"])),
+    "augment.contrast": ("largest random change of contrast, as a share", Range(0, LIMITS["contrast"])),
     "augment.translation": ("largest random shift, as a share of the image", Range(0, LIMITS["translation"])),
     "workers": ("processes that decode images; 0: threads", count(1024, low=0)),
     # Three years, about as long as a thread can wait.
     "timeout": ("seconds without a batch that end the run; 0: no limit", Range(0, 1e8)),
 }
 _OPTIMIZER = {
+    "name": ("optimizer with warm-up, cosine and decoupled weight decay", OPTIMIZERS),
     "learning_rate": ("learning rate", NOT_NEGATIVE),
     "lr_scaling": ("scaling of the learning rate with the batch size, from `optimizer.base_batch`", tuple(LR_SCALINGS)),
     "base_batch": ("batch size to which the learning rate belongs", BATCH),
@@ -143,6 +159,7 @@ _EVAL = {
         "state that is tested at the end; `reference` selects on the test images",
         ("last", "held_out", "reference"),
     ),
+    "bootstrap": ("resamples of the intervals; 0: none", count(1_000_000, low=0)),
     "threshold": ("probability above which a pixel belongs to a mask", Range(0, 1)),
     "hd95": ("definition of the Hausdorff distance", ("pooled", "directed")),
     "empty": (
@@ -153,9 +170,14 @@ _EVAL = {
     "visualize": ("further test images to draw, as `Domain4/000.png,Domain4/007.png`", "names with commas"),
 }
 _OTHERS = {
-    "task": ("task, set by the config file", ("face", "frontal", "segmentation")),
+    "task": ("task, set by the config file", ("face", "frontal", "segmentation", "classification")),
     "seed": ("seed of weights, order and augmentation", count(MAX_SEED, low=0)),
     "loss.margin": ("margin of AM-Softmax, as a cosine", Range(0, 2)),  # cosines are no further apart
+    "loss.label_smoothing": ("share of the target that all classes have in common", Range(0, 1, below=True)),
+    "loss.class_weights": (
+        "weights of the classes: none, or balanced, by one over the number of images",
+        ("none", "balanced"),
+    ),
     "loss.scale": ("scale of AM-Softmax", Range(0, above=True)),
     "mesh.data": ("devices along the batch; -1: all that are left", count(1 << 20, low=-1)),
     "mesh.model": ("devices that share the class weights", count(1 << 20)),

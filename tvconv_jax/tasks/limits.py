@@ -16,6 +16,7 @@ from tvconv_jax.utils.errors import UserError
 RULES: dict[str, Range] = {key: entry.range for key, entry in KEYS.items() if entry.range}
 # Keys that a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
+READ_TO_CLASSIFY = {"embedded": ("images",), "folder": ("root",)}
 
 
 def check_values(config: ConfigDict) -> None:
@@ -37,8 +38,8 @@ def check_values(config: ConfigDict) -> None:
     milestones = list(config.get("optimizer", {}).get("milestones", ()))
     if milestones != sorted(milestones):
         raise UserError(f"optimizer.milestones {milestones} must ascend; set --config.optimizer.milestones.")
-    data = config.data
-    for key in (key for key in READ.get(data.get("source"), ()) if key not in data):
+    data, read = config.data, READ_TO_CLASSIFY if config.get("task") == "classification" else READ
+    for key in (key for key in read.get(data.get("source"), ()) if key not in data):
         raise UserError(
             f"data.source {data.source!r} needs data.{key}, which configs of another source lack; choose "
             f"the source behind the config's colon, as in --config=FILE:data={data.source}."

@@ -1,4 +1,4 @@
-"""Settings that a face run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and what is said before it is read."""
+"""Settings that a face run chooses for its data, see :mod:`tvconv_jax.tasks.auto`, and notes before it is read."""
 
 import math
 import shlex

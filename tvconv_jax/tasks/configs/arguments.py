@@ -1,6 +1,6 @@
 """The strict ``:key=value,...`` arguments behind a config's file name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tvconv_jax.tasks.configs.renamed import ARGUMENTS
@@ -12,7 +12,7 @@ from tvconv_jax.utils.moved import print_renamed
 class Argument(NamedTuple):
     """One ``:`` argument of a config."""
 
-    kind: type  # int, float, str or bool; a bool is set by its bare name
+    kind: Callable[[str], Any]  # int, float, str, bool, which is set by its bare name, or a function of the text
     default: Any  # its value where it is not given
     meaning: str = ""
     choices: tuple[str, ...] = ()  # of a str; empty: any
@@ -66,7 +66,8 @@ def _value(name: str, text: str | None, argument: Argument) -> Any:
     try:
         value = argument.kind(text)
     except ValueError:
-        raise UserError(f"config argument {name}={text} must be of type {argument.kind.__name__}.") from None
+        wanted = f"of type {argument.kind.__name__}" if isinstance(argument.kind, type) else argument.meaning
+        raise UserError(f"config argument {name}={text} must be {wanted}.") from None
     if argument.choices and value not in argument.choices:
         raise UserError(f"config argument {name}={text} is unknown; there are: {', '.join(argument.choices)}.")
     return value

@@ -17,11 +17,11 @@ from typing import Any
 
 import jax
 
+from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.experiments.evidence import pretrained, search, tables
 from tvconv_jax.experiments.evidence.record import Record, pack, pack_groups
-from tvconv_jax.experiments.evidence.sets import SETS, ImageSet, Part, load
+from tvconv_jax.experiments.evidence.sets import SETS, ImageSet, Part, explained_by_mean, load
 from tvconv_jax.experiments.evidence.training import PRETRAINED, VARIANTS, Recipe, Trained, Trainer, variants_of
-from tvconv_jax.experiments.set_figures import measure_variance
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, integer, names, output_file, output_folder, path_argument
 from tvconv_jax.utils.environment import device_description, versions
 from tvconv_jax.utils.errors import UserError
@@ -74,6 +74,7 @@ def _measure(asked: Any) -> None:
     present = [name for name in asked.sets if name not in absent]
     if not present:
         raise UserError(f"{asked.data} holds none of the sets: {', '.join(asked.sets)}; name the folder that does.")
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # for a command that goes on
     record.append_new("command", settings=settings, device=device_description(), versions=versions())
     for name in present:
         _measure_set(record, name, asked, recipe)
@@ -105,7 +106,6 @@ def _seeds(variant: str, seeds: int) -> int:
 
 def _describe(record: Record, found: ImageSet) -> None:
     """Write the line of a set: sizes, the groups of the test items, and how fixed its layout is."""
-    pixels = measure_variance(found.name, [found.train.images[i::20] for i in range(20)])
     parts = {part: len(getattr(found, part).images) for part in ("fit", "held_out", "train", "test")}
     record.append_new(
         "set",
@@ -117,7 +117,7 @@ def _describe(record: Record, found: ImageSet) -> None:
         images=parts,
         items=found.test.items,
         by_person=bool(found.spec.group) and found.test.pairs is None,
-        explained=round(1 - pixels.cross, 4),
+        explained=round(explained_by_mean(found.train.images), 4),
         groups=pack_groups(found.test.groups),
     )
 

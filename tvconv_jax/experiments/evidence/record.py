@@ -20,22 +20,23 @@ NAMES = {
     "rate": ("set", "variant", "exponent"),
     "final": ("set", "variant", "seed"),
 }
+LEVELS = 65535  # of a score in two bytes
 
 
 def pack(scores: np.ndarray) -> str:
-    """Write scores in 0 to 1, one an item, as text: a bit each if all are 0 or 1, else a byte each."""
+    """Write scores in 0 to 1, one an item, as text: a bit each if all are 0 or 1, else two bytes each."""
     bits = np.isin(scores, (0, 1)).all()
-    data = np.packbits(scores.astype(bool)) if bits else np.rint(255 * scores).astype(np.uint8)
+    data = np.packbits(scores.astype(bool)) if bits else np.rint(LEVELS * scores).astype("<u2")
     return ("bits:" if bits else "bytes:") + base64.b64encode(data.tobytes()).decode()
 
 
 def unpack(text: str, items: int) -> np.ndarray:
     """Return the scores that :func:`pack` wrote, float64 ``[items]``."""
     kind, _, code = text.partition(":")
-    data = np.frombuffer(base64.b64decode(code), np.uint8)
+    data = base64.b64decode(code)
     if kind == "bits":
-        return np.unpackbits(data, count=items).astype(np.float64)
-    return data[:items] / 255
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=items).astype(np.float64)
+    return np.frombuffer(data, "<u2", count=items) / LEVELS
 
 
 def pack_groups(groups: np.ndarray) -> str:

@@ -18,6 +18,8 @@ from tvconv_jax.utils.errors import UserError
 
 LIMIT, FIT_SHARE, HELD_OUT, TEST_LIMIT = 3000, 0.8, 2000, 3000
 SEED = 0  # of the order of images
+# A segmentation model costs fifty times as much: by this, steps, batches and held-out images are divided.
+DIVIDED = {"classification": 1, "segmentation": 4, "verification": 1}
 PAIRS = 2000  # of held-out identities, for verification
 
 
@@ -58,13 +60,25 @@ class Part(NamedTuple):
     paths: Sequence[Path]
     images: np.ndarray  # uint8 [n, h, w, 3]
     labels: np.ndarray  # int32 [n]; masks, int32 [n, h, w]
-    groups: np.ndarray  # int [items], the person of every image; of verification pairs each is alone
+    groups: np.ndarray  # int [n], the person of every image
     pairs: Pairs | None = None
+
+    def between(self, start: int, stop: int) -> "Part":
+        """Return a range of the images."""
+        rows = slice(start, stop)
+        return Part(self.paths[rows], self.images[rows], self.labels[rows], self.groups[rows])
+
+    @property
+    def item_groups(self) -> np.ndarray:
+        """Group of every item that is scored, ``[items]``: an image, a pair, or all masks of a person."""
+        if self.pairs is not None:
+            return np.arange(len(self.pairs.same))  # which pairs share a person is left out
+        return self.groups if self.labels.ndim == 1 else np.arange(len(np.unique(self.groups)))
 
     @property
     def items(self) -> int:
-        """Number of the items that are scored: images, or pairs."""
-        return len(self.groups)
+        """Number of items that are scored."""
+        return len(self.item_groups)
 
 
 class ImageSet(NamedTuple):
@@ -104,8 +118,9 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
     order = _in_order(train.groups)
     used = _end_of_group(train.groups[order], limit)
     fit = _end_of_group(train.groups[order], int(FIT_SHARE * used))
-    held_out = _end_of_group(train.groups[order], min(fit + HELD_OUT, len(order)))
-    parts = [_part(train.take(rows), spec) for rows in (order[:fit], order[fit:held_out], order[:used])]
+    held_out = _end_of_group(train.groups[order], min(fit + HELD_OUT // DIVIDED[spec.task], len(order)))
+    decoded = _part(train.take(order[: max(used, held_out)]), spec)
+    parts = [decoded.between(*ends) for ends in ((0, fit), (fit, held_out), (0, used))]
     if spec.task == "verification":
         parts[1] = _with_pairs(parts[1])
         test = _test_pairs(root, name, spec)
@@ -121,10 +136,13 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
 def explained_by_mean(images: np.ndarray) -> float:
     """Return the share of the variance of pixels ``[n, h, w, 3]`` that their mean image explains, 0 to 1.
 
-    It is 1 where all images are alike: one minus the cross-image variance of pixels in
+    Every image is first brought to mean 0 and standard deviation 1, so light and contrast do not count. The share is 1
+    where all images are alike then: one minus the cross-image variance of pixels in
     :mod:`tvconv_jax.experiments.set_figures`.
     """
     values = images.astype(np.float64)
+    values -= values.mean(axis=(1, 2, 3), keepdims=True)
+    values /= np.maximum(values.std(axis=(1, 2, 3), keepdims=True), 1e-6)
     return float((values.mean(axis=0).var(axis=(0, 1)) / values.var(axis=(0, 1, 2))).mean())
 
 
@@ -210,7 +228,7 @@ def _with_pairs(part: Part) -> Part:
         left.append(first)
         right.append(random.choice(others[others != first]))
     pairs = Pairs(np.array(left), np.array(right), same, np.arange(PAIRS) // 2 % 10)
-    return part._replace(groups=np.arange(PAIRS), pairs=pairs)
+    return part._replace(pairs=pairs)
 
 
 def _test_pairs(root: Path, name: str, spec: Spec) -> Part:
@@ -222,4 +240,4 @@ def _test_pairs(root: Path, name: str, spec: Spec) -> Part:
     left, right = (np.array([names.index(line[side]) for line in lines]) for side in (0, 1))
     same = np.array([line[2] == "1" for line in lines])
     pairs = Pairs(left, right, same, np.arange(len(lines)) * 10 // len(lines))
-    return _part(files, spec)._replace(groups=np.arange(len(lines)), pairs=pairs)
+    return _part(files, spec)._replace(pairs=pairs)

@@ -56,7 +56,7 @@ def markdown(record: Record, sets: Sequence[Line], variants: Sequence[str], cell
             f"Lead over `{BASE}` in points, with 95 % intervals (bold where 0 is outside):",
             _grid(sets, leads, cells, _lead),
         ),
-        ("Learning rate chosen, for `pre-trained` the inverse regularization:", _grid(sets, variants, cells, _rate)),
+        ("Learning rate chosen, for `pretrained` the inverse regularization:", _grid(sets, variants, cells, _rate)),
         ("Lead of `tvconv` over `depthwise` on the held-out images, by learning rate, one seed:", _trap(record, sets)),
         ("Millions of MACs of an image; thousands of frozen parameters:", _grid(sets, variants, cells, _cost)),
         ("Measured with:", _conditions(record)),
@@ -79,14 +79,16 @@ def _grid(sets: Sequence[Line], variants: Sequence[str], cells: Cells, write: Ca
 
 
 def _sets(sets: Sequence[Line]) -> str:
-    head = ["set", "what", "explained by the mean image", "size", "trained on", "tested on"]
+    head = ["set", "what", "explained by the mean image", "size", "trained on", "tested on", "score"]
     rows = []
     for about in sets:
         height, width = about["image_size"]
-        tested = f"{about['items']:,} {'pairs' if about['task'] == 'verification' else 'images'}"
-        tested += ", other persons" if about["by_person"] or about["task"] == "verification" else ""
+        tested = f"{about['images']['test']:,} images"
+        tested += f" in {about['items']:,} pairs" if about["task"] == "verification" else ""
+        tested += ", other persons" if about["by_person"] else ""
         share, images = f"{about['explained']:.2f}", f"{about['images']['train']:,} images"
-        rows.append([about["set"], about["about"], share, f"{height}x{width}", images, tested])
+        what = (about["set"], about["about"], share, f"{height}x{width}", images, tested, about["measure"])
+        rows.append(list(what))
     return _table(head, rows)
 
 

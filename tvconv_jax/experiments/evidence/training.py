@@ -16,7 +16,7 @@ import optax
 from tvconv_jax.data import augment
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.experiments.evidence.problems import Scores, problem_of
-from tvconv_jax.experiments.evidence.sets import LIMIT, ImageSet, Part
+from tvconv_jax.experiments.evidence.sets import DIVIDED, LIMIT, ImageSet, Part
 from tvconv_jax.metrics.complexity import Complexity, count
 from tvconv_jax.models import create_model
 from tvconv_jax.tasks.configs.classification import AUGMENT
@@ -30,18 +30,18 @@ from tvconv_jax.training.step import LossFunction, make_train_step
 _CHANGES = augment.Magnitudes(**AUGMENT)
 HIDDEN_CHANNELS = 8  # of the weight generator
 EVAL_BATCH = 250
-# Fields of create_model, by variant. Segmentation models have no pooling over positions.
+# Fields of create_model, by variant. "tvconv_late" has TVConv in the last three stages alone.
 VARIANTS: dict[str, dict[str, Any]] = {
     "depthwise": {"operator": "depthwise"},
     "tvconv": {"operator": "tvconv", "hidden_channels": HIDDEN_CHANNELS},
-    "tvconv S5-S7": {"operator": "tvconv", "hidden_channels": HIDDEN_CHANNELS, "stages": (5, 6, 7)},
-    "locally connected": {"operator": "locally_connected"},
+    "tvconv_late": {"operator": "tvconv", "hidden_channels": HIDDEN_CHANNELS, "stages": (5, 6, 7)},
+    "locally_connected": {"operator": "locally_connected"},
     "coordinates": {"operator": "depthwise", "coordinates": True},
     "gdc": {"operator": "depthwise", "head_pool": "gdc"},
     "flatten": {"operator": "depthwise", "head_pool": "flatten"},
 }
-PRETRAINED = "pre-trained"
-FACES_ONLY = ("tvconv S5-S7", "coordinates", "gdc", "flatten")  # not in segmentation models
+PRETRAINED = "pretrained"
+FACES_ONLY = ("tvconv_late", "coordinates", "gdc", "flatten")  # not in segmentation models
 
 
 def variants_of(task: str) -> list[str]:
@@ -71,12 +71,15 @@ class Trainer:
     """Trains a variant on a set again and again."""
 
     def __init__(self, found: ImageSet, variant: str, recipe: Recipe) -> None:
-        self.set, self.recipe, self.problem = found, recipe, problem_of(found)
+        self.set, self.problem = found, problem_of(found)
+        self._steps, self._batch = (
+            -(-number // DIVIDED[found.spec.task]) for number in (recipe.steps, recipe.batch_size)
+        )
         fields = dict(self.problem.fields)
         self.model = create_model(fields.pop("name"), **fields, **VARIANTS[variant])
         self._mesh = make_mesh(devices=jax.devices()[:1])
-        warmup = round(recipe.warmup * recipe.steps)
-        numbers = {"warmup_steps": warmup, "total_steps": recipe.steps, "weight_decay": recipe.weight_decay}
+        warmup = round(recipe.warmup * self._steps)
+        numbers = {"warmup_steps": warmup, "total_steps": self._steps, "weight_decay": recipe.weight_decay}
         self._optimizer = decoupled("adamw", 1.0, **numbers)
         self._step = make_train_step(self._loss(), self._optimizer, self._mesh)
         self._outputs = jax.jit(lambda variables, images: self.model.apply(variables, normalize(images), train=False))
@@ -90,8 +93,8 @@ class Trainer:
         """Train on a part and score another one."""
         start = time.monotonic()
         state = self._fresh(learning_rate, seed)
-        batches = draw_batches(train, self.recipe.batch_size, seed)
-        for _ in range(self.recipe.steps):
+        batches = draw_batches(train, self._batch, seed)
+        for _ in range(self._steps):
             state, _ = self._step(state, next(batches))
         variables = {"params": state.params["model"], "batch_stats": state.batch_stats}
         scores = self.problem.score(functools.partial(self._predict, variables), test)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -11,11 +12,12 @@ from PIL import Image
 
 from tvconv_jax.experiments.evidence import pretrained, problems, search, sets, tables, training
 from tvconv_jax.experiments.evidence.__main__ import main
-from tvconv_jax.experiments.evidence.record import pack, pack_groups, unpack, unpack_groups
+from tvconv_jax.experiments.evidence.record import Record, pack, pack_groups, unpack, unpack_groups
 from tvconv_jax.experiments.set_figures import measure_variance
 from tvconv_jax.metrics.complexity import Complexity
 from tvconv_jax.metrics.paired import bootstrap_lead
 
+DOCS = Path(__file__).parent.parent / "docs"
 SIZE = (8, 8)
 COMMAND = "tvconv_jax.experiments.evidence.__main__"
 OPTIONS = ["--sets=slices,cells", "--variants=depthwise,tvconv", "--steps=2", "--batch-size=4", "--seeds=2"]
@@ -149,6 +151,11 @@ def test_tables_stand_in_the_page_and_plots_are_drawn(data, tmp_path, stand_in, 
     assert "| `tvconv` | 87.5 ± 0.0 | 87.5 ± 0.0 |" in text
     assert "| slices | – | +50.0 | – | +25.0 |" in text  # at 0.01 alone tvconv looks far ahead
     assert {path.name for path in tmp_path.glob("*.png")} == {"evidence_rates.png", "evidence_leads.png"}
+
+
+def test_the_page_shows_the_lines_beside_it():
+    record = Record(DOCS / "appendix/data/evidence.jsonl")
+    assert tables.replaced(DOCS / "evidence.md", tables.text_of(record)) == (DOCS / "evidence.md").read_text()
 
 
 def test_a_real_training_repeats_and_learns_at_any_rate_with_one_program(data):

@@ -81,22 +81,20 @@ def bootstrap_lead(
     if scores.ndim != 2 or base.ndim != 2 or not scores.shape[1:] == base.shape[1:] == groups.shape or not groups.size:
         raise ValueError(f"scores {scores.shape}, {base.shape} and groups {groups.shape} must be [seeds, n] and [n].")
     numbers = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(numbers)
+    sums = np.stack([np.bincount(numbers, row) for row in (*scores, *base, np.ones(len(groups)))])  # last: sizes
+    # Groups with the same sums are drawn together: of images that are right or wrong there are few kinds.
+    kinds, counts = np.unique(sums.T, axis=0, return_counts=True)
     random = np.random.default_rng(seed)
-    counts = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
-    drawn = [_over_seeds(random, _group_sums(part, numbers), counts) / (counts @ sizes) for part in (scores, base)]
-    low, high = np.quantile(drawn[0] - drawn[1], (0.025, 0.975))
+    drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=draws) @ kinds  # [draws, seeds + others + 1]
+    means = drawn[:, :-1] / drawn[:, -1:]
+    ours, others = (_over_seeds(random, part) for part in np.split(means, [len(scores)], axis=1))
+    low, high = np.quantile(ours - others, (0.025, 0.975))
     return Interval(float(scores.mean() - base.mean()), float(low), float(high))
 
 
-def _group_sums(scores: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    return np.stack([np.bincount(numbers, row) for row in scores])
-
-
-def _over_seeds(random: np.random.Generator, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the sum of scores ``[draws]`` of drawn groups, a mean over drawn seeds."""
-    by_seed, seeds = counts @ sums.T, len(sums)  # [draws, seeds]
-    mean = by_seed.mean(axis=1)
+def _over_seeds(random: np.random.Generator, by_seed: np.ndarray) -> np.ndarray:
+    """Return the mean over drawn seeds of ``[draws, seeds]``."""
+    seeds, mean = by_seed.shape[1], by_seed.mean(axis=1)
     if seeds == 1:
         return mean
     chosen = np.take_along_axis(by_seed, random.integers(seeds, size=by_seed.shape), axis=1).mean(axis=1)

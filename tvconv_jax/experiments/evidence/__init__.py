@@ -1,1 +1,1 @@
-"""Where TVConv helps: eight sets of images, eight variants of a model, a learning rate for each pair."""
+"""Evidence on where TVConv helps: sets of real images, variants of a model, a learning rate for each pair."""

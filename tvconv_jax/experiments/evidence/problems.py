@@ -1,4 +1,4 @@
-"""What differs between the tasks: fields of the model, loss, and the score of every test item."""
+"""Differences between the tasks: fields of the model, loss, and the score of every test item."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

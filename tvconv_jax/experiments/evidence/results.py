@@ -1,4 +1,4 @@
-"""What the lines of the evidence say: scores over seeds, leads with intervals, chosen learning rates."""
+"""Results from the lines of the evidence: scores over seeds, leads with intervals, chosen learning rates."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -21,17 +21,26 @@ def show(record: Record, page: Path | None, folder: Path | None) -> None:
     Raises:
         UserError: If there is no run, or the page has no marked place.
     """
-    sets, variants = sets_of(record), variants_in(record)
-    if not sets:
-        raise UserError(f"{record.file} holds no run; give --data to make some.")
-    cells = {(about["set"], variant): cell(record, about, variant) for about in sets for variant in variants}
-    text = markdown(record, sets, variants, cells)
+    text = text_of(record)
     print(text)
     if page:
         write_text(page, replaced(page, text))
     if folder:
-        for file in figures.draw(record, sets, variants, cells, folder):
+        for file in figures.draw(record, *_gathered(record), folder):
             print(f"wrote {file}")
+
+
+def text_of(record: Record) -> str:
+    """Return all tables of a record; raise a ``UserError`` if it has no run."""
+    if not sets_of(record):
+        raise UserError(f"{record.file} holds no run; give --data to make some.")
+    return markdown(record, *_gathered(record))
+
+
+def _gathered(record: Record) -> tuple[list[Line], list[str], Cells]:
+    sets, variants = sets_of(record), variants_in(record)
+    cells = {(about["set"], variant): cell(record, about, variant) for about in sets for variant in variants}
+    return sets, variants, cells
 
 
 def replaced(page: Path, text: str) -> str:

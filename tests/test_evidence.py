@@ -207,7 +207,8 @@ def test_scores_are_packed_without_loss():
     for items in ([0, 1, 1, 0, 1, 0, 0, 1, 1], [0.0, 0.2, 1.0]):
         text = pack(np.array(items, float))
         np.testing.assert_allclose(unpack(text, len(items)), items, atol=1e-12)  # 0.2 is 13,107 of 65,535
-    assert unpack_groups(pack_groups(np.array([0, 7, 65_535]))).tolist() == [0, 7, 65_535]
+    assert unpack_groups(pack_groups(np.array([8, 5, 8])), 3).tolist() == [1, 0, 1]
+    assert unpack_groups(pack_groups(np.array([8, 5, 9])), 3).tolist() == [0, 1, 2]  # each is alone
 
 
 def test_the_interval_of_a_lead_by_hand():

@@ -54,45 +54,45 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    asked = _parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     with ends_in_one_line("runs that ended are kept; the same command goes on."):
-        if not asked.show:
-            _measure(asked)
-        tables.show(Record(asked.out), asked.page, asked.figures)
+        if not args.show:
+            _measure(args)
+        tables.show(Record(args.out), args.page, args.figures)
 
 
-def _measure(asked: Any) -> None:
-    if asked.data is None:
+def _measure(args: Any) -> None:
+    if args.data is None:
         raise UserError("--data is missing; name the folder of the sets, or give --show.")
-    recipe = Recipe(steps=asked.steps, batch_size=asked.batch_size, limit=asked.limit)
-    record, settings = Record(asked.out), recipe._asdict()
+    recipe = Recipe(steps=args.steps, batch_size=args.batch_size, limit=args.limit)
+    record, settings = Record(args.out), recipe._asdict()
     record.check_settings(settings)
-    if PRETRAINED in asked.variants and (line := pretrained.lacking()):
+    if PRETRAINED in args.variants and (line := pretrained.lacking()):
         print(line, flush=True)
-        asked.variants.remove(PRETRAINED)
-    if absent := [name for name in asked.sets if not (asked.data / name).is_dir()]:
-        print(f"{asked.data} has no folder {', '.join(absent)}; left out.", flush=True)
-    present = [name for name in asked.sets if name not in absent]
+        args.variants.remove(PRETRAINED)
+    if absent := [name for name in args.sets if not (args.data / name).is_dir()]:
+        print(f"{args.data} has no folder {', '.join(absent)}; left out.", flush=True)
+    present = [name for name in args.sets if name not in absent]
     if not present:
-        raise UserError(f"{asked.data} holds none of the sets: {', '.join(asked.sets)}; name the folder that does.")
+        raise UserError(f"{args.data} holds none of the sets: {', '.join(args.sets)}; name the folder that does.")
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # for a command that goes on
     record.append_new("command", settings=settings, device=device_description(), versions=versions())
     for name in present:
-        _measure_set(record, name, asked, recipe)
+        _measure_set(record, name, args, recipe)
 
 
-def _measure_set(record: Record, name: str, asked: Any, recipe: Recipe) -> None:
+def _measure_set(record: Record, name: str, args: Any, recipe: Recipe) -> None:
     """Train what is missing of a set; it is loaded only if something is."""
-    variants = [variant for variant in variants_of(SETS[name].task) if variant in asked.variants]
-    missing = [variant for variant in variants if not _is_done(record, name, variant, asked.seeds)]
+    variants = [variant for variant in variants_of(SETS[name].task) if variant in args.variants]
+    missing = [variant for variant in variants if not _is_done(record, name, variant, args.seeds)]
     if not missing:
         return
     with reporter.doing(f"loading {name}"):
-        found = load(name, asked.data, recipe.limit)
+        found = load(name, args.data, recipe.limit)
     _describe(record, found)
     for variant in missing:
         with reporter.doing(f"{name}, {variant}"):
-            _measure_variant(record, found, variant, asked.seeds, recipe)
+            _measure_variant(record, found, variant, args.seeds, recipe)
         jax.clear_caches()
         gc.collect()
 

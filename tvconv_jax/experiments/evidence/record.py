@@ -40,13 +40,15 @@ def unpack(text: str, items: int) -> np.ndarray:
 
 
 def pack_groups(groups: np.ndarray) -> str:
-    """Write the numbers of groups, below 65,536, as text."""
-    return base64.b64encode(groups.astype("<u2").tobytes()).decode()
+    """Write which items belong together, at most 65,536 groups, as text; empty if each is alone."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    alone = len(groups) == 0 or numbers.max() == len(groups) - 1
+    return "" if alone else base64.b64encode(numbers.astype("<u2").tobytes()).decode()
 
 
-def unpack_groups(text: str) -> np.ndarray:
-    """Return the numbers that :func:`pack_groups` wrote."""
-    return np.frombuffer(base64.b64decode(text), "<u2").astype(np.int64)
+def unpack_groups(text: str, items: int) -> np.ndarray:
+    """Return the number of each item's group, from 0, as :func:`pack_groups` wrote them."""
+    return np.frombuffer(base64.b64decode(text), "<u2", count=items).astype(int) if text else np.arange(items)
 
 
 class Record:

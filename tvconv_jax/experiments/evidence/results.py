@@ -58,7 +58,7 @@ def cell(record: Record, about: Line, variant: str) -> Cell | None:
     means = scores.mean(axis=1)
     lead = None
     if base and variant != BASE:
-        lead = bootstrap_lead(scores, _scores(base, about), unpack_groups(about["groups"]))
+        lead = bootstrap_lead(scores, _scores(base, about), unpack_groups(about["groups"], about["items"]))
     std = float(means.std(ddof=1)) if len(means) > 1 else 0.0
     numbers = (lines[0]["rate"], lines[0]["macs"], lines[0]["params"])
     return Cell(float(means.mean()), std, len(means), lead, *numbers)

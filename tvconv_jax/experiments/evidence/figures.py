@@ -5,6 +5,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvconv_jax.experiments.evidence.record import Line, Record
 from tvconv_jax.experiments.evidence.results import BASE, Cell, curve
 from tvconv_jax.report.plot_style import STYLES, drawing, label_axes, legend_above, new_figure
@@ -46,6 +48,8 @@ def _rates(record: Record, sets: Sequence[Line], styles: Mapping[str, Mapping[st
             if found.rates and variant != PRETRAINED:
                 axes.plot(found.rates, [100 * score for score in found.scores], label=variant, **style)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         label_axes(axes, title=about["set"])
     for axes in panels[len(sets) :]:
         axes.set_axis_off()
@@ -58,28 +62,23 @@ def _rates(record: Record, sets: Sequence[Line], styles: Mapping[str, Mapping[st
 def _leads(
     sets: Sequence[Line], cells: Mapping[tuple[str, str], Cell | None], styles: Mapping[str, Mapping[str, Any]]
 ) -> Any:
-    """Draw the lead of every variant, with its interval, against the share that the mean image explains."""
-    figure = new_figure(6.0, width=9.0)
+    """Draw the lead of every variant with its interval, sets in the order of what their mean image explains."""
+    figure = new_figure(6.0, width=10.0)
     axes = figure.subplots()
+    ordered = list(reversed(sets))
     shown = [variant for variant in styles if variant not in (BASE, PRETRAINED)]
-    for place, variant in enumerate(shown):
-        points = []
-        for about in sets:
-            found = cells[about["set"], variant]
-            if found and found.lead:
-                shift = 0.006 * (place - (len(shown) - 1) / 2)  # side by side, to be distinguished
-                points.append((about["explained"] + shift, *(100 * number for number in found.lead)))
+    for number, variant in enumerate(shown):
+        shift = 0.1 * (number - (len(shown) - 1) / 2)  # side by side
+        found = [cells[about["set"], variant] for about in ordered]
+        points = [(x + shift, *one.lead) for x, one in enumerate(found) if one and one.lead]
         if points:
-            xs, means, lows, highs = (list(column) for column in zip(*points, strict=True))
-            bars = [
-                [m - low for m, low in zip(means, lows, strict=True)],
-                [h - m for m, h in zip(means, highs, strict=True)],
-            ]
+            xs, means, lows, highs = (np.array(column) for column in zip(*points, strict=True))
+            bars = 100 * np.stack([means - lows, highs - means])
             style = {**styles[variant], "linestyle": "none"}
-            axes.errorbar(xs, means, bars, elinewidth=1.2, markersize=6, label=variant, **style)
+            axes.errorbar(xs, 100 * means, bars, elinewidth=1.2, markersize=6, capsize=2, label=variant, **style)
     axes.axhline(0, color="black", linewidth=1)
-    for about in sets:
-        axes.annotate(about["set"], (about["explained"], 1.0), xycoords=("data", "axes fraction"), rotation=40)
+    names = [f"{about['set']}\n{about['explained']:.2f}" for about in ordered]
+    axes.set_xticks(range(len(ordered)), names)
     label_axes(axes, "share of pixel variance that the mean image explains", "lead over depthwise, points")
     legend_above(figure, [axes])
     return figure

@@ -1,7 +1,7 @@
 """Trainings of a variant on a set: one compiled program for all learning rates and seeds.
 
-The recipe is that of ``configs/classification.py`` in fewer steps, and without augmentation that moves pixels: the layout
-is the one that is measured. No checkpoints and no reports: a run ends in a minute, and what is left of it is a line.
+The recipe is that of ``configs/classification.py`` in fewer steps, and without augmentation that moves pixels: the
+layout is the one that is measured. No checkpoints and no reports: a run ends in a minute, and leaves a line.
 """
 
 import functools

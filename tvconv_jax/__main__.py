@@ -34,6 +34,9 @@ COMMANDS = {
     "benchmark": Command("tvconv_jax.edge.benchmark", "accuracy and speed of exported files on this machine"),
     "report": Command("tvconv_jax.report", "write the report of a run again"),
     "sweep": Command("tvconv_jax.experiments.sweep", "many runs and a table: sweep table1 --out=DIR"),
+    "evidence": Command(
+        "tvconv_jax.experiments.evidence", "where TVConv helps: variants on sets, each at its own rate"
+    ),
     "table2": Command("tvconv_jax.experiments.table2", "the paper's Table 2, on fundus images"),
     "figures": Command("tvconv_jax.experiments.figures", "the paper's figures from runs and sweeps"),
     "complexity": Command("tvconv_jax.metrics.complexity", "MACs and parameters of all models, beside the paper's"),

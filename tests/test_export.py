@@ -146,6 +146,17 @@ def test_heads_and_coordinates_answer_alike_in_every_format(name, fields, tmp_pa
         assert relative(found, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_learned_average_is_stored_in_fewer_bits(precision, tmp_path):
+    graph, images = Graph((6, 5)), drawn((2, 6, 5, 3))
+    x = graph.add("global_depthwise", 0, arrays={"weights": drawn((6, 5, 1, 3))})
+    graph.add("linear", x, arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
+    graph = quantize(graph, precision)
+    expected = by_jax(graph, images)
+    assert relative(by_onnx(graph, images, lowering="plain", precision=precision), expected) < TOLERANCE
+    assert relative(by_torch(graph, images, tmp_path / "m.safetensors", precision=precision), expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_channels_in_blocks_are_the_same_model(folded, precision):
     graph, images, _ = folded
@@ -440,7 +451,8 @@ def test_a_truncated_model_is_the_jax_model_with_truncated_kernels(folded, rank,
     assert all(np.all((0 < share) & (share <= 1)) for share in kept)
 
 
-def test_fine_tuning_brings_a_truncated_graph_closer():
+@pytest.mark.parametrize("unit_length", [True, False])
+def test_fine_tuning_brings_a_truncated_graph_closer(unit_length):
     graph = Graph(6)
     arrays = {"weights": drawn((6, 6, 9, 3)), "bias": np.zeros(3, np.float32)}
     x = graph.add("per_pixel", 0, arrays=arrays, strides=1, activation="identity")
@@ -449,7 +461,7 @@ def test_fine_tuning_brings_a_truncated_graph_closer():
     random = np.random.default_rng(0)
     batches = (random.integers(0, 255, (16, 6, 6, 3), np.uint8) for _ in itertools.count())
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
-        tuned = fine_tune(lower, graph, lambda: batches, steps=200, learning_rate=1e-2)
+        tuned = fine_tune(lower, graph, lambda: batches, steps=200, learning_rate=1e-2, unit_length=unit_length)
     images = drawn((32, 6, 6, 3))
     before, after = (relative(by_jax(g, images), by_jax(graph, images)) for g in (lower, tuned))
     assert after < 0.7 * before
@@ -512,7 +524,9 @@ def test_without_pairs_the_report_and_the_metadata_say_that_there_is_no_threshol
     found = trained.load(run)
     found.config.data.update({"source": "folder", "root": root})
     found = found._replace(verify=None)
-    graph = linear_model()
+    graph = Graph(6)
+    x = graph.add("mean", 0, keep_grid=False)
+    graph.add("linear", x, arrays={"kernel": drawn((3, 4)), "bias": drawn((4,))})
     about = exporting._metadata(found, graph, "exact", "float32", None)
     assert about["verified"] is False and about["thresholds"] is None and about["accuracy"] is None
     outputs = np.ones((2, 4))

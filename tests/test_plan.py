@@ -92,6 +92,7 @@ def test_bytes_of_shapes():
 def test_generators_are_counted_as_their_products():
     # 24 x 24 positions of 3 channels: 4 maps to 8, 8 to 8, 8 to 9 taps of 3 channels, each over 3 x 3 neighbors.
     assert generator_macs(TVConv(hidden_channels=8, hidden_layers=1), 24) == 24 * 24 * 9 * (4 * 8 + 8 * 8 + 8 * 27)
+    assert generator_macs(TVConv(hidden_channels=8, hidden_layers=1), (24, 10)) == 24 * 10 * 9 * (32 + 64 + 8 * 27)
     assert generator_macs(DepthwiseConv(), 24) == 0
 
 

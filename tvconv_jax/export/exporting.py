@@ -89,6 +89,7 @@ def export(
     images, lines = normalize(jnp.asarray(run.images)), []
     truth = _checked_outputs(run, exact, images)
     options = {"max_loss": max_loss, "fine_tune_steps": fine_tune_steps, "precision": precision, "lines": lines}
+    options["unit_length"] = run.output == "embeddings" or exact.nodes[-1].kind != "linear"
     kept = find_rank(exact, rank, run.batches, run.comparison, **options)
     graph, lowering = quantize(kept.graph, precision), _lowering_of(kept, lowering, lines)
     chosen = _chosen(kept, formats, precision, lowering, lines)

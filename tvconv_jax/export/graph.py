@@ -84,6 +84,7 @@ class Graph:
     def map(self, change: Callable[[Node], Node]) -> "Graph":
         """Return the graph with every node changed by a function."""
         graph = Graph(self.shapes[0][:2])
+        graph.shapes = self.shapes[:1]
         for node in self.nodes:
             graph._append(change(node))
         return graph

@@ -65,8 +65,9 @@ def find_rank(
     fine_tune_steps: int,
     precision: Precision,
     lines: list[str],
+    unit_length: bool = True,
 ) -> Found:
-    """Return the graph of a rank, fine-tuned, in float32; ``lines`` get a log.
+    """Return the graph of a rank, fine-tuned, in float32; ``lines`` get a log, ``unit_length`` is of fine_tune.
 
     Raises:
         UserError: If the model or the run does not allow that rank.
@@ -84,7 +85,8 @@ def find_rank(
     @functools.cache
     def of_rank(rank: Rank) -> Graph:
         graph, _ = truncate(exact, rank, moments, order)
-        return fine_tune(graph, exact, batches, steps=fine_tune_steps, text=f"Fine-tuning rank {rank}")
+        options = {"steps": fine_tune_steps, "unit_length": unit_length, "text": f"Fine-tuning rank {rank}"}
+        return fine_tune(graph, exact, batches, **options)
 
     def score(graph: Graph) -> np.ndarray:
         with reporter.doing(f"testing on {len(comparison.weights):,} {comparison.items}"):
@@ -211,12 +213,19 @@ def check_steps(steps: int, ranks: Sequence[str]) -> None:
 
 
 def fine_tune(
-    graph: Graph, exact: Graph, batches: Batches, *, steps: int, learning_rate: float = 1e-3, text: str = "Fine-tuning"
+    graph: Graph,
+    exact: Graph,
+    batches: Batches,
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    unit_length: bool = True,
+    text: str = "Fine-tuning",
 ) -> Graph:
     """Return the truncated graph with all arrays trained by distillation: it learns the exact graph's outputs.
 
-    The loss is least squares of outputs of unit length, the optimizer Adam with a cosine learning rate; a step takes a
-    batch.
+    The loss is least squares of outputs of unit length or, for logits of classes, whose scale matters, relative to the
+    exact outputs of the batch. The optimizer is Adam with a cosine learning rate; a step takes a batch.
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, for the idea.
     """
@@ -226,8 +235,10 @@ def fine_tune(
     run, optimizer = make_run(graph), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(arrays: list, images: jax.Array) -> jax.Array:
-        found, expected = (unit(outputs) for outputs in (run(arrays, images), target(constants, images)))
-        return jnp.mean(jnp.sum(jnp.square(found - expected), axis=-1))
+        found, expected = run(arrays, images), target(constants, images)
+        if not unit_length:
+            return jnp.sum(jnp.square(found - expected)) / jnp.sum(jnp.square(expected))
+        return jnp.mean(jnp.sum(jnp.square(unit(found) - unit(expected)), axis=-1))
 
     @jax.jit
     def step(arrays: list, state: optax.OptState, images: jax.Array) -> tuple[list, optax.OptState]:

@@ -124,7 +124,8 @@ class GlobalDepthwise(Checked):
         check_built(self, "kernel", x.shape[1:3])
         start = nn.initializers.constant(1 / math.prod(x.shape[1:3]))
         kernel = self.param("kernel", start, x.shape[1:], jnp.float32)
-        return jnp.sum(upcast(x) * kernel[None], axis=(1, 2)).astype(x.dtype)
+        values = upcast(x)
+        return jnp.sum(values * kernel[None].astype(values.dtype), axis=(1, 2)).astype(x.dtype)
 
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(x)

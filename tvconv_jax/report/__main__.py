@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = "Write WORKDIR/report.html again."
     parser = Parser(prog="python -m tvconv_jax.report", description=about, renamed={"--pictures": "--images"})
     parser.add_argument("workdir", type=path_argument, metavar="WORKDIR", help="folder of a run that ended")
-    parser.add_argument("--images", action="store_true", help="show images of real people too")
+    parser.add_argument("--images", action="store_true", help="show images of the data too")
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # as tvconv_jax.main does
     with ends_in_one_line("the report is as it was."):

@@ -100,10 +100,7 @@ _DATA = {
     "shift": ("largest shift of an embedded board, as a share of the image", Range(0, 1)),
     "rotation": ("largest rotation of an embedded board, in degrees", Range(0, 180)),
     "crop": ("smallest size of a random crop, as a share of the image", SHARE),
-    "image_size": (
-        "height and width of the images, in pixels: one number or, of own images, `(height, width)`",
-        count(4096, low=8),
-    ),
+    "image_size": ("size of the images in pixels: one number, or `(height, width)`", count(4096, low=8)),
     "batch_size": ("images in a batch, of all devices together", BATCH),
     "per_domain": ("images of every clinic in a batch", BATCH),
     "sampling": (

@@ -5,10 +5,12 @@
         --settings="images *,moved *"
     python -m tvconv_jax.experiments.figures boards runs/boards
 
-The first command trains at every learning rate, on other boards than the second and scored on other boards; the best
-of each operator stands in ``RATES``. Group ``images`` has a label ``tvconv 300`` for 300 training images, boards being
-shifted by up to 1 % of the image and rotated by up to 1 degree. Group ``moved`` has 3,000 images and a label ``tvconv
-4`` for 4 % and 4 degrees, in training and test images alike. MobileNetV2 x0.1 with half the blocks.
+The first command trains at every learning rate, on other boards than the second and scored on other boards. Put the
+best of each operator into ``RATES``; those below are guesses, not yet measured.
+
+Group ``images`` has a label ``tvconv 300`` for 300 training images; boards are shifted by up to 1 % of the image and
+rotated by up to 1 degree. Group ``moved`` has 3,000 images and a label ``tvconv 4`` for 4 % and 4 degrees, in training
+and test images alike. The model is MobileNetV2 x0.1 with half the blocks.
 """
 
 from typing import Any

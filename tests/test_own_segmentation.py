@@ -237,6 +237,7 @@ BAD = {
     "a wrong color": (classes('{"a": 0, "b": "red"}'), 'b is "red"; it must be a value from 0 to 65535 or a color'),
     "a wrong value": (classes('{"a": 0, "b": 1.5}'), "b is 1.5; it must be"),
     "a truth": (classes('{"a": 0, "b": true}'), "b is true; it must be"),
+    "too many": (classes(json.dumps({f"c{i}": i for i in range(300)})), "names 300 classes beside ignore"),
     "one named": (classes('{"a": 0, "ignore": 128}'), "names 1 classes beside ignore"),
     "no name": (classes('{"": 0, "b": 128}'), "classes.json is not an object with names"),
 }  # fmt: skip

@@ -168,6 +168,7 @@ def read_classes(path: Path) -> MaskClasses:
         raise UserError(f"{path} cannot be read as JSON ({str(error).splitlines()[0]}); {fix}.") from None
     if not isinstance(pairs, _Pairs) or not all(name.strip() and name.isprintable() for name, _ in pairs):
         raise UserError(f"{path} is not an object with names; {fix}.")
+    _check_number(path, sum(name != "ignore" for name, _ in pairs))
     codes = [_code(path, name, value) for name, value in pairs]
     colored = any(isinstance(value, str) for _, value in pairs)
     if colored:
@@ -176,13 +177,16 @@ def read_classes(path: Path) -> MaskClasses:
     _check_twice(path, [show(code, colored=colored) for code in codes], "color" if colored else "value")
     known = {name: code for (name, _), code in zip(pairs, codes, strict=True)}
     ignore = known.pop("ignore", None)
-    if not 2 <= len(known) <= MAX_CLASSES:
-        raise UserError(f"{path} names {len(known)} classes beside ignore; name 2 to {MAX_CLASSES}, as {EXAMPLE}.")
     return MaskClasses(tuple(known), tuple(known.values()), colored, ignore)
 
 
 class _Pairs(list):
     """The pairs of a JSON object, which may have a name twice."""
+
+
+def _check_number(path: Path, classes: int) -> None:
+    if not 2 <= classes <= MAX_CLASSES:
+        raise UserError(f"{path} names {classes} classes beside ignore; name 2 to {MAX_CLASSES}, as {EXAMPLE}.")
 
 
 def _code(path: Path, name: str, value: Any) -> int:

@@ -160,12 +160,12 @@ def _runner(found: ImageSet, variant: str, recipe: Recipe) -> tuple[Run, dict[st
         trainer = Trainer(found, variant, recipe)
         facts = trainer.complexity._asdict()
         return lambda exponent, *run: trainer.run(search.value(exponent), *run), facts, search.COARSE
-    extractor = pretrained.Extractor()
+    extractor, problem = pretrained.Extractor(), problem_of(found)
 
     def run(exponent: int, _: int, train: Part, test: Part) -> Trained:
         start = time.monotonic()
-        scores = pretrained.regress(extractor, search.value(exponent), train, test, found.classes)
-        return Trained(scores, time.monotonic() - start)
+        logits = pretrained.regress(extractor, search.value(exponent), train, test, found.classes)
+        return Trained(problem.score(lambda _: logits, test), time.monotonic() - start)
 
     params = pretrained.PARAMS + (pretrained.FEATURES + 1) * found.classes
     facts = {"macs": pretrained.MACS, "params": params, "train_params": params}

@@ -201,7 +201,8 @@ def test_weights_of_another_model_list_both_sides():
     [
         ({"operator": "conv"}, "deeplabv3plus operator 'conv' is unknown; there are: baseline, tvconv, depthwise,"),
         ({"output_stride": 32}, "output_stride 32 is unknown; there are: 16, 8."),
-        ({"width": 0.5}, "deeplabv3plus width 0.5 is unknown; there are: 1.0."),
+        ({"num_classes": 0}, "num_classes 0 must be at least 1."),
+        ({"width": 0.3}, "deeplabv3plus width 0.3 is unknown; there are: 0.25, 0.5, 1.0."),
         ({"embedding_size": 3}, "field 'embedding_size' is unknown; there are: width, operator, depth, num_classes"),
         ({"stages": (1,)}, "field 'stages' is unknown"),
     ],

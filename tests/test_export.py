@@ -36,16 +36,17 @@ from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over
+from tvconv_jax.utils.sizes import height_width
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 TOLERANCE = 1e-4  # relative; float32 through 60 layers of random weights, in another order
 SMALL = {"depth": 0.5, "hidden_channels": 4, "hidden_layers": 0}  # what is left has every kind of block
-# name: (side, fields); every kind of node stands in one of them.
+# name: (size, fields); every kind of node stands in one of them.
 MODELS = {
-    "mobilenetv2": (32, {"width": 0.1, "operator": "tvconv", "stages": (1, 2, 7), "use_bias": True, **SMALL}),
-    "shufflenetv2": (32, {"width": 0.5, "operator": "tvconv_lowrank", "rank": 2, **SMALL}),
-    "deeplabv3plus": (64, {"operator": "tvconv", **SMALL}),
+    "mobilenetv2": ((32, 24), {"width": 0.1, "operator": "tvconv", "stages": (1, 2, 7), "use_bias": True, **SMALL}),
+    "shufflenetv2": ((24, 40), {"width": 0.5, "operator": "tvconv_lowrank", "rank": 2, **SMALL}),
+    "deeplabv3plus": ((48, 72), {"operator": "tvconv", **SMALL}),
 }
 
 
@@ -61,13 +62,13 @@ def drawn_variable(name, shape):
     return drawn(shape, spread) + (name == "affinity")
 
 
-def drawn_model(name, side, fields):
+def drawn_model(name, size, fields):
     """The graph of a model with statistics and maps as training leaves them, images, and its outputs."""
-    model, images = create_model(name, **fields), drawn((3, side, side, 3))
+    model, images = create_model(name, **fields), drawn((3, *height_width(size), 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
     expected = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
-    return fold(model, variables, side), images, expected
+    return fold(model, variables, size), images, expected
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -118,6 +119,31 @@ def test_onnx_answers_alike_in_any_batch(folded):
     for lowering in names:
         assert relative(by_onnx(graph, images, lowering=lowering), channels_first(expected)) < TOLERANCE, lowering
         assert relative(by_onnx(graph, images[:1], lowering=lowering), channels_first(expected[:1])) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [
+        ("mobilenetv2", {"head_pool": "gdc", "num_classes": 3, "coordinates": True}),
+        ("mobilenetv2", {"head_pool": "flatten", "num_classes": 5, "width": 0.2}),
+        ("mobilenetv2", {"head_pool": "gdc", "embedding_size": 9}),
+        ("shufflenetv2", {"head_pool": "flatten", "embedding_size": 9, "width": 0.5, "coordinates": True}),
+        ("mlp_mixer", {"num_classes": 3, "layers": 1, "patch_size": 8}),
+    ],
+)
+def test_heads_and_coordinates_answer_alike_in_every_format(name, fields, tmp_path):
+    fields = {"width": 0.1, **({"operator": "depthwise", "depth": 0.1} if name != "mlp_mixer" else {}), **fields}
+    graph, images, expected = drawn_model(name, (24, 40), fields)
+    assert expected.shape == (3, fields.get("num_classes") or fields["embedding_size"])
+    assert relative(by_jax(graph, images), expected) < TOLERANCE
+    for lowering in onnx_writer.lowerings(graph):
+        assert relative(by_onnx(graph, images, lowering=lowering), expected) < TOLERANCE
+    if name != "mlp_mixer":
+        assert relative(by_torch(graph, images, tmp_path / "model.safetensors"), expected) < TOLERANCE
+        about = {"input": {"shape": [None, 3, 24, 40]}}
+        (tmp_path / "model.safetensors").write_bytes(torch_writer.to_safetensors(graph, about))
+        found = native.load(tmp_path / "model.safetensors")(channels_first(images))
+        assert relative(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
@@ -486,14 +512,37 @@ def test_without_pairs_the_report_and_the_metadata_say_that_there_is_no_threshol
     found = trained.load(run)
     found.config.data.update({"source": "folder", "root": root})
     found = found._replace(verify=None)
-    about = exporting._metadata(found, "exact", "float32", None)
+    graph = linear_model()
+    about = exporting._metadata(found, graph, "exact", "float32", None)
     assert about["verified"] is False and about["thresholds"] is None and about["accuracy"] is None
     outputs = np.ones((2, 4))
     (line,) = [line for line in exporting._report(found, [], None, outputs, outputs) if "threshold" in line]
     assert line.startswith("no threshold: the run has no verification pairs") and hint in line
     logits = found._replace(output="logits")
-    assert "verified" not in exporting._metadata(logits, "exact", "float32", None)
+    assert "verified" not in exporting._metadata(logits, graph, "exact", "float32", None)
     assert not any("threshold" in line for line in exporting._report(logits, [], None, outputs, outputs))
+
+
+def test_a_classifier_of_images_that_are_not_square_is_exported_with_its_classes(run, tmp_path, monkeypatch):
+    fields = {"width": 0.1, "depth": 0.1, "hidden_channels": 4, "hidden_layers": 0, "stages": (1, 7)}
+    fields |= {"num_classes": 3, "head_pool": "gdc", "coordinates": True}
+    model = create_model("mobilenetv2", operator="tvconv", **fields)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 24, 3), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32))
+    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: drawn_variable(path[-1].key, leaf.shape), shapes)
+    about = {"task": "classification", "classes": ["good", "scratch", "hole"], "temperature": 1.5}
+    changed = {"model": model, "variables": variables, "images": images, "output": "logits", "metadata": about}
+    found = trained.load(run)._replace(verify=None, comparison=None, batches=lambda: (images for _ in range(99)))
+    monkeypatch.setattr(trained, "load", lambda workdir, best: found._replace(**changed))
+    out = tmp_path / "out"
+    written = exporting.export(run, out, formats=("onnx", "torch", "native"), rank="1")
+    assert {item.file for item in written.artifacts} == {"model.onnx", "model.safetensors", "model.pt2"}
+    metadata = json.loads(onnx.load(out / "model.onnx").metadata_props[0].value)
+    assert (metadata["input"]["shape"], metadata["output"]["shape"]) == ([None, 3, 16, 24], [None, 3])
+    assert metadata.items() >= about.items() and "verified" not in metadata
+    for name in ("model.onnx", "model.safetensors", "model.pt2"):
+        benchmark.main([str(out / name), "--batch=1", "--threads=1", "--seconds=0"])  # compares with check.npz
+    assert not (out / "verify.py").exists()
 
 
 @pytest.mark.parametrize("lacking", ["onnx", "onnxruntime", "torch"])

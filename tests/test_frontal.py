@@ -102,7 +102,9 @@ def test_one_identity_is_too_few_and_its_name_is_in_the_message(tmp_path, name):
         (tmp_path / pose).mkdir()
         (tmp_path / pose / name).touch()
     named = r"of 1 identities \((part|without a name)\) leaves none .*; change it, name files IDENTITY_NUMBER.jpg, .*"
-    with pytest.raises(UserError, match=named + "a classifier of other images is not served yet"):
+    with pytest.raises(
+        UserError, match=named + "for a classifier of other images take --config=configs/classification.py"
+    ):
         poses.load_poses(tmp_path, test_share=0.2)
 
 

@@ -14,7 +14,13 @@ from tvconv_jax.metrics.roc import roc
 from tvconv_jax.metrics.verification import cosine_scores, true_accept_rate
 from tvconv_jax.models.registry import list_operators
 from tvconv_jax.tasks import saved_config
-from tvconv_jax.tasks.configs import face_config, frontal_config, odoc_config
+from tvconv_jax.tasks.configs import (
+    classification_config,
+    face_config,
+    frontal_config,
+    odoc_config,
+    segmentation_config,
+)
 from tvconv_jax.tasks.limits import RULES, check_values, numbers
 from tvconv_jax.tasks.parts import model_of, plan_of
 from tvconv_jax.training import loop
@@ -30,7 +36,8 @@ def face_of(text="smoke", model="mobilenetv2", width=0.1):
 
 def every_config():
     for arguments in (None, "smoke", "data=folder"):
-        yield from (face_of(arguments), odoc_config(arguments))
+        yield from (face_of(arguments), odoc_config(arguments), classification_config(arguments))
+        yield segmentation_config(arguments)
     yield from (frontal_config(None), face_of("data=casia"))
     for model, width in (("mobilenetv2", 0.1), ("shufflenetv2", 0.5), ("mlp_mixer", 0.1)):
         yield from (face_of(f"operator={name}", model, width) for name in list_operators(model))
@@ -48,13 +55,19 @@ def test_every_number_of_every_config_has_a_rule_that_its_own_value_keeps():
         assert {key for key, _ in numbers(config)} <= set(RULES)
 
 
-@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config])
+@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config, classification_config])
 def test_no_number_of_a_config_may_be_what_no_number_is(make):
     for key in dict(numbers(make("smoke"))):
         for value in (math.nan, math.inf, -math.inf, 1e30, -2, "3"):
             if value == 1e30 and RULES[key].high == math.inf:
                 continue
-            one = (value,) if key in ("optimizer.milestones", "model.stages") else value
+            one = (
+                (value,)
+                if key in ("optimizer.milestones", "model.stages")
+                or key == "data.image_size"
+                and make is classification_config
+                else value
+            )
             with pytest.raises(UserError, match=rf"^{key} .* must be .*; set --config\.{key}\.$"):
                 check_values(with_value(make("smoke"), key, one))
 
@@ -90,7 +103,7 @@ def test_what_a_model_has_against_its_config_is_said_before_data_is_opened(confi
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config])
+@pytest.mark.parametrize("make", [face_of, frontal_config, odoc_config, classification_config])
 @pytest.mark.parametrize("key", ["optimizer.lr_scaling", "train.on_nonfinite", "train.precision"])
 def test_words_that_all_tasks_have_are_checked_before_data_is_opened(make, key):
     with pytest.raises(UserError, match=f"^{key} 'foo' is unknown; there are: "):

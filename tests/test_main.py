@@ -223,6 +223,9 @@ class Watched:
     def __init__(self, config, read, prefix=""):
         self._config, self._read, self._prefix = config, read, prefix
 
+    def __contains__(self, name):
+        return name in self._config
+
     def __getattr__(self, name):
         value = getattr(self._config, name)
         if isinstance(value, ConfigDict):
@@ -301,7 +304,10 @@ def test_every_config_names_its_model_and_says_how_to_run_it(name):
     for argument in (None, "smoke"):
         check_values(scope["get_config"](argument))
     if config.task != "face":
-        assert name == {"frontal": "frontal.py", "segmentation": "odoc.py"}[config.task]
+        assert (
+            name
+            == {"frontal": "frontal.py", "segmentation": "odoc.py", "classification": "classification.py"}[config.task]
+        )
         return
     prefix = {"mobilenetv2": "mb", "shufflenetv2": "sf", "mlp_mixer": "mixer"}[config.model.name]
     assert name in (f"face_{prefix}{round(config.model.width * 10):02d}.py", f"face_{prefix}.py")

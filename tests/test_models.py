@@ -13,6 +13,7 @@ from goldens import load, normal, state_dict
 from tvconv_jax import DepthwiseConv, create_model, freeze, list_models
 from tvconv_jax.convert.reference import from_torch, to_torch
 from tvconv_jax.metrics.complexity import PAPER_MMACS, count
+from tvconv_jax.models.blocks import ClassHead, add_coordinates
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -186,6 +187,75 @@ def test_macs_are_table_1s_and_parameters_add_up(name, operator):
         else:
             plain = count(create_model(name, width=width, operator="depthwise"), (1, 96, 96, 3))
             assert plain.params < cost.params < cost.train_params
+
+
+SMALL = {"width": 0.1, "depth": 0.1, "hidden_channels": 4, "hidden_layers": 0}
+
+
+def test_coordinates_are_two_channels_from_the_first_corner_to_the_last():
+    images = add_coordinates(jnp.full((2, 3, 5, 1), 7.0))
+    assert images.shape == (2, 3, 5, 3) and np.all(images[..., 0] == 7)
+    np.testing.assert_array_equal(images[1, :, 0, 2], [-1, 0, 1])
+    np.testing.assert_array_equal(images[1, 2, :, 1], [-1, -0.5, 0, 0.5, 1])
+    model = create_model("mobilenetv2", operator="depthwise", coordinates=True, width=0.1, depth=0.1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 24, 3)))
+    assert shapes["params"]["stem"]["conv"]["kernel"].shape[2] == 5
+
+
+def test_a_learned_average_starts_as_the_average():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    mean, learned = (ClassHead(7, pool) for pool in ("mean", "gdc"))
+    variables = learned.init(jax.random.key(1), x, train=False)
+    assert variables["params"]["pool"]["kernel"].shape == (3, 4, 5)
+    dense = {"params": {"dense": variables["params"]["dense"]}}
+    expected = mean.apply(dense, x, train=False)
+    np.testing.assert_allclose(learned.apply(variables, x, train=False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2", "mlp_mixer"])
+def test_a_model_of_classes_returns_logits_and_has_no_norm_in_its_head(name):
+    model, x = create_model(name, num_classes=3), jax.ShapeDtypeStruct((2, 16, 24, 3), jnp.float32)
+    y, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+    assert y.shape == (2, 3) and set(variables["params"]["head"]) == {"dense"}
+
+
+@pytest.mark.parametrize(("pool", "words"), [("gdc", "built for the grid 2x3"), ("flatten", "built for 3072 numbers")])
+def test_a_head_of_positions_is_for_its_own_size(pool, words):
+    model = create_model("mobilenetv2", operator="depthwise", head_pool=pool, embedding_size=5, width=0.1, depth=0.1)
+    y, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, 24, 40, 3)))
+    assert y.shape == (1, 5) and {"norm_in", "norm_out"} < set(variables["params"]["head"])
+    with pytest.raises(ValueError, match=f"{words}.*resize the input or initialize again"):
+        jax.eval_shape(model.apply, variables, jnp.zeros((1, 40, 40, 3)))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_each_head_has_its_cost(name):
+    width = {"mobilenetv2": 0.1, "shufflenetv2": 0.5}[name]
+    make = functools.partial(create_model, name, operator="depthwise", width=width, num_classes=3)
+    mean, learned, flat = (count(make(head_pool=pool), (1, 64, 96, 3)) for pool in ("mean", "gdc", "flatten"))
+    pixels, channels = 4 * 6, {"mobilenetv2": 512, "shufflenetv2": 1024}[name]
+    assert learned.macs == mean.macs and learned.params == mean.params + pixels * channels
+    assert flat.params == mean.params + 3 * (pixels - 1) * channels
+    assert flat.macs == mean.macs - pixels * channels + 3 * (pixels - 1) * channels
+
+
+def test_training_with_remat_and_freezing_are_exact_on_images_that_are_not_square():
+    fields = {"num_classes": 3, "head_pool": "gdc", "coordinates": True, "stages": (1, 7), **SMALL}
+    plain, again = (create_model("mobilenetv2", remat=remat, **fields) for remat in (False, True))
+    x = jax.random.normal(jax.random.key(0), (4, 16, 24, 3))
+    variables = jax.jit(plain.init)(jax.random.key(1), x)
+
+    def gradient(model):
+        def loss(params):
+            y, _ = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.square(y))
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), gradient(plain), gradient(again))
+    frozen = freeze(plain, variables)
+    apply = jax.jit(lambda variables: plain.apply(variables, x, train=False))
+    np.testing.assert_allclose(apply(frozen.variables), apply(variables), rtol=1e-4, atol=1e-6)
 
 
 def test_stages_choose_where_the_operator_goes():

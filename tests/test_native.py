@@ -58,7 +58,7 @@ def spatial(graph, x, kind, *, side=3, strides=1, bias_map=False, activation="re
     return graph.add("conv", x, arrays={"kernel": drawn(side, side, 1, c) / side, "bias": bias}, **fields)
 
 
-def residual_blocks(kind, *, size=13, side=3, bias_map=False, channels=12):
+def residual_blocks(kind, *, size=(13, 11), side=3, bias_map=False, channels=12):
     """Stem, a block without a wide tensor, one of each stride with one; the channels fill no whole vectors."""
     graph = Graph(size)
     x = conv(graph, spatial(graph, conv(graph, 0, 10, side=3), kind), channels, activation="identity")
@@ -72,7 +72,7 @@ def residual_blocks(kind, *, size=13, side=3, bias_map=False, channels=12):
     return graph
 
 
-def split_units(kind, *, size=17):
+def split_units(kind, *, size=(17, 22)):
     """As ShuffleNet: a pool, a unit of two branches, one that splits its channels; a grid comes out."""
     graph = Graph(size)
     x = graph.add("max_pool", conv(graph, 0, 24, side=3, strides=2, activation="relu"))
@@ -98,6 +98,26 @@ def single_nodes(kind):
     return graph
 
 
+def pooled_by(kind, *, size=(13, 12), channels=37):
+    """Coordinates at the images and at a pointwise convolution, and a head with weights of positions."""
+    graph = Graph(size)
+    x = conv(graph, spatial(graph, mapped(graph, 0, 10, side=3), "depthwise"), channels)
+    x = conv(graph, mapped(graph, x, 20), channels)
+    if kind == "flatten":
+        x = graph.add(kind, x)
+    else:
+        x = graph.add(kind, x, arrays={"weights": drawn(*size, 1, channels) / 9})
+    graph.add("linear", x, arrays={"kernel": drawn(graph.shapes[x][2], 5) / 64, "bias": drawn(5)})
+    return graph
+
+
+def mapped(graph, x, channels, *, side=1):
+    """A convolution over all channels with a bias per position."""
+    x = conv(graph, x, channels, side=side)
+    graph.nodes[-1].arrays["bias"] = drawn(*graph.shapes[x])
+    return x
+
+
 GRAPHS = {
     f"{make.__name__} {kind}": (make, kind, {})
     for make in (residual_blocks, split_units, single_nodes)
@@ -110,12 +130,14 @@ GRAPHS |= {
 GRAPHS |= {
     "7x7": (residual_blocks, "per_pixel", {"side": 7, "size": 6}),
     "many channels": (residual_blocks, "per_pixel", {"channels": 200, "size": 5}),
+    "a learned average": (pooled_by, "global_depthwise", {}),
+    "flattened, in two sums": (pooled_by, "flatten", {}),
+    "flattened, in one sum": (pooled_by, "flatten", {"size": (2, 3)}),
 }
 
 
 def write(folder, graph, precision="float32", **metadata):
-    side = graph.shapes[0][0]
-    metadata = {"input": {"name": "images", "shape": [None, 3, side, side]}} | metadata
+    metadata = {"input": {"name": "images", "shape": [None, 3, *graph.shapes[0][:2]]}} | metadata
     path = folder / "model.safetensors"
     path.write_bytes(torch_writer.to_safetensors(graph, metadata, precision=precision))
     return path
@@ -155,7 +177,7 @@ def test_fusing_leaves_one_operation_a_block(tmp_path):
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_reads_fewer_bits(precision, tmp_path):
     graph = quantize(residual_blocks("low_rank"), precision)
-    path, images = write(tmp_path, graph, precision), drawn(2, 3, 13, 13)
+    path, images = write(tmp_path, graph, precision), drawn(2, 3, 13, 11)
     assert_close(native.load(path)(images), answer(path, images))
 
 
@@ -169,7 +191,7 @@ def test_compiles_once(tmp_path):
 def test_copied_beside_an_artifact_it_needs_numpy_alone(tmp_path):
     graph = residual_blocks("per_pixel")
     about = {"name": "mobilenetv2", "width": 0.5, "operator": "tvconv", "output": {"name": "embeddings"}}
-    path, images = write(tmp_path, graph, **about), drawn(4, 3, 13, 13)
+    path, images = write(tmp_path, graph, **about), drawn(4, 3, 13, 11)
     np.savez(tmp_path / "check.npz", images=images, embeddings=answer(path, images))
     for name in ("native.py", "native.cpp"):
         shutil.copy(Path(native.__file__).with_name(name), tmp_path)
@@ -195,6 +217,8 @@ def test_images_of_another_size(tmp_path):
     for shape in ((1, 3, 7, 7), (1, 6, 6, 3), (3, 6, 6)):
         with pytest.raises(ValueError, match=r"must be \[n, 3, 6, 6\]"):
             model(np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"images \[1, 3, 11, 13\] must be \[n, 3, 13, 11\]"):
+        native.load(write(tmp_path, residual_blocks("depthwise")))(np.zeros((1, 3, 11, 13), np.float32))
     with pytest.raises(ValueError, match="threads=0 must be at least 1"):
         model.use(0)
 
@@ -223,6 +247,11 @@ def dilated(graph):
     )
 
 
+def flattened_twice(graph):
+    x = graph.add("flatten", graph.add("flatten", conv(graph, 0, 4, side=3)))
+    graph.add("linear", x, arrays={"kernel": drawn(144, 5), "bias": drawn(5)})
+
+
 @pytest.mark.parametrize(
     "add, words",
     [
@@ -241,13 +270,15 @@ def dilated(graph):
         (lambda graph: low_rank(graph, kernels=3, gains=1), "1 gains of 3 kernels"),
         (lambda graph: low_rank(graph, kernels=1, gains=2), "2 gains of 1 kernels"),
         (shifted, "an addition of some of the channels"),
-        (lambda graph: graph, "a model without nodes"),
+        (lambda graph: graph, "a model without a last layer"),
+        (lambda graph: graph.add("flatten", conv(graph, 0, 4, side=3)), "a model without a last layer"),
+        (flattened_twice, "a node 'flatten' on a flattened grid"),
     ],
 )
 def test_other_models_are_refused(add, words, tmp_path):
     graph = Graph(6)
     add(graph)
-    with pytest.raises(ValueError, match=f"{words}.*native runs the face models"):
+    with pytest.raises(ValueError, match=f"{words}.*native runs models of one output an image"):
         native.load(write(tmp_path, graph))
 
 

@@ -77,7 +77,7 @@ def test_every_row_says_what_it_has(folder, sweep, tmp_path, capsys):
     assert lines["condconv"][1:] == ["0", *"-" * 9]
     assert "depthwise: " in printed and "seed0 holds no checkpoint" in printed
     assert "ddf: started, has not ended" in printed and "condconv: not run" in printed
-    assert "seed0/results.json holds no results of a face run" in printed
+    assert "seed0/results.json holds no results with an accuracy and a cost" in printed
     rows = {row["name"]: row for row in json.loads((folder / "operator_table.json").read_text())["rows"]}
     row = rows["involution"]
     assert {point["batch"] for point in row["points"]} == {1, 2} and row["memory"]["peak_bytes"] > 1e7

@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ml_collections import ConfigDict
 from PIL import Image
 from test_edge import write_onnx, write_torch
 from test_edge_safety import write as write_zip
 
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
+from tvconv_jax.data.classes import find_classes
 from tvconv_jax.data.decoder import ImageError, pixels
 from tvconv_jax.data.formats.bin_file import read_bin
 from tvconv_jax.data.formats.record_faces import RecordFaces, pack
 from tvconv_jax.data.formats.recordio import RecordWriter
 from tvconv_jax.data.formats.tfds_faces import TfdsFaces, write_tfds
+from tvconv_jax.data.mask_classes import read_classes
 from tvconv_jax.data.sets import open_faces
 from tvconv_jax.data.source import Record
 from tvconv_jax.data.tools.alignment import align
@@ -113,6 +116,17 @@ def bins(folder):
         yield lambda data=data: read_bin(put(folder, "a.bin", data))
 
 
+def csvs(folder):
+    for data in (
+        PICKLE,
+        b"path,class\n/etc/passwd,=cmd|' /C calc'!A0\n",
+        b"path,class\n" + b'"' * 200_000,
+        b"a" * 999_999,
+    ):
+        config = ConfigDict({"root": str(put(folder, "a.csv", data)), "group_pattern": ""})
+        yield lambda config=config: find_classes(config)
+
+
 def npz(folder):
     artifact = write_onnx(folder)
     np.savez(folder / "check.npz", images=np.array([Evil()], object), embeddings=np.zeros(1))
@@ -171,6 +185,11 @@ def ours(folder):
         yield lambda text=text: (put(folder, "config.json", text.encode()), read_config(folder))
 
 
+def class_names(folder):
+    for text in (b"[" * 100_000, b"\xff\x00", b'{"a": {"__class__": 1}, "b": 2}', b'{"a": 0, "b": 1e999}'):
+        yield lambda text=text: read_classes(put(folder, "classes.json", text))
+
+
 def tfds(folder):
     found = tfds_folder(folder)
     (folder / "payload.py").write_text(f"import os; os.mkdir({MARKER!r})")
@@ -200,6 +219,7 @@ CRAFTED = {
     ".rec": rec,
     ".idx": idx,
     ".lst, pair lists, lists of landmarks": lists,
+    ".csv of a classification set": csvs,
     ".bin": bins,
     ".npz (check.npz, report.npz, maps)": npz,
     ".pth, .ckpt": pth,
@@ -208,6 +228,7 @@ CRAFTED = {
     ".onnx": onnx,
     "model.py, native.py, native.cpp beside an artifact": code,
     ".json of ours (config.json, results.json, sweep.json, ...)": ours,
+    "classes.json of masks": class_names,
     "TFDS folders": tfds,
     "Orbax folders (checkpoints/)": orbax,
     "images": images,

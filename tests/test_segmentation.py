@@ -97,13 +97,13 @@ def test_selections_look_where_they_say(trained):
     """Held out: the test pictures of the training domains. Reference: the test domain, said in the results."""
     jobs = {select: segmentation.SegmentationJob(small(f"test_domain=1,checkpoint={select}")) for select in
             ("last", "held_out", "reference")}  # fmt: skip
-    watched = {select: job._watched_domains() for select, job in jobs.items()}
+    watched = {select: job.part.watched_domains() for select, job in jobs.items()}
     assert watched == {"last": [2, 3, 4], "held_out": [2, 3, 4], "reference": [1]}
     assert "flatters" in segmentation.SELECTIONS["reference"]
     job = jobs["held_out"]
     best = restore(job, trained, best=job.results_of_best)  # from the run's best checkpoint
     assert int(best.step) == 60
-    assert 1 not in job.train_sources and job.batch_size == 12
+    assert 1 not in job.part.train_sources and job.batch_size == 12
 
 
 def picture(pred_size, name="x"):

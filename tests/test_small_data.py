@@ -216,9 +216,11 @@ def test_a_set_without_pairs_is_said_at_once(tmp_path, prepare):
 @pytest.mark.parametrize(("identities", "images", "asked"), [(2, 60, True), (2, 5, False), (5, 50, False)])
 def test_two_large_folders_may_be_classes(tmp_path, prepare, identities, images, asked):
     _, said = prepare(FOLDER, f"--config.data.root={faces(tmp_path, identities, images)}")
-    notes = [line for line in said if "are they classes? This is face verification" in line]
+    notes = [line for line in said if "are they classes? This is verification" in line]
     assert bool(notes) == asked
-    assert not asked or ("(p00, p01)" in notes[0] and "classifier of your own images is not served yet" in notes[0])
+    assert not asked or (
+        "(p00, p01)" in notes[0] and "classifier of your own images is --config=configs/classification.py" in notes[0]
+    )
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_before_data_is_read(tmp_path, prepare):

@@ -439,6 +439,22 @@ def test_the_papers_values_and_further_columns_stand_beside_ours(tmp_path, faked
     assert rows[1][6:] == ["60.00 ± 5.00", "60.00 ± 5.00", "-", "22.47", "70.00"]
 
 
+def test_runs_of_classification_are_compared_by_the_accuracy_on_test_images(two, tmp_path, monkeypatch, capsys):
+    test = '"test": {"balanced_accuracy": 0.25, "macro_f1": None, "confusion": [[1, 2]], "per_class": {"a": {}}}'
+    classified = FAKE.replace('"verification": {"pose": {"accuracy": float(accuracy)}}', test)
+    assert classified != FAKE
+
+    def command(run, *arguments):
+        return [sys.executable, "-c", classified, str(run.workdir), "0", "0.75", run.config(*arguments).to_json()]
+
+    monkeypatch.setattr(Run, "command", command)
+    sweep.main([two, f"--out={tmp_path / 'out'}", "--seeds=0", "--markdown"])
+    head, _, row, _ = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert "| balanced accuracy % | macro F1 % | mean accuracy % |" in head and row.endswith("| 25.00 | - | 75.00 |")
+    assert "best mean accuracy: tvconv" in (tmp_path / "out" / "report.html").read_text()
+    assert "confusion" not in (tmp_path / "out" / "sweep.json").read_text()
+
+
 def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     def error(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -461,6 +477,6 @@ def test_mistakes_are_one_line(two, faked, tmp_path, capsys):
     Path(two).write_text(TWO)
     sweep.main([two, f"--out={tmp_path / 'out'}", "--seeds=0"])
     (tmp_path / "out" / "tvconv" / "seed0" / "results.json").write_text("{}")
-    assert "holds no results of a face run; remove that folder" in error(two, "--seeds=0")
+    assert "holds no results with an accuracy and a cost; remove that folder" in error(two, "--seeds=0")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert "holds notes.txt, which is not of this sweep" in error(two)

@@ -27,7 +27,7 @@ MODE = flags.DEFINE_enum(
 KEYS = flags.DEFINE_string("keys", None, "Config: only keys with this name, part of a name or glob, as optimizer.*.")
 DEVICES = flags.DEFINE_integer("devices", 1, "Plan: number of devices.")
 KIND = flags.DEFINE_string("device-kind", "tpu-v5e", "Plan: kind of devices; see tvconv_jax/bench/device_specs.py.")
-IDENTITIES = flags.DEFINE_integer("identities", 10_000, "Plan: identities in the training set.")
+IDENTITIES = flags.DEFINE_integer("identities", None, "Plan: identities or classes of the training set; 10,000 or 10.")
 # Flags that not every mode reads, by the modes that do.
 READ_BY = {
     ("train", "eval"): ("coordinator", "processes", "process"),

@@ -100,9 +100,9 @@ def speeds(graphs: dict[str, Graph]) -> dict[str, dict[int, float]]:
         for rank, graph in graphs.items()
         for lowering in writer.lowerings(graph)
     }
-    size = next(iter(graphs.values())).shapes[0][0]
+    height, width, colors = next(iter(graphs.values())).shapes[0]
     best: dict[str, dict[int, float]] = {}
-    for (rank, _), found in speed.rates(files, (3, size, size)).items():
+    for (rank, _), found in speed.rates(files, (colors, height, width)).items():
         if rank not in best or max(found.values()) > max(best[rank].values()):
             best[rank] = found
     return best

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -24,10 +25,13 @@ from tvconv_jax.tasks import load_task
 from tvconv_jax.training.mesh import over_devices
 from tvconv_jax.training.state import state_shardings
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size, height_width
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
 MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
+IDENTITIES, CLASSES = 10_000, 10  # where none are given
+TASKS = ("face", "classification", "segmentation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,35 +101,40 @@ class Plan:
         return fields | {"kind": self.kind._asdict(), "traffic": [one._asdict() for one in self.traffic]}
 
 
-def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
-    """Compile the step of a face config for all devices of this process.
+def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -> Plan:
+    """Compile the step of a face, classification or segmentation config for all devices of this process.
 
     Args:
-        config: As :func:`tvconv_jax.tasks.configs.face_config` makes it; its data is not read.
+        config: As :func:`tvconv_jax.tasks.configs.face_config` or
+            :func:`tvconv_jax.tasks.configs.classification_config` makes it; its data is not read.
         kind: A key of :data:`tvconv_jax.bench.device_specs.KINDS`.
-        identities: Classes of the head.
+        identities: Classes of the head; ``None``: :data:`IDENTITIES`, or for the others ``model.num_classes`` or,
+            where that is 0, :data:`CLASSES`.
 
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
     """
-    chosen = device_spec(kind)
+    chosen, has_head = device_spec(kind), config.task == "face"
+    if identities is None:
+        identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
     job = _make_job(config, identities)
     state, batch = _shapes(job)
     compiled = _compile(job, state, batch, accelerator=kind != "cpu")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    parts_of = state.params if has_head else {"model": state.params}
     parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, image_size = config.train.grad_accum_steps, config.data.image_size
+    parts, grid = config.train.grad_accum_steps, height_width(config.data.image_size)
     share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, image_size, image_size, 3)).macs
-    head = share * config.model.embedding_size * identities
-    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, image_size)
+    model = share * count(job.model, (1, *grid, 3)).macs
+    head = share * config.model.embedding_size * identities if has_head else 0  # of others a part of the model
+    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, grid)
     counted = model + head + generator
     return Plan(
         kind=chosen,
         mesh=dict(job.mesh.shape),
         batch_size=config.data.batch_size,
         identities=identities,
-        parameters={name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()},
+        parameters={name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in parts_of.items()},
         parameter_bytes=parameter_bytes,
         optimizer_bytes=optimizer_bytes,
         batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
@@ -140,7 +149,7 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int) -> Plan:
     )
 
 
-def generator_macs(model: nn.Module, image_size: int) -> int:
+def generator_macs(model: nn.Module, image_size: Size) -> int:
     """Return the multiply-accumulates of all weight generators of a model in one step."""
     macs = 0
 
@@ -154,33 +163,54 @@ def generator_macs(model: nn.Module, image_size: int) -> int:
             macs += 9 * height * width * inputs
         return call(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
     with nn.intercept_methods(add):
         jax.eval_shape(model.init, jax.random.key(0), images)
     return macs
 
 
 def _make_job(config: ConfigDict, identities: int) -> Any:
-    """Return the face task's job for data of one step an epoch."""
-    if config.task != "face":
-        raise UserError(f"--mode=plan knows configs of the task face only; this one is of the task {config.task}.")
+    """Return the task's job for data of one step an epoch."""
+    if config.task not in TASKS or "test_domain" in config.data:
+        raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {config.task}.")
     if not 2 <= identities <= MAX_IDENTITIES:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()
     config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
-    return load_task("face").FaceJob(config, data)
+    if config.task == "face":
+        data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
+        return load_task("face").FaceJob(config, data)
+    config.model.num_classes = identities
+    train = _Images(config.data.batch_size, identities)
+    if config.task == "segmentation":
+        shares, names = np.full(identities, 1 / identities), tuple(map(str, range(identities)))
+        classes = SimpleNamespace(names=names, foreground=[], background=None)
+        found = SimpleNamespace(classes=classes, shares=shares, notes=[], of=lambda test: [])
+        return load_task("segmentation").SegmentationJob(config, (found, train))
+    data = SimpleNamespace(train=train, validation=None, test=train, classes=range(identities))
+    return load_task("classification").ClassificationJob(config, data)
+
+
+class _Images:
+    """Number of images and their labels."""
+
+    def __init__(self, count: int, classes: int) -> None:
+        self.labels = np.arange(count) % classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """Return state and batch as shapes, each with its sharding."""
     state = jax.eval_shape(job.init_state)
     state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
-    batch_size, image_size = job.config.data.batch_size, job.config.data.image_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
+    batch_size, grid = job.config.data.batch_size, height_width(job.config.data.image_size)
+    batch = {"image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8)}
+    if job.config.task == "segmentation":
+        batch["mask"] = jax.ShapeDtypeStruct((batch_size, *grid), jnp.uint8)
+    else:
+        batch["label"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)
 
 

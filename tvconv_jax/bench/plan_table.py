@@ -35,7 +35,8 @@ ASSUMPTIONS = (
 def print_plan(plan: Plan) -> None:
     """Print the plan as a table, its assumptions, and a warning if it does not fit."""
     kind, mesh = plan.kind, " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
-    title = f"{plan.devices} x {kind.name} ({mesh}), {plan.batch_size} images a step, {plan.identities:,} identities"
+    classes = "identities" if "class_weights" in plan.parameters else "classes"
+    title = f"{plan.devices} x {kind.name} ({mesh}), {plan.batch_size} images a step, {plan.identities:,} {classes}"
     table = Table(title=title, show_header=False, title_justify="left")
     for row in _rows(plan):
         table.add_row(*row)

@@ -17,6 +17,7 @@ from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, in_full_float32, make_run
 from tvconv_jax.export.low_rank import Rank, truncate
 from tvconv_jax.models import create_model
+from tvconv_jax.utils.sizes import Size, height_width
 
 IMAGES = 64
 
@@ -36,10 +37,10 @@ class Subject(NamedTuple):
         return f"{self.name} x{self.width} {self.operator}{rank}{lowering}"
 
 
-Outputs = tuple[Graph, np.ndarray, np.ndarray]  # a folded model, images [n, 3, s, s], JAX's outputs for them [n, d]
+Outputs = tuple[Graph, np.ndarray, np.ndarray]  # a folded model, images [n, 3, h, w], JAX's outputs for them [n, d]
 
 
-def folded(subject: Subject, image_size: int) -> tuple[Any, dict[str, Any], Graph]:
+def folded(subject: Subject, image_size: Size) -> tuple[Any, dict[str, Any], Graph]:
     """Return a model, its random variables, and its graph of the subject's rank."""
     model = create_model(subject.name, width=subject.width, operator=subject.operator)
     variables = random_variables(model, image_size)
@@ -48,10 +49,10 @@ def folded(subject: Subject, image_size: int) -> tuple[Any, dict[str, Any], Grap
 
 
 @in_full_float32
-def compute_outputs(subject: Subject, image_size: int) -> Outputs:
+def compute_outputs(subject: Subject, image_size: Size) -> Outputs:
     """Return the outputs of a model with random weights for 64 images of noise."""
     model, variables, graph = folded(subject, image_size)
-    shape = (IMAGES, image_size, image_size, 3)
+    shape = (IMAGES, *height_width(image_size), 3)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     if subject.rank:
         expected = jax.jit(make_run(graph))(arrays_of(graph), images)

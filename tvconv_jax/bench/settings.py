@@ -9,6 +9,7 @@ import numpy as np
 
 from tvconv_jax.data.synthetic.fundus import draw_fundus
 from tvconv_jax.ops.tv_conv import output_grid
+from tvconv_jax.utils.sizes import Size, height_width
 
 # The paper's optimizer except for its learning rate, which does not change the speed. The images are noise, on which
 # the gradients of an untrained model are steep: at 0.1 the rounding of one step changes the loss of the next, and the
@@ -48,7 +49,7 @@ def segmentation_inputs(batch: int, image_size: int) -> dict[str, np.ndarray]:
     return {"image": images, "mask": masks}
 
 
-def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, Any]:
+def random_variables(model: Any, image_size: Size, seed: int = 0) -> dict[str, Any]:
     """Return variables as of a trained model: no norm is the identity, no affinity map is constant."""
     random = np.random.default_rng(seed)
 
@@ -60,6 +61,6 @@ def random_variables(model: Any, image_size: int, seed: int = 0) -> dict[str, An
             return 1 + 0.3 * noise
         return noise * {"bias": 0.1, "mean": 0.1}.get(name, math.sqrt(2 / math.prod(leaf.shape[:-1])))
 
-    images = jnp.zeros((1, image_size, image_size, 3))
+    images = jnp.zeros((1, *height_width(image_size), 3))
     shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
     return jax.tree_util.tree_map_with_path(value, shapes)

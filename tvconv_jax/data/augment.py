@@ -55,10 +55,13 @@ def draw(random: np.random.Generator, count: int) -> np.ndarray:
     return random.uniform(-1.0, 1.0, (count, 5))
 
 
-def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> np.ndarray:
-    """Transform an image ``uint8 [h, w, 3]`` to one of the same shape.
+def transform(
+    image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray, *, outside: int | None = None
+) -> np.ndarray:
+    """Transform an image ``uint8 [h, w, 3]``, or a mask ``uint8 [h, w]``, to one of the same shape.
 
-    ``drawn`` is a row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down.
+    ``drawn`` is a row of :func:`draw`: of rotation, shear, scale, and the translations to the right and down. With
+    ``outside``, the value of pixels from beyond the edge, it is a mask: its values are not interpolated.
     """
     size = np.array(image.shape[1::-1])  # width, height
     angle, lean = np.deg2rad(magnitudes.rotation * drawn[0]), np.deg2rad(magnitudes.shear * drawn[1])
@@ -68,8 +71,9 @@ def transform(image: np.ndarray, magnitudes: Magnitudes, drawn: np.ndarray) -> n
     center = size / 2
     offset = center - inverse @ (center + size * magnitudes.translation * drawn[3:])
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
-    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).transform(tuple(size), affine, matrix, bilinear))
+    affine, resampling = Image.Transform.AFFINE, Image.Resampling
+    resample = resampling.BILINEAR if outside is None else resampling.NEAREST
+    return np.asarray(Image.fromarray(image).transform(tuple(size), affine, matrix, resample, fillcolor=outside))
 
 
 def draw_shades(random: np.random.Generator, count: int) -> np.ndarray:

@@ -2,11 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tvconv_jax.utils import storage
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
 
@@ -34,27 +31,3 @@ def digest(*parts: bytes | str) -> str:
     """Return twelve hexadecimal digits that change with any of the parts."""
     joined = b"".join((part.encode() if isinstance(part, str) else part) + b"\0" for part in parts)
     return hashlib.sha256(joined).hexdigest()[:12]
-
-
-@contextmanager
-def one_writer(path: Path) -> Iterator[None]:
-    """Let only one process of this machine at a time write ``path``.
-
-    The process that holds the lock file ``.NAME.lock`` beside it removes it, so a cache does not collect them;
-    :func:`tvconv_jax.utils.storage.lock` lets those who wait go on with a new one.
-    """
-    name = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file, _ = storage.lock(name, wait=True)  # a file system without locks lets several write
-    except OSError as error:
-        if storage.is_full(error):
-            raise
-        raise UserError(
-            f"{path.parent} cannot be written ({error.strerror}); set TVCONV_JAX_CACHE to a folder that can."
-        ) from None
-    with file:
-        try:
-            yield
-        finally:
-            name.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def load_data(config: Any, cache: Path) -> ClassData:
 
 def _boards(config: Any, cache: Path) -> ClassData:
     """Return boards to train on and boards of another seed to test on, drawn once into the cache."""
-    size = height_width(tuple(config.image_size))
+    size = height_width(config.image_size)
     options = {"size": size, "shift": config.shift, "rotation": config.rotation}
     counts = {"train": config.images, "test": TESTED}
     key = digest(VERSION, repr([counts, config.split_seed, options]))

@@ -52,18 +52,30 @@ def find_classes(config: Any) -> ClassSet:
         UserError: If the root is missing, the set is not laid out as one, has fewer than two classes, a class has too
             few images, or a class or group is on the wrong sides.
     """
-    root, left_out = _root(config.root), LeftOut()
+    root = _root(config.root)
+    return _split(root, _listed(root, config), config)
+
+
+def _listed(root: Path, config: Any) -> ClassSet:
+    """Return the set as it is laid out; no image is to test on yet where the split is to be drawn."""
+    left_out = LeftOut()
     files = list_files(root, config.group_pattern, left_out)
     classes = sorted({file.label for file in files}, key=_class_order)
     if len(classes) < 2:
         raise UserError(_too_few(root, classes, left_out))
     numbers = {name: label for label, name in enumerate(classes)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
-    found = ClassSet(files, classes, labels, np.array([file.split == "test" for file in files]), left_out.notes(root))
-    if not files[0].split:
+    return ClassSet(files, classes, labels, np.array([file.split == "test" for file in files]), left_out.notes(root))
+
+
+def _split(root: Path, found: ClassSet, config: Any) -> ClassSet:
+    """Return the set with its split, drawn unless it has one, once both were checked."""
+    drawn = not found.files[0].split
+    if drawn:
         _check_counts(root, found)
-        found = found._replace(test=held_out(labels, found.groups, config.test_share, config.split_seed))
-    _check_sides(root, found, drawn=not files[0].split)
+        test = held_out(found.labels, found.groups, config.test_share, config.split_seed)
+        found = found._replace(test=test)
+    _check_sides(root, found, drawn=drawn)
     return found._replace(notes=[*_split_notes(found, config), *found.notes])
 
 
@@ -91,8 +103,9 @@ def _too_few(root: Path, classes: Sequence[str], left_out: LeftOut) -> str:
 
 
 def _check_counts(root: Path, found: ClassSet) -> None:
-    counts = np.bincount(found.labels)
-    if (least := int(counts.argmin())) is not None and counts[least] < 2:
+    counts = np.bincount(found.labels, minlength=len(found.classes))
+    least = int(counts.argmin())
+    if counts[least] == 1:
         raise UserError(
             f"{root}: class {printable(found.classes[least])} has one image, and needs two, to train and to test on; "
             f"add some, or remove the class."
@@ -103,6 +116,8 @@ def _check_sides(root: Path, found: ClassSet, *, drawn: bool) -> None:
     """Raise a ``UserError`` if a class is on one side only, or a group on both."""
     for label, name in enumerate(found.classes):
         sides = set(found.test[found.labels == label].tolist())
+        if not sides:
+            raise UserError(f"{root}: class {printable(name)} has no image that can be decoded; repair or remove it.")
         if len(sides) == 1:
             there, lacking = SPLITS[::-1] if sides == {True} else SPLITS
             if drawn:
@@ -155,20 +170,16 @@ def load_classes(config: Any, cache: Path) -> ClassData:
     Raises:
         UserError: As :func:`find_classes`, or if more images than ``max_corrupt`` cannot be decoded.
     """
-    found = find_classes(config)
-    size = height_width(tuple(config.image_size))
+    root = _root(config.root)
+    found = _listed(root, config)
+    size = height_width(config.image_size)
     decoded = decode_files([file.path for file in found.files], size, cache)
-    bad = np.zeros(len(found.files), bool)
-    bad[list(decoded.bad)] = True
-    notes = [*found.notes, *_bad_notes(found, decoded.bad, config.max_corrupt), *_size_notes(decoded.sizes, size)]
-    kept = found._replace(
-        files=[file for file, skip in zip(found.files, bad, strict=True) if not skip],
-        labels=found.labels[~bad],
-        test=found.test[~bad],
-    )
-    _check_sides(_root(config.root), kept, drawn=False)
-    images = DecodedImages(decoded.pixels, np.flatnonzero(~bad), kept.labels, [file.name for file in kept.files])
-    return split_sources(images, kept, f"folder {config.root}", config, notes)
+    notes = [*_bad_notes(found, decoded.bad, config.max_corrupt), *_size_notes(decoded.sizes, size)]
+    good = np.array([row for row in range(len(found.files)) if row not in decoded.bad])
+    kept = found._replace(files=[found.files[row] for row in good], labels=found.labels[good], test=found.test[good])
+    kept = _split(root, kept, config)
+    images = DecodedImages(decoded.pixels, good, kept.labels, [file.name for file in kept.files])
+    return split_sources(images, kept, f"folder {config.root}", config, [*kept.notes, *notes])
 
 
 def split_sources(images: DecodedImages, kept: ClassSet, title: str, config: Any, notes: list[str]) -> ClassData:

@@ -31,7 +31,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -160,10 +160,7 @@ def gray(image: bytes) -> np.ndarray:
         ImageError: If it cannot be decoded, is in color, was saved with loss or holds several frames.
     """
     with opened(image) as file:
-        if file.format in ("JPEG", "MPO"):
-            raise ImageError("it is a JPEG image, which does not keep values exactly; save it without loss, as PNG")
-        if getattr(file, "is_animated", False):
-            raise ImageError("it holds several frames; save one image")
+        _check_mask(file)
         if _is_16_bit(file):
             return np.asarray(file).astype(np.uint16)
         if file.mode in ("1", "L", "LA"):
@@ -172,6 +169,42 @@ def gray(image: bytes) -> np.ndarray:
     if np.any(rgb != rgb[..., :1]):
         raise ImageError("its channels or the colors of its palette differ; save it without loss in gray, as PNG")
     return rgb[..., 0]
+
+
+class MaskPixels(NamedTuple):
+    """The pixels of a mask as they are stored; of two arrays ``int32 [h, w]`` one may be missing."""
+
+    values: np.ndarray | None  # in gray, or numbers of the palette; None in color
+    colors: np.ndarray | None  # 0xRRGGBB; None for gray of 16 bits
+    palette: bool  # whether the values are numbers of a palette
+
+
+def mask_pixels(image: bytes) -> MaskPixels:
+    """Decode a mask of any number of classes: gray of 8 or 16 bits, a palette, or colors; alpha is dropped.
+
+    Raises:
+        ImageError: If it cannot be decoded, was saved with loss or holds several frames.
+    """
+    with opened(image) as file:
+        _check_mask(file)
+        if _is_16_bit(file):
+            return MaskPixels(np.asarray(file).astype(np.int32), None, palette=False)
+        if file.mode in ("1", "L", "LA"):
+            values = np.asarray(file.convert("L")).astype(np.int32)
+            return MaskPixels(values, values * 0x010101, palette=False)
+        numbers = np.asarray(file).astype(np.int32) if file.mode == "P" else None
+        rgb = _rgb(file).astype(np.int32)
+    colors = rgb @ np.array((1 << 16, 1 << 8, 1), np.int32)
+    if numbers is None and np.all(rgb == rgb[..., :1]):
+        return MaskPixels(rgb[..., 0], colors, palette=False)
+    return MaskPixels(numbers, colors, palette=numbers is not None)
+
+
+def _check_mask(file: Image.Image) -> None:
+    if file.format in ("JPEG", "MPO"):
+        raise ImageError("it is a JPEG image, which does not keep values exactly; save it without loss, as PNG")
+    if getattr(file, "is_animated", False):
+        raise ImageError("it holds several frames; save one image")
 
 
 def as_seen(image: bytes) -> np.ndarray:

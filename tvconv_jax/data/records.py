@@ -12,11 +12,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tvconv_jax.data.cache import one_writer
 from tvconv_jax.data.source import Record
 from tvconv_jax.utils.console import silent_stdout
 from tvconv_jax.utils.files import read_json, write_json
 from tvconv_jax.utils.progress import reporter
+from tvconv_jax.utils.storage import one_writer
 
 
 class Names:

@@ -55,6 +55,7 @@ PI_HINT = "on a Raspberry Pi 4 onnxruntime==1.20.1, because 1.21.0 dies of an il
 # SHA-256 of the code that exporters wrote beside artifacts, newest first; this file alone knows them.
 KNOWN_CODE = {
     "model.py": (
+        "93e84aa6c0c49a5cd9ed4d23932a66ba19b1fff67d1472bd939038d8e2f86442",
         "a3096760a5f4200068470f6a45d5b91cc30c185aa52ef2f1448c11fa5aa963ef",
         "858f0b31016b21d4f05fd0b512326896a0ecfaa5d3c889267896fe53543e9c3f",
         "b8cb6e8090d30091ef85bab4a189dcf1d2a07a9ec89051430d21276a7893c3f9",
@@ -63,6 +64,7 @@ KNOWN_CODE = {
         "e610c933494345b1bc39a8cc688e22ce3fe493b7c0d5c0340da3f12cb1a7121e",
     ),
     "native.py": (
+        "6706bccad2deea6167174a0de75bb8fc10f0b191a7960cc4866681ad8a1fdbfe",
         "3054c27ad75d3bba87c6aba5c655ceee3d9befb052a44bbe00d26e4cba70dd72",
         "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
         "8634433d92d278323da269cfbdacb71087380918cb187456ff4a49f36b7d18bb",

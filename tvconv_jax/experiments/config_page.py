@@ -8,7 +8,13 @@ from ml_collections import ConfigDict
 from tvconv_jax.experiments.sweep_file import Setting, Sweep
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.tasks.config_table import argument_rows, arguments_of, key_rows, show
-from tvconv_jax.tasks.configs import face_config, frontal_config, odoc_config
+from tvconv_jax.tasks.configs import (
+    classification_config,
+    face_config,
+    frontal_config,
+    odoc_config,
+    segmentation_config,
+)
 from tvconv_jax.tasks.keys import KEYS, describe_allowed
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file
 from tvconv_jax.utils.files import announce_overwrite, write_text
@@ -57,10 +63,19 @@ def variants() -> dict[str, list[ConfigDict]]:
         texts = ["", *(f",operator={o}" for o in list_operators("deeplabv3plus"))]
         return [odoc_config(f"data={source}{text}") for text in texts]
 
+    def masks(source: str) -> list[ConfigDict]:
+        return [segmentation_config(f"data={source},operator={o}") for o in list_operators("deeplabv3plus")]
+
+    def classification(source: str) -> list[ConfigDict]:
+        texts = ["", *(f",operator={o}" for o in list_operators("mobilenetv2")), ",model=mlp_mixer"]
+        return [classification_config(f"data={source}{text}") for text in texts]
+
     return {
         **{"face": face("embedded"), "face:folder": face("folder"), "face:casia": face("casia")},
         "frontal": [frontal_config(None), *(frontal_config(f"operator={o}") for o in list_operators("mobilenetv2"))],
         **{"odoc": odoc("embedded"), "odoc:folder": odoc("folder")},
+        **{"segmentation": masks("embedded"), "segmentation:folder": masks("folder")},
+        **{"classification": classification("embedded"), "classification:folder": classification("folder")},
     }
 
 
@@ -79,7 +94,7 @@ def defaults(key: str, rows: dict[str, list[dict[str, str]]]) -> str:
     texts = [f"{', '.join(names)}: {text}" for text, names in kinds.items()]
     return (
         next(iter(kinds))
-        if len(kinds) == 1 and {"face", "frontal", "odoc"} <= {*sum(kinds.values(), [])}
+        if len(kinds) == 1 and {"face", "frontal", "odoc", "classification"} <= {*sum(kinds.values(), [])}
         else "; ".join(texts)
     )
 
@@ -90,7 +105,9 @@ def render() -> str:
     for title, task, model in (
         ("face", "face", "mobilenetv2"),
         ("frontal", "frontal", ""),
-        ("odoc", "segmentation", ""),
+        ("odoc", "odoc", ""),
+        ("segmentation", "segmentation", ""),
+        ("classification", "classification", "mobilenetv2"),
     ):
         rows = argument_rows(arguments_of(task, model))
         cells = ((f"`{row.key}`", _cell(row.meaning, row.allowed), row.value) for row in rows)

@@ -99,12 +99,12 @@ def open_sets(target: Path, *, image_size: int = 96) -> list[ImageSet]:
     if task == "face":
         faces = load_faces(data)
         sources = {"train": faces.train, **{name: source for name, (source, _) in faces.verification.items()}}
-    elif task == "segmentation":
+    elif task == "segmentation" and "test_domain" in data:
         folder = data.source == "folder"
         found = fundus.load_folder(data.root, cache_dir()) if folder else fundus.load_embedded(data.size, cache_dir())
         sources = {f"domain {domain}": source for domain, source in found.train.items()}
     else:
-        raise UserError(f"{target} is a run of the task {task!r}; name one of 'face' or 'segmentation', or a folder.")
+        raise UserError(f"{target} is a run of the task {task!r}; name one of faces or of disc and cup, or a folder.")
     return [ImageSet(name, source, data.image_size) for name, source in sources.items()]
 
 

@@ -70,10 +70,13 @@ def _rows(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> list[list[s
 
 def cells_of(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> Cells:
     """Return the columns of the table, besides setting and seeds, and their cells."""
-    sets = dict.fromkeys(name for found in results.values() for result in found for name in result["verification"])
+    every = [result for found in results.values() for result in found]
+    sets = {name: f"verification.{name}.accuracy" for result in every for name in result.get("verification", {})}
+    if any("balanced_accuracy" in result.get("test", {}) for result in every):  # of classification
+        sets |= {"balanced accuracy %": "test.balanced_accuracy", "macro F1 %": "test.macro_f1"}
     columns = ["MACs M", "params K", "in training K", "img/s", *sets, MEAN, *sweep.columns]
     published = [column for column in columns if any(column in setting.paper for setting in sweep.settings)]
-    paths = [*(f"verification.{name}.accuracy" for name in sets), "mean_accuracy", *sweep.columns.values()]
+    paths = [*sets.values(), "mean_accuracy", *sweep.columns.values()]
     rows = {}
     for setting in sweep.settings:
         found = results.get(setting, [])

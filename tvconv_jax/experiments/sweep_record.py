@@ -13,7 +13,8 @@ from tvconv_jax.utils.files import as_json, parse_json, write_text
 from tvconv_jax.utils.storage import lock
 
 Results = dict[Run, dict[str, Any]]
-LENGTHY = ("folds", "thresholds", "layers", "notes", "command")  # keys of results.json that sweep.json leaves out
+# Keys of results.json that sweep.json leaves out.
+LENGTHY = ("folds", "thresholds", "layers", "notes", "command", "confusion", "per_class")
 
 
 class Record:
@@ -72,7 +73,7 @@ def read_results(runs: Sequence[Run]) -> Results:
     """Read ``results.json`` of every run that ended, with its config.
 
     Raises:
-        UserError: If one is damaged, or not of a face run.
+        UserError: If one is damaged, or of a task without an accuracy.
     """
     results = {}
     for run in runs:
@@ -85,7 +86,7 @@ def read_results(runs: Sequence[Run]) -> Results:
             check_result(results[run], file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{file} holds no results of a face run; remove that folder, and it is run again."
+                f"{file} holds no results with an accuracy and a cost; remove that folder, and it is run again."
             ) from None
     return results
 

@@ -93,7 +93,8 @@ def check_result(result: dict[str, Any], file: Path) -> None:
     Raises:
         UserError: If the run was not verified.
     """
-    cost, config, sets = result["complexity"], result["config"], result["verification"].values()
+    cost, config = result["complexity"], result["config"]
+    sets = [] if "test" in result else result["verification"].values()  # classification has one test set
     if result["mean_accuracy"] is None:
         raise UserError(f"{file}: the run has no verification set; give the data pair lists (SET_pair.txt) or .bin.")
     numbers = [cost["macs"], cost["params"], cost["train_params"], result["images_per_second"] or 0, config["seed"]]

@@ -51,7 +51,7 @@ class Fold(NamedTuple):
 
     def config(self) -> ConfigDict:
         config = ConfigDict(CONFIG.value.to_dict())
-        if config.task != "segmentation":
+        if config.task != "segmentation" or "test_domain" not in config.data:
             raise UserError(f"--config is of task {config.task!r}; Table 2 is of 'segmentation', as configs/odoc.py.")
         config.model.operator, config.data.test_domain, config.seed = self
         return config

@@ -92,7 +92,7 @@ def load_format(name: str) -> ModuleType:
     """Return the module of a format.
 
     Its ``write_files(folder, graph, metadata, precision, lowering)`` returns for each file that can run: its name, a
-    note, and a function of images ``[n, 3, s, s]`` to ``[n, d]``, or ``[n, classes, h, w]``.
+    note, and a function of images ``[n, 3, h, w]`` to ``[n, d]``, or ``[n, classes, h, w]``.
     """
     return importlib.import_module(f"tvconv_jax.export.{name}.writer")
 
@@ -119,7 +119,7 @@ def write(
         metadata: Stored in every artifact.
         formats: ``"onnx"``, ``"torch"``, ``"native"``.
         precision: Of the stored weights.
-        images: Normalized images of the run, ``[n, 3, s, s]``.
+        images: Normalized images of the run, ``[n, 3, h, w]``.
         expected: The JAX model's outputs, ``[n, d]`` or ``[n, classes, h, w]``.
         lowering: Of :func:`tvconv_jax.export.onnx.writer.lowerings`, for ONNX; ``"auto"``: the fastest here.
 

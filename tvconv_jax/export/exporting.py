@@ -80,7 +80,7 @@ def export(
     check_folder(out)
     artifacts.check_packages(formats)
     run = trained.load(workdir, best=best)
-    exact = fold(run.model, run.variables, run.images.shape[1])
+    exact = fold(run.model, run.variables, run.images.shape[1:3])
     check_formats(exact, formats)
     check_ranks(exact, rank, run.comparison, max_loss)
     if lowering != AUTO:
@@ -98,7 +98,7 @@ def export(
     found = artifacts.write(
         out,
         graph,
-        _metadata(run, str(kept.rank or "exact"), precision, accuracy) | chosen,
+        _metadata(run, graph, str(kept.rank or "exact"), precision, accuracy) | chosen,
         formats=formats,
         precision=precision,
         images=_channels_first(np.asarray(images)),
@@ -148,10 +148,11 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
 
 
-def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
-    size, config = run.images.shape[1], run.config
-    shape = [None, config.model.embedding_size] if run.output == "embeddings" else [None, 2, size, size]
-    thresholds = {"cosine": accuracy.cosine, "squared_l2": 2 - 2 * accuracy.cosine} if accuracy else None
+def _metadata(run: Trained, graph: Graph, rank: str, precision: Precision, accuracy: Accuracy | None) -> dict[str, Any]:
+    config, (height, width, colors), (*grid, outputs) = run.config, graph.shapes[0], graph.shapes[-1]
+    shape = [None, outputs] if graph.nodes[-1].kind == "linear" else [None, outputs, *grid]
+    verified = accuracy if run.output == "embeddings" else None
+    thresholds = {"cosine": verified.cosine, "squared_l2": 2 - 2 * verified.cosine} if verified else None
     return {
         "name": config.model.name,
         "width": config.model.get("width", 1.0),
@@ -160,7 +161,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "precision": precision,
         "input": {
             "name": "images",
-            "shape": [None, 3, size, size],
+            "shape": [None, colors, height, width],
             "layout": "NCHW",
             "colour": "RGB",
             "normalisation": FORMULA,
@@ -170,6 +171,7 @@ def _metadata(run: Trained, rank: str, precision: Precision, accuracy: Accuracy 
         "thresholds": thresholds,
         **({"verified": accuracy is not None} if run.output == "embeddings" else {}),
         **run.results,
+        **run.metadata,
         "step": run.step,
         "config": run.config.to_dict(),
         "versions": versions("onnx", "onnxruntime", "torch"),
@@ -185,7 +187,9 @@ def _report(
     lines.append(f"from the exact float32 model: {difference(run.output, expected, truth):.1e}")
     if accuracy:
         sets = "  ".join(f"{name} {value:.2%}" for name, value in accuracy.sets.items())
-        lines.append(f"accuracy of single embeddings: mean {accuracy.mean:.2%}  ({sets})")
+        of = " of single embeddings" if run.output == "embeddings" else ""
+        lines.append(f"accuracy{of}: mean {accuracy.mean:.2%}  ({sets})")
+    if accuracy and run.output == "embeddings":
         lines.append(
             f"same identity: cosine above {accuracy.cosine:.3f}, squared distance below {2 - 2 * accuracy.cosine:.3f}"
         )

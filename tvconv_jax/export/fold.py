@@ -8,21 +8,22 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from tvconv_jax.export.graph import Graph
+from tvconv_jax.export.graph import Graph, Shape
 from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import declared
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.nn.norm import factor_and_offset
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import Size
 
 
-def fold(model: nn.Module, variables: Mapping[str, Any], image_size: int) -> Graph:
+def fold(model: nn.Module, variables: Mapping[str, Any], image_size: Size) -> Graph:
     """Freeze and fold a model.
 
     Args:
         model: A model of this package, with any operator. Operators that make their kernels from the image are kept.
         variables: Trained variables.
-        image_size: Height and width of the images.
+        image_size: Size of the images.
 
     Returns:
         The graph; equal to ``model.apply(variables, images, train=False)`` up to rounding.
@@ -44,8 +45,8 @@ class Folding:
         graph: The folded layers.
     """
 
-    def __init__(self, model: nn.Module, variables: Mapping[str, Any], image_size: int) -> None:
-        """Start with ``params``, ``batch_stats`` and ``frozen``, for images of that height and width."""
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any], image_size: Size) -> None:
+        """Start with ``params``, ``batch_stats`` and ``frozen``, for images of a size."""
         self._model, self._variables = model, variables
         self.graph = Graph(image_size)
 
@@ -95,7 +96,8 @@ class Folding:
         kernel = kernel if kernel.ndim == 4 else kernel[None, None]
         padding = dilation * (len(kernel) // 2) if padding is None else padding
         fields = {"strides": strides, "padding": padding, "dilation": dilation, "groups": 1, "activation": activation}
-        return self.graph.add("conv", x, arrays={"kernel": kernel * factor, "bias": offset}, **fields)
+        arrays = {"kernel": kernel * factor, "bias": offset}
+        return self.graph.add("conv", x, arrays=_without_coordinates(arrays, self.graph.shapes[x], padding), **fields)
 
     def spatial(
         self, x: int, *path: str, activation: str, strides: int, dilation: int = 1, padding: int | None = None
@@ -134,14 +136,39 @@ class Folding:
         y = self.conv_norm(y, *path, "project", activation="identity")
         return self.graph.add("add", x, y) if strides == 1 and self.graph.shapes[x] == self.graph.shapes[y] else y
 
-    def embedding_head(self, x: int, *path: str) -> None:
-        """Append norm, average, linear layer and norm as the average and one linear layer."""
-        (factor, offset), (last_factor, last_offset) = self.norm(*path, "norm_in"), self.norm(*path, "norm_out")
-        dense = self.at("params", *path, "dense")
-        kernel = factor[:, None] * dense["kernel"] * last_factor
-        bias = (offset @ dense["kernel"] + dense["bias"]) * last_factor + last_offset
-        x = self.graph.add("mean", x, keep_grid=False)
-        self.graph.add("linear", x, arrays={"kernel": kernel, "bias": bias})
+    def head(self, x: int, *path: str) -> None:
+        """Append a head as its pooling and one linear layer, with the norms around it."""
+        dense, pool = self.at("params", *path, "dense"), self.at("params", *path, "pool")
+        kernel, bias, channels = dense["kernel"], dense["bias"], self.graph.shapes[x][2]
+        if self.at("params", *path, "norm_in"):
+            (factor, offset), (last_factor, last_offset) = self.norm(*path, "norm_in"), self.norm(*path, "norm_out")
+        else:
+            factor, offset, last_factor, last_offset = np.ones(channels), np.zeros(channels), 1.0, 0.0
+        if pool:
+            x = self.graph.add("global_depthwise", x, arrays={"weights": pool["kernel"][:, :, None]})
+            offset = offset * pool["kernel"].sum((0, 1))
+        elif (positions := len(kernel) // channels) > 1:
+            x = self.graph.add("flatten", x)
+            factor, offset = np.tile(factor, positions), np.tile(offset, positions)
+        else:
+            x = self.graph.add("mean", x, keep_grid=False)
+        bias = (offset @ kernel + bias) * last_factor + last_offset
+        self.graph.add("linear", x, arrays={"kernel": factor[:, None] * kernel * last_factor, "bias": bias})
+
+
+def _without_coordinates(arrays: dict[str, np.ndarray], shape: Shape, padding: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a convolution of images; what it makes of their coordinates becomes a bias per position.
+
+    Coordinates are the same in every image, see :func:`tvconv_jax.models.blocks.add_coordinates`.
+    """
+    height, width, colors = shape
+    kernel, extra = arrays["kernel"][:, :, :colors], arrays["kernel"][:, :, colors:]
+    if not extra.size:
+        return arrays
+    maps = np.stack(np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)), axis=-1)
+    maps = np.pad(maps, ((padding, padding), (padding, padding), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(maps, kernel.shape[:2], axis=(0, 1))
+    return {"kernel": kernel, "bias": arrays["bias"] + np.einsum("hwcij,ijcd->hwd", patches, extra, optimize=True)}
 
 
 def _is_kernel(params: Mapping[str, np.ndarray]) -> bool:
@@ -153,7 +180,7 @@ def _mobilenetv2(folding: Folding, model: nn.Module) -> None:
     x = folding.conv_norm(0, "stem", activation="relu6")
     for row in model.blocks():
         x = folding.inverted_residual(x, row.name, strides=row.strides)
-    folding.embedding_head(folding.conv_norm(x, "last", activation="relu6"), "head")
+    folding.head(folding.conv_norm(x, "last", activation="relu6"), "head")
 
 
 def _branch(folding: Folding, x: int, *path: str, strides: int) -> int:
@@ -175,7 +202,7 @@ def _shufflenetv2(folding: Folding, model: nn.Module) -> None:
             x = graph.add("channels", x, begin=channels // 2, end=channels)
         branch = _branch(folding, x, row.name, "branch", strides=row.strides)
         x = graph.add("shuffle", graph.add("concat", kept, branch))
-    folding.embedding_head(folding.conv_norm(x, "last", activation="relu"), "head")
+    folding.head(folding.conv_norm(x, "last", activation="relu"), "head")
 
 
 def _mlp_mixer(folding: Folding, model: nn.Module) -> None:
@@ -185,7 +212,7 @@ def _mlp_mixer(folding: Folding, model: nn.Module) -> None:
     x = folding.graph.add("conv", 0, arrays=arrays, **fields)  # patch by patch
     for i in range(model.layers):
         x = folding.module(x, model.block(), f"block_{i}")
-    folding.embedding_head(folding.module(x, nn.LayerNorm(), "norm"), "head")
+    folding.head(folding.module(x, nn.LayerNorm(), "norm"), "head")
 
 
 def _backbone(folding: Folding, model: nn.Module) -> tuple[int, int]:

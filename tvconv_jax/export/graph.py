@@ -4,10 +4,13 @@ A node reads earlier nodes by their number; number 0 is the image. Arrays are fl
 (``[n, h, w, c]``, kernels ``[k, k, c, d]``); writers convert them to their runtime's.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tvconv_jax.utils.sizes import Size, height_width
 
 
 class Node(NamedTuple):
@@ -54,6 +57,9 @@ KINDS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...], Callable[..., Sh
     "shuffle": ((), (), lambda n, x: x),  # the halves of the channels interleaved
     "max_pool": ((), (), lambda n, x: ((x[0] - 1) // 2 + 1, (x[1] - 1) // 2 + 1, x[2])),  # 3x3, strides 2
     "mean": ((), ("keep_grid",), lambda n, x: (1, 1, x[2])),  # over the grid
+    # Sum over the grid of the values times their weights [h, w, 1, c].
+    "global_depthwise": (("weights",), (), lambda n, x: (1, 1, x[2])),
+    "flatten": ((), (), lambda n, x: (1, 1, math.prod(x))),  # in the order (h, w, c)
     "resize": ((), ("grid",), lambda n, x: (*n.fields["grid"], x[2])),  # bilinear
 }
 
@@ -66,10 +72,10 @@ class Graph:
         shapes: ``(h, w, c)`` of the image and of every node.
     """
 
-    def __init__(self, size: int) -> None:
-        """Make an empty graph for images of that height and width."""
+    def __init__(self, size: Size) -> None:
+        """Make an empty graph for images of a size."""
         self.nodes: list[Node] = []
-        self.shapes: list[Shape] = [(size, size, 3)]
+        self.shapes: list[Shape] = [(*height_width(size), 3)]
 
     def add(self, kind: str, *inputs: int, arrays: dict[str, np.ndarray] | None = None, **fields: Any) -> int:
         """Append a node and return its number."""
@@ -77,8 +83,7 @@ class Graph:
 
     def map(self, change: Callable[[Node], Node]) -> "Graph":
         """Return the graph with every node changed by a function."""
-        graph = Graph(self.shapes[0][0])
-        graph.shapes = self.shapes[:1]
+        graph = Graph(self.shapes[0][:2])
         for node in self.nodes:
             graph._append(change(node))
         return graph

@@ -34,7 +34,7 @@ def with_arrays(graph: Graph, arrays: Arrays) -> Graph:
 
 
 def make_run(graph: Graph) -> Callable[[Arrays, jax.Array], jax.Array]:
-    """Return ``(arrays, images [n, s, s, 3] in [-1, 1]) -> [n, d]`` or, for maps, ``[n, h, w, classes]``."""
+    """Return ``(arrays, images [n, h, w, 3] in [-1, 1]) -> [n, d]`` or, for maps, ``[n, h, w, classes]``."""
     return lambda arrays, images: run_all(graph, arrays, images)[-1]
 
 
@@ -107,5 +107,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "shuffle": _shuffle,
     "max_pool": _max_pool,
     "mean": lambda node, arrays, x: jnp.mean(x, axis=(1, 2), keepdims=node.fields["keep_grid"]),
+    "global_depthwise": lambda _, arrays, x: jnp.sum(x * arrays["weights"][None, :, :, 0], axis=(1, 2)),
+    "flatten": lambda _, arrays, x: x.reshape(len(x), -1),
     "resize": _resize,
 }

@@ -26,11 +26,11 @@ from tvconv_jax.utils.progress import reporter, track
 
 MOMENT_IMAGES, DISTANCE_IMAGES, CHUNK = 512, 128, 16
 
-Batches = Callable[[], Generator[np.ndarray, None, None]]  # opens training images at the first, uint8 [n, s, s, 3]
+Batches = Callable[[], Generator[np.ndarray, None, None]]  # opens training images at the first, uint8 [n, h, w, 3]
 
 
 def compile_graph(graph: Graph) -> Callable[[jax.Array], jax.Array]:
-    """Return a function of ``uint8 [n, s, s, 3]`` to the graph's outputs."""
+    """Return a function of ``uint8 [n, h, w, 3]`` to the graph's outputs."""
     run, arrays = jax.jit(make_run(graph)), arrays_of(graph)
     return lambda images: run(arrays, normalize(jnp.asarray(images)))
 
@@ -120,7 +120,7 @@ def second_moments(graph: Graph, batches: Iterator[np.ndarray], *, count: int = 
 
     Args:
         graph: A graph with per-pixel layers.
-        batches: Training images, ``uint8 [n, s, s, 3]``.
+        batches: Training images, ``uint8 [n, h, w, 3]``.
         count: Number of images.
 
     Returns:
@@ -148,7 +148,7 @@ def shared_distances(
     Args:
         graph: The exact graph.
         moments: Of its per-pixel layers, from :func:`second_moments`.
-        batches: Training images, ``uint8 [n, s, s, 3]``.
+        batches: Training images, ``uint8 [n, h, w, 3]``.
         count: Number of images.
 
     Returns:

@@ -15,6 +15,7 @@ OF_CLASS = ("precision", "recall", "f1")
 MAX_RANKED = 100  # classes up to which the AUROC, the slowest of the figures, has an interval
 TEMPERATURES = (0.05, 20.0)  # least and largest
 
+Figure = Callable[[np.ndarray], float]
 Figures = Callable[[np.ndarray], np.ndarray]
 
 
@@ -161,13 +162,14 @@ def _scores(
     present = [c for c in numbers if 0 < np.sum(labels == c) < len(labels)]
     ranked = present if positive is None else [positive] if positive in present else []
     aurocs = [metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in ranked]
-    precisions = [metrics.average_precision_score(labels == c, probabilities[:, c]) for c in ranked]
+    found = [] if positive is None else ranked
+    precisions = [metrics.average_precision_score(labels == c, probabilities[:, c]) for c in found]
     main = {
         "accuracy": metrics.accuracy_score(labels, predicted),
         "balanced_accuracy": metrics.recall_score(labels, predicted, average="macro", **options),
         "macro_f1": metrics.f1_score(labels, predicted, average="macro", **options),
         "auroc": np.mean(aurocs) if ranked else np.nan,
-        "average_precision": np.mean(precisions) if ranked else np.nan,
+        "average_precision": np.mean(precisions) if found else np.nan,
         "log_loss": metrics.log_loss(labels, probabilities, labels=numbers),
         "ece": ece(probabilities, labels),
     }
@@ -188,7 +190,8 @@ def _figures(probabilities: np.ndarray, labels: np.ndarray, positive: int | None
     least = np.finfo(np.float64).eps  # as scikit-learn has it
     losses = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], least, 1 - least))
     numbers = range(count) if positive is None else [positive]
-    ranked = [_ranking(probabilities[:, c], labels == c) for c in numbers if count <= MAX_RANKED]
+    areas = [_area(probabilities[:, c], labels == c) for c in numbers if count <= MAX_RANKED]
+    precisions = [] if positive is None else [_precision(probabilities[:, positive], labels == positive)]
 
     def figures(drawn: np.ndarray) -> np.ndarray:
         total, drawn = drawn.sum(), drawn.astype(np.float64)
@@ -196,28 +199,39 @@ def _figures(probabilities: np.ndarray, labels: np.ndarray, positive: int | None
         hits = np.bincount(labels, drawn * correct, count)
         recall, f1 = hits / there, 2 * hits / (there + named)
         calibration = np.abs(np.bincount(bins, drawn * gaps, BINS)).sum() / total
-        ranks = np.array([ranking(drawn) for ranking in ranked]).reshape(-1, 2)
-        main = [hits.sum() / total, *map(_mean, (recall, f1, *ranks.T)), drawn @ losses / total, calibration]
+        ranks = [np.array([figure(drawn) for figure in parts]) for parts in (areas, precisions)]
+        main = [hits.sum() / total, *map(_mean, (recall, f1, *ranks)), drawn @ losses / total, calibration]
         return np.concatenate([main, hits / named, recall, f1])
 
     return figures
 
 
-def _ranking(scores: np.ndarray, true: np.ndarray) -> Callable[[np.ndarray], tuple[float, float]]:
-    """Return a function of how often each image is drawn to AUROC and average precision, ``nan`` without both kinds."""
+def _area(scores: np.ndarray, true: np.ndarray) -> Figure:
+    """Return a function of how often each image is drawn to the AUROC, ``nan`` without both kinds of images."""
+    others = np.flatnonzero(~true)[np.argsort(scores[~true], kind="stable")]
+    found = np.flatnonzero(true)
+    low, high = (np.searchsorted(scores[others], scores[found], side) for side in ("left", "right"))
+
+    def area(drawn: np.ndarray) -> float:
+        weights, below = drawn[found], np.append(0.0, np.cumsum(drawn[others]))
+        return weights @ (below[low] + below[high]) / (2 * weights.sum() * below[-1])  # equal scores count half
+
+    return area
+
+
+def _precision(scores: np.ndarray, true: np.ndarray) -> Figure:
+    """Return a function of how often each image is drawn to the average precision, ``nan`` without both kinds."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of equal scores
     flags = true[order]
 
-    def ranking(drawn: np.ndarray) -> tuple[float, float]:
+    def precision(drawn: np.ndarray) -> float:
         drawn = drawn[order]
-        hits, seen = (np.append(0.0, np.cumsum(values)[last]) for values in (drawn * flags, drawn))
-        misses, found = seen - hits, hits[-1]
-        area = np.trapezoid(hits, misses) / (found * misses[-1])
-        precision = np.sum(np.diff(hits) * hits[1:] / np.maximum(seen[1:], 1)) / found
-        return area, precision if misses[-1] else np.nan
+        hits, seen = np.cumsum(drawn * flags)[last], np.cumsum(drawn)[last]
+        found = np.sum(np.diff(hits, prepend=0.0) * hits / np.maximum(seen, 1)) / hits[-1]
+        return found if seen[-1] > hits[-1] else np.nan
 
-    return ranking
+    return precision
 
 
 def _intervals(figures: Figures, units: np.ndarray, resamples: int, seed: int) -> np.ndarray:

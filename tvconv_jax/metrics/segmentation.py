@@ -1,4 +1,4 @@
-"""Dice, and distances between outlines in two definitions.
+"""Dice, IoU, and distances between outlines in two definitions.
 
 Distances are in pixels. Libraries define HD95 differently:
 
@@ -38,6 +38,18 @@ def dice(pred: np.ndarray, true: np.ndarray) -> float:
     """
     _check(pred, true)
     return float((2 * np.sum(pred & true) + 1) / (np.sum(pred) + np.sum(true) + 1))
+
+
+def overlap(pred: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """Compute Dice, ``2 |P and T| / (|P| + |T|)``, and IoU, ``|P and T| / |P or T|``; NaN if both masks are empty."""
+    _check(pred, true)
+    both, total = int(np.sum(pred & true)), int(np.sum(pred)) + int(np.sum(true))
+    return (2 * both / total, both / (total - both)) if total else (float("nan"), float("nan"))
+
+
+def iou(pred: np.ndarray, true: np.ndarray) -> float:
+    """Compute the intersection over union, ``|P and T| / |P or T|``; NaN if both masks are empty."""
+    return overlap(pred, true)[1]
 
 
 def hd95(pred: np.ndarray, true: np.ndarray, *, definition: Definition = "pooled", empty: Empty = "100") -> float:

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from tvconv_jax.models.blocks import ConvFactory, ConvNorm, call
-from tvconv_jax.models.mobilenetv2 import Block, InvertedResidual, blocks
+from tvconv_jax.models.mobilenetv2 import Block, InvertedResidual, blocks, scaled
 from tvconv_jax.nn.checks import MAX_CLASSES, Checked, check_choice, check_images, count
 from tvconv_jax.nn.layers import DepthwiseConv
 
 # Dilations of the three atrous convolutions, by output stride: image size over the size of the last grid.
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-WIDTHS = (1.0,)
+WIDTHS = (0.25, 0.5, 1.0)
 # The decoder also takes the output of this stage of the backbone.
 LOW_STAGE = 2
 
@@ -36,7 +36,7 @@ class ImagePool(Checked):
 
 
 class Backbone(Checked):
-    """MobileNetV2 of width 1 without its last convolution; strides beyond ``output_stride`` become dilation.
+    """MobileNetV2 without its last convolution; strides beyond ``output_stride`` become dilation.
 
     A block pads its input *before* it is expanded, as in the reference ("fixed padding"): the border passes through
     the norm and the ReLU6 like any pixel. The stem does not pad.
@@ -45,11 +45,12 @@ class Backbone(Checked):
     low: tuple[Block, ...]  #: Blocks up to the low-level features.
     high: tuple[Block, ...]  #: The other blocks.
     remat: bool  #: As in :class:`DeepLabV3Plus`.
+    features: int = 32  #: Channels of the first convolution.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Return features ``[n, h/4, w/4, 24]`` and, on the last grid, 320 channels of images ``[n, h, w, 3]``."""
-        x = ConvNorm(32, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
+        """Return features on a quarter of the grid, and on the last grid, of images ``[n, h, w, 3]``."""
+        x = ConvNorm(self.features, "relu6", 3, strides=2, padding=0, name="stem")(images, train=train)
         low = x = self._run(self.low, x, images.shape[1], train=train)
         return low, self._run(self.high, x, images.shape[1], train=train)
 
@@ -104,6 +105,7 @@ class DeepLabV3Plus(Checked):
     num_classes: int = 2  #: Maps to predict.
     output_stride: int = 16  #: 8 or 16, image size over the size of the backbone's last grid.
     remat: bool = False  #: Whether the gradient recomputes activations of the first blocks, on the half grid.
+    width: float = 1.0  #: Multiplies the channels of the backbone and of the head.
 
     reference_fields = ("conv", "depth", "num_classes", "output_stride", "remat")
 
@@ -115,27 +117,32 @@ class DeepLabV3Plus(Checked):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         images = check_images("images", images)
-        low, x = Backbone(*map(tuple, self.backbone()), self.remat, name="backbone")(images, train=train)
-        x = Pyramid(tuple(self.pyramid()), self.conv, name="pyramid")(x, train=train)
-        low = HeadConvNorm(48, name="low_level")(low, train=train)
+        backbone = Backbone(*map(tuple, self.backbone()), self.remat, scaled(32, self.width), name="backbone")
+        low, x = backbone(images, train=train)
+        features = scaled(256, self.width)
+        x = Pyramid(tuple(self.pyramid()), self.conv, features, name="pyramid")(x, train=train)
+        low = HeadConvNorm(scaled(48, self.width), name="low_level")(low, train=train)
         x = jnp.concatenate([low, _resize(x, low.shape[1:3])], axis=-1)
-        x = HeadConvNorm(256, kernel_size=3, name="fuse")(x, train=train)
-        x = nn.Dense(self.num_classes, kernel_init=head_init, bias_init=_bias_init, dtype=x.dtype, name="classify")(x)
+        x = HeadConvNorm(features, kernel_size=3, name="fuse")(x, train=train)
+        init = {"kernel_init": head_init, "bias_init": functools.partial(_bias_init, features)}
+        x = nn.Dense(self.num_classes, **init, dtype=x.dtype, name="classify")(x)
         return _resize(x, images.shape[1:3])
 
     def backbone(self) -> tuple[list[Block], list[Block]]:
         """Return the blocks of the backbone: those up to the low-level features for the decoder, and the others."""
-        rows = list(blocks(1.0, self.depth, self.output_stride))
+        rows = list(blocks(self.width, self.depth, self.output_stride))
         return [row for row in rows if row.stage <= LOW_STAGE], [row for row in rows if row.stage > LOW_STAGE]
 
     def pyramid(self) -> list[Block]:
         """Return the three atrous convolutions: 3x3 with a dilation, or inverted residual blocks without one."""
-        return [Block(f"branch_{i}", 0, 256, 6, 1, rate) for i, rate in enumerate(RATES[self.output_stride])]
+        features = scaled(256, self.width)
+        return [Block(f"branch_{i}", 0, features, 6, 1, rate) for i, rate in enumerate(RATES[self.output_stride])]
 
 
-def _bias_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Draw as ``torch.nn.Conv2d`` a bias: uniform within ``1 / sqrt(fan_in)``, here of 256 channels."""
-    return jax.random.uniform(key, shape, dtype, -1 / 16, 1 / 16)
+def _bias_init(features: int, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Draw as ``torch.nn.Conv2d`` a bias: uniform within ``1 / sqrt(fan_in)``."""
+    bound = 1 / math.sqrt(features)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _resize(x: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -147,7 +147,7 @@ def image(pixels: Image.Image, alt: str, *, kind: str = "PNG", class_: str | Non
 
 def withheld(instead: str) -> Html:
     """Return a paragraph about images that are left out."""
-    text = f"Reports are passed on, so they hold no images of real people; {instead}. To include them, train with "
+    text = f"Reports are passed on, so they hold no images of the data; {instead}. To include them, train with "
     return tag("p", text, tag("code", "--config.eval.report_images=True"), ".")
 
 

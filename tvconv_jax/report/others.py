@@ -7,10 +7,11 @@ from typing import Any
 from PIL import Image
 
 from tvconv_jax.data.decoder import ImageError, pixels, read_image
-from tvconv_jax.report.html import Figure, Section, definitions, image, joined, scrolling, table, withheld
+from tvconv_jax.report.html import Figure, Section, definitions, image, joined, paragraphs, scrolling, table, withheld
 
 STRUCTURES = ("cup", "disc")
 HEAD = ("", "Dice %", "HD95 px", "ASD px", "empty predictions", "Dice % of a constant mask")
+MASKS_HEAD = ("class", "Dice %", "IoU %", "HD95 px", "Dice % of a constant mask", "images")
 UNSEEN = "Images of identities that are not in the training set"
 
 
@@ -47,24 +48,40 @@ def _outlines(workdir: Path, images: bool) -> list[Section]:
     return [Section("outlines", "Outlines", body)]
 
 
+def masks(results: Mapping[str, Any], workdir: Path, *, images: bool) -> tuple[str, list[Figure], list[Section]]:
+    """Return the summary, the figures and the sections of a run on masks of one's own."""
+    dice, others = f"{100 * results['mean']['dice']:.2f} %", results["background"]
+    text = (
+        f"On the {results['images']} test images, the mean Dice over the classes"
+        f"{f' without {others}' if others else ''} is {dice}; the tested checkpoint is {results['selection']}."
+    )
+    constant = results["constant_mask_dice"]
+    rows = []
+    for name, row in {"mean": results["mean"], **results["per_class"]}.items():
+        same = "-" if constant[name] is None else f"{100 * constant[name]:.2f}"
+        rows.append([name, *_with_interval(row), same, row.get("images", "")])
+    caption = f"Test images, mean and {results['definitions']['interval']}"
+    scores = joined([table(caption, MASKS_HEAD, rows), definitions(results["definitions"])])
+    notes = [paragraphs(*results["notes"])] if results["notes"] else []
+    sections = [Section("scores", "Scores", joined([scores, *notes])), *_outlines(workdir, images)]
+    return text, [Figure(dice, "mean Dice")], sections
+
+
+def _with_interval(row: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for name, factor in (("dice", 100), ("iou", 100), ("hd95", 1)):
+        value, interval = row[name], row["intervals"][name]
+        low_high = "" if interval is None else " ({:.2f} to {:.2f})".format(*(factor * number for number in interval))
+        cells.append("-" if value is None else f"{factor * value:.2f}{low_high}")
+    return cells
+
+
 def frontal(results: Mapping[str, Any]) -> tuple[str, list[Figure], list[Section]]:
     """Return the summary, the figures and the sections of a run that classifies frontal faces and profiles."""
     test, accuracy = results["test"], f"{100 * results['test']['all']:.2f} %"
     text = f"On images of identities that are not in the training set, the accuracy is {accuracy}."
     rows = [[name, f"{100 * value:.2f}"] for name, value in test.items()]
     body = table(UNSEEN, ["images", "accuracy %"], rows)
-    return text, [Figure(accuracy, "test accuracy")], [Section("test", "Test", body)]
-
-
-def classification(results: Mapping[str, Any]) -> tuple[str, list[Figure], list[Section]]:
-    """Return the summary, the figures and the sections of a classification run."""
-    test, accuracy = results["test"], f"{100 * results['test']['accuracy']:.2f} %"
-    text = f"On {test['images']} test images, the accuracy is {accuracy}."
-    rows = [
-        [name, *(found[key] for key in ("count", "precision", "recall", "f1"))]
-        for name, found in test["per_class"].items()
-    ]
-    body = table("Test images by class", ["class", "images", "precision", "recall", "F1"], rows)
     return text, [Figure(accuracy, "test accuracy")], [Section("test", "Test", body)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tvconv_jax.report import face, others, plots
+from tvconv_jax.report import classification, face, others, plots
 from tvconv_jax.report.html import (
     NAME,
     Figure,
@@ -47,15 +47,15 @@ def shows_images(config: ConfigDict) -> bool:
     return bool(config.eval.report_images) or config.data.source == "embedded"
 
 
-def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets | None = None) -> None:
+def write_report(workdir: Path, config: ConfigDict, data: Any, sets: Mapping[str, Any] | None = None) -> None:
     """Write ``report.html`` from the files of a run that ended.
 
     Args:
         workdir: Folder of the run, with ``results.json`` and ``metrics.jsonl``.
         config: The run's config.
         data: Arrays as of :class:`tvconv_jax.tasks.report_data.ReportData`.
-        sets: Verification sets of a face run by name, each a source of images and the pairs of them, for the worst
-            pairs; ``None``: not available.
+        sets: For the worst images: verification sets of a face run by name, each a source of images and the pairs of
+            them; of a classification run the source of the test images as ``"test"``; ``None``: not available.
     """
     settings = json.loads(config.to_json())
     results = json.loads((workdir / "results.json").read_text())
@@ -63,9 +63,10 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
     if settings["task"] == "face":
         result = face.describe(results, data.cosines, data.same, sets, images=shows_images(config))
     elif settings["task"] == "segmentation":
-        result = others.segmentation(results, workdir, images=shows_images(config))
+        describe = others.segmentation if "test_domain" in results else others.masks
+        result = describe(results, workdir, images=shows_images(config))
     elif settings["task"] == "classification":
-        result = others.classification(results)
+        result = classification.describe(results, data.test, sets, images=shows_images(config))
     else:
         result = others.frontal(results)
     text, figures, sections = result
@@ -81,7 +82,8 @@ def write_report(workdir: Path, config: ConfigDict, data: Any, sets: face.Sets |
         Section("rerun", "How to run it again", rerun(results, workdir)),
         Section("config", "Config and versions", _config(settings, results["versions"])),
     ]
-    title = f"{TASKS[settings['task']]}: {_model_name(settings)}, seed {settings['seed']}"
+    named = "Segmentation" if "classes" in results and settings["task"] == "segmentation" else TASKS[settings["task"]]
+    title = f"{named}: {_model_name(settings)}, seed {settings['seed']}"
     lead = f"{_trained(settings, results)} {text}"
     write_text(workdir / NAME, page(title, lead, [*figures, *cost_figures(results, metrics)], sections))
 

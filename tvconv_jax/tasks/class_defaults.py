@@ -13,7 +13,6 @@ from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.classification import FREE
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import Size, height_width
 
 # Operators with kernels of their own at every position: they learn at smaller rates.
 PER_POSITION = ("tvconv", "tvconv_linear", "tvconv_lowrank", "tvconv_dynamic", "locally_connected")
@@ -85,12 +84,13 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
     if (workdir / "config.json").exists():
         return auto.resume(config, workdir, FREE)
     free = auto.unchanged_keys(config, FREE)
+    if not free:
+        return auto.with_choices(config, {})
     given = {key: get(config, key) for key in FREE if key not in free}
     settings = settings_for(counted, config.model.operator, given)
     chosen = {key: value for key, value in settings.items() if key in free}
-    if chosen:
-        shown = ", ".join(f"{key} {auto.describe(value)}" for key, value in chosen.items())
-        log_fn(f"chosen for {counted.images} training images with {config.model.operator}: {shown}")
+    shown = ", ".join(f"{key} {auto.describe(value)}" for key, value in chosen.items())
+    log_fn(f"chosen for {counted.images} training images with {config.model.operator}: {shown}")
     return auto.with_choices(config, chosen)
 
 
@@ -107,11 +107,8 @@ def with_classes(config: ConfigDict, classes: int) -> ConfigDict:
     given = config.model.num_classes
     if given not in (0, classes):
         raise UserError(f"model.num_classes is {given}, and the data has {classes} classes; leave it at 0.")
+    if given == classes:
+        return config
     config = config.copy_and_resolve_references()
     config.model.num_classes = classes
     return config
-
-
-def as_size(size: Any) -> Size:
-    """Return ``data.image_size`` as a tuple; one number is a square."""
-    return height_width(size if isinstance(size, int) else (*size, *size)[:2] if len(size) == 1 else tuple(size))

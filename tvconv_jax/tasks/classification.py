@@ -1,7 +1,9 @@
 """Classification of images that share a layout: cross entropy, scores on test images, calibrated probabilities."""
 
 import csv
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +29,17 @@ from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import class_defaults
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, model_of
-from tvconv_jax.tasks.run import Job
+from tvconv_jax.tasks.report_data import ReportData
+from tvconv_jax.tasks.run import Job, restore
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
 from tvconv_jax.training.distributed import is_first
-from tvconv_jax.training.loop import Best
+from tvconv_jax.training.loop import Best, Plan
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import replacing
+from tvconv_jax.utils.files import parse_json, replacing
+from tvconv_jax.utils.sizes import height_width
 
 PREDICTIONS = "predictions.csv"
 SHOWN = 20  # classes in the printed table
@@ -96,6 +100,7 @@ class ClassificationJob(Job):
         self.augmentation = {"flip": config.data.flip, "magnitudes": magnitudes}
         self.model = model_of(config)
         self.data = load_data(config.data, cache_dir()) if data is None else data
+        self.sets = {"test": self.data.test}
         self.results_of_best = self.eval_of_best = config.eval.checkpoint != "last"
         if self.results_of_best and self.data.validation is None:
             raise UserError("eval.checkpoint held_out needs validation images; set --config.data.validation_share=0.1.")
@@ -108,12 +113,17 @@ class ClassificationJob(Job):
     def notes(self) -> list[str]:
         return [f"data: {self.data.description}", *self.data.notes]
 
+    def plan(self) -> Plan:
+        """Return the intervals of the loop, evaluations equally far from each other."""
+        plan = super().plan()
+        return plan._replace(eval_every=math.ceil(plan.total / max(1, round(plan.total / plan.eval_every))))
+
     @classmethod
     def prepare(cls, config: ConfigDict, workdir: Path, *, train: bool) -> ConfigDict:
         return class_defaults.prepare(config, workdir, print if train and is_first() else lambda _: None)
 
     def init_state(self) -> TrainState:
-        size = tuple(self.config.data.image_size)
+        size = height_width(self.config.data.image_size)
         variables = fresh_variables(self.model, jax.random.key(self.config.seed), size)
         return create_state(variables["params"], variables["batch_stats"], self.optimizer, self.config.seed, self.mesh)
 
@@ -141,16 +151,16 @@ class ClassificationJob(Job):
         return found if held is None else found | {"score": balanced}
 
     def measure(self, state: TrainState) -> Tested:
-        held, temperature = self.data.validation, 1.0
-        if held is not None:
-            temperature = fit_temperature(self.logits(state, held), held.labels)
-        return self._tested(self.logits(state, self.data.test), temperature)
-
-    def _tested(self, logits: np.ndarray, temperature: float) -> Tested:
+        temperature, logits = self.fitted_temperature(state), self.logits(state, self.data.test)
         options = {"groups": self.data.groups, "bootstrap": self.config.eval.bootstrap, "seed": self.config.seed}
         probabilities = softmax(logits / temperature)
         scores = evaluate_scores(probabilities, self.data.test.labels, self.data.classes, **options)
         return Tested(logits, temperature, scores)
+
+    def fitted_temperature(self, state: TrainState) -> float:
+        """Return the temperature that fits the validation images; 1 without them."""
+        held = self.data.validation
+        return 1.0 if held is None else fit_temperature(self.logits(state, held), held.labels)
 
     def results(self, found: Tested, state: TrainState, best: Best) -> dict[str, Any]:
         return {
@@ -162,8 +172,18 @@ class ClassificationJob(Job):
             "mean_accuracy": found.scores["accuracy"],
             "test": found.scores,
             "best": best._asdict(),
-            "complexity": count(self.model, (1, *self.config.data.image_size, 3))._asdict(),
+            "complexity": count(self.model, (1, *height_width(self.config.data.image_size), 3))._asdict(),
         }
+
+    def report_data(self, state: TrainState, found: Tested | None = None) -> ReportData:
+        found = found or self.measure(state)
+        test = {"probabilities": found.probabilities, "labels": self.data.test.labels, "names": self.data.test.names}
+        return super().report_data(state)._replace(test={name: np.array(values) for name, values in test.items()})
+
+    @classmethod
+    def load_sets(cls, config: ConfigDict) -> Any:
+        with suppress(UserError):
+            return {"test": load_data(config.data, cache_dir()).test}
 
     def write_files(self, workdir: Path, found: Tested) -> None:
         write_predictions(workdir / PREDICTIONS, self.data, found.probabilities)
@@ -176,7 +196,7 @@ class ClassificationJob(Job):
     def artifact(self, workdir: Path, step: int) -> dict[str, Any]:
         test = self.data.test
         size = min(MAX_IMAGES, len(test))
-        (batch,) = eval_batches(test, batch_size=size, image_size=tuple(self.config.data.image_size), stop=size)
+        (batch,) = eval_batches(test, batch_size=size, image_size=self.config.data.image_size, stop=size)
 
         def correct(logits: Embed) -> np.ndarray:
             found = self.outputs("logits", logits, test)
@@ -189,7 +209,18 @@ class ClassificationJob(Job):
         weights = np.full(len(test), 1 / len(test))
         comparison = Comparison(correct, weights, "images", "accuracy", float(weights.max()))
         found = {"images": batch["image"], "verify": verify, "output": "logits", "results": {}}
-        return found | {"comparison": comparison}
+        metadata = {"task": "classification", "classes": self.data.classes, "activation": "softmax"}
+        metadata |= {"temperature": self._temperature(workdir, step)}
+        return found | {"comparison": comparison, "metadata": metadata}
+
+    def _temperature(self, workdir: Path, step: int) -> float:
+        """Return the temperature of a checkpoint: recorded, or fitted again."""
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a run that has not ended
+            recorded = parse_json((workdir / "results.json").read_text())
+            if recorded["step"] == step:
+                return float(recorded["temperature"])
+        states = (restore(self, workdir, best=best) for best in (False, True))
+        return self.fitted_temperature(next(state for state in states if int(state.step) == step))
 
 
 def print_scores(scores: Mapping[str, Any], temperature: float) -> None:

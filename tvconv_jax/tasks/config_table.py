@@ -13,6 +13,7 @@ from tvconv_jax.tasks.configs.classification import classification_arguments
 from tvconv_jax.tasks.configs.face import face_arguments
 from tvconv_jax.tasks.configs.frontal import frontal_arguments
 from tvconv_jax.tasks.configs.odoc import odoc_arguments
+from tvconv_jax.tasks.configs.segmentation import segmentation_arguments
 from tvconv_jax.tasks.keys import KEYS, describe_allowed, did_you_mean
 from tvconv_jax.utils.console import print_table
 from tvconv_jax.utils.errors import UserError
@@ -28,12 +29,13 @@ class Row(NamedTuple):
 
 
 def arguments_of(task: str, model: str) -> dict[str, Argument]:
-    """Return the arguments behind the colon of the configs of a task."""
+    """Return the arguments behind the colon of the configs of a task; ``odoc``: of disc and cup."""
     tables = {
         "classification": lambda: classification_arguments(model),
         "face": lambda: face_arguments(model),
         "frontal": frontal_arguments,
-        "segmentation": odoc_arguments,
+        "odoc": odoc_arguments,
+        "segmentation": segmentation_arguments,
     }
     return tables[task]() if task in tables else {}
 
@@ -78,7 +80,8 @@ def print_config(config: ConfigDict, pattern: str | None = None) -> None:
             raise UserError(f"--keys={pattern} matches no key{hint}")
         rows = chosen
     else:
-        _print("behind the colon of the config file", argument_rows(arguments_of(config.task, config.model.name)))
+        task = "odoc" if "test_domain" in config.data else config.task
+        _print("behind the colon of the config file", argument_rows(arguments_of(task, config.model.name)))
     _print("--config.KEY=VALUE", rows)
 
 

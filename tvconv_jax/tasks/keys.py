@@ -175,7 +175,7 @@ _OTHERS = {
     "loss.margin": ("margin of AM-Softmax, as a cosine", Range(0, 2)),  # cosines are no further apart
     "loss.label_smoothing": ("share of the target that all classes have in common", Range(0, 1, below=True)),
     "loss.class_weights": (
-        "weights of the classes: none, or balanced, by one over the number of images",
+        "weights of the classes: none, or balanced, by one over the number of their images or pixels",
         ("none", "balanced"),
     ),
     "loss.scale": ("scale of AM-Softmax", Range(0, above=True)),

@@ -16,7 +16,7 @@ from tvconv_jax.utils.errors import UserError
 RULES: dict[str, Range] = {key: entry.range for key, entry in KEYS.items() if entry.range}
 # Keys that a source needs; a config has those of the source behind its colon.
 READ = {"embedded": ("size",), "folder": ("root",), "casia": ("root", "verify_root")}
-READ_TO_CLASSIFY = {"embedded": ("images",), "folder": ("root",)}
+READ_OWN = {"embedded": ("images",), "folder": ("root",)}
 
 
 def check_values(config: ConfigDict) -> None:
@@ -35,10 +35,14 @@ def check_values(config: ConfigDict) -> None:
         model = key.startswith("model.")  # the model checks its own
         if entry.choices and not model and (value := get(config, key)) is not None:
             check_choice(key, value, entry.choices)
+    size = config.data.get("image_size", 8)
+    if isinstance(size, tuple | list) and len(size) not in (1, 2):
+        rule = "must be one number or two, height and width"
+        raise UserError(f"data.image_size {size} {rule}; set --config.data.image_size.")
     milestones = list(config.get("optimizer", {}).get("milestones", ()))
     if milestones != sorted(milestones):
         raise UserError(f"optimizer.milestones {milestones} must ascend; set --config.optimizer.milestones.")
-    data, read = config.data, READ_TO_CLASSIFY if config.get("task") == "classification" else READ
+    data, read = config.data, READ_OWN if _is_own(config) else READ
     for key in (key for key in read.get(data.get("source"), ()) if key not in data):
         raise UserError(
             f"data.source {data.source!r} needs data.{key}, which configs of another source lack; choose "
@@ -52,3 +56,9 @@ def numbers(config: ConfigDict) -> Iterator[tuple[str, Any]]:
         for item in value if isinstance(value, tuple | list) else (value,):
             if key in RULES or (isinstance(item, int | float) and not isinstance(item, bool)):
                 yield key, item
+
+
+def _is_own(config: ConfigDict) -> bool:
+    """Return whether a config is of a task whose embedded set is drawn for it, with ``data.images``."""
+    task = config.get("task")
+    return task == "classification" or (task == "segmentation" and "test_domain" not in config.data)

@@ -115,7 +115,7 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
     if not 0 <= o.warmup_epochs <= o.epochs:
         raise UserError(f"optimizer.warmup_epochs {o.warmup_epochs} must be 0 to optimizer.epochs, {o.epochs}.")
     learning_rate = _learning_rate(config, batch_size)
-    if "name" in o:
+    if hasattr(o, "name"):  # of the configs with warm-up and cosine
         steps = {"warmup": warmup_steps(config, steps_per_epoch), "total": round(o.epochs * steps_per_epoch)}
         return functools.partial(warmup_cosine, peak=learning_rate, **steps)
     epochs = {"milestones": o.milestones, "warmup_epochs": o.warmup_epochs}
@@ -138,7 +138,7 @@ def decoupled_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -
 def learning_rate_note(config: ConfigDict, batch_size: int) -> str:
     """Return a line about the learning rate, and about likely mistakes in it."""
     o = config.optimizer
-    if "name" in o:
+    if hasattr(o, "name"):  # of the configs with warm-up and cosine
         rate, grown = _learning_rate(config, batch_size), f"grows for {o.warmup_epochs:.3g} epochs, then "
         return f"learning rate: {rate:.3g}; it {grown if o.warmup_epochs else ''}falls to 0 at epoch {o.epochs:.3g}"
     epochs = ", ".join(f"{epoch:.3g}" for epoch in o.milestones)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from tvconv_jax.training.maps import affinity_maps
 from tvconv_jax.utils.files import read_arrays, write_bytes
 
 NAME = "report.npz"
-GROUPS = ("affinity", "cosines", "same")
+GROUPS = ("affinity", "cosines", "same", "test")
 MAX_STEPS = 100  # of the learning-rate schedule
 
 
@@ -24,6 +25,8 @@ class ReportData(NamedTuple):
     affinity: Mapping[str, np.ndarray]  # affinity maps [h, w, a] by layer, in the model's order
     cosines: Mapping[str, np.ndarray]  # by verification set, the cosine of every pair, [n]
     same: Mapping[str, np.ndarray]  # by verification set, whether a pair shows the same identity, boolean [n]
+    # of a classification run's test images: "probabilities" [n, k], "labels" [n], "names" [n]
+    test: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def save(workdir: Path, data: ReportData) -> None:

@@ -63,7 +63,7 @@ class Job(ABC):
     notes: list[str]  # lines before the first step
     sizes: dict[str, int]  # of the data, as checkpoints hold them
     augmentation: Mapping[str, Any] = MappingProxyType({})  # arguments of train_batches
-    sets: Any = None  # verification sets of a face run, for the report
+    sets: Any = None  # verification or test sets by name, for the report
     results_of_best = False  # whether results.json describes the best checkpoint; False: the last
     eval_of_best = True  # whether --mode=eval evaluates it
     files = ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/")  # named when a run ends
@@ -126,7 +126,7 @@ class Job(ABC):
 
     @classmethod
     def load_sets(cls, _: ConfigDict) -> Any:
-        """Return the verification sets of a face run, if its data is still there."""
+        """Return the sets whose worst images a report shows, if the data is still there."""
         return None
 
     def check_batch_size(self, name: str) -> None:

@@ -1,8 +1,9 @@
 """Trained run with its model, images and accuracy, for export and figures."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from tvconv_jax.tasks import TASKS, load_task
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
 
-Embed = Callable[[jax.Array], jax.Array]  # uint8 images [n, s, s, 3] -> embeddings [n, d]
+Embed = Callable[[jax.Array], jax.Array]  # uint8 images [n, h, w, 3] -> outputs [n, d] or [n, h, w, classes]
 MAX_IMAGES = 64  # on which artifacts are checked
 
 
@@ -34,12 +35,16 @@ class Trained(NamedTuple):
     model: nn.Module
     variables: dict[str, Any]  # params and batch_stats
     step: int  # of the checkpoint
-    images: np.ndarray  # uint8 [n, s, s, 3], test images of the run
-    batches: Callable[[], Generator[np.ndarray, None, None]]  # endless training images, uint8 [n, s, s, 3]; close them
+    images: np.ndarray  # uint8 [n, h, w, 3], test images of the run
+    batches: Callable[[], Generator[np.ndarray, None, None]]  # endless training images, uint8 [n, h, w, 3]; close them
     verify: Callable[[Embed], Accuracy] | None  # accuracy on the run's own sets; None where there are none
     output: str  # "embeddings" or "logits"
     results: dict[str, Any]  # recorded, of this checkpoint, that verify does not measure: Dice, 0 to 1
     comparison: Comparison | None = None  # None where there is nothing to compare on
+    # Further entries of an artifact's metadata, JSON: "task" ("classification", "segmentation" or "verification"),
+    # "classes" (names in the order of the logits), "temperature" (divides the logits), "activation" ("softmax" or
+    # "sigmoid", which makes probabilities of them).
+    metadata: Mapping[str, Any] = MappingProxyType({})
 
 
 def load(workdir: Path, *, best: bool = False) -> Trained:
@@ -57,7 +62,7 @@ def load(workdir: Path, *, best: bool = False) -> Trained:
 
 
 def training_images(job: Any) -> Generator[np.ndarray, None, None]:
-    """Yield a job's batches of training images, ``uint8 [n, s, s, 3]``, without end."""
+    """Yield a job's batches of training images, ``uint8 [n, h, w, 3]``, without end."""
     with closing(job.task().batches) as batches:  # opened by the first next(), closed with this generator
         for batch in batches:
             yield batch["image"]

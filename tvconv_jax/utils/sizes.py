@@ -5,7 +5,7 @@ Size = int | tuple[int, int]  # pixels
 
 def height_width(size: Size) -> tuple[int, int]:
     """Return height and width of a size."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])  # a flag gives 64 as (64,)
 
 
 def describe_size(size: Size) -> str:
@@ -13,9 +13,10 @@ def describe_size(size: Size) -> str:
     return "x".join(map(str, height_width(size)))
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return height and width of ``"64"`` or ``"48x96"``; raise a ``ValueError`` for another text."""
-    numbers = [int(part) for part in text.lower().split("x")]
-    if len(numbers) not in (1, 2):
-        raise ValueError(f"size {text!r} is neither a number nor HEIGHTxWIDTH")
-    return (numbers[0], numbers[-1])
+def parse_size(text: str) -> Size:
+    """Return the size of a text, ``"64"`` or height x width, ``"48x64"``; raise a ``ValueError`` for another."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isascii() and number.isdecimal() for number in numbers):
+        raise ValueError(f"{text!r} is not a size")
+    height, width = int(numbers[0]), int(numbers[-1])
+    return height if len(numbers) == 1 else (height, width)

@@ -102,6 +102,30 @@ def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
         file.close()
 
 
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Let only one process of this machine at a time write ``path``.
+
+    The process that holds the lock file ``.NAME.lock`` beside it removes it, so a cache does not collect them;
+    :func:`lock` lets those who wait go on with a new one.
+    """
+    name = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, _ = lock(name, wait=True)  # a file system without locks lets several write
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise UserError(
+            f"{path.parent} cannot be written ({error.strerror}); set TVCONV_JAX_CACHE to a folder that can."
+        ) from None
+    with file:
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+
+
 def _flock(file: IO, operation: int) -> bool:
     try:
         fcntl.flock(file, operation)

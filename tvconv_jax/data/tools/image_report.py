@@ -1,5 +1,6 @@
 """Reports on images in folders, and on masks with their images: what they hold, and what is wrong with them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ def report_images(base: Path, size: int | None) -> Report:
     source, stats = LooseFiles(files, labels), _each(files, measure_file, f"Inspecting {base.name}")
     lines = list(_facts(stats))
     if len(classes) > 1:
+        train = ["python", "-m", "tvconv_jax.main", "--config=configs/classification.py:data=folder"]
+        lines.append(f"  train       a classifier: {shlex.join([*train, f'--config.data.root={base}'])}")
         lines.insert(0, f"  classes     {len(classes):,}: {_shown(dict(zip(classes, counts, strict=True)))}")
     findings = [*unreadable(source, stats), *equal_files(source, labels, stats, "class", "classes")]
     findings += _defects(source, stats, size)

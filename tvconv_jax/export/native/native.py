@@ -1,8 +1,8 @@
-"""Face model exported by tvconv_jax, on the CPU, with numpy and a C++ compiler.
+"""Model exported by tvconv_jax, on the CPU, with numpy and a C++ compiler.
 
     from native import load
     model = load("model.safetensors", threads=2)
-    embeddings = model(images)          # [n, 3, s, s] float32 RGB, (x / 255 - 0.5) / 0.5
+    outputs = model(images)             # [n, 3, h, w] float32 RGB, (x / 255 - 0.5) / 0.5
 
 ``native.cpp`` beside this file is compiled once, for this machine's processor, and kept in ``~/.cache``.
 """
@@ -44,7 +44,9 @@ class Unsupported(ValueError):
     """A model that the engine does not run."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: native runs the face models; for others take the ONNX or the PyTorch artifact.")
+        super().__init__(
+            f"{what}: native runs models of one output an image; for others take the ONNX or the PyTorch artifact."
+        )
 
 
 def _structure(name: str, **kinds: Any) -> type[ctypes.Structure]:
@@ -117,14 +119,14 @@ class Value:
 
 
 def role(node: dict, arrays: dict[str, np.ndarray]) -> str:
-    """Return ``dense``, ``spatial``, or the node's kind."""
+    """Return ``dense``, ``mapped`` (dense with a bias per position), ``spatial``, or the node's kind."""
     fields, kind = node["fields"], node["kind"]
     if kind == "conv":
         out, inputs, size, _ = arrays["kernel"].shape
         if fields["dilation"] != 1 or fields["padding"] != size // 2 or size % 2 == 0:
             raise Unsupported(f"a convolution of dilation {fields['dilation']} and padding {fields['padding']}")
         if fields["groups"] == 1:
-            return "dense"
+            return "dense" if arrays["bias"].ndim == 1 else "mapped"
         if inputs != 1 or fields["groups"] != out:
             raise Unsupported(f"a convolution of {fields['groups']} groups for {out} channels")
     return "spatial" if kind in SPATIAL else kind
@@ -139,12 +141,14 @@ def check(nodes: Sequence[dict], roles: Sequence[str]) -> None:
         inputs, strides = node["inputs"], node["fields"].get("strides", 1)
         if name != "concat" and len(inputs) != (2 if name == "add" else 1):
             raise Unsupported(f"a node {name!r} of {len(inputs)} inputs")
-        if 0 in inputs and name != "dense":
+        if 0 in inputs and name not in ("dense", "mapped"):
             raise Unsupported(f"a node {name!r} on the image")
+        if name != "linear" and any(i and roles[i - 1] == "flatten" for i in inputs):
+            raise Unsupported(f"a node {name!r} on a flattened grid")
         if type(strides) is not int or strides < 1:
             raise Unsupported(f"strides {strides!r}")
-    if not nodes:
-        raise Unsupported("a model without nodes")
+    if not nodes or roles[-1] == "flatten":
+        raise Unsupported("a model without a last layer")
 
 
 def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list[int]]:
@@ -174,8 +178,8 @@ def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list
 class Plan:
     """Operations of native.cpp (``ops``), the floats of one image's tensors, and the last tensor (``value``)."""
 
-    def __init__(self, nodes: Sequence[dict], arrays: dict[str, np.ndarray], size: int, lib: Any, fuse: bool) -> None:
-        """Plan the nodes of a file."""
+    def __init__(self, nodes: Sequence[dict], arrays: dict[str, np.ndarray], size: tuple, lib: Any, fuse: bool) -> None:
+        """Plan the nodes of a file, for images of a height and width."""
         self._nodes, self._limit = nodes, lib.vectors_of_panel()
         self._widths = sorted({lib.lanes_of_vector(), min(8, lib.lanes_of_vector())})
         self._arrays = [
@@ -183,7 +187,7 @@ class Plan:
         ]
         self._roles = [role(*pair) for pair in zip(nodes, self._arrays)]  # noqa: B905, Python 3.9 has no strict=
         check(nodes, self._roles)
-        self._values = {0: Value(size, size, 3, 3, {})}
+        self._values = {0: Value(*size, 3, 3, {})}
         self._planned: list[tuple[_Op, dict[str, Value], dict[str, np.ndarray]]] = []
         for chain in chains(nodes, self._roles, fuse):
             names = [self._roles[i - 1] for i in chain]
@@ -219,7 +223,9 @@ class Plan:
         channels = self._cut(wide.channels)
         reads["wide"] = out = wide
         if "spatial" in roles:
-            out = self._spatial(chain[roles.index("spatial")], channels, wide, fields, weights)
+            number = chain[roles.index("spatial")]
+            pair = self._nodes[number - 1], self._arrays[number - 1]
+            out = self._spatial(*pair, channels, wide, fields, weights)
         if "dense" in roles[1:]:
             out = self._project(chain[roles.index("dense", 1)], channels, out, fields, weights)
         if "add" in roles:
@@ -229,6 +235,18 @@ class Plan:
             if other.begin + out.stride > other.stride:  # it is read in whole vectors
                 raise Unsupported("an addition of some of the channels of a tensor")
         return self._emit(BLOCK, reads, out, weights, middle=channels.structure(), **fields)
+
+    def _mapped(self, chain: list[int]) -> Value:
+        """Plan a convolution over all channels whose bias is that of a depthwise 1x1 convolution behind it."""
+        (x,), arrays, fields, weights = self._inputs(chain[0]), self._arrays[chain[0] - 1], {}, {}
+        channels, bias = self._cut(len(arrays["kernel"])), arrays["bias"]
+        after = {"kind": "conv", "fields": {**self._nodes[chain[0] - 1]["fields"], "strides": 1}}
+        arrays["bias"] = np.zeros(len(bias), np.float32)
+        wide = self._produce(chain[0], channels, x, fields, weights)
+        fields["produce_range"] = RANGES["identity"]
+        arrays = {"kernel": np.ones((len(bias), 1, 1, 1), np.float32), "bias": bias}
+        out = self._spatial(after, arrays, channels, wide, fields, weights)
+        return self._emit(BLOCK, {"input": x, "wide": wide}, out, weights, middle=channels.structure(), **fields)
 
     def _produce(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
         node, kernel = self._nodes[number - 1], self._arrays[number - 1]["kernel"]
@@ -251,8 +269,8 @@ class Plan:
             raise Unsupported(f"a bias {list(bias.shape)} of a convolution over all channels")
         return padded(bias, 0, channels.size)
 
-    def _spatial(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
-        node, arrays, c = self._nodes[number - 1], self._arrays[number - 1], x.channels
+    def _spatial(self, node: dict, arrays: dict, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
+        c = x.channels
         kind, strides, bias = node["kind"], node["fields"]["strides"], arrays["bias"]
         height, width = grid = [(length - 1) // strides + 1 for length in x.grid]
         rank = len(arrays["kernels"]) // c if kind == "low_rank" else 1
@@ -294,15 +312,43 @@ class Plan:
         return self._new(x.grid, kernel.shape[1])
 
     def _linear(self, chain: list[int]) -> Value:
-        (x,), fields, weights = self._inputs(chain[0]), {}, {}
-        kernel = self._arrays[chain[0] - 1]["kernel"].reshape(-1, x.channels)
-        channels = self._cut(len(kernel))
-        weights["project_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
-        weights["project_bias"] = self._bias(chain[0], channels, len(kernel))
-        if x.grid != (1, 1) or x.channels > MAX_SUM:
+        """Plan a linear layer of channels, or of a flattened grid: a part of the pixels at a time, then the sum."""
+        (x,), arrays = self._inputs(chain[0]), self._arrays[chain[0] - 1]
+        pixels, d = x.grid[0] * x.grid[1], len(arrays["kernel"])
+        kernel, width = arrays["kernel"].reshape(d, pixels, x.channels), x.channels
+        if pixels > 1:  # padding between the pixels is read too
+            kernel, width = padded(kernel, 2, x.stride), x.stride
+        if width > MAX_SUM or (pixels > 1 and x.begin):
             raise Unsupported(f"a linear layer of {x.channels} channels on a grid {x.grid}")
+        step, total, bias = MAX_SUM // width, None, self._bias(chain[0], self._cut(d), d)
+        for first in range(0, pixels, step):
+            part = kernel[:, first : first + step].reshape(d, -1)
+            of_part = Value(1, 1, part.shape[1], pixels * x.stride, x.memory, x.begin + first * x.stride)
+            out = self._product(of_part, part, bias if total is None else np.zeros_like(bias))
+            reads = {"input": total, "other": out}
+            total = out if total is None else self._emit(ADD, reads, self._new((1, 1), d), {})
+        return total
+
+    def _product(self, x: Value, kernel: np.ndarray, bias: np.ndarray) -> Value:
+        channels = self._cut(len(kernel))
+        weights = {"project_weights": channels.pack(kernel.T, 1, (0, 1, 2)), "project_bias": bias}
         fields = {"last": channels.structure(), "project_range": RANGES["identity"]}
         return self._emit(LINEAR, {"input": x}, self._new((1, 1), len(kernel)), weights, **fields)
+
+    def _flatten(self, chain: list[int]) -> Value:
+        return self._inputs(chain[0])[0]  # the linear layer reads the grid as it lies
+
+    def _global_depthwise(self, chain: list[int]) -> Value:
+        """Plan a sum of weighted pixels as the average of those times as large."""
+        (x,), weights = self._inputs(chain[0]), self._arrays[chain[0] - 1]["weights"]
+        channels, packed = self._cut(x.channels), {}
+        node = {"kind": "per_pixel", "fields": {"strides": 1, "activation": "identity"}}
+        arrays = {"weights": weights * (x.grid[0] * x.grid[1]), "bias": np.zeros(x.channels, np.float32)}
+        fields = {"producer": COPY, "kernel": 1, "strides": 1}
+        out = self._spatial(node, arrays, channels, x, fields, packed)
+        reads = {"input": x, "wide": x}
+        weighted = self._emit(BLOCK, reads, out, packed, middle=channels.structure(), **fields)
+        return self._emit(MEAN, {"input": weighted}, self._new((1, 1), x.channels), {})
 
     @staticmethod
     def _same(one: Value, other: Value) -> None:
@@ -403,8 +449,8 @@ def memory(floats: int) -> np.ndarray:
 class Model:
     """Model with its threads and its memory; call it with images. ``metadata`` is the exporter's."""
 
-    def __init__(self, metadata: dict[str, Any], plan: Plan, lib: Any, size: int, threads: int) -> None:
-        """Take a plan for images of that height and width."""
+    def __init__(self, metadata: dict[str, Any], plan: Plan, lib: Any, size: tuple, threads: int) -> None:
+        """Take a plan for images of a height and width."""
         self.metadata, self.plan, self._lib, self._size = metadata, plan, lib, size
         self._lock, self._pools, self._arena, self._holds = threading.Lock(), {}, None, 0
         self._process = os.getpid()
@@ -425,10 +471,10 @@ class Model:
         return self._pools[self._threads]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return embeddings ``float32 [n, d]`` of images ``float32 [n, 3, s, s]``."""
+        """Return outputs ``float32 [n, d]`` of images ``float32 [n, 3, h, w]``."""
         images, plan, n = np.ascontiguousarray(images, np.float32), self.plan, len(images)
-        if images.shape[1:] != (3, self._size, self._size):
-            expected = f"[n, 3, {self._size}, {self._size}]"
+        if images.shape[1:] != (3, *self._size):
+            expected = "[n, 3, {}, {}]".format(*self._size)
             raise ValueError(f"images {list(images.shape)} must be {expected}; resize them, channels first.")
         with self._lock:
             if n > self._holds or self._arena is None:
@@ -545,7 +591,7 @@ def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
         fuse: Whether expansion, spatial operator, projection and addition become one operation.
 
     Returns:
-        A function of images ``float32 [n, 3, s, s]`` that returns ``float32 [n, d]``.
+        A function of images ``float32 [n, 3, h, w]`` that returns ``float32 [n, d]``.
 
     Raises:
         ValueError: If the file is not such a model, or of a kind that the engine does not run.
@@ -554,9 +600,10 @@ def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
     metadata, arrays = read(path)
     lib = engine()
     try:
-        _, channels, size, width = metadata["input"]["shape"]
-        if (channels, size) != (3, width):
-            raise Unsupported(f"an image {channels} x {size} x {width}")
+        _, channels, *size = metadata["input"]["shape"]
+        if channels != 3 or len(size) != 2 or not all(type(length) is int for length in size):
+            raise Unsupported("an image " + " x ".join(map(str, (channels, *size))))
+        size = tuple(size)
         plan = Plan(metadata["nodes"], arrays, size, lib, fuse)
     except ValueError as error:
         raise ValueError(f"{path} is not loaded: {' '.join(str(error).split())}") from None

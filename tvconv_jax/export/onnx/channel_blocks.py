@@ -9,7 +9,7 @@ import numpy as np
 from tvconv_jax.export.graph import Graph, Node
 
 BLOCK = 16
-THROUGH = ("low_rank", "add", "max_pool", "mean")  # as many channels come out as go in
+THROUGH = ("low_rank", "add", "max_pool", "mean", "global_depthwise")  # as many channels come out as go in
 
 
 def in_blocks(graph: Graph, block: int = BLOCK) -> Graph:

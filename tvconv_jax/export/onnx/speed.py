@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 ROUNDS, BATCHES = 7, (1, 8)
-Run = Callable[[np.ndarray], np.ndarray]  # images [n, 3, s, s] -> output
+Run = Callable[[np.ndarray], np.ndarray]  # images [n, 3, h, w] -> output
 
 
 def runner(model: bytes | Path) -> Run:

@@ -233,6 +233,14 @@ class Writer(Builder):
         y = self.op("GlobalAveragePool", inputs)
         return y if node.fields["keep_grid"] else self.op("Flatten", [y])
 
+    def _global_depthwise(self, node: Node, inputs: list[str], shape: tuple) -> str:
+        kernel = self.weight(node, "weights", lambda a: a.transpose(3, 2, 0, 1))
+        y = self.op("Conv", [*inputs, kernel], kernel_shape=shape[:2], group=shape[2])
+        return self.op("Flatten", [y])
+
+    def _flatten(self, _: Node, inputs: list[str], shape: tuple) -> str:
+        return self.op("Flatten", [self.op("Transpose", inputs, perm=[0, 2, 3, 1])])
+
     def _resize(self, node: Node, inputs: list[str], shape: tuple) -> str:
         scales = [1, 1, *(scale(size, to) for size, to in zip(shape, node.fields["grid"], strict=False))]
         fields = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}

@@ -2,7 +2,7 @@
 
     from model import load
     model = load("model.safetensors")
-    embeddings = model(images)          # [n, 3, s, s] float32 RGB, (x / 255 - 0.5) / 0.5
+    outputs = model(images)             # [n, 3, h, w] float32 RGB, (x / 255 - 0.5) / 0.5
 
 Under ``torch.compile`` with ``torch._inductor.config.freezing = True``, channels last, every per-pixel convolution
 becomes one loop over memory.
@@ -92,6 +92,8 @@ OPERATIONS = {
     "shuffle": shuffle,
     "max_pool": lambda _, arrays, x: F.max_pool2d(x, 3, 2, 1),
     "mean": lambda fields, arrays, x: x.mean((2, 3), keepdim=fields["keep_grid"]),
+    "global_depthwise": lambda _, arrays, x: (x * arrays["weights"]).sum((2, 3)),
+    "flatten": lambda _, arrays, x: x.permute(0, 2, 3, 1).flatten(1),
     "resize": resize,
 }
 

@@ -7,12 +7,13 @@ from tvconv_jax.tasks.configs.renamed import ARGUMENTS
 from tvconv_jax.tasks.keys import did_you_mean
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.moved import print_renamed
+from tvconv_jax.utils.sizes import parse_size
 
 
 class Argument(NamedTuple):
     """One ``:`` argument of a config."""
 
-    kind: Callable[[str], Any]  # int, float, str, bool, which is set by its bare name, or a function of the text
+    kind: Callable[[str], Any]  # int, float, str, bool or parse_size; a bool is set by its bare name
     default: Any  # its value where it is not given
     meaning: str = ""
     choices: tuple[str, ...] = ()  # of a str; empty: any
@@ -66,8 +67,8 @@ def _value(name: str, text: str | None, argument: Argument) -> Any:
     try:
         value = argument.kind(text)
     except ValueError:
-        wanted = f"of type {argument.kind.__name__}" if isinstance(argument.kind, type) else argument.meaning
-        raise UserError(f"config argument {name}={text} must be {wanted}.") from None
+        rule = "64, or height x width as 48x64" if argument.kind is parse_size else f"of type {argument.kind.__name__}"
+        raise UserError(f"config argument {name}={text} must be {rule}.") from None
     if argument.choices and value not in argument.choices:
         raise UserError(f"config argument {name}={text} is unknown; there are: {', '.join(argument.choices)}.")
     return value

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.models.registry import MODELS, list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
-from tvconv_jax.utils.sizes import parse_size
+from tvconv_jax.utils.sizes import height_width, parse_size
 
 MODEL_NAMES = ("mobilenetv2", "shufflenetv2", "mlp_mixer")
 AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
@@ -60,6 +60,7 @@ def classification_config(arg: str | None) -> ConfigDict:
         given["operator"] = list_operators(model)[0]
     size = {key.rpartition(".")[2]: value for key, value in FREE.items()} | (SMOKE if smoke else {})
     size |= {name: value for name in size if (value := given.get(name)) is not None}
+    size["image_size"] = height_width(size["image_size"])
     epochs, batch_size = size["epochs"], size["batch_size"]
     return base.make_config(
         "classification",
@@ -68,8 +69,7 @@ def classification_config(arg: str | None) -> ConfigDict:
             "name": model,
             "width": given["width"] or MODELS[model].widths[0],
             "stages": MODELS[model].stages[:1] if smoke else (),
-            **base.AFFINITY,
-            **({} if smoke else {"hidden_channels": 8}),
+            **({} if smoke else _small(model)),
         },
         data={
             **_source(given["data"], size.get("images", 1000)),
@@ -102,6 +102,11 @@ def _auto(given: dict[str, Any]) -> str:
     set_by |= dict.fromkeys(("data.batch_size", "optimizer.base_batch"), "batch_size")
     set_by |= dict.fromkeys(("optimizer.epochs", "optimizer.warmup_epochs", "train.eval_every"), "epochs")
     return ",".join(key for key in FREE if key not in set_by or given[set_by[key]] is None)
+
+
+def _small(model: str) -> dict[str, Any]:
+    """Return the fields of a model and a generator that train in minutes on two cores."""
+    return {"hidden_channels": 8, **({"depth": 0.5} if "depth" in MODELS[model].fields else {})}
 
 
 def _source(name: str, images: int) -> dict[str, Any]:

@@ -1,0 +1,266 @@
+"""Images with masks of a user's own: checked once, split, and decoded once at the model's size into the cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL.Image import Resampling
+
+from tvconv_jax.data import decoder
+from tvconv_jax.data.cache import digest, stamp
+from tvconv_jax.data.class_split import held_out
+from tvconv_jax.data.decoder import READING, ImageError, mask_pixels, read_image
+from tvconv_jax.data.listing import LeftOut, printable
+from tvconv_jax.data.mask_classes import (
+    FILE,
+    MaskClasses,
+    MaskError,
+    ValueCounts,
+    check_count,
+    count_classes,
+    count_values,
+    read_classes,
+    show,
+)
+from tvconv_jax.data.mask_files import MaskFile, list_pairs
+from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
+from tvconv_jax.utils.progress import track
+from tvconv_jax.utils.sizes import describe_size
+from tvconv_jax.utils.storage import one_writer
+
+ARRAYS = {"image": (3,), "mask": ()}  # npy files of a folder in the cache, by the shape of a pixel
+
+
+class MaskSet(NamedTuple):
+    """A set before its images are decoded."""
+
+    root: Path
+    files: list[MaskFile]
+    classes: MaskClasses
+    counts: np.ndarray  # pixels of each class in each mask, int64 [n, k]
+    sizes: np.ndarray  # height and width of each image, int64 [n, 2]
+    test: np.ndarray  # whether an image is to test on, boolean [n]
+    notes: list[str]
+
+    def of(self, *, test: bool) -> list[MaskFile]:
+        """Return the files to test on, or to train on."""
+        return [file for file, chosen in zip(self.files, self.test, strict=True) if chosen == test]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Median height and width of the training images."""
+        height, width = np.median(self.sizes[~self.test], axis=0)
+        return int(height), int(width)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of each class in the pixels of the training masks that belong to one, float64 ``[k]``."""
+        total = self.counts[~self.test].sum(axis=0)
+        return total / total.sum()
+
+
+def find_masks(
+    root: str, cache: Path, *, group_pattern: str = "", test_share: float = 0.2, split_seed: int = 0
+) -> MaskSet:
+    """List, check and split the set of a folder.
+
+    Args:
+        root: The folder.
+        cache: Folder for the facts on the masks.
+        group_pattern: As :func:`tvconv_jax.data.mask_files.list_pairs` takes it.
+        test_share: Share of the images to test on, where the folder has no ``train`` and ``test``.
+        split_seed: Seed of that split.
+
+    Raises:
+        UserError: If the root is missing, the set is not laid out as one, an image or a mask cannot be read, they
+            differ in size, a mask has unknown values, or a class is in no training mask. The message names the file.
+    """
+    base, left_out = _root(root), LeftOut()
+    files = list_pairs(base, group_pattern, left_out)
+    named = base / FILE
+    keys = [stamp(path) for file in files for path in file[:2]] + ([stamp(named)] if named.exists() else [])
+    facts = cache / f"mask-facts-{digest(READING, *keys)}.json"
+    classes, counts, sizes = _read_facts(facts) if facts.exists() else _check_all(base, files)
+    if not facts.exists():
+        with one_writer(facts):
+            found = {"classes": classes._asdict(), "counts": counts.tolist(), "sizes": sizes.tolist()}
+            write_json(facts, found)
+    test, notes = _split(base, files, test_share, split_seed)
+    found = MaskSet(base, files, classes, counts, sizes, test, notes)
+    _check_classes(found)
+    return found._replace(notes=[*_class_notes(found), *notes, *left_out.notes(base)])
+
+
+def _root(text: str) -> Path:
+    if not text:
+        raise UserError("data.root is empty; name the folder of images and masks with --config.data.root=DIR.")
+    root = user_path(text).absolute()
+    if not root.is_dir():
+        error = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"data.root {root} {error}; name the folder of images and masks with --config.data.root=DIR.")
+    return root
+
+
+def _read_facts(file: Path) -> tuple[MaskClasses, np.ndarray, np.ndarray]:
+    found = read_json(file, f"remove {file}")
+    classes = {key: tuple(value) if isinstance(value, list) else value for key, value in found["classes"].items()}
+    return MaskClasses(**classes), np.array(found["counts"], np.int64), np.array(found["sizes"], np.int64)
+
+
+def _check_all(root: Path, files: Sequence[MaskFile]) -> tuple[MaskClasses, np.ndarray, np.ndarray]:
+    """Decode every image and every mask; return the classes, and the pixels of each class and the size by image."""
+    classes = read_classes(root / FILE) if (root / FILE).exists() else None
+    found, sizes = [], []
+    for file in track(files, total=len(files), text="Checking masks"):
+        values, size = _check_pair(file)
+        if classes is None:
+            check_count(len(values.counts), f"{printable(str(file.mask))} holds")
+        else:
+            _labels(file, classes, values)  # at once, before all others are read
+        found.append(values)
+        sizes.append(size)
+    classes = classes or count_classes(found, root)
+    counts = np.zeros((len(files), 256), np.int64)
+    for row, (file, values) in enumerate(zip(files, found, strict=True)):
+        np.add.at(counts[row], _labels(file, classes, values), values.counts)
+    return classes, counts[:, : len(classes.names)], np.array(sizes)
+
+
+def _check_pair(file: MaskFile) -> tuple[ValueCounts, tuple[int, int]]:
+    path = file.image
+    try:
+        shape = decoder.pixels(read_image(path)).shape[:2]
+        path = file.mask
+        pixels = mask_pixels(read_image(path))
+    except ImageError as error:
+        raise UserError(f"{printable(str(path))} cannot be read ({error}); repair or remove it.") from None
+    own = next(array.shape for array in pixels[:2] if array is not None)
+    if own != shape:
+        sizes = "{}x{} and {}x{}".format(*shape, *own)
+        raise UserError(f"{printable(str(file.image))} and its mask differ in size ({sizes}); make them agree.")
+    return count_values(pixels), shape
+
+
+def _labels(file: MaskFile, classes: MaskClasses, values: ValueCounts) -> np.ndarray:
+    try:
+        return classes.labels(values.pixels)
+    except MaskError as error:
+        raise UserError(f"{printable(str(file.mask))} {error}; correct the mask, or {FILE}.") from None
+
+
+def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tuple[np.ndarray, list[str]]:
+    groups = [file.group for file in files] if files[0].group else None
+    names = "" if groups is None else f", whole groups of {len(set(groups))}"
+    if files[0].split:
+        test = np.array([file.split == "test" for file in files])
+        sides = [{file.group for file in files if file.group and file.split == split} for split in ("train", "test")]
+        if both := sides[0] & sides[1]:
+            raise UserError(
+                f"{root}: {len(both)} groups have images in train and in test, such as {printable(min(both))}; move "
+                f"each to one side, or correct data.group_pattern."
+            )
+        return test, []
+    test = held_out(np.zeros(len(files), np.int64), groups, share, seed)
+    if test.all() or not test.any():
+        counted = f"{len(files)} images" if groups is None else f"{len(set(groups))} groups"
+        raise UserError(f"{root}: {counted} give no split into train and test; add some, or change data.test_share.")
+    note = f"split: {test.sum()} of {len(files)} images are to test on, drawn by seed (data.test_share "
+    return test, [f"{note}{share:g}, data.split_seed {seed}{names})"]
+
+
+def _check_classes(found: MaskSet) -> None:
+    """Raise a ``UserError`` if a class is in no training mask."""
+    train, test = found.counts[~found.test].sum(axis=0), found.counts[found.test].sum(axis=0)
+    for name, code, here, there in zip(found.classes.names, found.classes.codes, train, test, strict=True):
+        if not here:
+            where = "only in test masks" if there else "in no mask"
+            title = f"{printable(name)} ({show(code, colored=found.classes.colored)})"
+            raise UserError(
+                f"{found.root}: class {title} is {where}, so it cannot be learned; add training masks with it, or take "
+                f"it out of {FILE} or the masks."
+            )
+
+
+def _class_notes(found: MaskSet) -> list[str]:
+    classes, rows = found.classes, []
+    for label, (name, code) in enumerate(zip(classes.names, classes.codes, strict=True)):
+        masks = int((found.counts[~found.test, label] > 0).sum())
+        value = show(code, colored=classes.colored)
+        rows.append(f"{printable(name)} ({value}) {found.shares[label]:.2%} of the pixels, in {masks} training masks")
+    source = f"of {FILE}" if (found.root / FILE).exists() else f"counted in the masks; {FILE} gives them names"
+    background = classes.background
+    kind = "no class is the background" if background is None else f"the background is {classes.names[background]}"
+    return [f"classes ({source}; {kind}): {'; '.join(rows)}"]
+
+
+class MaskedImages:
+    """Training images and masks of files in the cache, at the model's size; it can be pickled."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._key = folder, list(names)
+        self._images, self._masks = (_opened(folder / f"{kind}.npy") for kind in ARRAYS)
+
+    def __reduce__(self) -> tuple:  # worker processes map the files again; as arrays they would be copied to each
+        return MaskedImages, self._key
+
+    def __len__(self) -> int:
+        return len(self._key[1])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an image ``uint8 [h, w, 3]`` and its labels ``uint8 [h, w]``."""
+        return np.array(self._images[index]), np.array(self._masks[index])
+
+    def name(self, index: int) -> str:
+        """Return the name of one image."""
+        return self._key[1][index]
+
+
+def _opened(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise UserError(f"{file} is damaged or cannot be read; remove {file.parent}, and it is made again.") from None
+
+
+def training_images(found: MaskSet, image_size: tuple[int, int], cache: Path) -> MaskedImages:
+    """Decode and resize the training images and masks, unless the cache holds their current state."""
+    files = found.of(test=False)
+    stamps = [stamp(path) for file in files for path in file[:2]]
+    key = digest(READING, describe_size(image_size), str(found.classes), *stamps)
+    folder = cache / f"masks-{key}"
+    with one_writer(folder):
+        if not (folder / "mask.npy").exists():
+            folder.mkdir(exist_ok=True)
+            _write(folder, files, found.classes, image_size)
+    return MaskedImages(folder, [file.name for file in files])
+
+
+def _write(folder: Path, files: Sequence[MaskFile], classes: MaskClasses, image_size: tuple[int, int]) -> None:
+    with replacing(folder / "mask.npy") as masks, replacing(folder / "image.npy") as images:
+        with masks.open("wb") as mask_file, images.open("wb") as image_file:
+            for file, kind in ((image_file, "image"), (mask_file, "mask")):
+                shape = (len(files), *image_size, *ARRAYS[kind])
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            for pair in track(files, total=len(files), text="Decoding images and masks"):
+                image, labels = decode_pair(pair, classes)
+                image_file.write(resize_image(image, image_size).tobytes())
+                mask_file.write(decoder.resize(labels, image_size, Resampling.NEAREST).tobytes())
+
+
+def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Resize an image ``uint8 [h, w, 3]`` to the model's size, bilinear and antialiased."""
+    return decoder.resize(image, image_size, Resampling.BILINEAR)
+
+
+def decode_pair(file: MaskFile, classes: MaskClasses) -> tuple[np.ndarray, np.ndarray]:
+    """Decode an image ``uint8 [h, w, 3]`` and the labels of its mask ``uint8 [h, w]``, at their own size."""
+    path = file.image
+    try:
+        image = decoder.pixels(read_image(path))
+        path = file.mask
+        return image, classes.labels(mask_pixels(read_image(path)))
+    except ImageError as error:
+        raise UserError(f"{printable(str(path))} cannot be read ({error}); repair or remove it.") from None

@@ -101,7 +101,7 @@ def test_a_killed_command_goes_on_and_each_variant_gets_its_own_rate(data, tmp_p
     assert out.read_bytes().startswith(before)
     found = [(line["set"], line["variant"], line["rate"]) for line in lines(out) if line["kind"] == "final"]
     assert found == [(name, *one) for name in ("slices", "cells") for one in CHOSEN for _ in range(2)]
-    assert len(stand_in.runs) == 4 * (2 + 2)  # of each set and variant two rates and two seeds, none of them twice
+    assert len(stand_in.runs) == 4 * (2 + 2 + 2)  # two rates, two more seeds of the better one, two final seeds
     assert "+12.5 [" in capsys.readouterr().out
     runs = len(stand_in.runs)
     main(command)
@@ -188,19 +188,24 @@ def test_the_share_of_the_mean_image_is_that_of_figure_1e(data):
 
 
 def test_the_search_ends_with_a_worse_rate_on_both_sides():
-    def run(quality):
+    def run(quality, seeds=1):
         found = {}
-        while (exponent := search.next_exponent(found, (-6, -4, -2))) is not None:
-            found[exponent] = quality(exponent), 0.0
+        while (wanted := search.next_run(found, (-6, -4, -2), seeds)) is not None:
+            exponent, seed = wanted
+            found.setdefault(exponent, {})[seed] = quality(exponent, seed), 0.0
         return search.best(found), sorted(found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "LOWEST", -10)
         patch.setattr(search, "HIGHEST", 2)
-        assert run(lambda e: -abs(e + 5)) == (-5, [-7, -6, -5, -4, -2])  # of equal ones the smaller comes first
-        assert run(lambda e: -abs(e + 8)) == (-8, [-9, -8, -7, -6, -4, -2])
-        assert run(lambda e: float(e)) == (2, [-6, -4, -3, -2, -1, 0, 1, 2])  # up to the last one
-    assert search.best({-4: (0.5, -2.0), -3: (0.5, -1.0), -2: (0.4, 0.0)}) == -3  # equal scores: the smaller loss
+        assert run(lambda e, _: -abs(e + 5)) == (-5, [-7, -6, -5, -4, -2])  # of equal ones the smaller comes first
+        assert run(lambda e, _: -abs(e + 8)) == (-8, [-9, -8, -7, -6, -4, -2])
+        assert run(lambda e, _: float(e)) == (2, [-6, -4, -3, -2, -1, 0, 1, 2])  # up to the last one
+        lucky = {-4: [0.8, 0.8, 0.8], -3: [0.9, 0.1, 0.1]}  # the larger one trains with one seed of three
+        assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed]) == (-3, [-6, -5, -4, -3, -2])
+        assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed], seeds=3) == (-4, [-6, -5, -4, -3, -2])
+    equal = {-4: {0: (0.5, -2.0)}, -3: {0: (0.5, -1.0)}, -2: {0: (0.4, 0.0)}}
+    assert search.best(equal) == -3  # of equal scores the smaller loss decides
 
 
 def test_scores_are_packed_without_loss():

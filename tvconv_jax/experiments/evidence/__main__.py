@@ -127,28 +127,33 @@ def _describe(record: Record, found: ImageSet) -> None:
 def _measure_variant(record: Record, found: ImageSet, variant: str, seeds: int, recipe: Recipe) -> None:
     run, facts, coarse = _runner(found, variant, recipe)
     name = found.name
-    while True:
-        tried = {exponent: (line["score"], -line["loss"]) for exponent, line in record.rates(name, variant).items()}
-        exponent = search.next_exponent(tried, coarse)
-        if exponent is None:
-            break
-        ended = run(exponent, 0, found.fit, found.held_out)
-        _append(record, "rate", name, variant, exponent, ended)
+    confirmed = _seeds(variant, search.SEEDS)
+    while (wanted := search.next_run(tried := _tried(record, name, variant), coarse, confirmed)) is not None:
+        exponent, seed = wanted
+        _append(record, "rate", name, variant, exponent, seed, run(exponent, seed, found.fit, found.held_out))
     chosen = search.best(tried)
     for seed in range(_seeds(variant, seeds)):
         if seed not in record.finals(name, variant):
             ended = run(chosen, seed, found.train, found.test)
-            _append(record, "final", name, variant, chosen, ended, seed=seed, **facts, items=pack(ended.scores.items))
+            _append(record, "final", name, variant, chosen, seed, ended, **facts, items=pack(ended.scores.items))
 
 
-def _append(record: Record, kind: str, name: str, variant: str, exponent: int, ended: Trained, **more: Any) -> None:
+def _tried(record: Record, name: str, variant: str) -> search.Found:
+    return {
+        exponent: {seed: (line["score"], -line["loss"]) for seed, line in by_seed.items()}
+        for exponent, by_seed in record.rates(name, variant).items()
+    }
+
+
+def _append(
+    record: Record, kind: str, name: str, variant: str, exponent: int, seed: int, ended: Trained, **more: Any
+) -> None:
     score, loss = round(float(ended.scores.items.mean()), 5), min(float(f"{ended.scores.loss:.5g}"), 1e9)
     loss = loss if loss == loss else 1e9  # nan
-    numbers = {"exponent": exponent, "rate": search.value(exponent), "score": score, "loss": loss}
+    numbers = {"exponent": exponent, "rate": search.value(exponent), "seed": seed, "score": score, "loss": loss}
     record.append(kind, set=name, variant=variant, **numbers, seconds=round(ended.seconds, 1), **more)
-    seed = f", seed {more['seed']}" if more else ""
     print(
-        f"{time.strftime('%H:%M:%S')} {name}, {variant}, {kind} {numbers['rate']:g}{seed}: {100 * score:.1f} %, "
+        f"{time.strftime('%H:%M:%S')} {name}, {variant}, {kind} {numbers['rate']:g}, seed {seed}: {100 * score:.1f} %, "
         f"{ended.seconds:.0f} s",
         flush=True,
     )

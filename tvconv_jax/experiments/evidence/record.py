@@ -17,7 +17,7 @@ Key = tuple[str, ...]
 NAMES = {
     "command": ("settings", "device", "versions"),
     "set": ("set",),
-    "rate": ("set", "variant", "exponent"),
+    "rate": ("set", "variant", "exponent", "seed"),
     "final": ("set", "variant", "seed"),
 }
 LEVELS = 65535  # of a score in two bytes
@@ -110,12 +110,16 @@ class Record:
         if parse_json(as_json({"kind": kind, **fields})) not in self.lines[kind].values():
             self.append(kind, **fields)
 
-    def rates(self, name: str, variant: str) -> dict[int, Line]:
-        """Return the runs that choose the learning rate of a set and a variant, by exponent."""
-        found = self.lines["rate"].values()
-        return {line["exponent"]: line for line in found if (line["set"], line["variant"]) == (name, variant)}
+    def rates(self, name: str, variant: str) -> dict[int, dict[int, Line]]:
+        """Return the runs that choose the learning rate of a set and a variant, by exponent and seed."""
+        found: dict[int, dict[int, Line]] = {}
+        for line in self._of("rate", name, variant):
+            found.setdefault(line["exponent"], {})[line["seed"]] = line
+        return found
 
     def finals(self, name: str, variant: str) -> dict[int, Line]:
         """Return the final runs of a set and a variant, by seed."""
-        found = self.lines["final"].values()
-        return {line["seed"]: line for line in found if (line["set"], line["variant"]) == (name, variant)}
+        return {line["seed"]: line for line in self._of("final", name, variant)}
+
+    def _of(self, kind: str, name: str, variant: str) -> list[Line]:
+        return [line for line in self.lines[kind].values() if (line["set"], line["variant"]) == (name, variant)]

@@ -16,6 +16,7 @@ from tvconv_jax.experiments.evidence.record import Record, pack, pack_groups, un
 from tvconv_jax.experiments.set_figures import measure_variance
 from tvconv_jax.metrics.complexity import Complexity
 from tvconv_jax.metrics.paired import bootstrap_lead
+from tvconv_jax.utils.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIZE = (8, 8)
@@ -125,6 +126,7 @@ def test_a_damaged_line_and_a_missing_folder_are_one_line(data, tmp_path, capsys
     for text, options, message in (
         ("[]\n", ["--show"], "line 1, is damaged"),
         ('{"kind": "other"}\n', ["--show"], "line 1, is damaged"),
+        ("the user's own", [f"--data={data}"], "does not end in a line of this command"),
         ("", ["--show"], "holds no run"),
         ("", [f"--data={tmp_path}"], "holds none of the sets"),
         ("", [], "--data is missing"),
@@ -134,7 +136,7 @@ def test_a_damaged_line_and_a_missing_folder_are_one_line(data, tmp_path, capsys
             main([f"--out={out}", *options])
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-    assert out.read_text() == ""
+        assert out.read_text() == text
 
 
 def test_tables_stand_in_the_page_and_plots_are_drawn(data, tmp_path, stand_in, capsys):
@@ -245,6 +247,21 @@ def test_pairs_of_identities_are_scored_and_a_diverged_run_is_wrong():
     assert problems.score_pairs(lambda _: perfect, part).items.mean() == 1
     assert problems.score_pairs(lambda _: perfect * np.nan, part).items.mean() == 0
     assert problems.score_classes(lambda _: perfect * np.nan, part).items.mean() == 0
+
+
+def test_a_set_that_is_not_whole_is_one_line(tmp_path):
+    for make, message in (
+        ("iris/train/1_L/a.png", "no list of pairs"),
+        ("iris/train/left/a.png", "does not name its person"),
+        ("hippocampus/train/image/a_01.png", "mask/a_01.png: it cannot be opened"),
+        ("cells/train/ok/notes.txt", "holds no images"),
+        ("cells/train/ok/a.png", "there is no folder"),
+    ):
+        root = tmp_path / message.replace("/", "")
+        (root / make).parent.mkdir(parents=True)
+        Image.new("L", SIZE).save(root / make) if make.endswith("png") else (root / make).write_text("")
+        with pytest.raises(UserError, match=message):
+            sets.load(make.partition("/")[0], root)
 
 
 def test_masks_are_scored_by_person_and_what_is_empty_adds_nothing():

@@ -20,6 +20,7 @@ NAMES = {
     "rate": ("set", "variant", "exponent", "seed"),
     "final": ("set", "variant", "seed"),
 }
+BEGIN = '{"kind": "'  # of every line
 LEVELS = 65535  # of a score in two bytes
 
 
@@ -62,8 +63,10 @@ class Record:
         self.file = file
         self.lines: dict[str, dict[Key, Line]] = {kind: {} for kind in NAMES}
         self.dropped = False
-        whole = self._text().split("\n") if file.exists() else [""]
-        self.dropped = bool(whole.pop())
+        *whole, rest = self._text().split("\n") if file.exists() else [""]
+        self.dropped = bool(rest)
+        if not (rest.startswith(BEGIN) or BEGIN.startswith(rest)):  # a file of the user's own is not cut
+            raise UserError(f"{file} does not end in a line of this command; name another --out.")
         for number, text in enumerate(whole, start=1):
             try:
                 self._keep(parse_json(text))

@@ -31,7 +31,6 @@ class Spec(NamedTuple):
     image_size: tuple[int, int]  # height, width
     group: str = ""  # regular expression on "folder/name"; its match names the person. None: every image alone
     task: str = "classification"
-    folder: str = ""  # below --data; default: the set's name
 
 
 SETS = {
@@ -104,7 +103,7 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
         UserError: If a folder is missing or empty, or a file cannot be decoded.
     """
     spec = SETS[name]
-    root = data / (spec.folder or name)
+    root = data / name
     classes = sorted(path.name for path in _folders(root / "train"))
     train = _files(root / "train", spec, classes)
     order = _in_order(train.groups)

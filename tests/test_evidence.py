@@ -194,8 +194,8 @@ def test_the_search_ends_with_a_worse_rate_on_both_sides():
         found = {}
         while (wanted := search.next_run(found, (-6, -4, -2), seeds)) is not None:
             exponent, seed = wanted
-            found.setdefault(exponent, {})[seed] = quality(exponent, seed), 0.0
-        return search.best(found), sorted(found)
+            found.setdefault(exponent, {})[seed] = search.Quality(quality(exponent, seed), 0.0, 0.01)
+        return search.choose(found), sorted(found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "LOWEST", -10)
@@ -206,7 +206,9 @@ def test_the_search_ends_with_a_worse_rate_on_both_sides():
         lucky = {-4: [0.8, 0.8, 0.8], -3: [0.9, 0.1, 0.1]}  # the larger one trains with one seed of three
         assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed]) == (-3, [-6, -5, -4, -3, -2])
         assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed], seeds=3) == (-4, [-6, -5, -4, -3, -2])
-    equal = {-4: {0: (0.5, -2.0)}, -3: {0: (0.5, -1.0)}, -2: {0: (0.4, 0.0)}}
+        flat = {-6: 0.1, -4: 0.895, -3: 0.9, -2: 0.89}
+        assert run(lambda e, _: flat.get(e, 0.5))[0] == -4  # within the error of the best, and smaller
+    equal = {e: {0: search.Quality(score, loss, 0.0)} for e, score, loss in ((-4, 0.5, 2), (-3, 0.5, 1), (-2, 0.4, 0))}
     assert search.best(equal) == -3  # of equal scores the smaller loss decides
 
 

@@ -130,8 +130,10 @@ def _measure_variant(record: Record, found: ImageSet, variant: str, seeds: int, 
     confirmed = _seeds(variant, search.SEEDS)
     while (wanted := search.next_run(tried := _tried(record, name, variant), coarse, confirmed)) is not None:
         exponent, seed = wanted
-        _append(record, "rate", name, variant, exponent, seed, run(exponent, seed, found.fit, found.held_out))
-    chosen = search.best(tried)
+        ended = run(exponent, seed, found.fit, found.held_out)
+        error = float(ended.scores.items.std() / len(ended.scores.items) ** 0.5)
+        _append(record, "rate", name, variant, exponent, seed, ended, error=round(error, 5))
+    chosen = search.choose(tried)
     for seed in range(_seeds(variant, seeds)):
         if seed not in record.finals(name, variant):
             ended = run(chosen, seed, found.train, found.test)
@@ -140,7 +142,7 @@ def _measure_variant(record: Record, found: ImageSet, variant: str, seeds: int, 
 
 def _tried(record: Record, name: str, variant: str) -> search.Found:
     return {
-        exponent: {seed: (line["score"], -line["loss"]) for seed, line in by_seed.items()}
+        exponent: {seed: search.Quality(line["score"], line["loss"], line["error"]) for seed, line in by_seed.items()}
         for exponent, by_seed in record.rates(name, variant).items()
     }
 

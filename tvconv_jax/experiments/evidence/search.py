@@ -1,8 +1,8 @@
 """The choice of a learning rate: from coarse to fine, until the best one has worse ones on both sides.
 
 A large rate may score well with one seed and fail with the next one. So the best rate is scored with :data:`SEEDS`
-seeds, and of rates that are equal within one standard error of its score the smallest is chosen, with as many seeds: the
-rule of one standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3).
+seeds, and of rates that are equal within one standard error of its score the smallest is chosen, with as many seeds. It
+is the rule of one standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3).
 """
 
 from collections.abc import Mapping, Sequence

@@ -78,19 +78,20 @@ def _measure(args: Any) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # for a command that goes on
     record.append_new("command", settings=settings, device=device_description(), versions=versions())
     for name in present:
-        _measure_set(record, name, args, recipe)
+        _measure_set(name, args, recipe)
 
 
-def _measure_set(record: Record, name: str, args: Any, recipe: Recipe) -> None:
+def _measure_set(name: str, args: Any, recipe: Recipe) -> None:
     """Train what is missing of a set; it is loaded only if something is."""
-    variants = [variant for variant in variants_of(SETS[name].task) if variant in args.variants]
-    missing = [variant for variant in variants if not _is_done(record, name, variant, args.seeds)]
-    if not missing:
-        return
-    with reporter.doing(f"loading {name}"):
-        found = load(name, args.data, recipe.limit)
-    _describe(record, found)
-    for variant in missing:
+    found = None
+    for variant in variants_of(SETS[name].task):
+        record = Record(args.out)  # another command may have added to it
+        if variant not in args.variants or _is_done(record, name, variant, args.seeds):
+            continue
+        if found is None:
+            with reporter.doing(f"loading {name}"):
+                found = load(name, args.data, recipe.limit)
+            _describe(record, found)
         with reporter.doing(f"{name}, {variant}"):
             _measure_variant(record, found, variant, args.seeds, recipe)
         jax.clear_caches()

@@ -16,6 +16,7 @@ from tvconv_jax.experiments.evidence.record import Record, pack, pack_groups, un
 from tvconv_jax.experiments.set_figures import measure_variance
 from tvconv_jax.metrics.complexity import Complexity
 from tvconv_jax.metrics.paired import bootstrap_lead
+from tvconv_jax.utils.errors import UserError
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIZE = (8, 8)
@@ -101,7 +102,7 @@ def test_a_killed_command_goes_on_and_each_variant_gets_its_own_rate(data, tmp_p
     assert out.read_bytes().startswith(before)
     found = [(line["set"], line["variant"], line["rate"]) for line in lines(out) if line["kind"] == "final"]
     assert found == [(name, *one) for name in ("slices", "cells") for one in CHOSEN for _ in range(2)]
-    assert len(stand_in.runs) == 4 * (2 + 2)  # of each set and variant two rates and two seeds, none of them twice
+    assert len(stand_in.runs) == 4 * (2 + 2 + 2)  # two rates, two more seeds of the better one, two final seeds
     assert "+12.5 [" in capsys.readouterr().out
     runs = len(stand_in.runs)
     main(command)
@@ -125,6 +126,7 @@ def test_a_damaged_line_and_a_missing_folder_are_one_line(data, tmp_path, capsys
     for text, options, message in (
         ("[]\n", ["--show"], "line 1, is damaged"),
         ('{"kind": "other"}\n', ["--show"], "line 1, is damaged"),
+        ("the user's own", [f"--data={data}"], "does not end in a line of this command"),
         ("", ["--show"], "holds no run"),
         ("", [f"--data={tmp_path}"], "holds none of the sets"),
         ("", [], "--data is missing"),
@@ -134,7 +136,7 @@ def test_a_damaged_line_and_a_missing_folder_are_one_line(data, tmp_path, capsys
             main([f"--out={out}", *options])
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-    assert out.read_text() == ""
+        assert out.read_text() == text
 
 
 def test_tables_stand_in_the_page_and_plots_are_drawn(data, tmp_path, stand_in, capsys):
@@ -188,19 +190,26 @@ def test_the_share_of_the_mean_image_is_that_of_figure_1e(data):
 
 
 def test_the_search_ends_with_a_worse_rate_on_both_sides():
-    def run(quality):
+    def run(quality, seeds=1):
         found = {}
-        while (exponent := search.next_exponent(found, (-6, -4, -2))) is not None:
-            found[exponent] = quality(exponent), 0.0
-        return search.best(found), sorted(found)
+        while (wanted := search.next_run(found, (-6, -4, -2), seeds)) is not None:
+            exponent, seed = wanted
+            found.setdefault(exponent, {})[seed] = search.Quality(quality(exponent, seed), 0.0, 0.01)
+        return search.choose(found), sorted(found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "LOWEST", -10)
         patch.setattr(search, "HIGHEST", 2)
-        assert run(lambda e: -abs(e + 5)) == (-5, [-7, -6, -5, -4, -2])  # of equal ones the smaller comes first
-        assert run(lambda e: -abs(e + 8)) == (-8, [-9, -8, -7, -6, -4, -2])
-        assert run(lambda e: float(e)) == (2, [-6, -4, -3, -2, -1, 0, 1, 2])  # up to the last one
-    assert search.best({-4: (0.5, -2.0), -3: (0.5, -1.0), -2: (0.4, 0.0)}) == -3  # equal scores: the smaller loss
+        assert run(lambda e, _: -abs(e + 5)) == (-5, [-7, -6, -5, -4, -2])  # of equal ones the smaller comes first
+        assert run(lambda e, _: -abs(e + 8)) == (-8, [-9, -8, -7, -6, -4, -2])
+        assert run(lambda e, _: float(e)) == (2, [-6, -4, -3, -2, -1, 0, 1, 2])  # up to the last one
+        lucky = {-4: [0.8, 0.8, 0.8], -3: [0.9, 0.1, 0.1]}  # the larger one trains with one seed of three
+        assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed]) == (-3, [-6, -5, -4, -3, -2])
+        assert run(lambda e, seed: lucky.get(e, [0.5] * 3)[seed], seeds=3) == (-4, [-6, -5, -4, -3, -2])
+        flat = {-6: 0.1, -4: 0.895, -3: 0.9, -2: 0.89}
+        assert run(lambda e, _: flat.get(e, 0.5))[0] == -4  # within the error of the best, and smaller
+    equal = {e: {0: search.Quality(score, loss, 0.0)} for e, score, loss in ((-4, 0.5, 2), (-3, 0.5, 1), (-2, 0.4, 0))}
+    assert search.best(equal) == -3  # of equal scores the smaller loss decides
 
 
 def test_scores_are_packed_without_loss():
@@ -242,6 +251,21 @@ def test_pairs_of_identities_are_scored_and_a_diverged_run_is_wrong():
     assert problems.score_classes(lambda _: perfect * np.nan, part).items.mean() == 0
 
 
+def test_a_set_that_is_not_whole_is_one_line(tmp_path):
+    for make, message in (
+        ("iris/train/1_L/a.png", "no list of pairs"),
+        ("iris/train/left/a.png", "does not name its person"),
+        ("hippocampus/train/image/a_01.png", "mask/a_01.png: it cannot be opened"),
+        ("cells/train/ok/notes.txt", "holds no images"),
+        ("cells/train/ok/a.png", "there is no folder"),
+    ):
+        root = tmp_path / message.replace("/", "")
+        (root / make).parent.mkdir(parents=True)
+        Image.new("L", SIZE).save(root / make) if make.endswith("png") else (root / make).write_text("")
+        with pytest.raises(UserError, match=message):
+            sets.load(make.partition("/")[0], root)
+
+
 def test_masks_are_scored_by_person_and_what_is_empty_adds_nothing():
     masks = np.zeros((4, *SIZE), np.int32)
     masks[0, :4], masks[1, :4], masks[2, :2] = 1, 1, 2
@@ -266,4 +290,5 @@ def test_a_logistic_regression_on_features(data, monkeypatch):
             return np.stack([np.asarray(Image.open(path))[:, 4:].mean((0, 1)) for path in paths])
 
     found = sets.load("cells", data)
-    assert pretrained.regress(Mean(), 1.0, found.train, found.test, 2).items.mean() == 1
+    logits = pretrained.regress(Mean(), 1.0, found.train, found.test, 3)
+    assert (logits.argmax(axis=1) == found.test.labels).all() and logits.shape == (8, 3)

@@ -78,19 +78,20 @@ def _measure(args: Any) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))  # for a command that goes on
     record.append_new("command", settings=settings, device=device_description(), versions=versions())
     for name in present:
-        _measure_set(record, name, args, recipe)
+        _measure_set(name, args, recipe)
 
 
-def _measure_set(record: Record, name: str, args: Any, recipe: Recipe) -> None:
+def _measure_set(name: str, args: Any, recipe: Recipe) -> None:
     """Train what is missing of a set; it is loaded only if something is."""
-    variants = [variant for variant in variants_of(SETS[name].task) if variant in args.variants]
-    missing = [variant for variant in variants if not _is_done(record, name, variant, args.seeds)]
-    if not missing:
-        return
-    with reporter.doing(f"loading {name}"):
-        found = load(name, args.data, recipe.limit)
-    _describe(record, found)
-    for variant in missing:
+    found = None
+    for variant in variants_of(SETS[name].task):
+        record = Record(args.out)  # another command may have added to it
+        if variant not in args.variants or _is_done(record, name, variant, args.seeds):
+            continue
+        if found is None:
+            with reporter.doing(f"loading {name}"):
+                found = load(name, args.data, recipe.limit)
+            _describe(record, found)
         with reporter.doing(f"{name}, {variant}"):
             _measure_variant(record, found, variant, args.seeds, recipe)
         jax.clear_caches()
@@ -127,28 +128,35 @@ def _describe(record: Record, found: ImageSet) -> None:
 def _measure_variant(record: Record, found: ImageSet, variant: str, seeds: int, recipe: Recipe) -> None:
     run, facts, coarse = _runner(found, variant, recipe)
     name = found.name
-    while True:
-        tried = {exponent: (line["score"], -line["loss"]) for exponent, line in record.rates(name, variant).items()}
-        exponent = search.next_exponent(tried, coarse)
-        if exponent is None:
-            break
-        ended = run(exponent, 0, found.fit, found.held_out)
-        _append(record, "rate", name, variant, exponent, ended)
-    chosen = search.best(tried)
+    confirmed = _seeds(variant, search.SEEDS)
+    while (wanted := search.next_run(tried := _tried(record, name, variant), coarse, confirmed)) is not None:
+        exponent, seed = wanted
+        ended = run(exponent, seed, found.fit, found.held_out)
+        error = float(ended.scores.items.std() / len(ended.scores.items) ** 0.5)
+        _append(record, "rate", name, variant, exponent, seed, ended, error=round(error, 5))
+    chosen = search.choose(tried)
     for seed in range(_seeds(variant, seeds)):
         if seed not in record.finals(name, variant):
             ended = run(chosen, seed, found.train, found.test)
-            _append(record, "final", name, variant, chosen, ended, seed=seed, **facts, items=pack(ended.scores.items))
+            _append(record, "final", name, variant, chosen, seed, ended, **facts, items=pack(ended.scores.items))
 
 
-def _append(record: Record, kind: str, name: str, variant: str, exponent: int, ended: Trained, **more: Any) -> None:
+def _tried(record: Record, name: str, variant: str) -> search.Found:
+    return {
+        exponent: {seed: search.Quality(line["score"], line["loss"], line["error"]) for seed, line in by_seed.items()}
+        for exponent, by_seed in record.rates(name, variant).items()
+    }
+
+
+def _append(
+    record: Record, kind: str, name: str, variant: str, exponent: int, seed: int, ended: Trained, **more: Any
+) -> None:
     score, loss = round(float(ended.scores.items.mean()), 5), min(float(f"{ended.scores.loss:.5g}"), 1e9)
     loss = loss if loss == loss else 1e9  # nan
-    numbers = {"exponent": exponent, "rate": search.value(exponent), "score": score, "loss": loss}
+    numbers = {"exponent": exponent, "rate": search.value(exponent), "seed": seed, "score": score, "loss": loss}
     record.append(kind, set=name, variant=variant, **numbers, seconds=round(ended.seconds, 1), **more)
-    seed = f", seed {more['seed']}" if more else ""
     print(
-        f"{time.strftime('%H:%M:%S')} {name}, {variant}, {kind} {numbers['rate']:g}{seed}: {100 * score:.1f} %, "
+        f"{time.strftime('%H:%M:%S')} {name}, {variant}, {kind} {numbers['rate']:g}, seed {seed}: {100 * score:.1f} %, "
         f"{ended.seconds:.0f} s",
         flush=True,
     )
@@ -160,12 +168,12 @@ def _runner(found: ImageSet, variant: str, recipe: Recipe) -> tuple[Run, dict[st
         trainer = Trainer(found, variant, recipe)
         facts = trainer.complexity._asdict()
         return lambda exponent, *run: trainer.run(search.value(exponent), *run), facts, search.COARSE
-    extractor = pretrained.Extractor()
+    extractor, problem = pretrained.Extractor(), problem_of(found)
 
     def run(exponent: int, _: int, train: Part, test: Part) -> Trained:
         start = time.monotonic()
-        scores = pretrained.regress(extractor, search.value(exponent), train, test, found.classes)
-        return Trained(scores, time.monotonic() - start)
+        logits = pretrained.regress(extractor, search.value(exponent), train, test, found.classes)
+        return Trained(problem.score(lambda _: logits, test), time.monotonic() - start)
 
     params = pretrained.PARAMS + (pretrained.FEATURES + 1) * found.classes
     facts = {"macs": pretrained.MACS, "params": params, "train_params": params}

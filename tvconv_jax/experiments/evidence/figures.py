@@ -10,7 +10,7 @@ import numpy as np
 from tvconv_jax.experiments.evidence.record import Line, Record
 from tvconv_jax.experiments.evidence.results import BASE, Cell, curve
 from tvconv_jax.report.plot_style import STYLES, drawing, label_axes, legend_above, new_figure
-from tvconv_jax.utils.files import replacing
+from tvconv_jax.utils.files import announce_overwrite, replacing
 
 PRETRAINED = "pretrained"  # has no learning rate
 EXTRA = ({"color": "#6b4fa0", "marker": "X", "linestyle": (0, (2, 2))}, {"color": "#000000", "marker": "*"})
@@ -32,7 +32,7 @@ def draw(
         files = []
         for name, figure in drawn.items():
             files.append(folder / f"{name}.png")
-            with replacing(files[-1]) as part:
+            with replacing(announce_overwrite(files[-1])) as part:
                 figure.savefig(part, dpi=120)
     return files
 

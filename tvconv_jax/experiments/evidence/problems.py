@@ -78,7 +78,7 @@ def _segmentation(found: ImageSet) -> Problem:
         masks, true = (a.reshape(-1, a.shape[-1]) for a in (masks, true))
         return float(np.mean([dice(masks == k, true == k) for k in range(1, found.classes)]))
 
-    fields = {"name": "deeplabv3plus", "depth": 0.1, "num_classes": found.classes}
+    fields = {"name": "deeplabv3plus", "width": 0.25, "depth": DEPTH, "num_classes": found.classes}
     return Problem("Dice of a person", fields, lambda key: {}, _cross_entropy, score)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import as_json, parse_json
+from tvconv_jax.utils.storage import lock
 
 Line = dict[str, Any]
 Key = tuple[str, ...]
@@ -17,9 +18,10 @@ Key = tuple[str, ...]
 NAMES = {
     "command": ("settings", "device", "versions"),
     "set": ("set",),
-    "rate": ("set", "variant", "exponent"),
+    "rate": ("set", "variant", "exponent", "seed"),
     "final": ("set", "variant", "seed"),
 }
+BEGIN = '{"kind": "'  # of every line
 LEVELS = 65535  # of a score in two bytes
 
 
@@ -52,18 +54,20 @@ def unpack_groups(text: str, items: int) -> np.ndarray:
 
 
 class Record:
-    """The lines of a file, which may be missing. A last line that a killed process left incomplete is dropped.
+    """The lines of a file, which may be missing; several commands may append to it.
+
+    A last line that a killed process left incomplete is dropped.
 
     Raises:
-        UserError: If another line is damaged, or the runs are of other settings.
+        UserError: If another line is damaged, or the file is not of this command.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.lines: dict[str, dict[Key, Line]] = {kind: {} for kind in NAMES}
-        self.dropped = False
-        whole = self._text().split("\n") if file.exists() else [""]
-        self.dropped = bool(whole.pop())
+        *whole, rest = self._text().split("\n") if file.exists() else [""]
+        if not (rest.startswith(BEGIN) or BEGIN.startswith(rest)):  # a file of the user's own is not cut
+            raise UserError(f"{file} does not end in a line of this command; name another --out.")
         for number, text in enumerate(whole, start=1):
             try:
                 self._keep(parse_json(text))
@@ -74,7 +78,9 @@ class Record:
 
     def _text(self) -> str:
         try:
-            return self.file.read_text()
+            held, _ = lock(self.file, wait=True, mode="r")
+            with held:
+                return held.read()
         except (OSError, ValueError):
             raise UserError(f"{self.file} cannot be read as text; name another --out.") from None
 
@@ -95,14 +101,13 @@ class Record:
     def append(self, kind: str, **fields: Any) -> None:
         """Add a line; it is on the disk when this returns."""
         text = as_json({"kind": kind, **fields}) + "\n"
-        with self.file.open("r+b" if self.dropped else "ab") as file:
-            if self.dropped:  # cut off what a killed process left behind the last whole line
-                content = file.read()
-                file.truncate(file.seek(content.rfind(b"\n") + 1))
-                self.dropped = False
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        held, _ = lock(self.file, wait=True, mode="a+b")
+        with held:
+            held.seek(0)
+            held.truncate(held.read().rfind(b"\n") + 1)  # what a killed process left behind the last whole line
+            held.write(text.encode())
+            held.flush()
+            os.fsync(held.fileno())
         self._keep(parse_json(text))
 
     def append_new(self, kind: str, **fields: Any) -> None:
@@ -110,12 +115,16 @@ class Record:
         if parse_json(as_json({"kind": kind, **fields})) not in self.lines[kind].values():
             self.append(kind, **fields)
 
-    def rates(self, name: str, variant: str) -> dict[int, Line]:
-        """Return the runs that choose the learning rate of a set and a variant, by exponent."""
-        found = self.lines["rate"].values()
-        return {line["exponent"]: line for line in found if (line["set"], line["variant"]) == (name, variant)}
+    def rates(self, name: str, variant: str) -> dict[int, dict[int, Line]]:
+        """Return the runs that choose the learning rate of a set and a variant, by exponent and seed."""
+        found: dict[int, dict[int, Line]] = {}
+        for line in self._of("rate", name, variant):
+            found.setdefault(line["exponent"], {})[line["seed"]] = line
+        return found
 
     def finals(self, name: str, variant: str) -> dict[int, Line]:
         """Return the final runs of a set and a variant, by seed."""
-        found = self.lines["final"].values()
-        return {line["seed"]: line for line in found if (line["set"], line["variant"]) == (name, variant)}
+        return {line["seed"]: line for line in self._of("final", name, variant)}
+
+    def _of(self, kind: str, name: str, variant: str) -> list[Line]:
+        return [line for line in self.lines[kind].values() if (line["set"], line["variant"]) == (name, variant)]

@@ -44,9 +44,12 @@ def variants_in(record: Record) -> list[str]:
 
 
 def curve(record: Record, name: str, variant: str) -> Curve:
-    """Return the scores of the runs that chose the learning rate."""
-    lines = sorted(record.rates(name, variant).values(), key=lambda line: line["rate"])
-    return Curve([line["rate"] for line in lines], [line["score"] for line in lines])
+    """Return the scores of the runs that chose the learning rate, means over the seeds that were tried."""
+    found = {}
+    for by_seed in record.rates(name, variant).values():
+        lines = list(by_seed.values())
+        found[lines[0]["rate"]] = float(np.mean([line["score"] for line in lines]))
+    return Curve(sorted(found), [found[rate] for rate in sorted(found)])
 
 
 def cell(record: Record, about: Line, variant: str) -> Cell | None:

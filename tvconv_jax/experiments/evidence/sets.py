@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tvconv_jax.data.decoder import ImageError, decode, gray, read_image
+from tvconv_jax.data.formats.pairs import Pairs, read_pairs
 from tvconv_jax.data.listing import SUFFIXES, LeftOut, scan
 from tvconv_jax.utils.errors import UserError
 
 LIMIT, FIT_SHARE, HELD_OUT, TEST_LIMIT = 3000, 0.8, 2000, 3000
 SEED = 0  # of the order of images
-# A segmentation model costs fifty times as much: by this, steps, batches and held-out images are divided.
-DIVIDED = {"classification": 1, "segmentation": 4, "verification": 1}
+# A segmentation model costs four times as much: by this, steps, batches and held-out images are divided.
+DIVIDED = {"classification": 1, "segmentation": 2, "verification": 1}
 PAIRS = 2000  # of held-out identities, for verification
 
 
@@ -30,7 +31,6 @@ class Spec(NamedTuple):
     image_size: tuple[int, int]  # height, width
     group: str = ""  # regular expression on "folder/name"; its match names the person. None: every image alone
     task: str = "classification"
-    folder: str = ""  # below --data; default: the set's name
 
 
 SETS = {
@@ -43,15 +43,6 @@ SETS = {
     "hippocampus": Spec("hippocampus, masks of two parts", (40, 56), r"^.+(?=_\d+\.)", "segmentation"),
     "iris": Spec("eyes, the same one or not", (40, 40), r"^\d+", "verification"),
 }
-
-
-class Pairs(NamedTuple):
-    """Pairs of images of a part, by their rows."""
-
-    left: np.ndarray
-    right: np.ndarray
-    same: np.ndarray  # boolean
-    folds: np.ndarray  # 0 to 9
 
 
 class Part(NamedTuple):
@@ -112,7 +103,7 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
         UserError: If a folder is missing or empty, or a file cannot be decoded.
     """
     spec = SETS[name]
-    root = data / (spec.folder or name)
+    root = data / name
     classes = sorted(path.name for path in _folders(root / "train"))
     train = _files(root / "train", spec, classes)
     order = _in_order(train.groups)
@@ -122,8 +113,8 @@ def load(name: str, data: Path, limit: int = LIMIT) -> ImageSet:
     decoded = _part(train.take(order[: max(used, held_out)]), spec)
     parts = [decoded.between(*ends) for ends in ((0, fit), (fit, held_out), (0, used))]
     if spec.task == "verification":
-        parts[1] = _with_pairs(parts[1])
         test = _test_pairs(root, name, spec)
+        parts[1] = _with_pairs(parts[1])
     else:
         test = _files(root / "test", spec, classes)
         rows = _in_order(test.groups)
@@ -222,6 +213,8 @@ def _with_pairs(part: Part) -> Part:
     random, rows = np.random.default_rng(SEED), np.arange(len(part.labels))
     left, right, same = [], [], np.arange(PAIRS) % 2 == 0
     several = [row for row in rows if np.sum(part.labels == part.labels[row]) > 1]
+    if not several or len(np.unique(part.labels)) < 2:
+        raise UserError("the held-out images have no two identities, or none with two images; give more of them.")
     for wanted in same:
         first = random.choice(several if wanted else rows)
         others = rows[(part.labels == part.labels[first]) == wanted]
@@ -232,12 +225,10 @@ def _with_pairs(part: Part) -> Part:
 
 
 def _test_pairs(root: Path, name: str, spec: Spec) -> Part:
-    """Read ``name/`` and ``name_pair.txt``: two names and 1 or -1 a line, ten folds one after the other."""
+    """Read the pairs of ``name_pair.txt``, of images in the folder ``name``."""
     file = root / f"{name}_pair.txt"
-    lines = [line.split() for line in file.read_text().splitlines()]
-    names = sorted({name for line in lines for name in line[:2]})
+    if not file.is_file():
+        raise UserError(f"there is no list of pairs {file}; lay out the set again.")
+    pairs, names = read_pairs(file)
     files = Files([root / name / one for one in names], np.zeros(len(names), int), np.arange(len(names)))
-    left, right = (np.array([names.index(line[side]) for line in lines]) for side in (0, 1))
-    same = np.array([line[2] == "1" for line in lines])
-    pairs = Pairs(left, right, same, np.arange(len(lines)) * 10 // len(lines))
     return _part(files, spec)._replace(pairs=pairs)

@@ -66,7 +66,7 @@ def markdown(record: Record, sets: Sequence[Line], variants: Sequence[str], cell
             _grid(sets, leads, cells, _lead),
         ),
         ("Learning rate chosen, for `pretrained` the inverse regularization:", _grid(sets, variants, cells, _rate)),
-        ("Lead of `tvconv` over `depthwise` on the held-out images, by learning rate, one seed:", _trap(record, sets)),
+        ("Lead of `tvconv` over `depthwise` on the held-out images, by learning rate:", _trap(record, sets)),
         ("Millions of MACs of an image; thousands of frozen parameters:", _grid(sets, variants, cells, _cost)),
         ("Measured with:", _conditions(record)),
     ]

@@ -46,8 +46,9 @@ FACES_ONLY = ("tvconv_late", "coordinates", "gdc", "flatten")  # not in segmenta
 
 def variants_of(task: str) -> list[str]:
     """Return the variants that a task has."""
-    found = [name for name in VARIANTS if task != "segmentation" or name not in FACES_ONLY]
-    return [*found, PRETRAINED] if task == "classification" else found
+    if task == "segmentation":
+        return [name for name in VARIANTS if name not in FACES_ONLY]
+    return [*VARIANTS, PRETRAINED]
 
 
 class Recipe(NamedTuple):

@@ -152,8 +152,8 @@ def check_once(files: Iterable[tuple[Path, Hashable]]) -> None:
         other, there = known.setdefault(real, (path, place))
         if place != there:
             raise UserError(
-                f"{printable(str(path))} and {printable(str(other))} are one file, by a link or another path, and would "
-                f"be in two classes, or both trained and tested on; keep one of them."
+                f"{printable(str(path))} and {printable(str(other))} are one file, by a link or another path, and "
+                f"would be in two classes, or both trained and tested on; keep one of them."
             )
 
 

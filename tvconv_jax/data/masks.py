@@ -79,8 +79,7 @@ def find_masks(
     """
     base, left_out = _root(root), LeftOut()
     files = list_pairs(base, group_pattern, left_out)
-    named = base / FILE
-    keys = [stamp(path) for file in files for path in file[:2]] + ([stamp(named)] if named.exists() else [])
+    keys = [stamp(path) for file in files for path in file[:2]] + [stamp(path) for path in _class_file(base)]
     facts = cache / f"mask-facts-{digest(READING, *keys)}.json"
     classes, counts, sizes = _read_facts(facts) if facts.exists() else _check_all(base, files)
     if not facts.exists():
@@ -101,6 +100,18 @@ def _root(text: str) -> Path:
         error = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"data.root {root} {error}; name the folder of images and masks with --config.data.root=DIR.")
     return root
+
+
+def _class_file(root: Path) -> list[Path]:
+    """Return ``classes.json``, if there is one; raise a ``UserError`` if it lies or is named where it is not read."""
+    if (root / FILE).exists():
+        return [root / FILE]
+    folders = root, *(root / split / kind for split in ("", "train", "test") for kind in ("", "image", "mask"))
+    every = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    if strays := [path for path in every if path.name.casefold() == FILE]:
+        error = "has another name or place" if strays[0].exists() else "is a dangling link"
+        raise UserError(f"{strays[0]} {error}; the classes are read from {root / FILE}: move it there, or remove it.")
+    return []
 
 
 def _read_facts(file: Path) -> tuple[MaskClasses, np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Sets of classification: layouts, splits, groups, CSVs, and one line for what is wrong with them."""
 
+import errno
 import pickle
 import shutil
 
@@ -12,7 +13,7 @@ from tvconv_jax.data import decoded
 from tvconv_jax.data.class_split import held_out
 from tvconv_jax.data.classes import find_classes, load_classes, median_size
 from tvconv_jax.tasks.configs import classification_config
-from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.errors import TrainingError, UserError
 
 SHADES = {"bright": 200, "dark": 40, "mid": 120}
 
@@ -197,6 +198,21 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, monkeyp
     with pytest.raises(TypeError, match="not callable"):
         load(root, cache)
     assert [path.name for path in cache.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_what_a_killed_run_left_in_the_cache_is_removed_and_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    root, cache = folders(tmp_path / "set", COUNTS), tmp_path / "cache"
+
+    def fill(folder, *_):
+        touch(folder / f".{'a' * 16}.part.npy")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "_write", fill)
+        with pytest.raises(TrainingError, match=f"no space left in {cache} .* for decoded images"):
+            load(root, cache)
+    load(root, cache)
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["images.npy", "summary.json"]
 
 
 def test_a_damaged_cache_is_one_line(tmp_path):

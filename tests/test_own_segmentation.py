@@ -241,7 +241,18 @@ def linked(root):
     (root / "test").symlink_to("train")
 
 
+def bad_tests(value):
+    def spoil(root):
+        (root / "classes.json").write_text(json.dumps({**CLASSES, "ignore": 255}))
+        for path in root.glob("test/mask/*.png"):
+            Image.fromarray(np.full(SHAPE, value, np.uint8)).save(path)
+
+    return spoil
+
+
 BAD = {
+    "nothing to score": (bad_tests(0), "no test mask has a pixel of a class beside the background, so there"),
+    "all ignored": (bad_tests(255), "no test mask has a pixel of a class beside the background"),
     "few smooth edges": (bad_smooth, "different values, unevenly spaced (0, 3, 17, 40, 55, 90, 128, 130, ...)"),
     "other palettes": (bad_palettes, "number 1 is #ff0000 in the palette of one mask and #00ff00 in another's; name"),
     "classes in train": (moved("train/classes.json"), "train/classes.json has another name or place; the classes are"),
@@ -385,6 +396,21 @@ def test_values_of_a_mask_are_counted():
     assert counted.pixels.values.tolist() == [0, 7] and counted.counts.tolist() == [1, 3]
     classes = MaskClasses(("a", "b"), (0, 7), colored=False)
     assert classes.labels(counted.pixels).tolist() == [0, 1] and classes.background is None
+
+
+def test_a_class_without_test_pixels_is_said(root):
+    for path in root.glob("test/mask/*.png"):
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 200, 0, mask).astype(np.uint8)).save(path)
+    assert any("no test mask has pixels of nut" in note for note in found_in(root).notes)
+
+
+def test_a_cache_that_is_complete_is_read_without_writing(root, monkeypatch):
+    found = found_in(root)
+    cache = root.parent / "cache"
+    training_images(found, (16, 16), cache)
+    monkeypatch.setattr("tvconv_jax.data.masks.filling", None)
+    assert len(training_images(found, (16, 16), cache)) == len(found.of(test=False))
 
 
 def test_many_values_are_classes_if_evenly_spaced(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from tvconv_jax.utils.errors import TrainingError, UserError
+from tvconv_jax.utils.files import is_left_over
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The same three errors as text, from libraries that pass errors on as text.
@@ -103,8 +104,18 @@ def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
 
 
 @contextmanager
-def one_writer(path: Path) -> Iterator[None]:
-    """Let only one process of this machine at a time write ``path``.
+def filling(folder: Path) -> Iterator[None]:
+    """Let one process fill a folder of the cache, without what killed ones left; a full disk is a ``TrainingError``."""
+    with one_writer(folder) as alone, writing(folder.parent, "decoded images (TVCONV_JAX_CACHE names the cache)"):
+        folder.mkdir(exist_ok=True)
+        for path in filter(lambda path: alone and is_left_over(path.name), folder.iterdir()):
+            path.unlink()
+        yield
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[bool]:
+    """Let only one process of this machine at a time write ``path``; yield ``False`` where there are no locks.
 
     The process that holds the lock file ``.NAME.lock`` beside it removes it, so a cache does not collect them;
     :func:`lock` lets those who wait go on with a new one.
@@ -112,7 +123,7 @@ def one_writer(path: Path) -> Iterator[None]:
     name = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file, _ = lock(name, wait=True)  # a file system without locks lets several write
+        file, known = lock(name, wait=True)  # a file system without locks lets several write
     except OSError as error:
         if is_full(error):
             raise
@@ -121,7 +132,7 @@ def one_writer(path: Path) -> Iterator[None]:
         ) from None
     with file:
         try:
-            yield
+            yield known
         finally:
             name.unlink(missing_ok=True)
 

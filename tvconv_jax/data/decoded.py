@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL.Image import Resampling
 
-from tvconv_jax.data.cache import digest, stamp
+from tvconv_jax.data.cache import digest, filling, stamp
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image, resize
 from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size, height_width
-from tvconv_jax.utils.storage import filling
 
 # Files of a folder in the cache; the summary or the labels come last and mark it as complete.
 IMAGES, SUMMARY, LABELS = "images.npy", "summary.json", "labels.npy"

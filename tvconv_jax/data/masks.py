@@ -8,7 +8,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from tvconv_jax.data import decoder
-from tvconv_jax.data.cache import digest, stamp
+from tvconv_jax.data.cache import digest, filling, stamp
 from tvconv_jax.data.class_split import held_out
 from tvconv_jax.data.decoder import READING, ImageError, mask_pixels, read_image
 from tvconv_jax.data.listing import LeftOut, printable
@@ -28,7 +28,7 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size
-from tvconv_jax.utils.storage import filling, one_writer, writing
+from tvconv_jax.utils.storage import one_writer, writing
 
 ARRAYS = {"image": (3,), "mask": ()}  # npy files of a folder in the cache, by the shape of a pixel
 

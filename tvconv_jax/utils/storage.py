@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO
 
 from tvconv_jax.utils.errors import TrainingError, UserError
-from tvconv_jax.utils.files import is_left_over
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The same three errors as text, from libraries that pass errors on as text.
@@ -101,16 +100,6 @@ def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
             file.close()
             raise
         file.close()
-
-
-@contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Let one process fill a folder of the cache, without what killed ones left; a full disk is a ``TrainingError``."""
-    with one_writer(folder) as alone, writing(folder.parent, "decoded images (TVCONV_JAX_CACHE names the cache)"):
-        folder.mkdir(exist_ok=True)
-        for path in filter(lambda path: alone and is_left_over(path.name), folder.iterdir()):
-            path.unlink()
-        yield
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Sets of classification: layouts, splits, groups, CSVs, and one line for what is wrong with them."""
 
+import errno
 import pickle
 import shutil
 
@@ -12,7 +13,7 @@ from tvconv_jax.data import decoded
 from tvconv_jax.data.class_split import held_out
 from tvconv_jax.data.classes import find_classes, load_classes, median_size
 from tvconv_jax.tasks.configs import classification_config
-from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.errors import TrainingError, UserError
 
 SHADES = {"bright": 200, "dark": 40, "mid": 120}
 
@@ -74,6 +75,51 @@ def test_train_and_test_folders_are_kept(tmp_path):
 def test_a_class_may_be_called_train(tmp_path):
     root = folders(tmp_path / "set", {"train": 5, "bus": 5})
     assert load(root, tmp_path / "cache").classes == ["bus", "train"]
+
+
+def test_train_and_test_in_any_case_are_parts_with_images_beside_their_classes_left_out(tmp_path):
+    root = folders(tmp_path / "set", {"bright": 3, "dark": 5}, parts=("Train", "TEST"))
+    put(root / "Train" / "beside.png")
+    found = load(root, tmp_path / "cache")
+    assert (found.classes, len(found.train), len(found.test)) == (["bright", "dark"], 8, 8)
+    assert set(name.split("/")[0] for name in found.test.names) == {"TEST"}
+    assert any("1 images beside the folders of classes (Train/beside.png)" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("Training", "Testing"), "holds Testing/ and Training/; rename them to train/ and test/"),
+        (("train", "Train", "test"), "holds Train/, test/ and train/|twice but for their case"),
+    ],
+)
+def test_parts_of_other_names_are_no_classes(tmp_path, names, words):
+    root = folders(tmp_path / "set", {"a": 2, "b": 2}, parts=names)
+    with pytest.raises(UserError, match=words):
+        find_classes(data(root))
+
+
+def test_a_file_has_one_class_and_one_side(tmp_path):
+    root = folders(tmp_path / "set", {"a": 3, "b": 3}, parts=("train", "test"))
+    (root / "train" / "a" / "again.png").symlink_to("p0_0.png")  # to train on it more often
+    assert len(load(root, tmp_path / "cache").train) == 7
+    for link, target in (("link", "train/a"), ("link.png", "train/b/p0_0.png")):
+        link = root / "test" / "a" / link
+        link.symlink_to(root / target)
+        with pytest.raises(UserError, match="test/a/link.* and .*train/.* are one file, by a link"):
+            find_classes(data(root))
+        link.unlink()
+    path = listing(root.parent, "path,class\nset/train/a/p0_0.png,a\nset/train/../train/a/p0_0.png,b\n")
+    with pytest.raises(UserError, match="are one file"):
+        find_classes(data(path))
+
+
+def test_a_link_back_to_the_root_adds_no_images_to_a_class(tmp_path):
+    root = folders(tmp_path / "set", {"a": 3, "b": 3})
+    (root / "a" / "back").symlink_to(root)
+    found = load(root, tmp_path / "cache")
+    assert len(found.train) + len(found.test) == 6
+    assert any("links back to a folder above (a/back)" in note for note in found.notes)
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path):
@@ -154,6 +200,21 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, monkeyp
     assert [path.name for path in cache.iterdir() if path.name.endswith(".part")] == []
 
 
+def test_what_a_killed_run_left_in_the_cache_is_removed_and_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    root, cache = folders(tmp_path / "set", COUNTS), tmp_path / "cache"
+
+    def fill(folder, *_):
+        touch(folder / f".{'a' * 16}.part.npy")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "_write", fill)
+        with pytest.raises(TrainingError, match=f"no space left in {cache} .* for decoded images"):
+            load(root, cache)
+    load(root, cache)
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["images.npy", "summary.json"]
+
+
 def test_a_damaged_cache_is_one_line(tmp_path):
     root, cache = folders(tmp_path / "set", {"a": 4, "b": 4}), tmp_path / "cache"
     load(root, cache)
@@ -196,6 +257,9 @@ def test_a_csv_names_images_classes_splits_and_groups(tmp_path):
         ("path,class\nx/p0_0.png,a\nx/none.png,b\nx/no.png,b\n", "2 of 3 files are missing, such as x/none.png"),
         ("path,class\nx/p0_0.png,a\n./x/p0_0.png,b\n", "names 1 files more than once"),
         ('path,class\n"x/p0_0.png,a\n', "is not a CSV"),
+        (f"path,class\n{'x' * 5000}.png,a\n", "1 of 1 files are missing"),
+        ("path,class\n~nobody-of-this-name/x.png,a\n", "no home directory is known"),
+        ('path,class\n"x/p0\n_0.png",a\n', "files are missing, such as x/p0.n_0.png"),
         (
             "path,class\nx/p0_0.png,a\nx/p0_1.png,a\n",
             r"holds 1 classes \(a\); training needs two or more, in its column",
@@ -260,6 +324,11 @@ def no_classes(root):
         (None, {"group_pattern": "[ab]"}, "class . is only in .*; its images are of too few groups to split"),
         (lambda root: touch(root / "a" / "x.png"), {}, r"1 of 9 images cannot be decoded \(a/x.png: "),
         (lambda root: touch(root / "a" / "x.png"), {"max_corrupt": 0.2}, ""),
+        (
+            lambda root: [touch(path) for path in root.rglob("*.png")],
+            {"max_corrupt": 1.0},
+            "none of its 8 images can",
+        ),
     ],
 )
 def test_a_wrong_folder_is_one_line(tmp_path, change, options, words):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tvconv_jax.data import decoder, mask_batches
 from tvconv_jax.data.augment import Magnitudes, transform
-from tvconv_jax.data.mask_classes import IGNORE, MaskClasses, count_values, read_classes
+from tvconv_jax.data.mask_classes import IGNORE, MaskClasses, count_classes, count_values, read_classes
 from tvconv_jax.data.masks import decode_pair, find_masks, training_images
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
@@ -211,7 +212,53 @@ def broken(root):
     file.write_bytes(file.read_bytes()[:60])
 
 
+def bad_smooth(root):
+    (root / "classes.json").unlink()
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[0, :10] = 3, 17, 40, 55, 90, 130, 150, 190, 220, 250
+    Image.fromarray(mask).save(root / "train" / "mask" / "part2.png")
+
+
+def bad_palettes(root):
+    (root / "classes.json").unlink()
+    for path in sorted(root.rglob("mask/*.png")):
+        mask = Image.fromarray((np.array(Image.open(path)) > 100).astype(np.uint8))
+        mask.putpalette([0, 0, 0, *((0, 255, 0) if path.name == "part3.png" else (255, 0, 0))])
+        mask.save(path)
+
+
+def moved(place):
+    return lambda root: (root / "classes.json").rename(root / place)
+
+
+def dangling(root):
+    (root / "classes.json").unlink()
+    (root / "classes.json").symlink_to("nowhere")
+
+
+def linked(root):
+    shutil.rmtree(root / "test")
+    (root / "test").symlink_to("train")
+
+
+def bad_tests(value):
+    def spoil(root):
+        (root / "classes.json").write_text(json.dumps({**CLASSES, "ignore": 255}))
+        for path in root.glob("test/mask/*.png"):
+            Image.fromarray(np.full(SHAPE, value, np.uint8)).save(path)
+
+    return spoil
+
+
 BAD = {
+    "nothing to score": (bad_tests(0), "no test mask has a pixel of a class beside the background, so there"),
+    "all ignored": (bad_tests(255), "no test mask has a pixel of a class beside the background"),
+    "few smooth edges": (bad_smooth, "different values, unevenly spaced (0, 3, 17, 40, 55, 90, 128, 130, ...)"),
+    "other palettes": (bad_palettes, "number 1 is #ff0000 in the palette of one mask and #00ff00 in another's; name"),
+    "classes in train": (moved("train/classes.json"), "train/classes.json has another name or place; the classes are"),
+    "classes in capitals": (moved("Classes.json"), "Classes.json has another name or place"),
+    "classes nowhere": (dangling, "classes.json is a dangling link"),
+    "a part twice": (linked, "are one file, by a link or another path"),
     "another size": (bad_size, "part2.png and its mask differ in size (22x34 and 5x5)"),
     "unknown values": (bad_value, "part2.png holds the values 1, 2, 3, 4, 5, ..., which are not in the set's classes"),
     "unknown colors": (bad_color, "part2.png holds the colors #0000ff, #ff0000"),
@@ -351,8 +398,28 @@ def test_values_of_a_mask_are_counted():
     assert classes.labels(counted.pixels).tolist() == [0, 1] and classes.background is None
 
 
+def test_a_class_without_test_pixels_is_said(root):
+    for path in root.glob("test/mask/*.png"):
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 200, 0, mask).astype(np.uint8)).save(path)
+    assert any("no test mask has pixels of nut" in note for note in found_in(root).notes)
+
+
+def test_a_cache_that_is_complete_is_read_without_writing(root, monkeypatch):
+    found = found_in(root)
+    cache = root.parent / "cache"
+    training_images(found, (16, 16), cache)
+    monkeypatch.setattr("tvconv_jax.data.masks.filling", None)
+    assert len(training_images(found, (16, 16), cache)) == len(found.of(test=False))
+
+
+def test_many_values_are_classes_if_evenly_spaced(tmp_path):
+    one = count_values(decoder.mask_pixels(decoder.encode(np.array([[*range(0, 120, 10), 255]], np.uint8), "PNG")))
+    assert len(count_classes([one], tmp_path).names) == 13
+
+
 def test_classes_are_read_in_their_order(tmp_path):
-    (tmp_path / "classes.json").write_text('{"z": "#0a0B0c", "Background": 0, "ignore": "#ffffff"}')
+    (tmp_path / "classes.json").write_text('{"z": "#0a0B0c", "Background": 0, "Ignore": "#ffffff"}')
     found = read_classes(tmp_path / "classes.json")
     assert found == MaskClasses(("z", "Background"), (0x0A0B0C, 0), colored=True, ignore=0xFFFFFF)
     assert found.background == 1

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from tvconv_jax.data.__main__ import main as data_main
+from tvconv_jax.data.formats.folder import load
 from tvconv_jax.data.image_size import choose_size
 from tvconv_jax.data.listing import DECODED_SUFFIXES
 from tvconv_jax.edge.verify import Mistake
@@ -207,6 +208,20 @@ def test_inspect_knows_identities(tmp_path, capsys):
     (root / "own_pair.txt").unlink()
     data_main(["inspect", str(root), "--kind=identities", "--size=32"])
     assert "images that are not 32x32, 48" in capsys.readouterr().out
+
+
+def test_identities_that_are_trained_and_verified_on_are_said(tmp_path):
+    root = draw(tmp_path / "eyes", identities=3, images=2).rename(tmp_path / "train").parent
+    for name, identity in (("val", "id01"), ("new", "id09")):
+        shutil.copytree(root / "train" / "id01", root / name / identity)
+        line = f"{identity}/0.bmp\t{identity}/1.tif\t{{}}\n"
+        (root / f"{name}_pair.txt").write_text((line.format(1) + line.format(-1)) * 5)
+    options = {"image_size": (HEIGHT, WIDTH), "max_corrupt": 0.0, "suffixes": SUFFIXES}
+    notes = load(root, tmp_path / "cache", **options)[2]["notes"]
+    assert [note for note in notes if "trained on" in note] == [
+        "note: 1 of the 1 identities of val are trained on too, by the names of their folders (id01): its accuracy "
+        "says little about new identities"
+    ]
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -122,6 +122,28 @@ def test_folders_are_listed_sorted_without_junk_in_batches(exports, tmp_path, ca
     assert "holds no images" in refusal(capsys, exports["classification"], tmp_path / "empty")
 
 
+def test_links_that_go_in_a_circle_add_no_images(exports, tmp_path, capsys):
+    filled(tmp_path / "a" / "x.png", (255, 0, 0))
+    filled(tmp_path / "b" / "y.png", (0, 0, 0))
+    for name, target in (("a/to_b", "b"), ("b/to_a", "a"), ("a/up", "..")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    code, out, err = call(capsys, exports["classification"], tmp_path / "a")
+    names = [line.split(":")[0].removeprefix(f"{tmp_path}/") for line in out.splitlines()]
+    assert (code, err, names) == (0, "", ["a/to_b/y.png", "a/x.png"])
+
+
+def test_a_name_with_a_line_end_is_one_line(exports, tmp_path, capsys):
+    path = filled(tmp_path / "new\nline.png", (255, 0, 0))
+    code, out, _ = call(capsys, exports["classification"], path)
+    assert code == 0 and len(out.splitlines()) == 1 and r"new\nline.png: red" in out
+
+
+def test_a_table_is_not_written_over_a_mask(exports, tmp_path, capsys):
+    path, to = filled(tmp_path / "x.png", (255, 0, 0)), tmp_path / "masks"
+    err = refusal(capsys, exports["segmentation"], path, f"--out={to}", f"--csv={to / 'x.png'}")
+    assert "x.png is the mask of" in err and not to.exists()
+
+
 def test_an_image_that_cannot_be_read_is_one_line_and_the_others_are_predicted(exports, tmp_path, capsys):
     good, bad = filled(tmp_path / "a.png", (255, 0, 0)), filled(tmp_path / "b.jpg", 0, (99, 99))
     bad.write_bytes(bad.read_bytes()[:-99])

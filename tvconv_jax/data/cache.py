@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import user_path
+from tvconv_jax.utils.files import is_left_over, user_path
+from tvconv_jax.utils.storage import one_writer, writing
 
 
 def cache_dir() -> Path:
@@ -31,3 +34,13 @@ def digest(*parts: bytes | str) -> str:
     """Return twelve hexadecimal digits that change with any of the parts."""
     joined = b"".join((part.encode() if isinstance(part, str) else part) + b"\0" for part in parts)
     return hashlib.sha256(joined).hexdigest()[:12]
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Let one process fill a folder of the cache, without what killed ones left; a full disk is a ``TrainingError``."""
+    with one_writer(folder) as alone, writing(folder.parent, "decoded images (TVCONV_JAX_CACHE names the cache)"):
+        folder.mkdir(exist_ok=True)
+        for path in filter(lambda path: alone and is_left_over(path.name), folder.iterdir()):
+            path.unlink()
+        yield

@@ -1,18 +1,27 @@
 """Files of a classification set: class folders, with or without ``train/`` and ``test/``, or a CSV that names them."""
 
 import csv
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, printable, scan, select, walk
+from tvconv_jax.data.listing import (
+    DECODED_SUFFIXES,
+    IMAGE_SUFFIXES,
+    LeftOut,
+    check_once,
+    inode,
+    printable,
+    scan,
+    select,
+    walk,
+)
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import check_names, posix, read_lines
+from tvconv_jax.utils.files import check_names, posix, read_lines, user_path
 
-# Suffixes of the formats that the decoder knows.
-SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "test")
 COLUMNS = ("path", "class", "split", "group")  # of a CSV; the first two are needed
 BESIDE = "images beside the folders of classes"
@@ -48,38 +57,59 @@ def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassF
         files = _read_csv(root)
         if pattern and any(file.group is not None for file in files):
             raise UserError(f"{root} has a column group, and data.group_pattern is set too; leave one out.")
-        return _grouped(files, pattern, [posix(file.name) for file in files])
+        files = _grouped(files, pattern, [posix(file.name) for file in files])
+    else:
+        above, parts = {inode(root)}, _parts(root, left_out) or {"": root}
+        files = [
+            file for split, base in parts.items() for file in _class_folders(base, split, pattern, left_out, above)
+        ]
+    # Whoever lists an image more often, to train on it more often, does so within a class and within train.
+    check_once((file.path, (file.label, file.split) if file.split else file.path) for file in files)
+    return files
+
+
+def _parts(root: Path, left_out: LeftOut) -> dict[str, Path]:
+    """Return the folders of train and test, in any case; none if the folders of a root are classes."""
     folders, _ = scan(root, LeftOut())
-    found = [folder.name for folder in folders if folder.name in SPLITS and _has_folders(folder)]
+    parts = [folder for folder in folders if folder.name.casefold() in (*SPLITS, *OTHER_SPLITS) and _is_part(folder)]
+    found = {folder.name.casefold(): folder for folder in parts if folder.name.casefold() in SPLITS}
+    other = [folder.name for folder in parts if folder.name.casefold() in OTHER_SPLITS]
+    if len(found) + len(other) < len(parts):
+        names = " and ".join(f"{folder.name}/" for folder in parts)
+        raise UserError(f"{root} holds {names}, some of them twice but for their case; merge them.")
+    if not found and len(other) < 2:  # one folder of such a name may be a class
+        return {}
     if not found:
-        return _class_folders(root, "", pattern, left_out)
+        raise UserError(f"{root} holds {other[0]}/ and {other[1]}/; rename them to train/ and test/.")
     if len(found) == 1:
-        (lacking,) = {*SPLITS} - {*found}
-        other = [folder.name for folder in folders if folder.name.lower() in OTHER_SPLITS]
+        ((name, folder),) = found.items()
+        (lacking,) = {*SPLITS} - {name}
         rename = f"rename {other[0]}/ to {lacking}/" if other else f"add {lacking}/"
         raise UserError(
-            f"{root} holds {found[0]}/ but no {lacking}/; {rename}, or give --config.data.root={root / found[0]}, to "
-            f"split its images."
+            f"{root} holds {folder.name}/ but no {lacking}/; {rename}, or give --config.data.root={folder}, to split "
+            f"its images."
         )
-    for folder in folders:
-        if folder.name not in SPLITS:
-            left_out.add(NOT_SPLIT, folder)
-    return [file for split in SPLITS for file in _class_folders(root / split, split, pattern, left_out)]
+    left_out.add(NOT_SPLIT, *(folder for folder in folders if folder not in found.values()))
+    return {split: found[split] for split in SPLITS}
 
 
-def _has_folders(folder: Path) -> bool:
+def _is_part(folder: Path) -> bool:
+    """Return whether a folder holds classes: it may be a class too, with images, and maybe others one folder deeper."""
     folders, files = scan(folder, LeftOut())
-    return bool(folders) and not any(path.suffix.lower() in SUFFIXES for path in files)
+    return len(folders) > any(path.suffix.lower() in DECODED_SUFFIXES for path in files)
 
 
-def _class_folders(base: Path, split: str, pattern: re.Pattern | None, left_out: LeftOut) -> list[ClassFile]:
-    folders, files = scan(base, left_out)
+def _class_folders(
+    base: Path, split: str, pattern: re.Pattern | None, left_out: LeftOut, above: Collection[tuple[int, int]]
+) -> list[ClassFile]:
+    above = {*above, inode(base)}
+    folders, files = scan(base, left_out, above)
     left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES))
     found = []
     for folder in folders:
         here = LeftOut()
-        every = list(walk(folder, here))
-        images = select(every, SUFFIXES, here)
+        every = list(walk(folder, here, above))
+        images = select(every, DECODED_SUFFIXES, here)
         if not images:
             _raise_empty(folder, [path for path in every if path.suffix.lower() in IMAGE_SUFFIXES])
         for reason, paths in here.paths.items():
@@ -87,7 +117,7 @@ def _class_folders(base: Path, split: str, pattern: re.Pattern | None, left_out:
         found += [(path, folder.name) for path in images]
     check_names(path for path, _ in found)
     paths = [path.relative_to(base).as_posix() for path, _ in found]
-    prefix = f"{split}/" if split else ""
+    prefix = f"{base.name}/" if split else ""
     listed = [ClassFile(p, prefix + name, label, split, None) for (p, label), name in zip(found, paths, strict=True)]
     return sorted(_grouped(listed, pattern, paths), key=lambda file: file.name)
 
@@ -97,7 +127,8 @@ def _raise_empty(folder: Path, unread: Sequence[Path]) -> None:
     if unread:
         raise UserError(
             f"{where} would be lost as a class: none of its images has a format that is read "
-            f"({', '.join(SUFFIXES)}), such as {printable(unread[0].name)}; convert them, or move the folder elsewhere."
+            f"({', '.join(DECODED_SUFFIXES)}), such as {printable(unread[0].name)}; convert them, or move the folder "
+            f"elsewhere."
         )
     raise UserError(f"{where} is a class without an image; put images into it, or move the folder elsewhere.")
 
@@ -140,7 +171,7 @@ def _read_csv(path: Path) -> list[ClassFile]:
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)
     try:
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        rows = list(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV ({error}); {hint}.") from None
     columns = [name.strip().casefold() for name in rows[0]] if rows else []
@@ -176,7 +207,7 @@ def _row(path: Path, number: int, cells: dict[str, str]) -> ClassFile:
     if split not in ("", *SPLITS):
         raise UserError(f"{path}, row {number}: split {cells['split']!r} must be train or test, or empty in all rows.")
     name = cells["path"]
-    file = path.parent / Path(posix(name)).expanduser()
+    file = path.parent / user_path(posix(name))
     return ClassFile(file, name, cells["class"], split, cells.get("group"))
 
 
@@ -186,7 +217,7 @@ def _check_rows(path: Path, files: Sequence[ClassFile]) -> None:
     if {"", *SPLITS} & {file.split for file in files} > {""}:
         empty = next(file.name for file in files if not file.split)
         raise UserError(f"{path} gives a split to some images, but not to {printable(empty)}; give it to all or none.")
-    absent = [file.name for file in files if not file.path.is_file()]
+    absent = [file.name for file in files if not os.path.isfile(file.path)]  # of any length
     if absent:
         raise UserError(
             f"{path}: {len(absent)} of {len(files)} files are missing, such as {printable(absent[0])}; paths start at "

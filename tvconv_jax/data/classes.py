@@ -175,7 +175,9 @@ def load_classes(config: Any, cache: Path) -> ClassData:
     size = height_width(config.image_size)
     decoded = decode_files([file.path for file in found.files], size, cache)
     notes = [*_bad_notes(found, decoded.bad, config.max_corrupt), *_size_notes(decoded.sizes, size)]
-    good = np.array([row for row in range(len(found.files)) if row not in decoded.bad])
+    good = np.array([row for row in range(len(found.files)) if row not in decoded.bad], np.int64)
+    if not len(good):
+        raise UserError(f"{root}: none of its {len(found.files)} images can be decoded; repair or convert them.")
     kept = found._replace(files=[found.files[row] for row in good], labels=found.labels[good], test=found.test[good])
     kept = _split(root, kept, config)
     images = DecodedImages(decoded.pixels, good, kept.labels, [file.name for file in kept.files])

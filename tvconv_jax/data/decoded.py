@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL.Image import Resampling
 
-from tvconv_jax.data.cache import digest, stamp
+from tvconv_jax.data.cache import digest, filling, stamp
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image, resize
 from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size, height_width
-from tvconv_jax.utils.storage import one_writer
 
 # Files of a folder in the cache; the summary or the labels come last and mark it as complete.
 IMAGES, SUMMARY, LABELS = "images.npy", "summary.json", "labels.npy"
@@ -81,14 +80,14 @@ def decode_files(files: Sequence[Path], image_size: Any, cache: Path) -> Decoded
 
     Raises:
         UserError: If the cache cannot be written.
+        TrainingError: If its disk is full.
     """
     height, width = height_width(image_size)
     key = digest(READING, f"{height}x{width}", *map(stamp, files))
     folder = cache / f"pixels-{key}"
     if not (folder / SUMMARY).exists():
-        with one_writer(folder):
+        with filling(folder):
             if not (folder / SUMMARY).exists():  # another process may have written it meanwhile
-                folder.mkdir(exist_ok=True)
                 _write(folder, files, height, width)
     summary = read_json(folder / SUMMARY, f"remove {folder}")
     return Decoded(folder / IMAGES, {int(row): error for row, error in summary["bad"].items()}, summary["sizes"])
@@ -128,10 +127,9 @@ def keep_drawn(name: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]], cac
     """
     file, labels_file = cache / name / IMAGES, cache / name / LABELS
     if not labels_file.exists():
-        with one_writer(file.parent):
+        with filling(file.parent):
             if not labels_file.exists():
                 images, labels = draw()
-                file.parent.mkdir(exist_ok=True)
                 with replacing(file) as part, part.open("wb") as opened:
                     _write_header(opened, images.shape)
                     opened.write(np.ascontiguousarray(images).data)

@@ -1,7 +1,8 @@
 """The rule for a user's folder of data: which files are read, and which are left out and counted."""
 
+import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 
 from tvconv_jax.utils.errors import UserError
@@ -103,12 +104,12 @@ def scan(folder: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = (
 def _once(folders: list[Path], left_out: LeftOut) -> list[Path]:
     """Drop links to another of these folders: its images would count twice, for two identities."""
     links = [path for path in folders if path.is_symlink()]
-    known = {_inode(path) for path in folders if not path.is_symlink()} if links else set()
+    known = {inode(path) for path in folders if not path.is_symlink()} if links else set()
     for link in links:
-        if _inode(link) in known:
+        if inode(link) in known:
             left_out.add(TWICE, link)
             folders.remove(link)
-        known.add(_inode(link))
+        known.add(inode(link))
     return folders
 
 
@@ -116,7 +117,7 @@ def _defect(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
     """Return the reason to leave out an entry; empty if it is a folder or a file to read."""
     try:
         if entry.is_dir():
-            return LOOP if entry.is_symlink() and _inode(entry.path) in above else ""
+            return LOOP if entry.is_symlink() and inode(entry.path) in above else ""
         if entry.is_file():
             return ""
         return ODD if os.path.exists(entry.path) else BROKEN
@@ -124,18 +125,36 @@ def _defect(entry: os.DirEntry, above: Collection[tuple[int, int]]) -> str:
         return BROKEN
 
 
-def _inode(folder: str | Path) -> tuple[int, int]:
+def inode(folder: str | Path) -> tuple[int, int]:
+    """Return device and inode of a folder."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
 def walk(base: Path, left_out: LeftOut, above: Collection[tuple[int, int]] = ()) -> Iterator[Path]:
     """Yield the regular files of a folder at any depth, following links but never in a circle; see :func:`scan`."""
-    above = {*above, _inode(base)} if base.is_dir() else above
+    above = {*above, inode(base)} if base.is_dir() else above
     folders, files = scan(base, left_out, above)
     yield from files
     for folder in folders:
         yield from walk(folder, left_out, above)
+
+
+def check_once(files: Iterable[tuple[Path, Hashable]]) -> None:
+    """Raise a ``UserError`` if links or paths such as ``a/../b`` lead from two places to one file.
+
+    Args:
+        files: Each with the place it is counted in, such as its class.
+    """
+    parent, known = functools.cache(os.path.realpath), {}
+    for path, place in files:
+        real = os.path.realpath(path) if path.is_symlink() else os.path.join(parent(path.parent), path.name)
+        other, there = known.setdefault(real, (path, place))
+        if place != there:
+            raise UserError(
+                f"{printable(str(path))} and {printable(str(other))} are one file, by a link or another path, and "
+                f"would be in two classes, or both trained and tested on; keep one of them."
+            )
 
 
 def named(base: Path, wanted: Callable[[Path], bool]) -> list[Path]:
@@ -166,7 +185,7 @@ def flat(
     """List the images directly in a folder, sorted; those that lie deeper or have another suffix are counted."""
     if not folder.is_dir():
         return []
-    above = {*above, _inode(folder)}
+    above = {*above, inode(folder)}
     folders, files = scan(folder, left_out, above)
     images = select(files, suffixes, left_out)
     for deeper in folders:
@@ -183,7 +202,7 @@ def identity_images(base: Path, suffixes: tuple[str, ...], left_out: LeftOut, ig
     """
     if not base.is_dir():
         return []
-    above = {_inode(base)}
+    above = {inode(base)}
     folders, files = scan(base, left_out, above)
     left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in suffixes))
     images = [_images_of(folder, suffixes, left_out, above) for folder in folders if folder.name not in ignore]

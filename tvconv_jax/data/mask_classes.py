@@ -24,6 +24,7 @@ IGNORE, UNKNOWN = 255, 254  # labels of pixels without a class, and of pixels of
 MAX_CLASSES = 254
 MAX_COUNTED = 64  # classes without a file; more values come from saving with loss, or from smooth edges
 SHOWN = 5  # values in a message
+FEW = 8  # counted values of gray; more of them must be evenly spaced
 LOSSY = "so many come from saving with loss or from smooth (antialiased) edges"
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -130,12 +131,39 @@ def count_classes(found: Iterable[ValueCounts], root: Path) -> MaskClasses:
     colored = any(one.pixels.values is None for one in found)
     if colored and any(one.pixels.colors is None for one in found):
         raise UserError(f"{root}: some masks are in color, others in gray of 16 bits; save all of them in one way.")
+    if not colored:
+        _check_palettes(found, root)
     codes = sorted({code for one in found for code in (one.pixels.colors if colored else one.pixels.values).tolist()})
     check_count(len(codes), f"{root}: its masks hold")
+    _check_spaced(codes, root, colored=colored)
     if len(codes) < 2:
         values = " ".join(show(code, colored=colored) for code in codes)
         raise UserError(f"{root}: its masks hold one value alone ({values}); training needs two classes or more.")
     return MaskClasses(_counted(len(codes)), tuple(codes), colored)
+
+
+def _check_palettes(found: Sequence[ValueCounts], root: Path) -> None:
+    """Raise a ``UserError`` if a number has another color in another palette: then the colors may be the classes."""
+    colors: dict[int, int] = {}
+    for pixels in (one.pixels for one in found if one.pixels.palette):
+        for number, color in zip(pixels.values.tolist(), pixels.colors.tolist(), strict=True):
+            if colors.setdefault(number, color) != color:
+                first, second = (show(code, colored=True) for code in (colors[number], color))
+                raise UserError(
+                    f"{root}: number {number} is {first} in the palette of one mask and {second} in another's; name "
+                    f'the classes in {FILE}, by number, as {EXAMPLE}, or by color, as {{"bolt": "{first}", ...}}.'
+                )
+
+
+def _check_spaced(codes: Sequence[int], root: Path, *, colored: bool) -> None:
+    """Raise a ``UserError`` if values of gray are many and scattered, as smooth edges have them; 255 may be apart."""
+    steps = {after - before for before, after in zip(codes, codes[1:], strict=False) if after != 255}
+    if not colored and len(codes) > FEW and len(steps) > 1:
+        shown = ", ".join(show(code, colored=False) for code in codes[:FEW])
+        raise UserError(
+            f"{root}: its masks hold {len(codes)} different values, unevenly spaced ({shown}, ...); {LOSSY}: save "
+            f"masks without loss and smoothing, or name the classes in {FILE}, as {EXAMPLE}."
+        )
 
 
 def check_count(count: int, subject: str) -> None:
@@ -168,6 +196,7 @@ def read_classes(path: Path) -> MaskClasses:
         raise UserError(f"{path} cannot be read as JSON ({str(error).splitlines()[0]}); {fix}.") from None
     if not isinstance(pairs, _Pairs) or not all(name.strip() and name.isprintable() for name, _ in pairs):
         raise UserError(f"{path} is not an object with names; {fix}.")
+    pairs = [("ignore" if name.casefold() == "ignore" else name, value) for name, value in pairs]
     _check_number(path, sum(name != "ignore" for name, _ in pairs))
     codes = [_code(path, name, value) for name, value in pairs]
     colored = any(isinstance(value, str) for _, value in pairs)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tvconv_jax.data.listing import LeftOut, flat, printable
+from tvconv_jax.data.listing import DECODED_SUFFIXES, LeftOut, check_once, flat, printable
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names
 
-SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "test")
 LAYOUT = "{train,test}/{image,mask}, or image and mask, with files of the same names"
 
@@ -48,6 +47,7 @@ def list_pairs(root: Path, group_pattern: str, left_out: LeftOut) -> list[MaskFi
         )
     files = [file for split in found or [""] for file in _paired(root, split, left_out)]
     check_names(path for file in files for path in file[:2])
+    check_once((file.image, file.split or file.image) for file in files)
     groups = find_groups([file.image.name for file in files], group_pattern)
     return [file._replace(group=group) for file, group in zip(files, groups, strict=True)] if groups else files
 
@@ -63,14 +63,14 @@ def _paired(root: Path, split: str, left_out: LeftOut) -> list[MaskFile]:
             )
     if not images:
         notes = "".join(f" ({note})" for note in left_out.notes(root))
-        raise UserError(f"{folder / 'image'} holds no images ({', '.join(SUFFIXES)}){notes}; put some there.")
+        raise UserError(f"{folder / 'image'} holds no images ({', '.join(DECODED_SUFFIXES)}){notes}; put some there.")
     return [MaskFile(images[n], masks[n], str(images[n].relative_to(root)), split) for n in sorted(images)]
 
 
 def _by_stem(root: Path, folder: Path, left_out: LeftOut) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; data.root, {root}, is laid out as {LAYOUT}.")
-    files = flat(folder, SUFFIXES, left_out)
+    files = flat(folder, DECODED_SUFFIXES, left_out)
     found = {path.stem: path for path in files}
     if twice := [path for path in files if found[path.stem] != path]:
         raise UserError(

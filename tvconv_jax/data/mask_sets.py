@@ -12,7 +12,7 @@ from tvconv_jax.data.masks import MaskSet, find_masks
 from tvconv_jax.data.synthetic import inspection, inspection_paint
 from tvconv_jax.utils.files import write_bytes, write_text
 from tvconv_jax.utils.progress import track
-from tvconv_jax.utils.storage import one_writer
+from tvconv_jax.utils.storage import one_writer, writing
 
 SIZE, TESTED = 64, 200  # pixels, test images
 
@@ -31,7 +31,9 @@ def embedded_folder(config: Any, cache: Path) -> Path:
     settings = {"size": SIZE, "shift": config.shift, "rotation": config.rotation}
     code = [Path(module.__file__).read_bytes() for module in (inspection, inspection_paint)]
     folder = cache / f"inspection-masks-{digest(repr((counts, settings)), *code)}"
-    with one_writer(folder):
+    if (folder / FILE).exists():
+        return folder
+    with one_writer(folder), writing(cache, "the embedded boards"):
         if not (folder / FILE).exists():
             for seed, split in enumerate(SPLITS):
                 _write(folder / split, counts[split], seed, settings)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from tvconv_jax.data import decoder
-from tvconv_jax.data.cache import digest, stamp
+from tvconv_jax.data.cache import digest, filling, stamp
 from tvconv_jax.data.class_split import held_out
 from tvconv_jax.data.decoder import READING, ImageError, mask_pixels, read_image
 from tvconv_jax.data.listing import LeftOut, printable
@@ -28,7 +28,7 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size
-from tvconv_jax.utils.storage import one_writer
+from tvconv_jax.utils.storage import one_writer, writing
 
 ARRAYS = {"image": (3,), "mask": ()}  # npy files of a folder in the cache, by the shape of a pixel
 
@@ -79,12 +79,11 @@ def find_masks(
     """
     base, left_out = _root(root), LeftOut()
     files = list_pairs(base, group_pattern, left_out)
-    named = base / FILE
-    keys = [stamp(path) for file in files for path in file[:2]] + ([stamp(named)] if named.exists() else [])
+    keys = [stamp(path) for file in files for path in file[:2]] + [stamp(path) for path in _class_file(base)]
     facts = cache / f"mask-facts-{digest(READING, *keys)}.json"
     classes, counts, sizes = _read_facts(facts) if facts.exists() else _check_all(base, files)
     if not facts.exists():
-        with one_writer(facts):
+        with one_writer(facts), writing(cache, "facts on the masks"):
             found = {"classes": classes._asdict(), "counts": counts.tolist(), "sizes": sizes.tolist()}
             write_json(facts, found)
     test, notes = _split(base, files, test_share, split_seed)
@@ -101,6 +100,18 @@ def _root(text: str) -> Path:
         error = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"data.root {root} {error}; name the folder of images and masks with --config.data.root=DIR.")
     return root
+
+
+def _class_file(root: Path) -> list[Path]:
+    """Return ``classes.json``, if there is one; raise a ``UserError`` if it lies or is named where it is not read."""
+    if (root / FILE).exists():
+        return [root / FILE]
+    folders = root, *(root / split / kind for split in ("", "train", "test") for kind in ("", "image", "mask"))
+    every = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    if strays := [path for path in every if path.name.casefold() == FILE]:
+        error = "has another name or place" if strays[0].exists() else "is a dangling link"
+        raise UserError(f"{strays[0]} {error}; the classes are read from {root / FILE}: move it there, or remove it.")
+    return []
 
 
 def _read_facts(file: Path) -> tuple[MaskClasses, np.ndarray, np.ndarray]:
@@ -171,7 +182,7 @@ def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tu
 
 
 def _check_classes(found: MaskSet) -> None:
-    """Raise a ``UserError`` if a class is in no training mask."""
+    """Raise a ``UserError`` if a class is in no training mask, or there is nothing to score in the test masks."""
     train, test = found.counts[~found.test].sum(axis=0), found.counts[found.test].sum(axis=0)
     for name, code, here, there in zip(found.classes.names, found.classes.codes, train, test, strict=True):
         if not here:
@@ -181,6 +192,12 @@ def _check_classes(found: MaskSet) -> None:
                 f"{found.root}: class {title} is {where}, so it cannot be learned; add training masks with it, or take "
                 f"it out of {FILE} or the masks."
             )
+    if not test[found.classes.foreground].any():
+        beside = "" if found.classes.background is None else " beside the background"
+        raise UserError(
+            f"{found.root}: no test mask has a pixel of a class{beside}, so there is nothing to score; add test masks "
+            f"with some, or change data.split_seed where the split is drawn."
+        )
 
 
 def _class_notes(found: MaskSet) -> list[str]:
@@ -192,7 +209,11 @@ def _class_notes(found: MaskSet) -> list[str]:
     source = f"of {FILE}" if (found.root / FILE).exists() else f"counted in the masks; {FILE} gives them names"
     background = classes.background
     kind = "no class is the background" if background is None else f"the background is {classes.names[background]}"
-    return [f"classes ({source}; {kind}): {'; '.join(rows)}"]
+    notes = [f"classes ({source}; {kind}): {'; '.join(rows)}"]
+    tested = found.counts[found.test].sum(axis=0)
+    if lacking := [printable(name) for name, count in zip(classes.names, tested, strict=True) if not count]:
+        notes.append(f"note: no test mask has pixels of {', '.join(lacking)}: their scores say little")
+    return notes
 
 
 class MaskedImages:
@@ -230,10 +251,10 @@ def training_images(found: MaskSet, image_size: tuple[int, int], cache: Path) ->
     stamps = [stamp(path) for file in files for path in file[:2]]
     key = digest(READING, describe_size(image_size), str(found.classes), *stamps)
     folder = cache / f"masks-{key}"
-    with one_writer(folder):
-        if not (folder / "mask.npy").exists():
-            folder.mkdir(exist_ok=True)
-            _write(folder, files, found.classes, image_size)
+    if not (folder / "mask.npy").exists():
+        with filling(folder):
+            if not (folder / "mask.npy").exists():  # another process may have written it meanwhile
+                _write(folder, files, found.classes, image_size)
     return MaskedImages(folder, [file.name for file in files])
 
 

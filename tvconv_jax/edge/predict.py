@@ -71,6 +71,11 @@ STRETCHED = "had another shape than {}x{} (height x width), and were stretched t
 FACES = "were compared as they are; photographs whose faces are not aligned need python -m tvconv_jax.verify"
 
 
+def one_line(text: str) -> str:
+    """Return a text with the line ends in names of files and classes escaped."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
 class Mistake(Exception):
     """One line for the user."""
 
@@ -150,9 +155,12 @@ def _walk(base: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise Mistake(f"{error.filename} cannot be read ({error.strerror}); correct its permissions.")
 
-    for folder, folders, names in os.walk(base, onerror=fail, followlinks=True):  # but no links to a folder above
-        place = Path(folder).resolve()
-        folders[:] = [n for n in folders if wanted(n) and not place.is_relative_to(Path(folder, n).resolve())]
+    above = {str(base): {base.resolve()}}  # folders on the way to one: links to these, or above them, go in a circle
+    for folder, folders, names in os.walk(base, onerror=fail, followlinks=True):
+        way, place = above.pop(folder), Path(folder).resolve()
+        real = {n: Path(folder, n).resolve() for n in folders if wanted(n)}
+        folders[:] = [n for n, path in real.items() if path not in way and not place.is_relative_to(path)]
+        above.update((os.path.join(folder, n), {*way, real[n]}) for n in folders)
         paths = [Path(folder, name) for name in names if wanted(name)]
         yield from (path for path in paths if path.is_file() or not path.exists())  # a broken link is said
 
@@ -354,6 +362,8 @@ def targets(args: argparse.Namespace, model: Model, images: Sequence[tuple[Path,
         for file in to:
             if owners.setdefault(file, path) != path:
                 raise Mistake(f"{owners[file]} and {path} would both be {file}; predict them into two folders.")
+    if args.csv in owners:
+        raise Mistake(f"--csv={args.csv} is the mask of {owners[args.csv]}, too; name another file.")
     for file in [*owners, *([args.csv] if args.csv else [])]:
         if os.path.lexists(file):
             raise Mistake(f"{file} exists and would be overwritten; name another, or move it away.")
@@ -411,7 +421,7 @@ def predict(args: argparse.Namespace) -> int:
     for i, image, output in predictions(model, [path for path, _ in images], args.batch, notes):
         found, text = TASKS[model.task](model, image, output, more[i])
         rows.append({"file": str(images[i][0]), **found})
-        print(json.dumps(rows[-1]) if args.json else f"{images[i][0]}: {text}", flush=True)
+        print(json.dumps(rows[-1]) if args.json else one_line(f"{images[i][0]}: {text}"), flush=True)
     if args.csv:
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, rows[0] if rows else ["file"])

@@ -50,7 +50,8 @@ def _outlines(workdir: Path, images: bool) -> list[Section]:
 
 def masks(results: Mapping[str, Any], workdir: Path, *, images: bool) -> tuple[str, list[Figure], list[Section]]:
     """Return the summary, the figures and the sections of a run on masks of one's own."""
-    dice, others = f"{100 * results['mean']['dice']:.2f} %", results["background"]
+    mean, others = results["mean"]["dice"], results["background"]
+    dice = "-" if mean is None else f"{100 * mean:.2f} %"
     text = (
         f"On the {results['images']} test images, the mean Dice over the classes"
         f"{f' without {others}' if others else ''} is {dice}; the tested checkpoint is {results['selection']}."

@@ -103,8 +103,8 @@ def lock(path: Path, *, wait: bool, mode: str = "a+") -> tuple[IO, bool]:
 
 
 @contextmanager
-def one_writer(path: Path) -> Iterator[None]:
-    """Let only one process of this machine at a time write ``path``.
+def one_writer(path: Path) -> Iterator[bool]:
+    """Let only one process of this machine at a time write ``path``; yield ``False`` where there are no locks.
 
     The process that holds the lock file ``.NAME.lock`` beside it removes it, so a cache does not collect them;
     :func:`lock` lets those who wait go on with a new one.
@@ -112,7 +112,7 @@ def one_writer(path: Path) -> Iterator[None]:
     name = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file, _ = lock(name, wait=True)  # a file system without locks lets several write
+        file, known = lock(name, wait=True)  # a file system without locks lets several write
     except OSError as error:
         if is_full(error):
             raise
@@ -121,7 +121,7 @@ def one_writer(path: Path) -> Iterator[None]:
         ) from None
     with file:
         try:
-            yield
+            yield known
         finally:
             name.unlink(missing_ok=True)
 

@@ -71,13 +71,25 @@ def load(
             if not summary_file.exists():  # another process may have written it meanwhile
                 _write(folder, base, splits, max_corrupt)
     summary = read_json(summary_file, f"remove {folder}")
-    notes = left_out.notes(base)
+    notes = [*left_out.notes(base), *_shared_notes(splits)]
     for split, checked in summary["checked"].items():
         notes += _notes(checked, max_corrupt if split == "train" else 0, image_size)
     builder = FolderFaces(splits=dict.fromkeys(splits, []), data_dir=folder)
     sources = {split: ImageSource(builder, split) for split in splits}
     verification = {name: (sources[name], pairs) for name, (pairs, _) in lists.items()}
     return sources.get("train"), verification, {"identities": summary["identities"], "notes": notes}
+
+
+def _shared_notes(splits: dict[str, list[Path]]) -> list[str]:
+    """Return a note for every verification set with folders of identities that are trained on."""
+    names, notes = {split: {path.parent.name for path in files} for split, files in splits.items()}, []
+    for split in names.keys() - {"train"}:
+        if shared := sorted(names.get("train", set()) & names[split]):
+            notes.append(
+                f"note: {len(shared)} of the {len(names[split])} identities of {split} are trained on too, by the "
+                f"names of their folders ({printable(shared[0])}): its accuracy says little about new identities"
+            )
+    return sorted(notes)
 
 
 def _pair_lists(base: Path) -> dict[str, tuple[Pairs, list[str]]]:

@@ -1,18 +1,16 @@
 """Files of a classification set: class folders, with or without ``train/`` and ``test/``, or a CSV that names them."""
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, printable, scan, select, walk
+from tvconv_jax.data.listing import DECODED_SUFFIXES, IMAGE_SUFFIXES, LeftOut, printable, scan, select, walk
+from tvconv_jax.data.split import find_groups
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, posix, read_lines
 
-# Suffixes of the formats that the decoder knows.
-SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "test")
 COLUMNS = ("path", "class", "split", "group")  # of a CSV; the first two are needed
 BESIDE = "images beside the folders of classes"
@@ -43,16 +41,15 @@ def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassF
         UserError: If the root is not laid out as a set, a class is empty, a CSV is wrong or names missing files, or the
             pattern is invalid or does not match a path.
     """
-    pattern = _compiled(group_pattern)
     if root.is_file():
         files = _read_csv(root)
-        if pattern and any(file.group is not None for file in files):
+        if group_pattern and any(file.group is not None for file in files):
             raise UserError(f"{root} has a column group, and data.group_pattern is set too; leave one out.")
-        return _grouped(files, pattern, [posix(file.name) for file in files])
+        return _grouped(files, group_pattern, [posix(file.name) for file in files])
     folders, _ = scan(root, LeftOut())
     found = [folder.name for folder in folders if folder.name in SPLITS and _has_folders(folder)]
     if not found:
-        return _class_folders(root, "", pattern, left_out)
+        return _class_folders(root, "", group_pattern, left_out)
     if len(found) == 1:
         (lacking,) = {*SPLITS} - {*found}
         other = [folder.name for folder in folders if folder.name.lower() in OTHER_SPLITS]
@@ -64,22 +61,22 @@ def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassF
     for folder in folders:
         if folder.name not in SPLITS:
             left_out.add(NOT_SPLIT, folder)
-    return [file for split in SPLITS for file in _class_folders(root / split, split, pattern, left_out)]
+    return [file for split in SPLITS for file in _class_folders(root / split, split, group_pattern, left_out)]
 
 
 def _has_folders(folder: Path) -> bool:
     folders, files = scan(folder, LeftOut())
-    return bool(folders) and not any(path.suffix.lower() in SUFFIXES for path in files)
+    return bool(folders) and not any(path.suffix.lower() in DECODED_SUFFIXES for path in files)
 
 
-def _class_folders(base: Path, split: str, pattern: re.Pattern | None, left_out: LeftOut) -> list[ClassFile]:
+def _class_folders(base: Path, split: str, pattern: str, left_out: LeftOut) -> list[ClassFile]:
     folders, files = scan(base, left_out)
     left_out.add(BESIDE, *(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES))
     found = []
     for folder in folders:
         here = LeftOut()
         every = list(walk(folder, here))
-        images = select(every, SUFFIXES, here)
+        images = select(every, DECODED_SUFFIXES, here)
         if not images:
             _raise_empty(folder, [path for path in every if path.suffix.lower() in IMAGE_SUFFIXES])
         for reason, paths in here.paths.items():
@@ -97,40 +94,16 @@ def _raise_empty(folder: Path, unread: Sequence[Path]) -> None:
     if unread:
         raise UserError(
             f"{where} would be lost as a class: none of its images has a format that is read "
-            f"({', '.join(SUFFIXES)}), such as {printable(unread[0].name)}; convert them, or move the folder elsewhere."
+            f"({', '.join(DECODED_SUFFIXES)}), such as {printable(unread[0].name)}; convert "
+            f"them, or move the folder elsewhere."
         )
     raise UserError(f"{where} is a class without an image; put images into it, or move the folder elsewhere.")
 
 
-def _compiled(pattern: str) -> re.Pattern | None:
-    if not pattern:
-        return None
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"data.group_pattern {pattern!r} is not a regular expression ({error}); correct it, as in "
-            f"--config.data.group_pattern='(p[0-9]+)_'."
-        ) from None
-
-
-def _grouped(files: list[ClassFile], pattern: re.Pattern | None, paths: Sequence[str]) -> list[ClassFile]:
+def _grouped(files: list[ClassFile], pattern: str, paths: Sequence[str]) -> list[ClassFile]:
     """Return the files with the groups that a pattern finds in their paths."""
-    if pattern is None:
-        return files
-    groups, unmatched = [], []
-    for path in paths:
-        match = pattern.search(path)
-        group = (match[1] if pattern.groups else match[0]) if match else None
-        groups.append(group)
-        if not group:
-            unmatched.append(path)
-    if unmatched:
-        raise UserError(
-            f"data.group_pattern {pattern.pattern!r} finds no group in {len(unmatched)} of {len(paths)} paths, such as "
-            f"{printable(unmatched[0])}; correct it, so that every path names its person or device."
-        )
-    return [file._replace(group=group) for file, group in zip(files, groups, strict=True)]
+    groups = find_groups(paths, pattern)
+    return files if groups is None else [f._replace(group=g) for f, g in zip(files, groups, strict=True)]
 
 
 def _read_csv(path: Path) -> list[ClassFile]:

@@ -20,7 +20,7 @@ from tvconv_jax.data.synthetic.inspection import CLASSES
 from tvconv_jax.experiments import sweep, sweep_record, sweep_runs
 from tvconv_jax.experiments.sweep_file import Setting
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, shares_of_cores, train_all
-from tvconv_jax.tasks.class_defaults import with_classes
+from tvconv_jax.tasks.auto import with_classes
 from tvconv_jax.tasks.classification import ClassificationJob
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.utils.errors import UserError

@@ -285,6 +285,16 @@ def test_choices_are_printed_kept_and_resumed(boards, tmp_path):
         prepare("--config.model.num_classes=4", workdir=tmp_path / "new")
 
 
+def test_a_mixer_without_running_statistics_is_trained_too(boards):
+    fields = {"model.patch_size": 8, "model.layers": 1, "model.num_classes": 3}
+    job = ClassificationJob(config_for(boards, ",model=mlp_mixer", **fields))
+    state = jax.eval_shape(job.init_state)
+    batch = {"image": jax.ShapeDtypeStruct((8, 16, 24, 3), jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with a step number
+        after, _ = jax.eval_shape(job.train_step(), state, batch)
+    assert after.batch_stats == {} and jax.tree.structure(after) == jax.tree.structure(state)
+
+
 def test_a_step_is_planned_without_data():
     config = classification_config("data=folder,smoke,image_size=16x24,operator=depthwise")
     with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with a step number

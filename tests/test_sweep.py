@@ -139,7 +139,7 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
         sweep.main([two, f"--out={tmp_path / 'out'}", "--config.optimizer.momentun=0.8"])
     said = capsys.readouterr()
     assert (
-        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum?")
+        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum")
         and not said.out
     )
     assert not (tmp_path / "out").exists()

@@ -10,8 +10,8 @@ from folders import touch
 from PIL import Image
 
 from tvconv_jax.data import decoded
-from tvconv_jax.data.class_split import held_out
-from tvconv_jax.data.classes import find_classes, load_classes, median_size
+from tvconv_jax.data.classes import find_classes, load_classes
+from tvconv_jax.data.split import held_out
 from tvconv_jax.tasks.configs import classification_config
 from tvconv_jax.utils.errors import TrainingError, UserError
 
@@ -182,8 +182,6 @@ def test_mixed_sizes_are_resized_once_and_said(tmp_path):
     found = load_classes(config, tmp_path / "cache")
     assert found.train[0]["image"].shape == (24, 40, 3)
     assert "13 of 13 images of 2 sizes, mostly 16x16, are resized to 24x40, once" in found.notes
-    files = find_classes(config).files
-    assert median_size(files) == (16, 16)
 
 
 def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, monkeypatch):

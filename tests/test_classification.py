@@ -241,6 +241,28 @@ def test_settings_follow_from_the_data_and_fit_what_is_given():
     assert settings_for(Counted(20, None, 2), "tvconv", {})["data.batch_size"] <= 20
 
 
+def test_the_image_size_follows_from_training_images_alone(tmp_path):
+    root = tmp_path / "set"
+    for part, count, size in (("train", 3, (24, 40)), ("test", 9, (96, 96))):
+        for name in "ab":
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", size[::-1]).save(root / part / name / f"{i}.png")
+    config = config_of([CONFIG, f"--config.data.root={root}"])
+    assert class_defaults.count_images(config.data) == Counted(6, (24, 40), 2)
+
+
+@pytest.mark.parametrize("flag", ["optimizer.learning_rate=0.002", "data.batch_size=64", "data.image_size=(64,64)"])
+def test_a_given_value_that_is_the_default_stays(boards, tmp_path, flag):
+    config = config_of(
+        [CONFIG, f"--config.data.root={boards}", f"--config.{flag}", "--config.model.operator=depthwise"]
+    )
+    before, key = config.to_dict(), flag.partition("=")[0]
+    chosen = class_defaults.prepare(config, tmp_path, lambda _: None)
+    section, name = key.split(".")
+    assert chosen[section][name] == before[section][name] == FREE[key] and key not in chosen.train.auto.split(",")
+
+
 def test_choices_are_printed_kept_and_resumed(boards, tmp_path):
     def prepare(*flags, workdir=tmp_path):
         said, config = [], config_of([CONFIG, f"--config.data.root={boards}", *flags])
@@ -261,6 +283,16 @@ def test_choices_are_printed_kept_and_resumed(boards, tmp_path):
     assert prepare("--config.train.auto=", workdir=tmp_path / "new")[0].data.batch_size == FREE["data.batch_size"]
     with pytest.raises(UserError, match="model.num_classes is 4, and the data has 3 classes; leave it at 0"):
         prepare("--config.model.num_classes=4", workdir=tmp_path / "new")
+
+
+def test_a_mixer_without_running_statistics_is_trained_too(boards):
+    fields = {"model.patch_size": 8, "model.layers": 1, "model.num_classes": 3}
+    job = ClassificationJob(config_for(boards, ",model=mlp_mixer", **fields))
+    state = jax.eval_shape(job.init_state)
+    batch = {"image": jax.ShapeDtypeStruct((8, 16, 24, 3), jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes a float with a step number
+        after, _ = jax.eval_shape(job.train_step(), state, batch)
+    assert after.batch_stats == {} and jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_a_step_is_planned_without_data():

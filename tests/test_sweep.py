@@ -20,7 +20,7 @@ from tvconv_jax.data.synthetic.inspection import CLASSES
 from tvconv_jax.experiments import sweep, sweep_record, sweep_runs
 from tvconv_jax.experiments.sweep_file import Setting
 from tvconv_jax.experiments.sweep_runs import Run, check_overrides, shares_of_cores, train_all
-from tvconv_jax.tasks.class_defaults import with_classes
+from tvconv_jax.tasks.auto import with_classes
 from tvconv_jax.tasks.classification import ClassificationJob
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.utils.errors import UserError
@@ -139,7 +139,7 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
         sweep.main([two, f"--out={tmp_path / 'out'}", "--config.optimizer.momentun=0.8"])
     said = capsys.readouterr()
     assert (
-        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum?")
+        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum")
         and not said.out
     )
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tvconv_jax.data.listing import (
     select,
     walk,
 )
+from tvconv_jax.data.split import find_groups
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names, posix, read_lines, user_path
 
@@ -52,17 +52,16 @@ def list_files(root: Path, group_pattern: str, left_out: LeftOut) -> list[ClassF
         UserError: If the root is not laid out as a set, a class is empty, a CSV is wrong or names missing files, or the
             pattern is invalid or does not match a path.
     """
-    pattern = _compiled(group_pattern)
     if root.is_file():
         files = _read_csv(root)
-        if pattern and any(file.group is not None for file in files):
+        if group_pattern and any(file.group is not None for file in files):
             raise UserError(f"{root} has a column group, and data.group_pattern is set too; leave one out.")
-        files = _grouped(files, pattern, [posix(file.name) for file in files])
+        files = _grouped(files, group_pattern, [posix(file.name) for file in files])
     else:
         above, parts = {inode(root)}, _parts(root, left_out) or {"": root}
-        files = [
-            file for split, base in parts.items() for file in _class_folders(base, split, pattern, left_out, above)
-        ]
+        files = []
+        for split, base in parts.items():
+            files += _class_folders(base, split, group_pattern, left_out, above)
     # Whoever lists an image more often, to train on it more often, does so within a class and within train.
     check_once((file.path, (file.label, file.split) if file.split else file.path) for file in files)
     return files
@@ -100,7 +99,7 @@ def _is_part(folder: Path) -> bool:
 
 
 def _class_folders(
-    base: Path, split: str, pattern: re.Pattern | None, left_out: LeftOut, above: Collection[tuple[int, int]]
+    base: Path, split: str, pattern: str, left_out: LeftOut, above: Collection[tuple[int, int]]
 ) -> list[ClassFile]:
     above = {*above, inode(base)}
     folders, files = scan(base, left_out, above)
@@ -133,35 +132,10 @@ def _raise_empty(folder: Path, unread: Sequence[Path]) -> None:
     raise UserError(f"{where} is a class without an image; put images into it, or move the folder elsewhere.")
 
 
-def _compiled(pattern: str) -> re.Pattern | None:
-    if not pattern:
-        return None
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"data.group_pattern {pattern!r} is not a regular expression ({error}); correct it, as in "
-            f"--config.data.group_pattern='(p[0-9]+)_'."
-        ) from None
-
-
-def _grouped(files: list[ClassFile], pattern: re.Pattern | None, paths: Sequence[str]) -> list[ClassFile]:
+def _grouped(files: list[ClassFile], pattern: str, paths: Sequence[str]) -> list[ClassFile]:
     """Return the files with the groups that a pattern finds in their paths."""
-    if pattern is None:
-        return files
-    groups, unmatched = [], []
-    for path in paths:
-        match = pattern.search(path)
-        group = (match[1] if pattern.groups else match[0]) if match else None
-        groups.append(group)
-        if not group:
-            unmatched.append(path)
-    if unmatched:
-        raise UserError(
-            f"data.group_pattern {pattern.pattern!r} finds no group in {len(unmatched)} of {len(paths)} paths, such as "
-            f"{printable(unmatched[0])}; correct it, so that every path names its person or device."
-        )
-    return [file._replace(group=group) for file, group in zip(files, groups, strict=True)]
+    groups = find_groups(paths, pattern)
+    return files if groups is None else [f._replace(group=g) for f, g in zip(files, groups, strict=True)]
 
 
 def _read_csv(path: Path) -> list[ClassFile]:

@@ -6,16 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data import decoder
 from tvconv_jax.data.class_files import SPLITS, ClassFile, list_files
-from tvconv_jax.data.class_split import held_out
 from tvconv_jax.data.decoded import DecodedImages, decode_files
 from tvconv_jax.data.listing import LeftOut, printable
+from tvconv_jax.data.split import check_groups, held_out
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path, whole_number
 from tvconv_jax.utils.sizes import describe_size, height_width
-
-SAMPLE = 300  # images whose headers give the median size
 
 
 class ClassSet(NamedTuple):
@@ -125,14 +122,8 @@ def _check_sides(root: Path, found: ClassSet, *, drawn: bool) -> None:
             else:
                 hint = f"add images of it to {lacking}, or remove it from {there}"
             raise UserError(f"{root}: class {printable(name)} is only in {there}, not in {lacking}; {hint}.")
-    if (groups := found.groups) is not None and not drawn:
-        both = {g for g, test in zip(groups, found.test, strict=True) if test}
-        both &= {g for g, test in zip(groups, found.test, strict=True) if not test}
-        if both:
-            raise UserError(
-                f"{root}: {len(both)} groups have images in train and in test, such as {printable(min(both))}; move "
-                f"each to one side, or correct data.group_pattern."
-            )
+    if found.groups is not None and not drawn:
+        check_groups(root, found.groups, found.test)
 
 
 def _split_notes(found: ClassSet, config: Any) -> list[str]:
@@ -148,20 +139,6 @@ def _split_notes(found: ClassSet, config: Any) -> list[str]:
         count = len({group for group, test in zip(groups, found.test, strict=True) if test})
         notes.append(f"split: {count} of {len(set(groups))} groups are to test on, none on both sides")
     return notes
-
-
-def median_size(files: Sequence[ClassFile]) -> tuple[int, int] | None:
-    """Return the median height and width of up to :data:`SAMPLE` images; ``None`` if none can be read."""
-    sizes = []
-    for index in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int)):
-        try:
-            sizes.append(decoder.size(decoder.read_image(files[index].path)))
-        except decoder.ImageError:
-            continue
-    if not sizes:
-        return None
-    height, width = np.median(np.array(sizes), axis=0)
-    return int(height), int(width)
 
 
 def load_classes(config: Any, cache: Path) -> ClassData:

@@ -33,7 +33,7 @@ class DecodedImages:
 
     def __init__(self, file: Path, rows: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         self._key = file, np.asarray(rows), np.asarray(labels, np.int32), list(names)
-        self._images = _opened(file)
+        self._images = open_array(file, 4)
 
     def __reduce__(self) -> tuple:  # worker processes map the file again; as an array it would be copied to each
         return DecodedImages, self._key
@@ -65,12 +65,17 @@ class DecodedImages:
         return DecodedImages(file, rows[indices], labels[indices], [names[index] for index in indices])
 
 
-def _opened(file: Path) -> Any:
+def open_array(file: Path, axes: int) -> np.ndarray:
+    """Return images ``uint8 [n, h, w, 3]`` (4 axes) or masks ``[n, h, w]`` of a file, which is read when it is used.
+
+    Raises:
+        UserError: If it is damaged, or holds something else.
+    """
     try:
-        images = np.load(file, mmap_mode="r", allow_pickle=False)
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise ValueError("not images")
-        return images
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if array.ndim != axes or array.shape[3:] not in ((), (3,)) or array.dtype != np.uint8:
+            raise ValueError("neither images nor masks")
+        return array
     except (OSError, ValueError):
         raise UserError(f"{file} is damaged or cannot be read; remove {file.parent}, and it is made again.") from None
 
@@ -96,7 +101,7 @@ def decode_files(files: Sequence[Path], image_size: Any, cache: Path) -> Decoded
 def _write(folder: Path, files: Sequence[Path], height: int, width: int) -> None:
     bad, sizes = {}, Counter()
     with replacing(folder / IMAGES) as part, part.open("wb") as opened:
-        _write_header(opened, (len(files), height, width, 3))
+        write_header(opened, (len(files), height, width, 3))
         for row, path in enumerate(track(files, total=len(files), text="Decoding images")):
             image = np.zeros((height, width, 3), np.uint8)
             try:
@@ -113,7 +118,8 @@ def _decode(path: Path, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[
     return resize(image, image_size, Resampling.BILINEAR), image.shape[:2]
 
 
-def _write_header(opened: Any, shape: tuple[int, ...]) -> None:
+def write_header(opened: Any, shape: tuple[int, ...]) -> None:
+    """Write what stands before the pixels in the file of an array ``uint8`` of a shape."""
     np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
@@ -131,7 +137,7 @@ def keep_drawn(name: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]], cac
             if not labels_file.exists():
                 images, labels = draw()
                 with replacing(file) as part, part.open("wb") as opened:
-                    _write_header(opened, images.shape)
+                    write_header(opened, images.shape)
                     opened.write(np.ascontiguousarray(images).data)
                 with replacing(labels_file) as part:
                     np.save(part, labels)

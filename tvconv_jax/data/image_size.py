@@ -24,6 +24,14 @@ def sample_sizes(source: Source) -> list[tuple[int, int]]:
     return sizes
 
 
+def median_size(source: Source) -> tuple[int, int] | None:
+    """Return the median height and width of :func:`sample_sizes`; ``None`` if no image can be read."""
+    if not (sizes := sample_sizes(source)):
+        return None
+    height, width = np.median(np.array(sizes), axis=0)
+    return int(height), int(width)
+
+
 def choose_size(sizes: Sequence[tuple[int, int]], *, longest: int, step: int = 1) -> tuple[int, int]:
     """Return the median height and width of images, scaled down so that the longer side is ``longest`` at most.
 

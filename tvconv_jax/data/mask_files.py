@@ -1,11 +1,10 @@
 """Files of a user's images with masks: ``{train,test}/{image,mask}``, or one ``image`` and ``mask`` that are split."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tvconv_jax.data.listing import DECODED_SUFFIXES, LeftOut, check_once, flat, printable
+from tvconv_jax.data.split import find_groups
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_names
 
@@ -77,28 +76,3 @@ def _by_stem(root: Path, folder: Path, left_out: LeftOut) -> dict[str, Path]:
             f"{printable(str(twice[0]))} and {printable(found[twice[0].stem].name)} have the same name; remove one."
         )
     return found
-
-
-def find_groups(names: Sequence[str], pattern: str) -> list[str]:
-    """Return the group of every name; an empty list for an empty pattern.
-
-    Raises:
-        UserError: If the pattern is invalid, or finds nothing in a name.
-    """
-    if not pattern:
-        return []
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"data.group_pattern {pattern!r} is not a regular expression ({error}); correct it, as in "
-            f"--config.data.group_pattern='(p[0-9]+)_'."
-        ) from None
-    matches = [regex.search(name) for name in names]
-    groups = [(match[1] if regex.groups else match[0]) if match else None for match in matches]
-    if lacking := [name for name, group in zip(names, groups, strict=True) if not group]:
-        raise UserError(
-            f"data.group_pattern {pattern!r} finds no group in {len(lacking)} of {len(names)} names, such as "
-            f"{printable(lacking[0])}; correct it, so that every name has its person or device."
-        )
-    return [str(group) for group in groups]

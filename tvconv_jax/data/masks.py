@@ -9,7 +9,7 @@ from PIL.Image import Resampling
 
 from tvconv_jax.data import decoder
 from tvconv_jax.data.cache import digest, filling, stamp
-from tvconv_jax.data.class_split import held_out
+from tvconv_jax.data.decoded import open_array, write_header
 from tvconv_jax.data.decoder import READING, ImageError, mask_pixels, read_image
 from tvconv_jax.data.listing import LeftOut, printable
 from tvconv_jax.data.mask_classes import (
@@ -24,6 +24,7 @@ from tvconv_jax.data.mask_classes import (
     show,
 )
 from tvconv_jax.data.mask_files import MaskFile, list_pairs
+from tvconv_jax.data.split import check_groups, held_out
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
 from tvconv_jax.utils.progress import track
@@ -166,12 +167,8 @@ def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tu
     names = "" if groups is None else f", whole groups of {len(set(groups))}"
     if files[0].split:
         test = np.array([file.split == "test" for file in files])
-        sides = [{file.group for file in files if file.group and file.split == split} for split in ("train", "test")]
-        if both := sides[0] & sides[1]:
-            raise UserError(
-                f"{root}: {len(both)} groups have images in train and in test, such as {printable(min(both))}; move "
-                f"each to one side, or correct data.group_pattern."
-            )
+        if groups is not None:
+            check_groups(root, groups, test)
         return test, []
     test = held_out(np.zeros(len(files), np.int64), groups, share, seed)
     if test.all() or not test.any():
@@ -221,7 +218,9 @@ class MaskedImages:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._key = folder, list(names)
-        self._images, self._masks = (_opened(folder / f"{kind}.npy") for kind in ARRAYS)
+        self._images, self._masks = (
+            open_array(folder / f"{kind}.npy", 3 + len(pixel)) for kind, pixel in ARRAYS.items()
+        )
 
     def __reduce__(self) -> tuple:  # worker processes map the files again; as arrays they would be copied to each
         return MaskedImages, self._key
@@ -236,13 +235,6 @@ class MaskedImages:
     def name(self, index: int) -> str:
         """Return the name of one image."""
         return self._key[1][index]
-
-
-def _opened(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        raise UserError(f"{file} is damaged or cannot be read; remove {file.parent}, and it is made again.") from None
 
 
 def training_images(found: MaskSet, image_size: tuple[int, int], cache: Path) -> MaskedImages:
@@ -262,9 +254,7 @@ def _write(folder: Path, files: Sequence[MaskFile], classes: MaskClasses, image_
     with replacing(folder / "mask.npy") as masks, replacing(folder / "image.npy") as images:
         with masks.open("wb") as mask_file, images.open("wb") as image_file:
             for file, kind in ((image_file, "image"), (mask_file, "mask")):
-                shape = (len(files), *image_size, *ARRAYS[kind])
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
+                write_header(file, (len(files), *image_size, *ARRAYS[kind]))
             for pair in track(files, total=len(files), text="Decoding images and masks"):
                 image, labels = decode_pair(pair, classes)
                 image_file.write(resize_image(image, image_size).tobytes())

@@ -125,7 +125,8 @@ class ClassificationJob(Job):
     def init_state(self) -> TrainState:
         size = height_width(self.config.data.image_size)
         variables = fresh_variables(self.model, jax.random.key(self.config.seed), size)
-        return create_state(variables["params"], variables["batch_stats"], self.optimizer, self.config.seed, self.mesh)
+        statistics = variables.get("batch_stats", {})  # a classifying MLP-Mixer has none
+        return create_state(variables["params"], statistics, self.optimizer, self.config.seed, self.mesh)
 
     def loss(self, forward: Forward) -> LossFunction:
         loss = self.config.loss

@@ -11,13 +11,11 @@ from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.mask_sets import open_set
 from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.segmentation import FREE
-from tvconv_jax.tasks.keys import get
-from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import height_width
+from tvconv_jax.utils.sizes import describe_size, height_width
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 16, 600), (2000, 16, 800), (math.inf, 32, 1000))
-RATE, WARMUP = 2e-3, 0.05  # learning rate, share of the epochs
+RATE = 2e-3
 MAX_SIZE, MIN_SIZE = 128, 16  # of the larger side, and of both sides, in pixels
 FINE = 96  # pixels of the larger side up to which the last grid is twice as fine
 MIN_BATCH = 4
@@ -32,19 +30,13 @@ def settings_for(images: int, size: tuple[int, int], given: dict[str, Any]) -> d
         given: Values by key of the settings that the user gave; the others are fitted to them.
     """
     _, batch, steps = next(row for row in TABLE if images <= row[0])
-    batch = given.get("data.batch_size", min(batch, 1 << (max(images // 8, min(MIN_BATCH, images)).bit_length() - 1)))
-    image_size = given.get("data.image_size", size_for(size))
-    epochs = given.get("optimizer.epochs", float(max(1, round(steps / max(1, images // batch)))))
+    batch = given.get("data.batch_size", auto.batch_size_for(images, least=MIN_BATCH, most=batch))
+    image_size = height_width(given.get("data.image_size", size_for(size)))
     return {
         "data.image_size": image_size,
-        "data.batch_size": batch,
         "model.width": FREE["model.width"],
         "model.output_stride": 8 if max(image_size) <= FINE else 16,
-        "optimizer.base_batch": batch,
-        "optimizer.learning_rate": RATE,
-        "optimizer.epochs": epochs,
-        "optimizer.warmup_epochs": epochs * WARMUP,
-        "train.eval_every": epochs / 4,
+        **auto.schedule_for(images, batch, RATE, steps, given),
     } | given
 
 
@@ -64,29 +56,9 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
         UserError: If the set has a fault, or other classes than ``model.num_classes``.
     """
     found = open_set(config.data, cache_dir())
-    config = with_classes(config, len(found.classes.names))
+    config = auto.with_classes(config, len(found.classes.names))
     if (workdir / "config.json").exists():
         return auto.resume(config, workdir, FREE)
-    free = auto.unchanged_keys(config, FREE)
-    given = {key: get(config, key) for key in FREE if key not in free} | {"data.image_size": _given_size(config, free)}
-    given = {key: value for key, value in given.items() if value is not None}
-    images = len(found.of(test=False))
-    chosen = {key: value for key, value in settings_for(images, found.size, given).items() if key in free}
-    if chosen:
-        shown = ", ".join(f"{key} {auto.describe(value)}" for key, value in chosen.items())
-        log_fn(f"chosen for {images} training images, of {found.size[0]}x{found.size[1]} in the median: {shown}")
-    return auto.with_choices(config, chosen)
-
-
-def _given_size(config: ConfigDict, free: list[str]) -> tuple[int, int] | None:
-    return None if "data.image_size" in free else height_width(config.data.image_size)
-
-
-def with_classes(config: ConfigDict, classes: int) -> ConfigDict:
-    """Return a config with the number of classes of the data."""
-    given = config.model.num_classes
-    if given not in (0, classes):
-        raise UserError(f"model.num_classes is {given}, and the data has {classes} classes; leave it at 0.")
-    config = config.copy_and_resolve_references()
-    config.model.num_classes = classes
-    return config
+    images, size = len(found.of(test=False)), found.size
+    data = f"{images} training images, of {describe_size(size)} in the median"
+    return auto.choose(config, FREE, lambda given: settings_for(images, size, given), data, log_fn)

@@ -97,7 +97,7 @@ def make_forward(
         variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
         with nn.intercept_methods(in_groups):
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-        return outputs.astype(jnp.float32), updates["batch_stats"]
+        return outputs.astype(jnp.float32), updates.get("batch_stats", batch_stats)  # MLP-Mixer has none
 
     return forward
 

@@ -17,8 +17,7 @@ from tvconv_jax.tasks.finetune_check import check_file, check_same_model, start_
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import Size, describe_size, height_width
 
-STEPS = 8  # an epoch of a chosen batch size has at least so many, except with the smallest batch
-SMALL = STEPS * FREE["data.batch_size"]  # images; fewer give no such epoch in batches of 512
+SMALL = auto.STEPS * FREE["data.batch_size"]  # images; fewer give no such epoch in batches of 512
 MIN_BATCH = 8
 # From scratch the learning rate grows linearly with the batch, as docs/train.md recommends. For fine-tuning it belongs
 # to the smallest batch and grows with the square root: of 0.001, 0.002 and 0.004 the first verified best.
@@ -129,9 +128,8 @@ def _like(old: Size, size: Size) -> Size:
 
 
 def batch_size_for(images: int) -> int:
-    """Return a power of two: :data:`STEPS` batches or more in an epoch, but at least :data:`MIN_BATCH` images."""
-    batch = min(max(images // STEPS, MIN_BATCH), images, FREE["data.batch_size"])
-    return 1 << (max(batch, 1).bit_length() - 1)
+    """Return the batch size for a set of so many images, from :data:`MIN_BATCH` to that of the paper."""
+    return auto.batch_size_for(images, least=MIN_BATCH, most=FREE["data.batch_size"])
 
 
 def check_batch(batch_size: int, images: int) -> None:

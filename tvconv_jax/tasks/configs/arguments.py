@@ -30,6 +30,15 @@ def common_arguments(operators: Sequence[str], default: str | None = None) -> di
     }
 
 
+def own_arguments() -> dict[str, Argument]:
+    """Return the arguments that the configs for images of one's own have otherwise, or more than others."""
+    return {
+        "image_size": Argument(parse_size, None, "height and width of the images, in pixels, as 64 or 48x96"),
+        "epochs": Argument(float, None, "epochs; the warm-up keeps its proportion"),
+        "batch_size": Argument(int, None, "images in a batch, of all devices together"),
+    }
+
+
 def with_given(size: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return the sizes of a config, with those that were given in their place."""
     return {name: value if given[name] is None else given[name] for name, value in size.items()}

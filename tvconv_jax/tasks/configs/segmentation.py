@@ -5,12 +5,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import list_operators
-from tvconv_jax.tasks.configs import base
-from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments
-from tvconv_jax.utils.sizes import height_width, parse_size
+from tvconv_jax.tasks.configs import base, own
+from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, own_arguments, parse_arguments
 
-AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
-SMOKE = {"image_size": (32, 32), "batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40}
+HD95 = {"hd95": "pooled", "empty": "diagonal"}
 # Values that a run may replace, see :mod:`tvconv_jax.tasks.mask_defaults`.
 FREE: dict[str, Any] = {
     "data.image_size": (128, 128),
@@ -30,10 +28,8 @@ def segmentation_arguments() -> dict[str, Argument]:
     return {
         "data": Argument(str, "embedded", "origin of the images", ("embedded", "folder")),
         **common_arguments(list_operators("deeplabv3plus"), "tvconv"),
-        "image_size": Argument(parse_size, None, "height and width of the images, in pixels, as 64 or 48x96"),
-        "epochs": Argument(float, None, "epochs; the warm-up keeps its proportion"),
+        **own_arguments(),
         "width": Argument(float, None, "multiplier of the channels"),
-        "batch_size": Argument(int, None, "images in a batch, of all devices together"),
     }
 
 
@@ -53,9 +49,7 @@ def segmentation_config(arg: str | None) -> ConfigDict:
     """
     given = parse_arguments(arg, segmentation_arguments())
     smoke = given["smoke"]
-    size = {key.rpartition(".")[2]: value for key, value in FREE.items()} | (SMOKE if smoke else {})
-    size |= {name: value for name in size if (value := given.get(name)) is not None}
-    epochs = size["epochs"]
+    size = own.sizes(FREE, given, image_size=(32, 32))
     return base.make_config(
         "segmentation",
         given,
@@ -69,44 +63,19 @@ def segmentation_config(arg: str | None) -> ConfigDict:
         },
         data={
             **_source(given["data"], size.get("images", 600)),
-            "image_size": height_width(size["image_size"]),
+            "image_size": size["image_size"],
             "batch_size": size["batch_size"],
             "flip": False,
-            "augment": dict(AUGMENT),
+            "augment": dict(own.AUGMENT),
         },
         loss={"class_weights": "none"},
-        optimizer={
-            "name": "adamw",
-            "base_batch": size["batch_size"],
-            "learning_rate": size["learning_rate"],
-            "weight_decay": 0.05,
-            "epochs": epochs,
-            "warmup_epochs": size["warmup_epochs"] if given["epochs"] is None else epochs / 20,
-        },
-        train={"checkpoint_every": 6 if smoke else 200, "eval_every": epochs / 4, "auto": _auto(given)},
-        eval={
-            "batch_size": 16,
-            "hd95": "pooled",
-            "empty": "diagonal",
-            "bootstrap": 1000,
-            "num_images": 8,
-            "visualize": "",
-            **base.REPORT,
-        },
+        optimizer=own.optimizer(size),
+        train=own.intervals(size, FREE, given, 200),
+        eval={"batch_size": 16, "bootstrap": 1000, "num_images": 8, "visualize": "", **HD95, **base.REPORT},
     )
-
-
-def _auto(given: dict[str, Any]) -> str:
-    """Return the keys of ``train.auto``: those that no argument sets."""
-    if given["smoke"]:
-        return ""
-    set_by = {"data.image_size": "image_size", "model.width": "width"}
-    set_by |= dict.fromkeys(("data.batch_size", "optimizer.base_batch"), "batch_size")
-    set_by |= dict.fromkeys(("optimizer.epochs", "optimizer.warmup_epochs", "train.eval_every"), "epochs")
-    return ",".join(key for key in FREE if key not in set_by or given[set_by[key]] is None)
 
 
 def _source(name: str, images: int) -> dict[str, Any]:
     if name == "embedded":
-        return {"source": name, "images": images, "shift": 0.01, "rotation": 1.0}
+        return own.boards(images)
     return {"source": name, "root": "", "group_pattern": "", "test_share": 0.2, "split_seed": 0}

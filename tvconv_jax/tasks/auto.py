@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.utils.sizes import describe_size
 
 
 def open_keys(config: ConfigDict, free: Collection[str]) -> list[str]:
@@ -46,7 +47,7 @@ def resume(config: ConfigDict, workdir: Path, free: Collection[str]) -> ConfigDi
 
 
 def describe(value: Any) -> str:
-    """Return a chosen value in short."""
+    """Return a chosen value in short; a size as ``:image_size=`` takes it, ``48x64``."""
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(describe, value)) + ")"
+        return describe_size(value)
     return f"{value:.4g}"

@@ -57,11 +57,26 @@ def test_one_folder_is_split_by_class_the_same_way_every_time(tmp_path):
     assert np.bincount(one.test.labels).tolist() == [2, 4, 3] and np.bincount(one.train.labels).tolist() == [8, 16, 12]
     assert one.test.names == again.test.names and not set(one.test.names) & set(one.train.names)
     assert one.test.names != load(root, tmp_path / "cache", split_seed=1).test.names
-    assert any("9 of 45 images are to test on" in note for note in one.notes)
+    assert any("9 of 45 images to test on" in note for note in one.notes)
     for source in (one.train, one.test):
         for index in range(len(source)):
             image = source[index]["image"]
             assert image.shape == (16, 16, 3) and image[8, 8].tolist() == [SHADES[source.name(index).split("/")[0]]] * 3
+
+
+def test_a_split_by_groups_says_how_many_are_tested_on(tmp_path):
+    root = folders(tmp_path / "set", COUNTS)
+    found = find_classes(data(root, group_pattern="/(p[0-9]+)_"))
+    (note,) = found.notes
+    tested = {group for group, test in zip(found.groups, found.test, strict=True) if test}
+    assert f"of 45 images, {len(tested)} of 10 groups, to test on, drawn by class (" in note
+
+
+def test_images_and_masks_are_not_taken_for_classes(tmp_path):
+    for names in (("image", "mask"), ("Images", "masks")):
+        root = folders(tmp_path / names[0], dict.fromkeys(names, 3))
+        with pytest.raises(UserError, match="holds images and masks, .*=configs/segmentation.py:data=folder, or"):
+            find_classes(data(root))
 
 
 def test_train_and_test_folders_are_kept(tmp_path):
@@ -236,7 +251,7 @@ def test_a_csv_names_images_classes_splits_and_groups(tmp_path):
     drawn = load(
         listing(root, "Class,Path\n" + "\n".join(f"{'ab'[i % 2]},x/p{i // 2}_{i}.png" for i in range(4))), tmp_path
     )
-    assert len(drawn.train) == len(drawn.test) == 2
+    assert len(drawn.train) == len(drawn.test) == 2 and drawn.description.startswith("CSV ")
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_choices_are_printed_kept_and_resumed(boards, tmp_path):
         return class_defaults.prepare(config, workdir, said.append), said
 
     config, (line,) = prepare("--config.optimizer.epochs=7.0")
-    assert line.startswith("chosen for 72 training images with tvconv: data.image_size (24, 32), data.batch_size 8, ")
+    assert line.startswith("chosen for 72 training images with tvconv: data.image_size 24x32, data.batch_size 8, ")
     assert (
         config.model.num_classes == 3
         and config.optimizer.epochs == 7

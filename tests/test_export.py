@@ -497,6 +497,7 @@ def test_the_command_writes_what_it_says_and_its_figures(run, tmp_path, capsys):
     names = {"model.onnx", "model.safetensors", "model.py", "model.pt2", "native.py", "native.cpp", "check.npz"}
     assert {path.name for path in out.iterdir()} == names | {"verify.py"}
     assert "Compare two photographs: python -m tvconv_jax.verify" in printed
+    assert "note: the run has not ended; this is its model after step 0" in printed
     assert "rank 1; energy of the outputs kept" in printed and "same identity: cosine above" in printed
     model = onnx.load(out / "model.onnx")
     assert (model.ir_version, model.opset_import[0].version) == (8, 17)

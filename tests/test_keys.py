@@ -104,7 +104,7 @@ def test_the_mode_reads_no_data_and_refuses_flags_of_other_modes(tmp_path):
         ("modle.width=1", "unknown config key modle.width; did you mean model.width?"),
         ("learning_rate=1", "unknown config key learning_rate; did you mean optimizer.learning_rate?"),
         ("zzz=1", "unknown config key zzz; --mode=config lists all keys."),
-        ("data.root=x", "this config has no key data.root: .* choose data=folder or data=casia behind its colon"),
+        ("data.root=x", "this config has no key data.root: .* give --config=configs/face.*:data=folder for files"),
         ("data.per_domain=x", "this config has no key data.per_domain: it is of another task"),
     ],
 )

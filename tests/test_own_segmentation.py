@@ -117,6 +117,7 @@ def test_without_a_file_the_values_are_counted_and_shown(form, tmp_path):
     shares = [np.mean(mask == value) for value in CLASSES.values()]
     np.testing.assert_allclose(sorted(found.shares), sorted(shares))
     assert "class_1" in found.notes[0] and "classes.json gives them names" in found.notes[0]
+    assert "(class_0 is the background): class_0 (" in found.notes[0]
 
 
 def test_a_set_without_a_background_has_all_classes_in_its_means(root):
@@ -151,7 +152,7 @@ def test_one_folder_is_split_by_seed_and_by_group(tmp_path):
         save(tmp_path / "set", f"p{index // 4}_{index}", *shapes(random))
     found, again = (found_in(tmp_path / "set", split_seed=seed) for seed in (0, 0))
     np.testing.assert_array_equal(found.test, again.test)
-    assert found.test.sum() == 4 and "4 of 20 images are to test on" in " ".join(found.notes)
+    assert found.test.sum() == 4 and "4 of 20 images to test on" in " ".join(found.notes)
     grouped = found_in(tmp_path / "set", group_pattern="(p[0-9])_")
     tested = {file.group for file in grouped.of(test=True)}
     assert len(tested) == 1 and not tested & {file.group for file in grouped.of(test=False)}
@@ -317,6 +318,12 @@ def test_a_set_that_cannot_be_split_is_one_clear_line(tmp_path):
         find_masks(str(tmp_path / "nowhere"), tmp_path / "cache")
     with pytest.raises(UserError, match="holds neither train nor image; the set is laid out as"):
         find_masks(str(tmp_path / "set" / "image"), tmp_path / "cache")
+    (tmp_path / "set" / "mask").rename(tmp_path / "set" / "masks")
+    with pytest.raises(UserError, match="mask is not a folder; .*; rename masks/ to mask/[.]$"):
+        found_in(tmp_path / "set")
+    (tmp_path / "set" / "image").rename(tmp_path / "set" / "images")
+    with pytest.raises(UserError, match="neither train nor .*; rename images/ to image/ and masks/ to mask/[.]$"):
+        found_in(tmp_path / "set")
     with pytest.raises(UserError, match="data.root is empty"):
         find_masks("", tmp_path / "cache")
 
@@ -467,6 +474,7 @@ def test_a_run_is_evaluated_restored_and_compared(run, capsys):
     results = json.loads((workdir / "results.json").read_text())
     printed = capsys.readouterr().out
     assert f"{100 * results['per_class']['bolt']['dice']:.2f}" in printed and "checkpoint of step 48" in printed
+    assert "of one mask for all" in printed and f"{100 * results['constant_mask_dice']['bolt']:.2f}" in printed
     trained = load(workdir)
     assert trained.images.shape == (6, *SHAPE, 3) and trained.metadata["activation"] == "softmax"
     assert trained.metadata["mask_values"] == [0, 128, 200]

@@ -9,7 +9,7 @@ import numpy as np
 from tvconv_jax.data.class_files import SPLITS, ClassFile, list_files
 from tvconv_jax.data.decoded import DecodedImages, decode_files
 from tvconv_jax.data.listing import LeftOut, printable
-from tvconv_jax.data.split import check_groups, held_out
+from tvconv_jax.data.split import check_groups, describe_split, held_out
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path, whole_number
 from tvconv_jax.utils.sizes import describe_size, height_width
@@ -60,6 +60,11 @@ def _listed(root: Path, config: Any) -> ClassSet:
     classes = sorted({file.label for file in files}, key=_class_order)
     if len(classes) < 2:
         raise UserError(_too_few(root, classes, left_out))
+    if {name.lower().rstrip("s") for name in classes} == {"image", "mask"}:
+        raise UserError(
+            f"{root} holds images and masks, not classes; train on them with "
+            f"--config=configs/segmentation.py:data=folder, or rename the folders if they are classes."
+        )
     numbers = {name: label for label, name in enumerate(classes)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     return ClassSet(files, classes, labels, np.array([file.split == "test" for file in files]), left_out.notes(root))
@@ -130,10 +135,9 @@ def _split_notes(found: ClassSet, config: Any) -> list[str]:
     drawn, groups = not found.files[0].split, found.groups
     notes = []
     if drawn:
-        of = "" if groups is None else f", whole groups of {len(set(groups))}"
         notes.append(
-            f"split: {int(found.test.sum())} of {len(found.test)} images are to test on, drawn by class "
-            f"(data.test_share {config.test_share:g}, data.split_seed {config.split_seed}{of})"
+            f"split: {describe_split(found.test, groups)} to test on, drawn by class "
+            f"(data.test_share {config.test_share:g}, data.split_seed {config.split_seed})"
         )
     elif groups is not None:
         count = len({group for group, test in zip(groups, found.test, strict=True) if test})
@@ -158,7 +162,8 @@ def load_classes(config: Any, cache: Path) -> ClassData:
     kept = found._replace(files=[found.files[row] for row in good], labels=found.labels[good], test=found.test[good])
     kept = _split(root, kept, config)
     images = DecodedImages(decoded.pixels, good, kept.labels, [file.name for file in kept.files])
-    return split_sources(images, kept, f"folder {config.root}", config, [*kept.notes, *notes])
+    kind = "folder" if root.is_dir() else "CSV"
+    return split_sources(images, kept, f"{kind} {config.root}", config, [*kept.notes, *notes])
 
 
 def split_sources(images: DecodedImages, kept: ClassSet, title: str, config: Any, notes: list[str]) -> ClassData:

@@ -37,7 +37,7 @@ def list_pairs(root: Path, group_pattern: str, left_out: LeftOut) -> list[MaskFi
     """
     found = [split for split in SPLITS if (root / split).is_dir()]
     if not found and not (root / "image").is_dir():
-        raise UserError(f"{root} holds neither train nor image; the set is laid out as {LAYOUT}.")
+        raise UserError(f"{root} holds neither train nor image; the set is laid out as {LAYOUT}{_rename(root)}.")
     if len(found) == 1:
         lacking = next(split for split in SPLITS if split not in found)
         raise UserError(
@@ -68,7 +68,8 @@ def _paired(root: Path, split: str, left_out: LeftOut) -> list[MaskFile]:
 
 def _by_stem(root: Path, folder: Path, left_out: LeftOut) -> dict[str, Path]:
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; data.root, {root}, is laid out as {LAYOUT}.")
+        hint = _rename(folder.parent)
+        raise UserError(f"{folder} is not a folder; data.root, {root}, is laid out as {LAYOUT}{hint}.")
     files = flat(folder, DECODED_SUFFIXES, left_out)
     found = {path.stem: path for path in files}
     if twice := [path for path in files if found[path.stem] != path]:
@@ -76,3 +77,9 @@ def _by_stem(root: Path, folder: Path, left_out: LeftOut) -> dict[str, Path]:
             f"{printable(str(twice[0]))} and {printable(found[twice[0].stem].name)} have the same name; remove one."
         )
     return found
+
+
+def _rename(folder: Path) -> str:
+    """Return a hint if a folder holds ``images`` or ``masks``."""
+    plural = [name for name in ("images", "masks") if (folder / name).is_dir()]
+    return "; rename " + " and ".join(f"{name}/ to {name[:-1]}/" for name in plural) if plural else ""

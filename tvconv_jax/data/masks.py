@@ -24,7 +24,7 @@ from tvconv_jax.data.mask_classes import (
     show,
 )
 from tvconv_jax.data.mask_files import MaskFile, list_pairs
-from tvconv_jax.data.split import check_groups, held_out
+from tvconv_jax.data.split import check_groups, describe_split, held_out
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
 from tvconv_jax.utils.progress import track
@@ -164,7 +164,6 @@ def _labels(file: MaskFile, classes: MaskClasses, values: ValueCounts) -> np.nda
 
 def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tuple[np.ndarray, list[str]]:
     groups = [file.group for file in files] if files[0].group else None
-    names = "" if groups is None else f", whole groups of {len(set(groups))}"
     if files[0].split:
         test = np.array([file.split == "test" for file in files])
         if groups is not None:
@@ -174,8 +173,8 @@ def _split(root: Path, files: Sequence[MaskFile], share: float, seed: int) -> tu
     if test.all() or not test.any():
         counted = f"{len(files)} images" if groups is None else f"{len(set(groups))} groups"
         raise UserError(f"{root}: {counted} give no split into train and test; add some, or change data.test_share.")
-    note = f"split: {test.sum()} of {len(files)} images are to test on, drawn by seed (data.test_share "
-    return test, [f"{note}{share:g}, data.split_seed {seed}{names})"]
+    note = f"split: {describe_split(test, groups)} to test on, drawn by seed"
+    return test, [f"{note} (data.test_share {share:g}, data.split_seed {seed})"]
 
 
 def _check_classes(found: MaskSet) -> None:
@@ -202,11 +201,11 @@ def _class_notes(found: MaskSet) -> list[str]:
     for label, (name, code) in enumerate(zip(classes.names, classes.codes, strict=True)):
         masks = int((found.counts[~found.test, label] > 0).sum())
         value = show(code, colored=classes.colored)
-        rows.append(f"{printable(name)} ({value}) {found.shares[label]:.2%} of the pixels, in {masks} training masks")
-    source = f"of {FILE}" if (found.root / FILE).exists() else f"counted in the masks; {FILE} gives them names"
+        rows.append(f"{printable(name)} ({value}) {found.shares[label]:.2%}, in {masks} masks")
+    source = f"named in {FILE}" if (found.root / FILE).exists() else f"counted in the masks; {FILE} gives them names"
     background = classes.background
-    kind = "no class is the background" if background is None else f"the background is {classes.names[background]}"
-    notes = [f"classes ({source}; {kind}): {'; '.join(rows)}"]
+    left = "no background" if background is None else f"{printable(classes.names[background])} is the background"
+    notes = [f"classes, {source}, with their share of the training pixels ({left}): {'; '.join(rows)}"]
     tested = found.counts[found.test].sum(axis=0)
     if lacking := [printable(name) for name, count in zip(classes.names, tested, strict=True) if not count]:
         notes.append(f"note: no test mask has pixels of {', '.join(lacking)}: their scores say little")

@@ -39,6 +39,14 @@ def held_out(labels: np.ndarray, groups: Sequence[str] | None, share: float, see
     return chosen[members]
 
 
+def describe_split(test: np.ndarray, groups: Sequence[str] | None) -> str:
+    """Return how many of all images, and of their groups, a boolean mask ``[n]`` chooses: "20 of 100 images"."""
+    text = f"{int(test.sum())} of {len(test)} images"
+    if groups is None:
+        return text
+    return f"{text}, {len(set(np.array(groups)[test]))} of {len(set(groups))} groups,"
+
+
 def _filled(counts: np.ndarray, target: np.ndarray, order: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the distance to the target, and the chosen groups, boolean ``[groups]``, of groups in an order."""
     held, chosen = np.zeros(len(target)), np.zeros(len(order), bool)

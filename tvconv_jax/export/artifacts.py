@@ -19,6 +19,7 @@ from tvconv_jax.export.quantize import Precision
 from tvconv_jax.utils.cli import check_output_folder
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.extras import require
+from tvconv_jax.utils.progress import reporter
 
 PREDICT, VERIFY = "predict.py", "verify.py"  # run a model on a device; the latter finds faces in photographs
 # Of all formats.
@@ -97,6 +98,7 @@ def load_format(name: str) -> ModuleType:
     return importlib.import_module(f"tvconv_jax.export.{name}.writer")
 
 
+@reporter.doing("writing, timing and checking the files")
 def write(
     out: Path,
     graph: Graph,

@@ -22,7 +22,7 @@ from tvconv_jax.export.quantize import Precision, quantize
 from tvconv_jax.export.rank_choice import MAX_LOSS, describe, record
 from tvconv_jax.export.rank_search import Found, check_ranks, check_steps, compile_graph, find_rank, steps_of
 from tvconv_jax.tasks import trained
-from tvconv_jax.tasks.trained import Accuracy, Trained
+from tvconv_jax.tasks.trained import Accuracy, Embed, Trained
 from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import reporter
@@ -79,7 +79,8 @@ def export(
     max_loss = MAX_LOSS if max_loss is None else max_loss
     check_folder(out)
     artifacts.check_packages(formats)
-    run = trained.load(workdir, best=best)
+    with reporter.doing("restoring the run and its test images"):
+        run = trained.load(workdir, best=best)
     exact = fold(run.model, run.variables, run.images.shape[1:3])
     check_formats(exact, formats)
     check_ranks(exact, rank, run.comparison, max_loss)
@@ -94,7 +95,7 @@ def export(
     graph, lowering = quantize(kept.graph, precision), _lowering_of(kept, lowering, lines)
     chosen = _chosen(kept, formats, precision, lowering, lines)
     function = compile_graph(graph)
-    accuracy = run.verify(function) if run.verify else None
+    accuracy = _accuracy(run, function)
     expected = np.asarray(function(run.images))
     found = artifacts.write(
         out,
@@ -113,6 +114,8 @@ def export(
     if (out / artifacts.PREDICT).is_file():
         command = shlex.join(["python", "-m", "tvconv_jax.predict", str(out)])
         lines.append(f"Use it on images of your own: {command} IMAGE ...")
+    if not (workdir / "results.json").exists():
+        lines.append(f"note: the run has not ended; this is its model after step {run.step}")
     return Exported(found, "\n".join(lines))
 
 
@@ -139,6 +142,7 @@ def _chosen(
     return {"rank_search": record(kept.choice, speeds)}
 
 
+@reporter.doing("comparing the folded model with the trained one")
 def _checked_outputs(run: Trained, exact: Graph, images: jax.Array) -> np.ndarray:
     """Return the trained model's outputs, if the folded graph's are equal."""
     truth = np.asarray(jax.jit(lambda v, x: run.model.apply(v, x, train=False))(run.variables, images))
@@ -146,6 +150,11 @@ def _checked_outputs(run: Trained, exact: Graph, images: jax.Array) -> np.ndarra
     if not worst <= TOLERANCES[run.output]:
         raise UserError(f"the folded model differs from the trained one by {worst:.1e}; please report this bug.")
     return truth
+
+
+@reporter.doing("measuring the accuracy on the test images")
+def _accuracy(run: Trained, function: Embed) -> Accuracy | None:
+    return run.verify(function) if run.verify else None
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from tvconv_jax.report.html import Figure, Section, definitions, image, joined, 
 
 STRUCTURES = ("cup", "disc")
 HEAD = ("", "Dice %", "HD95 px", "ASD px", "empty predictions", "Dice % of a constant mask")
-MASKS_HEAD = ("class", "Dice %", "IoU %", "HD95 px", "Dice % of a constant mask", "images")
+MASKS_HEAD = ("class", "Dice %", "of one mask for all", "IoU %", "HD95 px", "images")
 UNSEEN = "Images of identities that are not in the training set"
 
 
@@ -60,7 +60,8 @@ def masks(results: Mapping[str, Any], workdir: Path, *, images: bool) -> tuple[s
     rows = []
     for name, row in {"mean": results["mean"], **results["per_class"]}.items():
         same = "-" if constant[name] is None else f"{100 * constant[name]:.2f}"
-        rows.append([name, *_with_interval(row), same, row.get("images", "")])
+        cells = _with_interval(row)
+        rows.append([name, cells[0], same, *cells[1:], row.get("images", "")])
     caption = f"Test images, mean and {results['definitions']['interval']}"
     scores = joined([table(caption, MASKS_HEAD, rows), definitions(results["definitions"])])
     notes = [paragraphs(*results["notes"])] if results["notes"] else []

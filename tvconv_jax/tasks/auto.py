@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tvconv_jax.tasks.keys import get
 from tvconv_jax.tasks.saved_config import read_config
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.sizes import describe_size
 
 STEPS = 8  # an epoch of a chosen batch size has at least so many, except with the smallest batch
 WARMUP, EVALUATIONS = 0.05, 4  # share of the epochs, and evaluations of a run, in schedule_for
@@ -108,7 +109,8 @@ def with_classes(config: ConfigDict, classes: int) -> ConfigDict:
 
 
 def describe(value: Any) -> str:
-    """Return a chosen value in short."""
+    """Return a chosen value in short; a size as ``:image_size=`` takes it, ``48x64``."""
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(describe, value)) + ")"
+        sized = all(isinstance(item, int) for item in value)
+        return describe_size(value) if sized else f"({', '.join(map(describe, value))})"
     return f"{value:.4g}"

@@ -198,8 +198,9 @@ def _unknown_key(text: str, arguments: Sequence[str]) -> str:
         return ""
     if key not in KEYS:
         return f"unknown config key {key}{did_you_mean(key) or '; --mode=config lists all keys.'}"
-    source = ", or is of another source: choose data=folder or data=casia behind its colon"
-    source = source if key.startswith("data.") else ""
+    of_source = key.startswith("data.") and not any(re.search(r":(.*,)?data=", word) for word in arguments)
+    example = f"--config=configs/{_config_file(arguments).name}:data=folder"
+    source = f", or of another source: give {example} for files of your own" if of_source else ""
     return f"this config has no key {key}: it is of another task or operator{source}; --mode=config lists its keys."
 
 

@@ -92,6 +92,7 @@ def results_of(found: Sequence[MaskScores], classes: MaskClasses, config: Config
             "hd95": HD95[config.eval.hd95],
             "empty": "HD95 where one of the two lacks the class: "
             + {"nan": "left out", "diagonal": "the diagonal of the image"}.get(config.eval.empty, config.eval.empty),
+            "one mask for all": "Dice of one mask for every image: each pixel has its most frequent class in training",
             "mean": "over the classes" + ("" if background is None else f" without {classes.names[background]}"),
             "interval": "95 %, bootstrap over " + ("groups" if found[0].file.group else "images"),
         },
@@ -112,16 +113,18 @@ def _summary(
 def print_scores(found: Sequence[MaskScores], classes: MaskClasses, config: ConfigDict, title: str) -> None:
     """Print a table of the means; of many classes, of those with the lowest Dice."""
     print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, a missing class counts {config.eval.empty})")
-    result = _summary(found, classes, config)
+    result, constant = _summary(found, classes, config), _summary(found, classes, config, constant=True)
+    same = {"mean": constant["mean"], **constant["per_class"]}
     table = Table()
-    for column in ("class", "dice %", "95 % interval", "IoU %", "HD95 px", "images"):
+    for column in ("class", "Dice %", "95 % interval", "of one mask for all", "IoU %", "HD95 px", "images"):
         table.add_column(column, justify="left" if column == "class" else "right")
     rows = sorted(result["per_class"].items(), key=lambda item: item[1]["dice"] or 0)
     for name, row in {"mean": result["mean"], **dict(rows[:SHOWN])}.items():
         interval = row["intervals"]["dice"]
         low_high = "-" if interval is None else " to ".join(f"{100 * value:.2f}" for value in interval)
         hd95 = "-" if row["hd95"] is None else f"{row['hd95']:.2f}"
-        cells = (_percent(row["dice"]), low_high, _percent(row["iou"]), hd95, str(row.get("images", "")))
+        dices = (_percent(row["dice"]), low_high, _percent(same[name]["dice"]))
+        cells = (*dices, _percent(row["iou"]), hd95, str(row.get("images", "")))
         table.add_row(printable(name).replace("[", r"\["), *cells)
     console.print_table(table, width=100)
 

@@ -42,8 +42,10 @@ from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.utils.environment import provenance
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_json, write_text
-from tvconv_jax.utils.progress import ProgressLine
+from tvconv_jax.utils.progress import ProgressLine, reporter
 from tvconv_jax.utils.storage import locked, writing
+
+MEASURING = "measuring the results on the test images"
 
 
 class Job(ABC):
@@ -193,7 +195,8 @@ class Job(ABC):
         job = cls.open(config)
         ended = run(job, workdir)
         state = restore(job, workdir, best=True) if job.results_of_best else ended.state
-        found = job.measure(state)
+        with reporter.doing(MEASURING):
+            found = job.measure(state)
         results = job.results(found, state, ended.best)
         if not is_first():
             return
@@ -211,7 +214,9 @@ class Job(ABC):
         check_trained(workdir)
         job = cls.open(cls.prepare(config, workdir, train=False))
         state = restore(job, workdir, best=job.eval_of_best)
-        job.show(job.measure(state), int(state.step), trained=False)
+        with reporter.doing(MEASURING):
+            found = job.measure(state)
+        job.show(found, int(state.step), trained=False)
 
     @classmethod
     def report(cls, config: ConfigDict, workdir: Path) -> None:

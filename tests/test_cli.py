@@ -341,7 +341,11 @@ def test_flags_that_do_nothing_are_refused(capsys, monkeypatch):
 
 def test_one_function_knows_the_home_directory_and_one_type_parses_paths():
     for name, text in SOURCES.items():
-        allowed = name in ("utils/files.py", "export/native/native.py")  # the other is copied to devices
+        allowed = name in (
+            "utils/files.py",
+            "export/native/native.py",
+            "edge/predict.py",
+        )  # the others are copied to devices
         assert allowed or not (calls(text, "expanduser") or "Path.home()" in text), name
         parsed = re.search(r"type=(pathlib\.)?Path\b|\bPath\((args|options|[A-Z]+\.value)", text)
         assert name in ALONE or not parsed, name

@@ -110,8 +110,8 @@ def whole(tmp_path_factory):
 def check_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for (step, name), value in theirs.items():
-        # The score is a sum of terms of both signs.
-        np.testing.assert_allclose(ours[step, name], value, rtol=1e-4 if name == "score" else 1e-5, err_msg=f"{step}")
+        # Sums in another order, of twenty steps; the score is a sum of terms of both signs.
+        np.testing.assert_allclose(ours[step, name], value, rtol=1e-4 if name == "score" else 3e-5, err_msg=f"{step}")
 
 
 PROGRAM_OF_LAYERS = ROOT / "tests" / "train_together.py"

@@ -148,9 +148,7 @@ def test_configs_are_found_by_name_first_in_the_current_folder(tmp_path, monkeyp
     for name in ("face_mb01", "configs/face_mb01.py"):
         assert find_config(name) == Path("configs/face_mb01.py")
     for name in ("face_mb99", "elsewhere/face_mb01.py", "configs"):
-        with pytest.raises(
-            UserError, match=f"^there is no config {name}; there are: face_mb01, face_mb02, .*odoc, or "
-        ):
+        with pytest.raises(UserError, match=f"^there is no config {name}; there are: .*face_mb01, face_mb02, .*, or "):
             find_config(name)
 
 

@@ -144,7 +144,7 @@ def test_a_given_size_stays(tmp_path, flag, size):
 
 @pytest.mark.parametrize("text", ["image_size=48x", "image_size=a", "image_size=10x20x30"])
 def test_another_size_is_refused(text):
-    with pytest.raises(UserError, match="must be height and width of the images, as 64 or 48x64"):
+    with pytest.raises(UserError, match="must be 64, or height x width as 48x64"):
         verification_config(text)
 
 

@@ -201,7 +201,11 @@ def test_a_mesh_that_does_not_divide_is_one_line():
         ({"kind": "tpu-v9"}, "--device-kind=tpu-v9 is unknown; there are: tpu-v5e, tpu-v5p"),
         ({"identities": 1}, "--identities=1 must be 2 at least, and at most"),
         ({"identities": 10**20}, "--identities=100000000000000000000 must be 2 at least, and at most 1000000000."),
-        ({"config": odoc_config(None)}, "knows configs of the tasks face, classification; this one is of segmentation"),
+        (
+            {"config": odoc_config(None)},
+            "--mode=plan knows configs of the tasks face, verification, classification, segmentation; "
+            "this one is of odoc",
+        ),
     ],
 )
 def test_what_cannot_be_planned(fields, words):

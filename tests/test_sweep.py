@@ -138,10 +138,8 @@ def test_a_key_that_is_none_ends_a_sweep_before_its_first_run(two, faked, tmp_pa
     with pytest.raises(SystemExit, match="2"):
         sweep.main([two, f"--out={tmp_path / 'out'}", "--config.optimizer.momentun=0.8"])
     said = capsys.readouterr()
-    assert (
-        said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum")
-        and not said.out
-    )
+    assert said.err.startswith("error: unknown config key optimizer.momentun; did you mean optimizer.momentum")
+    assert not said.out
     assert not (tmp_path / "out").exists()
     for key, words in (("train.log_every=0", "train.log_every 0 must be"), ("model.affinity_channels=0", "at least 1")):
         with pytest.raises(SystemExit, match="2"):

@@ -113,7 +113,7 @@ def test_it_says_its_version_and_its_commands(command):
     ("arguments", "line"),
     [
         (["trian"], "error: there is no command 'trian'; did you mean train?\n"),
-        (["train", "face_mb99"], "error: there is no config face_mb99; there are: face_mb01, face_mb02, "),
+        (["train", "face_mb99"], "error: there is no config face_mb99; there are: classification, face_mb01, "),
         (["data", "inspekt"], "error: argument COMMAND: invalid choice: 'inspekt' "),
         (["sweep", "table9", "--out=x"], "error: there is no sweep table9; there are: figure10, figure6, "),
         (["launch", "raspberry"], "error: there is no launch script 'raspberry'; there are: cpu_env, gke_jobset, "),

@@ -173,7 +173,8 @@ def generator_macs(model: nn.Module, image_size: Size) -> int:
 def _make_job(config: ConfigDict, identities: int) -> Any:
     """Return the task's job for data of one step an epoch."""
     if config.task not in TASKS or "test_domain" in config.data:
-        raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {config.task}.")
+        name = "odoc" if "test_domain" in config.data else config.task
+        raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {name}.")
     if not 2 <= identities <= MAX_IDENTITIES:
         raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
     config = config.copy_and_resolve_references()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL.Image import Resampling
+from PIL import Image
 
 from tvconv_jax.data.cache import digest, filling, stamp
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image, resize
@@ -115,7 +115,7 @@ def _write(folder: Path, files: Sequence[Path], height: int, width: int) -> None
 
 def _decode(path: Path, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     image = pixels(read_image(path))
-    return resize(image, image_size, Resampling.BILINEAR), image.shape[:2]
+    return resize(image, image_size, Image.Resampling.BILINEAR), image.shape[:2]
 
 
 def write_header(opened: Any, shape: tuple[int, ...]) -> None:

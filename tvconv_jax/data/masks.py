@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL.Image import Resampling
+from PIL import Image
 
 from tvconv_jax.data import decoder
 from tvconv_jax.data.cache import digest, filling, stamp
@@ -257,12 +257,12 @@ def _write(folder: Path, files: Sequence[MaskFile], classes: MaskClasses, image_
             for pair in track(files, total=len(files), text="Decoding images and masks"):
                 image, labels = decode_pair(pair, classes)
                 image_file.write(resize_image(image, image_size).tobytes())
-                mask_file.write(decoder.resize(labels, image_size, Resampling.NEAREST).tobytes())
+                mask_file.write(decoder.resize(labels, image_size, Image.Resampling.NEAREST).tobytes())
 
 
 def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Resize an image ``uint8 [h, w, 3]`` to the model's size, bilinear and antialiased."""
-    return decoder.resize(image, image_size, Resampling.BILINEAR)
+    return decoder.resize(image, image_size, Image.Resampling.BILINEAR)
 
 
 def decode_pair(file: MaskFile, classes: MaskClasses) -> tuple[np.ndarray, np.ndarray]:

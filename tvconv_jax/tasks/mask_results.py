@@ -1,7 +1,6 @@
 """Results on masks of one's own: scores of every image and class, their means, a table, outlines to look at."""
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,8 +175,7 @@ def _mean(values: np.ndarray) -> float:
 def outlined(item: MaskScores, classes: MaskClasses) -> Image.Image:
     """Return the image, fitted into a square, with its true outlines in white and the predicted ones in color."""
     image, true = decode_pair(item.file, classes)
-    with Image.open(io.BytesIO(item.pred)) as file:
-        pred = np.asarray(file)
+    pred = decoder.gray(item.pred)
     scale = SIZE / max(true.shape)
     size = tuple(max(1, round(side * scale)) for side in true.shape)
     pixels = np.array(decoder.resize(image, size, Image.Resampling.BICUBIC))

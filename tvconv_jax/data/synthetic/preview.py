@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m tvconv_jax.data.synthetic.preview", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help="the PNG to write")
     parser.add_argument("--set", choices=("faces", "boards"), default="faces", help="default: faces")
-    asked = parser.parse_args(argv)
-    out = asked.out
+    args = parser.parse_args(argv)
+    out = args.out
     with ends_in_one_line("the sheet was not written."):
         announce_overwrite(out)
         with replacing(out) as part:
-            sheet = draw_boards() if asked.set == "boards" else draw_sheet()
+            sheet = draw_boards() if args.set == "boards" else draw_sheet()
             sheet.quantize(256).save(part, "PNG", optimize=True)  # a third of the bytes
         print(f"wrote {out}")
 

@@ -111,7 +111,7 @@ def check_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for (step, name), value in theirs.items():
         # Sums in another order, of twenty steps; the score is a sum of terms of both signs.
-        np.testing.assert_allclose(ours[step, name], value, rtol=1e-4 if name == "score" else 3e-5, err_msg=f"{step}")
+        np.testing.assert_allclose(ours[step, name], value, rtol=5e-4 if name == "score" else 5e-5, err_msg=f"{step}")
 
 
 PROGRAM_OF_LAYERS = ROOT / "tests" / "train_together.py"

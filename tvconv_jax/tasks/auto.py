@@ -88,7 +88,8 @@ def choose(
         data: The data in a few words.
         log_fn: Gets a line, if anything is chosen.
     """
-    keys = unchanged_keys(config, free)
+    if not (keys := unchanged_keys(config, free)):
+        return with_choices(config, {})
     given = {key: get(config, key) for key in free if key not in keys}
     chosen = {key: value for key, value in settings_for(given).items() if key in keys}
     if chosen:

@@ -34,14 +34,14 @@ class Spec(NamedTuple):
 
 
 SETS = {
-    "slices": Spec("brain slices, which of 24 positions", (40, 40), r"(?<=/)[^/]+$"),
-    "stages": Spec("brain slices, which of three diagnoses", (40, 40), r"^.+(?=_\d+\.)"),
-    "cells": Spec("solar cells, whole or with a defect", (40, 40)),
+    "slices": Spec("brain slices, which of 24 positions", (32, 32), r"(?<=/)[^/]+$"),
+    "stages": Spec("brain slices, which of three diagnoses", (32, 32), r"^.+(?=_\d+\.)"),
+    "cells": Spec("solar cells, whole or with a defect", (32, 32)),
     "digits": Spec("handwritten digits", (28, 28)),
     "meter": Spec("digits of utility meters", (32, 20)),
-    "needle": Spec("dials with a needle, whole part of the reading", (40, 40)),
+    "needle": Spec("dials with a needle, whole part of the reading", (32, 32)),
     "hippocampus": Spec("hippocampus, masks of two parts", (40, 56), r"^.+(?=_\d+\.)", "segmentation"),
-    "iris": Spec("eyes, the same one or not", (40, 40), r"^\d+", "verification"),
+    "iris": Spec("eyes, the same one or not", (32, 32), r"^\d+", "verification"),
 }
 
 

@@ -54,7 +54,7 @@ def variants_of(task: str) -> list[str]:
 class Recipe(NamedTuple):
     """Settings that all runs share."""
 
-    steps: int = 800
+    steps: int = 600
     batch_size: int = 32
     weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps

@@ -1,7 +1,7 @@
 """Batches of images with Grain: shuffled, flipped, transformed; the position can be saved and restored."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import grain
@@ -80,14 +80,58 @@ def train_batches(
     Raises:
         UserError: If the prefetched batches of the workers do not fit into shared memory.
     """
-    # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
     load = partial(_load, source, image_size, flip, magnitudes, rows)
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
     return iterate(
-        dataset, workers=workers, batch_bytes=loaded * (3 * math.prod(height_width(image_size)) + 4) + 4 * batch_size
+        _batched(len(source), batch_size, seed, load),
+        workers=workers,
+        batch_bytes=loaded * (_image_bytes(image_size) + 4) + 4 * batch_size,
     )
+
+
+def index_batches(
+    length: int, *, batch_size: int, seed: int, flip: bool = True, workers: int = 0
+) -> grain.DatasetIterator:
+    """Iterate over the batches of :func:`train_batches` without their images.
+
+    Order, flips and positions are those of :func:`train_batches` for the same arguments and ``length`` images, so a
+    position that one of them saved can be restored by the other.
+
+    Returns:
+        An iterator as there, over ``{"index": int32 [batch_size], "mirrored": bool [batch_size]}``.
+    """
+    dataset = _batched(length, batch_size, seed, partial(_draw_flips, flip))
+    return iterate(dataset, workers=workers, batch_bytes=5 * batch_size)
+
+
+def decoded_parts(
+    source: Source, parts: Sequence[range], *, image_size: Size, workers: int = 0
+) -> grain.DatasetIterator:
+    """Iterate once over parts of the images, in order: ``{"image": uint8 [n, h, w, 3], "label": int32 [n]}``."""
+    dataset = grain.MapDataset.source(parts).map(partial(_load_part, source, image_size))
+    longest = max(map(len, parts), default=0)
+    return iterate(dataset, workers=workers, batch_bytes=longest * (_image_bytes(image_size) + 4))
+
+
+def _batched(length: int, batch_size: int, seed: int, load: Callable) -> grain.MapDataset:
+    # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
+    dataset = grain.MapDataset.range(length).seed(seed).shuffle()
+    return dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
+
+
+def _image_bytes(image_size: Size) -> int:
+    return 3 * math.prod(height_width(image_size))
+
+
+def _draw_flips(flip: bool, indices: np.ndarray, random: np.random.Generator) -> Batch:
+    return {"index": indices.astype(np.int32), "mirrored": random.random(len(indices)) < (0.5 if flip else 0.0)}
+
+
+def _load_part(source: Source, image_size: Size, part: range) -> Batch:
+    images, labels = np.empty((len(part), *height_width(image_size), 3), np.uint8), np.empty(len(part), np.int32)
+    for row, record in enumerate(read(source, list(part))):
+        images[row], labels[row] = decode_record(record, image_size), record["label"]
+    return {"image": images, "label": labels}
 
 
 def _load(
@@ -99,7 +143,7 @@ def _load(
     indices: np.ndarray,
     random: np.random.Generator,
 ) -> Batch:
-    mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
+    mirrored = _draw_flips(flip, indices, random)["mirrored"]
     drawn = draw(random, len(indices)) if magnitudes.moves else None
     shades = draw_shades(random, len(indices)) if magnitudes.shades else None
     if rows is not None:

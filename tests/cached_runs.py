@@ -44,6 +44,7 @@ class RecordedJob(FaceJob):
 
 def train(job, workdir):
     """Batches by step, and what was logged."""
+    workdir.mkdir(exist_ok=True)
     with jax.numpy_dtype_promotion("standard"):  # optax compares a step number with a float
         try:
             run(job, workdir)

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from tvconv_jax.data.augment import NONE, Magnitudes, draw, draw_shades, shade, transform
 from tvconv_jax.data.decoder import ImageError, decode
@@ -114,9 +116,35 @@ def decoded_parts(
 
 
 def _batched(length: int, batch_size: int, seed: int, load: Callable) -> grain.MapDataset:
-    # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
-    dataset = grain.MapDataset.range(length).seed(seed).shuffle()
-    return dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
+    rows = _Rows(length, batch_size, _derived_seed(seed, 1))
+    return rows.random_map(load, seed=_derived_seed(seed, 3)).repeat()
+
+
+def _derived_seed(seed: int, depth: int) -> int:
+    """Return the seed that Grain derives for a step ``depth`` steps behind ``MapDataset.seed``."""
+    return int(np.random.SeedSequence((seed, depth)).generate_state(1, np.uint32)[0])
+
+
+class _Rows(grain.MapDataset):
+    """The rows of every batch, in another order every epoch, whose remainder is dropped.
+
+    The order is that of ``MapDataset.range(length).shuffle(seed)``. Grain's cost for each element is paid once a batch,
+    which takes a third of the time.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._images, self._batch_size, self._seed = length, batch_size, seed
+
+    def __len__(self) -> int:
+        return self._images // self._batch_size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, number = divmod(index, len(self))
+        last, seed, first = self._images - 1, (self._seed + epoch) % 2**32, number * self._batch_size
+        return np.array([index_shuffle(row, last, seed, 4) for row in range(first, first + self._batch_size)])
 
 
 def _image_bytes(image_size: Size) -> int:

@@ -1,6 +1,8 @@
 """What needs several devices: run by test_mesh.py in a process that has eight virtual ones."""
 
+import contextlib
 import functools
+import itertools
 import json
 import re
 
@@ -10,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import cached_runs
 from tests.stress.tortured import EMBEDDING_SIZE, Tiny
+from tvconv_jax.data.cache import cache_dir
+from tvconv_jax.data.pipeline import index_batches, train_batches
+from tvconv_jax.data.subset import Subset
+from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.losses import am_softmax, am_softmax_logits, sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
@@ -25,6 +32,7 @@ from tvconv_jax.tasks.face import make_loss
 from tvconv_jax.tasks.face_model import init_class_weights, make_head
 from tvconv_jax.tasks.parts import make_forward
 from tvconv_jax.tasks.run import run
+from tvconv_jax.training import device_cache
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated
 from tvconv_jax.training.optimizer import sgd
@@ -258,6 +266,52 @@ def test_a_face_run_learns_and_verifies_alike_over_pictures_and_over_classes(tmp
         for name in ours.keys() - {"images_per_second"}:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=f"{name}, step {ours['step']}")
     assert [line["step"] for line in lines[0] if "loss" in line] == [1, 2, 3, 4] and "occlusion" in lines[0][-1]
+
+
+def test_runs_from_images_on_the_devices_are_the_pipelines_bit_for_bit_even_over_other_devices_after_a_kill(tmp_path):
+    whole = cached_runs.train(cached_runs.RecordedJob("none"), tmp_path / "8x1")
+    cached_runs.assert_equal(cached_runs.train(cached_runs.RecordedJob("device"), tmp_path / "device"), whole)
+    first, _ = cached_runs.train(cached_runs.RecordedJob("device", kill_at=4), tmp_path / "killed")
+    mesh = {"mesh.model": 4}  # a mesh of 2x4: as ever, losses are the same up to rounding; batches are the same
+    second, lines = cached_runs.train(cached_runs.RecordedJob("device", **mesh), tmp_path / "killed")
+    cached_runs.assert_equal(({**first, **second}, whole[1]), whole)
+    losses = ([line["loss"] for line in found if "loss" in line] for found in (lines, whole[1]))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    cached_runs.train(cached_runs.RecordedJob("none", kill_at=4), tmp_path / "plain")
+    plain = cached_runs.train(cached_runs.RecordedJob("none", **mesh), tmp_path / "plain")
+    cached_runs.assert_equal((second, lines), plain)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+def test_images_that_do_not_divide_by_the_devices_are_padded(shape):
+    mesh, size, options = mesh_of(*shape), (16, 12), {"batch_size": 24, "seed": 1}
+    source = Subset(embedded.load("smoke", cache_dir())[0], np.arange(61))
+    data = device_cache.load_images(source, size, mesh)
+    assert data.images.shape == (64, 3 * 16 * 12) and not np.any(data.images[61:])
+    plain, drawn = train_batches(source, image_size=size, **options), index_batches(61, **options)
+    taken = device_cache.DeviceBatches(drawn, data, size, mesh)
+    with contextlib.closing(plain), contextlib.closing(taken):
+        for expected, found in itertools.islice(zip(plain, taken, strict=True), 5):
+            assert found["image"].sharding == found["label"].sharding == over_devices(mesh)
+            for name, values in expected.items():
+                np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8), (2, 2)])
+def test_devices_share_the_images_and_no_device_gathers_them(shape):
+    mesh, count = mesh_of(*shape), 8 * 997
+    batch = functools.partial(jax.ShapeDtypeStruct, sharding=over_devices(mesh))
+    data = device_cache.DeviceImages(batch((count, 3 * SIDE * SIDE), jnp.uint8), batch((count,), jnp.int32))
+    drawn = jax.ShapeDtypeStruct((2, 64), jnp.int32, sharding=replicated(mesh))
+    program = device_cache.make_take(mesh, SIDE).lower(data, drawn).compile()
+    assert "all-gather" not in program.as_text() and "all-reduce(" not in program.as_text()
+    image = 3 * SIDE * SIDE
+    sent = {(64 // mesh.size, image), (64 // mesh.size, 1)}
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* reduce-scatter(?:-start)?\(", program.as_text())
+    assert {(int(a), int(b or 1)) for a, _, b in (shape.partition(",") for shape in shapes)} == sent
+    memory = program.memory_analysis()
+    assert memory.argument_size_in_bytes < count // mesh.size * (image + 4) + 1000
+    assert memory.temp_size_in_bytes < 3 * 64 * image
 
 
 def test_accumulation_over_devices_is_that_of_one():

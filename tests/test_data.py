@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from tvconv_jax.data.decoder import decode, pixels
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.formats.bin_file import write_bin
 from tvconv_jax.data.formats.record_faces import write_faces
-from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from tvconv_jax.data.pipeline import eval_batches, index_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
 from tvconv_jax.data.subset import write_include_list
 from tvconv_jax.data.synthetic.face_rendering import render
@@ -479,3 +480,16 @@ def test_the_readmes_image_is_drawn_from_a_seed(tmp_path):
         for folder in (tmp_path, Path(__file__).parent.parent / "docs")
     )
     assert np.abs(drawn - committed).mean() < 1  # other processors round otherwise
+
+
+@pytest.mark.parametrize(("count", "batch_size", "seed"), [(64, 24, 0), (61, 20, 2**32 - 1), (300, 7, 5)])
+def test_order_and_flips_are_those_of_grain(count, batch_size, seed):
+    """So they stay those of earlier versions, which took them from Grain element by element."""
+    dataset = grain.MapDataset.range(count).seed(seed).shuffle().batch(batch_size, drop_remainder=True)
+    expected = dataset.random_map(lambda rows, random: (rows, random.random(len(rows)) < 0.5)).repeat()
+    batches = index_batches(count, batch_size=batch_size, seed=seed)
+    for step in range(3 * (count // batch_size) + 1):
+        found, (rows, mirrored) = next(batches), expected[step]
+        np.testing.assert_array_equal(found["index"], rows)
+        np.testing.assert_array_equal(found["mirrored"], mirrored)
+    batches.close()

@@ -135,6 +135,12 @@ def test_one_process_begins_and_two_go_on_with_the_classes_cut_in_two(whole, tmp
     check_equal(logged(tmp_path / "run"), whole)
 
 
+def test_processes_take_the_pipelines_batches_from_their_devices_and_decode_their_own_shares():
+    done = together(2, ROOT / "tests" / "take_together.py")
+    assert done.returncode == 0, done.stderr
+    assert "process of 2: equal, 31 images decoded" in done.stdout  # half of 61 and one of padding
+
+
 def test_records_are_written_by_one_process_at_a_time(tmp_path):
     order, path = [], tmp_path / "cache" / "records"
 

@@ -1,11 +1,13 @@
 """Batches of images with Grain: shuffled, flipped, transformed; the position can be saved and restored."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from tvconv_jax.data.augment import NONE, Magnitudes, draw, draw_shades, shade, transform
 from tvconv_jax.data.decoder import ImageError, decode
@@ -80,14 +82,84 @@ def train_batches(
     Raises:
         UserError: If the prefetched batches of the workers do not fit into shared memory.
     """
-    # Batches of indices: Grain's cost for each element is paid once a batch, which is twice as fast altogether.
     load = partial(_load, source, image_size, flip, magnitudes, rows)
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    dataset = dataset.batch(batch_size, drop_remainder=True).random_map(load).repeat()
     loaded = batch_size if rows is None else len(rows)
     return iterate(
-        dataset, workers=workers, batch_bytes=loaded * (3 * math.prod(height_width(image_size)) + 4) + 4 * batch_size
+        _batched(len(source), batch_size, seed, load),
+        workers=workers,
+        batch_bytes=loaded * (_image_bytes(image_size) + 4) + 4 * batch_size,
     )
+
+
+def index_batches(
+    length: int, *, batch_size: int, seed: int, flip: bool = True, workers: int = 0
+) -> grain.DatasetIterator:
+    """Iterate over the batches of :func:`train_batches` without their images.
+
+    Order, flips and positions are those of :func:`train_batches` for the same arguments and ``length`` images, so a
+    position that one of them saved can be restored by the other.
+
+    Returns:
+        An iterator as there, over ``{"index": int32 [batch_size], "mirrored": bool [batch_size]}``.
+    """
+    dataset = _batched(length, batch_size, seed, partial(_draw_flips, flip))
+    return iterate(dataset, workers=workers, batch_bytes=5 * batch_size)
+
+
+def decoded_parts(
+    source: Source, parts: Sequence[range], *, image_size: Size, workers: int = 0
+) -> grain.DatasetIterator:
+    """Iterate once over parts of the images, in order: ``{"image": uint8 [n, h, w, 3], "label": int32 [n]}``."""
+    dataset = grain.MapDataset.source(parts).map(partial(_load_part, source, image_size))
+    longest = max(map(len, parts), default=0)
+    return iterate(dataset, workers=workers, batch_bytes=longest * (_image_bytes(image_size) + 4))
+
+
+def _batched(length: int, batch_size: int, seed: int, load: Callable) -> grain.MapDataset:
+    rows = _Rows(length, batch_size, _derived_seed(seed, 1))
+    return rows.random_map(load, seed=_derived_seed(seed, 3)).repeat()
+
+
+def _derived_seed(seed: int, depth: int) -> int:
+    """Return the seed that Grain derives for a step ``depth`` steps behind ``MapDataset.seed``."""
+    return int(np.random.SeedSequence((seed, depth)).generate_state(1, np.uint32)[0])
+
+
+class _Rows(grain.MapDataset):
+    """The rows of every batch, in another order every epoch, whose remainder is dropped.
+
+    The order is that of ``MapDataset.range(length).shuffle(seed)``. Grain's cost for each element is paid once a batch,
+    which takes a third of the time.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._images, self._batch_size, self._seed = length, batch_size, seed
+
+    def __len__(self) -> int:
+        return self._images // self._batch_size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, number = divmod(index, len(self))
+        last, seed, first = self._images - 1, (self._seed + epoch) % 2**32, number * self._batch_size
+        return np.array([index_shuffle(row, last, seed, 4) for row in range(first, first + self._batch_size)])
+
+
+def _image_bytes(image_size: Size) -> int:
+    return 3 * math.prod(height_width(image_size))
+
+
+def _draw_flips(flip: bool, indices: np.ndarray, random: np.random.Generator) -> Batch:
+    return {"index": indices.astype(np.int32), "mirrored": random.random(len(indices)) < (0.5 if flip else 0.0)}
+
+
+def _load_part(source: Source, image_size: Size, part: range) -> Batch:
+    images, labels = np.empty((len(part), *height_width(image_size), 3), np.uint8), np.empty(len(part), np.int32)
+    for row, record in enumerate(read(source, list(part))):
+        images[row], labels[row] = decode_record(record, image_size), record["label"]
+    return {"image": images, "label": labels}
 
 
 def _load(
@@ -99,7 +171,7 @@ def _load(
     indices: np.ndarray,
     random: np.random.Generator,
 ) -> Batch:
-    mirrored = random.random(len(indices)) < (0.5 if flip else 0.0)
+    mirrored = _draw_flips(flip, indices, random)["mirrored"]
     drawn = draw(random, len(indices)) if magnitudes.moves else None
     shades = draw_shades(random, len(indices)) if magnitudes.shades else None
     if rows is not None:

@@ -116,6 +116,7 @@ _DATA = {
     "augment.contrast": ("largest random change of contrast, as a share", Range(0, LIMITS["contrast"])),
     "augment.translation": ("largest random shift, as a share of the image", Range(0, LIMITS["translation"])),
     "workers": ("processes that decode images; 0: threads", count(1024, low=0)),
+    "cache": ("place where decoded training images are kept: none, or the devices' memory", ("none", "device")),
     # Three years, about as long as a thread can wait.
     "timeout": ("seconds without a batch that end the run; 0: no limit", Range(0, 1e8)),
 }

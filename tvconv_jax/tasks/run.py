@@ -18,6 +18,7 @@ from tvconv_jax.data.source import Source
 from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
+from tvconv_jax.tasks.device_data import check_cache, feed
 from tvconv_jax.tasks.parts import Forward, find_speed, learning_rate_note, make_forward, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.trained import Trained, training_images
@@ -73,6 +74,7 @@ class Job(ABC):
     def __init__(self, config: ConfigDict) -> None:
         self.config, self.mesh = config, make_mesh(data=config.mesh.data, model=config.mesh.model)
         self.eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
+        check_cache(config)
         self.freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)
 
     @classmethod
@@ -262,6 +264,8 @@ def run(job: Job, workdir: Path) -> TrainResult:
         state, progress = loop.resume(fresh, task, checkpoints)
         if state is fresh:
             state = job.init_fn(state, line.print)
+        with line.hidden():  # decoding shows its own progress
+            batches = stack.enter_context(closing(feed(job, task.batches)))
         if first:
             with writing(workdir, "config.json"):
                 write_text(workdir / "config.json", job.config.to_json(indent=2) + "\n")
@@ -274,7 +278,7 @@ def run(job: Job, workdir: Path) -> TrainResult:
 
         if step == 0:
             maps.write(0, state.params)
-        watched = task._replace(evaluate=evaluate)
+        watched = task._replace(evaluate=evaluate, batches=batches)
         state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
 

@@ -16,7 +16,7 @@ from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_unclaimed, parse_json, read_json
 
 # Keys that decide where and how patiently a run goes on, not what it computes.
-IGNORED = ("mesh.", "data.timeout", "train.on_nonfinite", "train.auto")
+IGNORED = ("mesh.", "data.cache", "data.timeout", "train.on_nonfinite", "train.auto")
 # Files that runs write into a workdir, after config.json.
 WRITTEN = (
     *("results.json", "metrics.jsonl", "report.html", "report.npz", "scores.csv", "pictures.png"),

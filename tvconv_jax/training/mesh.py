@@ -60,8 +60,16 @@ def over_model(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Shard host arrays along their leading axis; of several processes each gives its :func:`local_rows`."""
-    return jax.make_array_from_process_local_data(over_devices(mesh), batch)
+    """Shard host arrays along their leading axis; of several processes each gives its :func:`local_rows`.
+
+    Arrays that lie on the devices stay as they are.
+    """
+    sharding = over_devices(mesh)
+
+    def put(leaf: Any) -> jax.Array:
+        return leaf if isinstance(leaf, jax.Array) else jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(put, batch)
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:

@@ -144,6 +144,19 @@ class ProgressLine:
         if self._since is not None:
             self._since += seconds
 
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the live line away during the block, which shows progress of its own, and its time off the clock."""
+        begin = time.monotonic()
+        if self._status:
+            self._status.stop()
+        try:
+            yield
+        finally:
+            self._begin += time.monotonic() - begin
+            if self._status:
+                self._status.start()
+
     @property
     def images_per_second(self) -> float:
         """Speed of training since the first step."""

@@ -17,19 +17,19 @@ MODEL = {"remat": False}
 AFFINITY = {"affinity_init": "ones", "generator_padding": "zeros"}
 OPTIMIZER = {"lr_scaling": "none", "base_batch": 512, "warmup_epochs": 0.0}
 TRAIN = {"precision": "float32", "batch_norm": "global", "grad_accum_steps": 1, "on_nonfinite": "stop"}
-DATA = {"workers": 0, "timeout": 300.0}
+DATA = {"workers": 0, "cache": "none", "timeout": 300.0}
 AUGMENT = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
 REPORT = {"report_images": False}
 OF_CLASSES = ("classification", "segmentation")  # tasks whose models return logits, so with model.num_classes
 
 # Defaults of keys that runs of an older version did not have.
-_TIMEOUT = {"timeout": DATA["timeout"]}
-ADDED = {"data": _TIMEOUT, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
+_DATA = {name: DATA[name] for name in ("cache", "timeout")}
+ADDED = {"data": _DATA, "mesh": MESH, "model": MODEL, "optimizer": OPTIMIZER, "train": TRAIN}
 TASKS = {
     "face": {
         "finetune": FINETUNE,
         "model": {**MODEL, **AFFINITY},
-        "data": {**_TIMEOUT, "augment": AUGMENT},
+        "data": {**_DATA, "augment": AUGMENT},
         "train": {**TRAIN, "auto": ""},
         "eval": REPORT,
     },

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,17 @@ def test_a_run_learns_where_the_bar_is(workdir):
     assert "2 of 4 groups are to test on, none on both sides" in " ".join(results["notes"])
     metrics = (workdir / "metrics.jsonl").read_text()
     assert '"test_balanced_accuracy"' in metrics and '"score"' not in metrics  # nothing is selected on test images
+
+
+def test_a_run_does_not_go_on_with_other_classes(boards, workdir, tmp_path):
+    root, run = (shutil.copytree(there, tmp_path / there.name) for there in (boards, workdir))
+    for part in ("train", "test"):
+        (root / part / "right").rename(root / part / "down")
+    config = config_for(root, **{"optimizer.epochs": 7.0})
+    with pytest.raises(
+        UserError, match=r"changed: 72 images, 3 classes \(left, middle, right\) .* \(down, left, middle\)"
+    ):
+        train(config, run)
 
 
 def test_predictions_are_those_of_the_results(workdir):

@@ -28,7 +28,7 @@ from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import summarize
 from tvconv_jax.tasks import mask_results
 from tvconv_jax.tasks.mask_results import MaskScores, Prediction
-from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of
+from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, set_sizes
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
@@ -90,7 +90,7 @@ class OwnMasks:
         self.set, self.train = data
         self.test = self.set.of(test=True)
         self.train_names, self.test_names = [file.name for file in self.set.of(test=False)], [f.name for f in self.test]
-        self.sizes = {"images": len(self.train), "classes": len(self.classes)}
+        self.sizes = set_sizes(len(self.train), self.classes)
         embedded = self.config.data.source == "embedded"
         title = "embedded boards (synthetic, drawn by tvconv_jax)" if embedded else str(self.config.data.root)
         notes = self.set.notes[:1] if embedded else self.set.notes

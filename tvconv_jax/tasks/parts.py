@@ -1,7 +1,7 @@
 """Parts of a run that its config describes: model, forward pass, mesh, learning rate, intervals."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tvconv_jax.data.listing import printable
 from tvconv_jax.models import create_model
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
@@ -28,6 +29,7 @@ from tvconv_jax.utils.sizes import Size, height_width
 Forward = Callable[..., tuple[jax.Array, Any]]
 
 PRECISIONS = {name: jnp.dtype(name) for name in KEYS["train.precision"].choices}
+MAX_NAMED = 20  # classes that a line of sizes names
 MIN_TIMED_STEPS = 5  # that a speed is taken from
 MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
 _NOT_FIELDS = ("pretrained", "affinity_init")  # keys of config.model that set initial values
@@ -162,6 +164,12 @@ def plan_of(config: ConfigDict, steps_per_epoch: int) -> loop.Plan:
         raise UserError(f"{given} {total:,} steps, and a run counts to {MAX_STEPS - 1:,}; take fewer.")
     eval_every = max(1, round(train.eval_every * steps_per_epoch))
     return loop.Plan(total, train.log_every, train.checkpoint_every, eval_every)
+
+
+def set_sizes(images: int, classes: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of a set of own images, as checkpoints hold them: a run does not go on with other classes."""
+    names = [printable(str(name)) for name in classes[:MAX_NAMED]]
+    return {"images": images, f"classes ({', '.join(names)}{', ...' * (len(classes) > MAX_NAMED)})": len(classes)}
 
 
 def find_speed(line: ProgressLine, results: Path) -> float | None:

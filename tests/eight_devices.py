@@ -23,7 +23,7 @@ from tvconv_jax.tasks import face
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import make_loss
 from tvconv_jax.tasks.face_model import init_class_weights, make_head
-from tvconv_jax.tasks.parts import make_forward
+from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.run import run
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.mesh import make_mesh, over_devices, over_model, put_batch, replicated

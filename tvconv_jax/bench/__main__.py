@@ -30,7 +30,6 @@ import jax.numpy as jnp
 from tvconv_jax.bench import ours
 from tvconv_jax.bench.settings import LEARNING_RATE, PRECISIONS, SGD, face_inputs, operator_inputs, segmentation_inputs
 from tvconv_jax.bench.timing import Call, Wait, copy_bandwidth, interleaved
-from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 from tvconv_jax.nn.checks import FIELDS
@@ -136,6 +135,8 @@ def bench_segmentation(
     """Time the training step of DeepLabV3+ with atrous convolutions; print and return the figures."""
     arrays, theirs, model = segmentation_inputs(batch, image_size), None, {"depth": depth, "precision": precision}
     if baseline:
+        from tvconv_jax.data.fundus import to_maps  # late: of all modes, this one alone needs data sets
+
         deeplab = importlib.import_module("tvconv_jax.bench.torch_baseline_deeplab")
         theirs = deeplab.segmentation_trainer(arrays["image"], to_maps(arrays["mask"]), LEARNING_RATE, **model)
     calls, result = _start(baseline, theirs, functools.partial(ours.segmentation_trainer, arrays, **model))

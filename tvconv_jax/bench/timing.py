@@ -18,23 +18,27 @@ Call = Callable[[], Any]  # returns a result that may not be computed yet
 Wait = Callable[[Any], Any]  # blocks until a result is computed
 
 
-def interleaved(calls: dict[Any, tuple[Call, Wait]], runs: int) -> dict[Any, float]:
-    """Return the median seconds of each call over ``runs`` rounds of all calls, after an untimed round."""
+def interleaved(calls: dict[Any, tuple[Call, Wait]], runs: int, *, queued: bool | None = None) -> dict[Any, float]:
+    """Return the median seconds of each call over ``runs`` rounds of all calls, after an untimed round.
+
+    ``queued``: whether calls are launched without waiting for the one before; default: on JAX's accelerators.
+    """
+    # Programs in flight would share a CPU's cores; on an accelerator they queue, and launching them costs no time.
+    queued = jax.default_backend() != "cpu" if queued is None else queued
     repeats = {}
     for name, (call, wait) in calls.items():
         wait(call())
-        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, wait, 1)))
+        repeats[name] = max(1, math.ceil(STRETCH / _seconds(call, wait, 1, queued)))
     times: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, (call, wait) in calls.items():
             time.sleep(REST)
-            times[name].append(_seconds(call, wait, repeats[name]))
+            times[name].append(_seconds(call, wait, repeats[name], queued))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(call: Call, wait: Wait, repeats: int) -> float:
-    # Programs in flight would share a CPU's cores; on an accelerator they queue, and launching them costs no time.
-    each = wait if jax.default_backend() == "cpu" else lambda result: result
+def _seconds(call: Call, wait: Wait, repeats: int, queued: bool) -> float:
+    each = (lambda result: result) if queued else wait
     start = time.perf_counter()
     for _ in range(repeats):
         result = each(call())

@@ -4,6 +4,7 @@
     python -m tvconv_jax.bench train        MobileNetV2 x0.1, batch 64: images/s, compile time, memory
     python -m tvconv_jax.bench segmentation DeepLabV3+ with atrous convolutions, 256x256, batch 8
     python -m tvconv_jax.bench              all
+    python -m tvconv_jax.bench gpu          on a GPU, all its figures within a given time; its options: gpu --help
 
 Ratios are the baseline's time over ours: above 1, ours is faster. Calls are interleaved, so that a busy machine slows
 both, and figures are medians. Both use every core that the process may use (``taskset`` gives them fewer), or
@@ -213,6 +214,10 @@ def hardware() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["gpu"]:
+        importlib.import_module("tvconv_jax.bench.gpu.command").main(argv[1:])
+        return
     depth = number(0, FIELDS["depth"].high, above=True)
     renamed = {"--twin": "--baseline"}
     parser = Parser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0], renamed=renamed)

@@ -46,7 +46,7 @@ def _seconds(call: Call, wait: Wait, repeats: int, queued: bool) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def copy_bandwidth(runs: int) -> float:
-    """Return the bytes/s that the first device reads and writes while it negates a large array."""
-    x, negate = jnp.ones(COPIED // 4), jax.jit(jnp.negative)
-    return 2 * COPIED / interleaved({"copy": (lambda: negate(x), jax.block_until_ready)}, runs)["copy"]
+def copy_bandwidth(runs: int, *, nbytes: int = COPIED, dtype: str = "float32") -> float:
+    """Return the bytes/s that the first device reads and writes while it negates an array of ``nbytes``."""
+    x, negate = jnp.ones(nbytes // jnp.dtype(dtype).itemsize, dtype), jax.jit(jnp.negative)
+    return 2 * x.nbytes / interleaved({"copy": (lambda: negate(x), jax.block_until_ready)}, runs)["copy"]

@@ -14,8 +14,8 @@ EXTRAS = {
     "align": (*_DATA, "mtcnnruntime", "onnxruntime", "cv2"),
     "torch": ("torch",),
 }
-# The extra without which commands do not start; a package's row holds for modules without a row. A subcommand may have a
-# row of its own, like a module in that package; an empty one checks its packages itself.
+# The extra without which commands do not start; a package's row holds for modules without a row. A subcommand may have
+# a row of its own, like a module in that package. Commands with an empty row check their packages themselves.
 NEEDED = {
     "tvconv_jax.bench": "train",
     "tvconv_jax.bench.gpu": "",

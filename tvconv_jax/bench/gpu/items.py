@@ -1,0 +1,154 @@
+"""The list of figures that the command measures, most wanted first."""
+
+import dataclasses
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from tvconv_jax.bench.settings import PRECISIONS
+from tvconv_jax.models.mobilenetv2 import blocks, scaled
+
+SECTIONS = ("copy", "operators", "steps", "faces")
+OPERATORS = ("tvconv", "depthwise")
+# Of the PyTorch baseline; the last one is measured when all else is.
+MODES = ("compiled", "eager", "channels-last", "compiled channels-last")
+MODELS = (("mobilenetv2", 0.1), ("mobilenetv2", 1.0), ("shufflenetv2", 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of a run; tiny ones try the command on a CPU and measure nothing of interest."""
+
+    tiny: bool = False
+    batch: int = 512  # of operators and training steps
+    image_size: int = 96
+    depth: float = 1.0
+    copied: int = 2**30  # bytes that a copy reads
+    runs: int = 5  # rounds of a timing
+    face_batch: int = 256
+    epochs: float = 38.0  # of the runs on faces, as in the paper
+    learning_rates: tuple[float, ...] = (0.05, 0.15, 0.4)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+TINY = Sizes(True, 4, 16, 0.1, 2**20, 1, 4, 1.0, (0.05,), (0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One line of the output file: what it is, and the settings that tell it from all others."""
+
+    what: str  # "copy", "operator", "step" or "accuracy"
+    settings: dict[str, Any]
+    learning_rate: float | None = None  # of a run whose settings leave it to be chosen
+
+    def is_in(self, row: dict[str, Any]) -> bool:
+        """Return whether a line of the file is this one."""
+        return row.get("what") == self.what and all(row.get(name) == value for name, value in self.settings.items())
+
+    def __str__(self) -> str:
+        return " ".join([self.what, *(str(value) for value in self.settings.values())])
+
+
+@dataclasses.dataclass
+class Group:
+    """Items that one process measures, in sets that compile at the same time."""
+
+    side: str  # the module of the process: "jax_side" or "torch_side"
+    sets: list[list[Item]]
+
+
+def groups(sizes: Sizes, only: Collection[str], faces: str | None) -> list[Group]:
+    """Return the items of some sections (:data:`SECTIONS`), most wanted first.
+
+    Args:
+        sizes: Of all items.
+        only: Names of the wanted sections.
+        faces: The digest of the set of faces, ``None`` without one.
+    """
+    copies = [[Item("copy", {"precision": precision})] for precision in PRECISIONS]
+    narrow, wide = (_operators(width, sizes)[: 1 if sizes.tiny else None] for width in (0.1, 1.0))
+    ours = [[_step("ours", *model, operator, precision, sizes) for precision, operator in _pairs()] for model in MODELS]
+    theirs = [_baseline(model, sizes) for model in MODELS]
+    steps = "steps" in only
+    found = [
+        Group("jax_side", copies * ("copy" in only) + narrow[:1] * ("operators" in only) + ours[:1] * steps),
+        Group("torch_side", theirs[0] * steps),
+        Group("jax_side", narrow[1:] * ("operators" in only) + ours[1:] * steps),
+        Group("jax_side", _accuracy(sizes, faces) if faces and "faces" in only else []),
+        Group("torch_side", (theirs[1] + theirs[2]) * steps),
+        Group("jax_side", wide * ("operators" in only)),
+        Group(
+            "torch_side",
+            [[_torch_step(model, MODES[-1], *pair, sizes)] for model in MODELS for pair in _pairs()] * steps,
+        ),
+    ]
+    found = [_tiny(group) for group in found] if sizes.tiny else found
+    return [group for group in found if group.sets]
+
+
+def shapes(width: float, image_size: int) -> list[tuple[int, int, int]]:
+    """Return grid, channels and strides of the operators of MobileNetV2, the largest arrays first."""
+    grid, channels, found = image_size, scaled(32, width), []
+    for row in blocks(width):
+        found.append((grid, channels * row.expansion, row.strides))
+        grid, channels = (grid - 1) // row.strides + 1, row.features
+    return sorted(dict.fromkeys(found), key=lambda shape: -(shape[0] ** 2) * shape[1])
+
+
+def _pairs() -> Iterable[tuple[str, str]]:
+    return ((precision, operator) for precision in PRECISIONS for operator in OPERATORS)
+
+
+def _operators(width: float, sizes: Sizes) -> list[list[Item]]:
+    return [
+        [
+            Item(
+                "operator",
+                {"operator": operator, "shape": [sizes.batch, grid, grid, channels, strides], "precision": precision},
+            )
+            for precision, operator in _pairs()
+        ]
+        for grid, channels, strides in shapes(width, sizes.image_size)
+    ]
+
+
+def _step(side: str, name: str, width: float, operator: str, precision: str, sizes: Sizes, mode: str = "") -> Item:
+    model = {"side": side} | ({"mode": mode} if mode else {}) | {"model": name, "width": width}
+    return Item("step", model | {"operator": operator, "precision": precision, "batch": sizes.batch})
+
+
+def _torch_step(model: tuple[str, float], mode: str, precision: str, operator: str, sizes: Sizes) -> Item:
+    return _step("PyTorch", *model, operator, precision, sizes, mode)
+
+
+def _baseline(model: tuple[str, float], sizes: Sizes) -> list[list[Item]]:
+    """One after the other: PyTorch compiles with all cores."""
+    precisions = [[pair for pair in _pairs() if pair[0] == precision] for precision in PRECISIONS]
+    return [[_torch_step(model, mode, *pair, sizes)] for pairs in precisions for mode in MODES[:-1] for pair in pairs]
+
+
+def _accuracy(sizes: Sizes, faces: str) -> list[list[Item]]:
+    """All learning rates with the first seed, then the other seeds with the chosen one (``None``)."""
+
+    def item(operator: str, seed: int, learning_rate: float | None) -> Item:
+        about = {"operator": operator, "seed": seed, "asked_rate": learning_rate, "epochs": sizes.epochs}
+        return Item("accuracy", about | {"batch": sizes.face_batch, "faces": faces})
+
+    first, *others = sizes.seeds
+    runs = [(first, learning_rate) for learning_rate in sizes.learning_rates] + [(seed, None) for seed in others]
+    return [[item(operator, *run) for operator in OPERATORS] for run in runs]
+
+
+def _tiny(group: Group) -> Group:
+    """Leave out what runs no other code than the rest, for each program takes seconds to compile."""
+    wanted = {("mobilenetv2", 0.1, "depthwise", "float32"), ("shufflenetv2", 0.5, "tvconv", "bfloat16")}
+
+    def kept(item: Item) -> bool:
+        about = item.settings
+        if item.what == "step":
+            model = tuple(about[name] for name in ("model", "width", "operator", "precision"))
+            return model in wanted and (about["side"] == "PyTorch" or about["operator"] == "depthwise")
+        return item.what != "accuracy" or about["operator"] == "tvconv"
+
+    sets = [[item for item in items if kept(item)] for items in group.sets]
+    return Group(group.side, [items for items in sets if items])

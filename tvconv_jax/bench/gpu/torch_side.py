@@ -19,7 +19,7 @@ def begin(sizes: Sizes, *, platform: str) -> tuple[dict, Prepare]:
     """
     try:
         baseline = importlib.import_module("tvconv_jax.bench.torch_baseline")
-        about = baseline.prepare(platform, cores())
+        about = baseline.prepare(platform, _threads(sizes)).partition(" (")[0]
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -29,6 +29,10 @@ def begin(sizes: Sizes, *, platform: str) -> tuple[dict, Prepare]:
     return {"baseline": about}, lambda item: _prepare(baseline, item, sizes, platform)
 
 
+def _threads(sizes: Sizes) -> int:
+    return 1 if sizes.tiny else cores()  # several would wait for each other most of the time
+
+
 def _prepare(baseline: Any, item: Item, sizes: Sizes, platform: str) -> Measure:
     """Take the first step, which compiles."""
     about, (compiled, channels_last) = (
@@ -36,7 +40,7 @@ def _prepare(baseline: Any, item: Item, sizes: Sizes, platform: str) -> Measure:
         ("compiled" in item.settings["mode"], "last" in item.settings["mode"]),
     )
     # At tiny sizes the test of the command waits for no C++ compiler.
-    baseline.prepare(platform, cores(), ("traced" if sizes.tiny else "compiled") if compiled else "eager")
+    baseline.prepare(platform, _threads(sizes), ("traced" if sizes.tiny else "compiled") if compiled else "eager")
     batch, class_weights = face_inputs(sizes.batch, sizes.image_size)
     model = {"name": about["model"], "width": about["width"], "depth": sizes.depth, "precision": about["precision"]}
     start = time.perf_counter()

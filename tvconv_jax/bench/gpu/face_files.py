@@ -78,8 +78,10 @@ def _read_file(path: Path) -> Faces:
         if missing := [name for name in KEYS if name not in arrays]:
             raise ValueError(f"it has no array {missing[0]!r}")
         data, ends, labels, test_data, test_ends, left, right, same = (arrays[name] for name in KEYS)
-        if data.dtype != np.uint8 or test_data.dtype != np.uint8 or same.dtype != bool or left.shape != right.shape:
-            raise ValueError("its arrays have other types or shapes")
+        if data.dtype != np.uint8 or test_data.dtype != np.uint8 or same.dtype != bool or labels.dtype.kind != "i":
+            raise ValueError("its arrays have other types")
+        if not left.shape == right.shape == same.shape == (len(same),) or labels.ndim != 1:
+            raise ValueError("its arrays have other shapes")
         return Faces(list(_cut(data, ends)), labels, list(_cut(test_data, test_ends)), left, right, same)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

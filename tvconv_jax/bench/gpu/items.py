@@ -66,7 +66,8 @@ def groups(sizes: Sizes, only: Collection[str], faces: str | None) -> list[Group
         faces: The digest of the set of faces, ``None`` without one.
     """
     copies = [[Item("copy", {"precision": precision})] for precision in PRECISIONS]
-    narrow, wide = (_operators(width, sizes)[: 1 if sizes.tiny else None] for width in (0.1, 1.0))
+    narrow, wide = ([] if sizes.tiny and width == 1 else _operators(width, sizes) for width in (0.1, 1.0))
+    narrow = narrow[: 1 if sizes.tiny else None]
     ours = [[_step("ours", *model, operator, precision, sizes) for precision, operator in _pairs()] for model in MODELS]
     theirs = [_baseline(model, sizes) for model in MODELS]
     steps = "steps" in only
@@ -82,8 +83,18 @@ def groups(sizes: Sizes, only: Collection[str], faces: str | None) -> list[Group
             [[_torch_step(model, MODES[-1], *pair, sizes)] for model in MODELS for pair in _pairs()] * steps,
         ),
     ]
-    found = [_tiny(group) for group in found] if sizes.tiny else found
-    return [group for group in found if group.sets]
+    return _merged([_tiny(group) for group in found] if sizes.tiny else found)
+
+
+def _merged(found: list[Group]) -> list[Group]:
+    """Let neighbors of one side share a process, for each takes seconds to start."""
+    merged: list[Group] = []
+    for group in found:
+        if merged and merged[-1].side == group.side:
+            merged[-1] = Group(group.side, merged[-1].sets + group.sets)
+        elif group.sets:
+            merged.append(group)
+    return merged
 
 
 def shapes(width: float, image_size: int) -> list[tuple[int, int, int]]:
@@ -141,14 +152,20 @@ def _accuracy(sizes: Sizes, faces: str) -> list[list[Item]]:
 
 def _tiny(group: Group) -> Group:
     """Leave out what runs no other code than the rest, for each program takes seconds to compile."""
-    wanted = {("mobilenetv2", 0.1, "depthwise", "float32"), ("shufflenetv2", 0.5, "tvconv", "bfloat16")}
+    steps = {
+        "ours": {("shufflenetv2", "depthwise", "bfloat16")},
+        "PyTorch": {("mobilenetv2", "depthwise", "float32"), ("shufflenetv2", "tvconv", "bfloat16")},
+    }
 
     def kept(item: Item) -> bool:
         about = item.settings
-        if item.what == "step":
-            model = tuple(about[name] for name in ("model", "width", "operator", "precision"))
-            return model in wanted and (about["side"] == "PyTorch" or about["operator"] == "depthwise")
-        return item.what != "accuracy" or about["operator"] == "tvconv"
+        if item.what == "operator":
+            return (about["operator"], about["precision"]) in {("tvconv", "float32"), ("depthwise", "bfloat16")}
+        if item.what == "accuracy":
+            return about["operator"] == "tvconv"
+        model = tuple(about.get(name) for name in ("model", "operator", "precision"))
+        twice = model[0] == "shufflenetv2" and "compiled" in about.get("mode", "")
+        return item.what == "copy" or (model in steps[about["side"]] and about["width"] < 1 and not twice)
 
     sets = [[item for item in items if kept(item)] for items in group.sets]
     return Group(group.side, [items for items in sets if items])

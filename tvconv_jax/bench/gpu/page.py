@@ -1,7 +1,7 @@
 """Markdown tables of an output file: the newest line of every figure, by machine and code."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from tvconv_jax.bench.gpu.items import MODES, OPERATORS
@@ -9,6 +9,8 @@ from tvconv_jax.utils.errors import UserError
 
 Row = dict[str, Any]
 PASSES = {"forward": "forward", "input_gradient": "gradient of the input", "weight_gradient": "gradient of the weights"}
+# That tell an item from all others.
+SETTINGS = ("what", "reason", "side", "mode", "model", "width", "operator", "shape", "precision", "seed", "asked_rate")
 DASH = "-"  # of a figure that is missing
 
 
@@ -120,21 +122,14 @@ def _accuracies(rows: list[Row]) -> str:
 
 
 def _problems(rows: list[Row]) -> str:
-    """List the newest error of each item that has no figure, and what was skipped."""
-    ignored = {"what", "t", "device", "versions", "commit", "tiny", "error", "baseline"}
-    lines: dict[str, str] = {}
+    """List what was skipped, and the newest line of each item if it holds an error."""
+    newest: dict[str, list[str]] = {}
     for row in rows:
-        name = " ".join([row["what"], *(f"{row[key]}" for key in row if key not in ignored)])
-        if "error" in row:
-            lines[name] = f"- {name}: {row['error']}"
-        elif row["what"] == "skipped":
-            lines[name] = f"- {row['reason']}"
-        errors = ((key, row[key]["error"]) for key in PASSES if isinstance(row.get(key), dict) and "error" in row[key])
-        lines |= {
-            f"{name} {key}": f"- {row['operator']} {row['shape']} {row['precision']}, {PASSES[key]}: {error}"
-            for key, error in errors
-        }
-    return "### Not measured, or wrong\n\n" + "\n".join(lines.values()) if lines else ""
-
-
-Section = Callable[[list[Row]], str]
+        about = [str(row[key]) for key in SETTINGS if row.get(key) is not None]
+        errors = [("", row["error"])] if "error" in row else []
+        passes = {key: row[key] for key in PASSES if isinstance(row.get(key), dict)}
+        errors += [(f", {PASSES[key]}", found["error"]) for key, found in passes.items() if "error" in found]
+        lines = [f"- {' '.join(about)}{part}: {error}" for part, error in errors]
+        newest[" ".join(about)] = [f"- {row['reason']}"] if row["what"] == "skipped" else lines
+    lines = sum(newest.values(), [])
+    return "### Not measured, or wrong\n\n" + "\n".join(lines) if lines else ""

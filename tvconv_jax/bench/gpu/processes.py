@@ -130,7 +130,7 @@ class Worker:
             process, machine = self._start(side)
         try:
             for number, items in enumerate(sets if machine is not None else []):
-                left, reason = self._measure(process, items, machine)
+                left, reason = self._measure(process, items, machine.get("baseline"))
                 if left and not reason:  # the time is over
                     return []
                 if left:
@@ -139,16 +139,17 @@ class Worker:
         finally:
             process.end()
 
-    def _measure(self, process: Process, items: list[Item], machine: dict[str, Any]) -> tuple[list[list[Item]], str]:
+    def _measure(self, process: Process, items: list[Item], baseline: str | None) -> tuple[list[list[Item]], str]:
         """Measure a set; return what is left, each item alone, and the reason if the process broke."""
         pending, current = {str(item): item for item in items}, []
+        about = {"baseline": baseline} if baseline else {}
         process.send([dataclasses.asdict(item) for item in self._with_rates(items)])
         for message in self._messages(process):
             if "begin" in message:
                 current = message["begin"]
             elif "item" in message:
                 item = pending.pop(message["item"])
-                self._record.add(item.what, **item.settings, **message["figures"], **machine)
+                self._record.add(item.what, **item.settings, **message["figures"], **about)
             if not pending:
                 return [], ""
             if "broken" in message and message["broken"]:

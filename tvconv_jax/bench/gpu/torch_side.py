@@ -35,16 +35,16 @@ def _threads(sizes: Sizes) -> int:
 
 def _prepare(baseline: Any, item: Item, sizes: Sizes, platform: str) -> Measure:
     """Take the first step, which compiles."""
-    about, (compiled, channels_last) = (
-        item.settings,
-        ("compiled" in item.settings["mode"], "last" in item.settings["mode"]),
-    )
+    about, mode = item.settings, item.settings["mode"]
     # At tiny sizes the test of the command waits for no C++ compiler.
-    baseline.prepare(platform, _threads(sizes), ("traced" if sizes.tiny else "compiled") if compiled else "eager")
+    baseline.prepare(
+        platform, _threads(sizes), ("traced" if sizes.tiny else "compiled") if "compiled" in mode else "eager"
+    )
     batch, class_weights = face_inputs(sizes.batch, sizes.image_size)
     model = {"name": about["model"], "width": about["width"], "depth": sizes.depth, "precision": about["precision"]}
     start = time.perf_counter()
-    trainer = baseline.face_trainer(about["operator"], class_weights, batch, SGD, channels_last=channels_last, **model)
+    model["channels_last"] = "channels-last" in mode
+    trainer = baseline.face_trainer(about["operator"], class_weights, batch, SGD, **model)
     losses = [float(trainer.step())]
     first = time.perf_counter() - start
 

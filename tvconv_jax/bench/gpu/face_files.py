@@ -89,7 +89,8 @@ def _read_file(path: Path) -> Faces:
 
 
 def _cut(data: np.ndarray, ends: np.ndarray) -> Iterator[bytes]:
-    if ends.ndim != 1 or ends.dtype.kind not in "iu" or np.any(np.diff(ends) < 0) or ends[0] or ends[-1] != data.size:
+    fits = data.ndim == ends.ndim == 1 and ends.dtype.kind in "iu" and ends.size > 0
+    if not fits or ends[0] != 0 or ends[-1] != data.size or np.any(ends[1:] < ends[:-1]):
         raise ValueError("its images do not fit their lengths")
     return (data[start:end].tobytes() for start, end in zip(ends[:-1], ends[1:], strict=True))
 

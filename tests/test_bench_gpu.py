@@ -17,7 +17,8 @@ from tvconv_jax.bench import __main__ as bench
 from tvconv_jax.bench import torch_baseline as baseline
 from tvconv_jax.bench.gpu import command, operators, processes
 from tvconv_jax.bench.gpu.face_files import read_faces
-from tvconv_jax.bench.gpu.items import TINY, Group, Item, Sizes, groups, shapes
+from tvconv_jax.bench.gpu.item import TINY, Group, Item, Sizes
+from tvconv_jax.bench.gpu.items import groups, shapes
 from tvconv_jax.bench.gpu.page import page
 from tvconv_jax.bench.gpu.record import FILE, Record, read_rows
 from tvconv_jax.bench.torch_baseline_shufflenet import ShuffleNetV2
@@ -187,7 +188,8 @@ class BrokenProcess:
 
 def test_a_process_that_dies_costs_one_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "Process", BrokenProcess)
-    items = [Item("operator", {"operator": name}) for name in "abcd"]
+    about = {"shape": [1, 2, 2, 1, 1], "precision": "float32"}
+    items = [Item("operator", {"operator": name, **about}) for name in "abcd"]
     monkeypatch.setattr(BrokenProcess, "bad", str(items[1]))
     record = Record(tmp_path, commit=None, tiny=False)
     worker = processes.Worker(record, TINY, None, deadline=processes.time.time() + 60)
@@ -295,10 +297,12 @@ def test_bad_arguments_are_one_line(tmp_path, capsys):
     (tmp_path / "text.npz").write_text("no arrays")
     (tmp_path / "odd.jsonl").write_text('{"what": 1}\n{"what": "copy"}\n')
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "part.jsonl").write_text('{"what": "copy"}\n')
     for argument, message in (
         ("--minutes=5", "--out is missing"),
         (f"--page={tmp_path / 'odd.jsonl'}", "odd.jsonl:1 is not a line"),
         (f"--page={tmp_path / 'empty.jsonl'}", "no figures"),
+        (f"--page={tmp_path / 'part.jsonl'}", "lacks figures"),
         (f"--page={tmp_path / 'none'}", "cannot be read"),
         ("--only=kernels", "'kernels' is unknown"),
         ("--minutes=0", "greater than 0"),

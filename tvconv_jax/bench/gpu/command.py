@@ -17,7 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvconv_jax.bench.gpu.items import SECTIONS, TINY, Sizes, groups
+from tvconv_jax.bench.gpu.item import TINY, Sizes
+from tvconv_jax.bench.gpu.items import SECTIONS, groups
 from tvconv_jax.bench.gpu.page import page
 from tvconv_jax.bench.gpu.processes import Worker
 from tvconv_jax.bench.gpu.record import FILE, Record, commit, read_rows

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from tvconv_jax.bench.gpu.face_files import decode, read_faces
-from tvconv_jax.bench.gpu.items import Item, Sizes
+from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.bench.gpu.worker import Measure, TooLateError
 from tvconv_jax.bench.settings import EMBEDDING_SIZE, MOMENTUM, WEIGHT_DECAY
 from tvconv_jax.metrics.verification import ten_fold

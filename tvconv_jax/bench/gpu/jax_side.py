@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tvconv_jax.bench import ours
 from tvconv_jax.bench.gpu import faces, operators
-from tvconv_jax.bench.gpu.items import Item, Sizes
+from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.bench.gpu.worker import Measure, Prepare, step_figures
 from tvconv_jax.bench.settings import face_inputs
 from tvconv_jax.bench.timing import copy_bandwidth, interleaved

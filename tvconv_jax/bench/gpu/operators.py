@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvconv_jax.bench.gpu.items import Item, Sizes
+from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.bench.gpu.worker import Measure, describe
 from tvconv_jax.bench.ours import OPERATORS
 from tvconv_jax.bench.timing import copy_bandwidth, interleaved

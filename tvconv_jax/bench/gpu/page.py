@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from tvconv_jax.bench.gpu.items import MODES, OPERATORS
+from tvconv_jax.bench.gpu.item import MODES, OPERATORS
 from tvconv_jax.utils.errors import UserError
 
 Row = dict[str, Any]
@@ -18,7 +18,7 @@ def page(rows: list[Row]) -> str:
     """Return the tables of all lines, a part for each machine and code that measured them.
 
     Raises:
-        UserError: If there is no figure.
+        UserError: If there is no figure, or a line is not one of this command.
     """
     parts: dict[str, list[Row]] = {}
     for row in rows:
@@ -26,7 +26,11 @@ def page(rows: list[Row]) -> str:
         parts.setdefault(json.dumps(about, sort_keys=True), []).append(row)
     if not parts:
         raise UserError("the file holds no figures; measure some with `bench gpu --out=DIR`.")
-    return "\n\n".join(_part(part) for part in parts.values())
+    try:
+        return "\n\n".join(_part(part) for part in parts.values())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"a line of the file lacks figures ({reason}); name a file of `bench gpu --out`.") from None
 
 
 def _part(rows: list[Row]) -> str:
@@ -69,7 +73,7 @@ def _operators(rows: list[Row]) -> str:
     body = []
     for (shape, operator, precision), row in found.items():
         cells = [_pass_cell(row.get(name, {})) for name in PASSES]
-        body.append((operator, ",".join(map(str, shape or ())), precision, *cells, f"{row['copy_gb_per_s']:,.0f}"))
+        body.append((operator, ",".join(map(str, shape)), precision, *cells, f"{row['copy_gb_per_s']:,.0f}"))
     head = ("operator", "n,h,w,c,stride", "precision", *PASSES.values(), "GB/s of the copy")
     return _table("Operators: share of a copy of the same bytes (µs)", head, body) if body else ""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tvconv_jax.bench.gpu.items import Group, Item, Sizes
+from tvconv_jax.bench.gpu.item import Group, Item, Sizes
 from tvconv_jax.bench.gpu.record import Record
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.progress import reporter

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tvconv_jax.bench.gpu.items import Item
+from tvconv_jax.bench.gpu.item import Item
 from tvconv_jax.utils.environment import versions
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import as_json, parse_json

@@ -4,7 +4,7 @@ import importlib
 import time
 from typing import Any
 
-from tvconv_jax.bench.gpu.items import Item, Sizes
+from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.bench.gpu.worker import Measure, Prepare, Skip, step_figures
 from tvconv_jax.bench.settings import SGD, face_inputs
 from tvconv_jax.bench.timing import interleaved

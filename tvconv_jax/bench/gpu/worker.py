@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TextIO
 
-from tvconv_jax.bench.gpu.items import Item, Sizes
+from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.utils.files import as_json
 
 COMPILERS = 8  # programs that compile at the same time

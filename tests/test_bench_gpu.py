@@ -183,7 +183,19 @@ class BrokenProcess:
     def exit_code(self):
         return -11
 
-    end = exit_code
+    def end(self):
+        self.ended = True
+        return -9
+
+
+def test_a_process_that_waits_gives_the_memory_to_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "Process", BrokenProcess)
+    worker = processes.Worker(Record(tmp_path, commit=None, tiny=True), TINY, None, processes.time.time() + 60)
+    worker.look()
+    waiting = worker._looking
+    worker.measure(Group("torch_side", [[Item("copy", {"precision": "float32"})]]))
+    assert waiting.ended
+    worker.close()
 
 
 def test_a_process_that_dies_costs_one_figure(tmp_path, monkeypatch, capsys):

@@ -44,7 +44,8 @@ def begin_if_command() -> None:
         console.install()
         sys.excepthook = _last_word
         _handle(_stop_early)
-        require_for(new_name(module or package), subcommand=next(words, ""))
+        subcommand = next(words, "") if module != package else ""  # the table of all commands checks its own
+        require_for(new_name(module or package), subcommand=subcommand)
 
 
 def is_script() -> bool:

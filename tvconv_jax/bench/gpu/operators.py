@@ -30,14 +30,14 @@ def prepare(item: Item, sizes: Sizes) -> Measure:
     compiled = time.perf_counter() - start
 
     def measure() -> dict[str, Any]:
-        arrays = draw(jax.random.key(0))
+        arrays, check = draw(jax.random.key(0))
         bandwidth = _copy(sum(a.nbytes for a in arrays), item.settings["precision"], sizes.runs)
         figures: dict[str, Any] = {"copy_gb_per_s": round(bandwidth / 1e9, 1), "compile_s": round(compiled, 1)}
         for name, program in programs.items():
             figures[name] = (
                 program
                 if isinstance(program, dict)
-                else _attempt(functools.partial(_measure, name, program, item, arrays, bandwidth, sizes.runs))
+                else _attempt(functools.partial(_measure, name, program, item, arrays, check, bandwidth, sizes.runs))
             )
         return figures
 
@@ -66,11 +66,16 @@ def _shapes(item: Item) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
 
 
 def _draw(item: Item) -> Any:
-    """Compile a program that draws the arrays on the device."""
+    """Compile a program that draws the arrays on the device, and those of the check.
 
-    def draw(key: jax.Array) -> tuple[jax.Array, ...]:
+    The check has the cotangent with zeros for all images but the first ones, and input and cotangent of these.
+    """
+
+    def draw(key: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         keys, dtype = jax.random.split(key, 3), jnp.dtype(item.settings["precision"])
-        return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, _shapes(item), strict=True))
+        x, weights, g = (jax.random.normal(k, shape, dtype) for k, shape in zip(keys, _shapes(item), strict=True))
+        first = (jnp.arange(len(x)) < CHECKED).reshape(-1, 1, 1, 1)
+        return (x, weights, g), (jnp.where(first, g, jnp.zeros_like(g)), x[:CHECKED], g[:CHECKED])
 
     return jax.jit(draw).lower(jax.random.key(0)).compile()
 
@@ -88,9 +93,9 @@ def _compile(name: str, item: Item) -> Any:
 
 
 def _measure(
-    name: str, program: Any, item: Item, arrays: tuple[jax.Array, ...], bandwidth: float, runs: int
+    name: str, program: Any, item: Item, arrays: tuple, check: tuple, bandwidth: float, runs: int
 ) -> dict[str, Any]:
-    error = _error(name, program, item, arrays)
+    error = _error(name, program, item, arrays, check)
     seconds = interleaved({name: (lambda: program(*arrays), jax.block_until_ready)}, runs)[name]
     share = sum(a.nbytes for a in arrays) / seconds / bandwidth  # each pass reads two of them and writes a third
     tolerance = TOLERANCE[item.settings["precision"]]
@@ -98,15 +103,13 @@ def _measure(
     return {"us": round(1e6 * seconds, 1), "share_of_copy": round(share, 3), "float64_difference": error, **wrong}
 
 
-def _error(name: str, program: Any, item: Item, arrays: tuple[jax.Array, ...]) -> float:
+def _error(name: str, program: Any, item: Item, arrays: tuple, check: tuple) -> float:
     """Compare the same program with float64 on the first images: the cotangents of all others are zero."""
-    x, weights, cotangent = arrays
-    images = min(CHECKED, len(x))
-    cotangent = jnp.where(jnp.arange(len(x))[:, None, None, None] < images, cotangent, jnp.zeros_like(cotangent))
+    (x, weights, _), (cotangent, *few) = arrays, check
     found = program(x, weights, cotangent)
-    found = np.asarray(found if name == "weight_gradient" else found[:images], np.float64)
-    few = [np.asarray(array, np.float64) for array in (x[:images], weights, cotangent[:images])]
-    expected = reference(*few, strides=item.settings["shape"][-1])[PASSES.index(name)]
+    found = np.asarray(found if name == "weight_gradient" else found[:CHECKED], np.float64)
+    first_x, kernels, first_g = (np.asarray(array, np.float64) for array in (few[0], weights, few[1]))
+    expected = reference(first_x, kernels, first_g, strides=item.settings["shape"][-1])[PASSES.index(name)]
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 

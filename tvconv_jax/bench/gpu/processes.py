@@ -32,6 +32,8 @@ class Process:
     def __init__(self, side: str, options: dict[str, Any], *, quick: bool) -> None:
         command = tethered([sys.executable, "-m", "tvconv_jax.bench.gpu.worker", side])
         environment = ENVIRONMENT | os.environ | (QUICK if quick else {})
+        if side == TORCH_SIDE:
+            environment["JAX_PLATFORMS"] = "cpu"  # the GPU's memory is PyTorch's
         root = str(Path(__file__).parents[3])  # of a checkout that is not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -125,8 +127,10 @@ class Worker:
     def _run(self, side: str, sets: list[list[Item]]) -> list[list[Item]]:
         """Let one process measure sets; return those that are left for another one, if it broke."""
         machine: dict[str, Any] | None = {}
-        process, self._looking = self._looking if side == JAX_SIDE else None, None
-        if process is None:
+        process, self._looking = self._looking, None
+        if process and side != JAX_SIDE:
+            process.end()  # it holds the GPU's memory
+        if process is None or side != JAX_SIDE:
             process, machine = self._start(side)
         try:
             for number, items in enumerate(sets if machine is not None else []):

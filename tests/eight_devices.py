@@ -30,7 +30,7 @@ from tvconv_jax.tasks import face
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import make_loss
 from tvconv_jax.tasks.face_model import init_class_weights, make_head
-from tvconv_jax.tasks.parts import make_forward
+from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.run import run
 from tvconv_jax.training import device_cache
 from tvconv_jax.training.checkpoint import Checkpoints

@@ -108,7 +108,12 @@ def test_extras_name_the_modules_of_their_distributions():
 
 
 def test_every_command_is_in_the_table():
-    inner = ("preview", "config_page", "tether")  # draw an image and write a page of the docs; a part of others
+    inner = (
+        "preview",
+        "config_page",
+        "tether",
+        "worker",
+    )  # draw an image and write a page of the docs; parts of others
     modules = {command.module for command in entry.COMMANDS.values()}
     for path in (ROOT / "tvconv_jax").rglob("*.py"):
         if 'if __name__ == "__main__"' in path.read_text() and path.stem not in inner:

@@ -18,6 +18,8 @@ from PIL import Image
 from test_edge import write_onnx, write_torch
 from test_edge_safety import write as write_zip
 
+from tvconv_jax.bench.gpu import command as bench_gpu
+from tvconv_jax.bench.gpu.face_files import read_faces
 from tvconv_jax.convert.torch_checkpoint import read_torch_checkpoint
 from tvconv_jax.data.classes import find_classes
 from tvconv_jax.data.decoder import ImageError, pixels
@@ -138,6 +140,9 @@ def npz(folder):
     (workdir / "config.json").write_text(json.dumps({"task": "face"}))
     np.savez(workdir / "report.npz", a=np.array([Evil()], object))
     yield lambda: remake(workdir)
+    np.savez(folder / "faces.npz", data=np.array([Evil()], object))
+    yield lambda: read_faces(folder / "faces.npz")
+    yield lambda: read_faces(put(folder, "faces.npz", PICKLE))
 
 
 def pth(folder):
@@ -192,6 +197,16 @@ def class_names(folder):
         yield lambda text=text: read_classes(put(folder, "classes.json", text))
 
 
+def gpu_figures(folder):
+    for text in (
+        b"[" * 100_000,
+        b"\xff\x00\n{}",
+        b'{"what": "copy", "precision": {"__class__": 1}, "gb_per_s": "x"}',
+        b"1\n{}",
+    ):
+        yield lambda text=text: bench_gpu.main([f"--page={put(folder, 'a.jsonl', text)}"])
+
+
 def tfds(folder):
     found = tfds_folder(folder)
     (folder / "payload.py").write_text(f"import os; os.mkdir({MARKER!r})")
@@ -224,13 +239,14 @@ CRAFTED = {
     ".lst, pair lists, lists of landmarks": lists,
     ".csv of a classification set": csvs,
     ".bin": bins,
-    ".npz (check.npz, report.npz, maps)": npz,
+    ".npz (check.npz, report.npz, maps, faces of bench gpu)": npz,
     ".pth, .ckpt": pth,
     ".safetensors": safetensors,
     ".pt2": pt2,
     ".onnx": onnx,
     "model.py, native.py, native.cpp beside an artifact": code,
     ".json of ours (config.json, results.json, sweep.json, ...)": ours,
+    "bench_gpu.jsonl": gpu_figures,
     "classes.json of masks": class_names,
     "TFDS folders": tfds,
     "Orbax folders (checkpoints/)": orbax,

@@ -15,7 +15,8 @@ from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.ops.batch_norm import batch_norm
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import ADDED
-from tvconv_jax.tasks.parts import learning_rate_note, make_forward, schedule_of
+from tvconv_jax.tasks.forward import make_forward
+from tvconv_jax.tasks.parts import learning_rate_note, schedule_of
 from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state

@@ -76,7 +76,7 @@ def main() -> None:
     else:
         with cli.ends_in_one_line("nothing was written."):
             command = _find(name)
-            require_for(command.module, f"{program} {name}")
+            require_for(command.module, f"{program} {name}", subcommand=" ".join(arguments[:1]))
         cli.called_as = f"{program} {name}"
         sys.argv[1:] = [*command.flags, *arguments]
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)

@@ -4,6 +4,7 @@
     python -m tvconv_jax.bench train        MobileNetV2 x0.1, batch 64: images/s, compile time, memory
     python -m tvconv_jax.bench segmentation DeepLabV3+ with atrous convolutions, 256x256, batch 8
     python -m tvconv_jax.bench              all
+    python -m tvconv_jax.bench gpu          on a GPU, all its figures within a given time; its options: gpu --help
 
 Ratios are the baseline's time over ours: above 1, ours is faster. Calls are interleaved, so that a busy machine slows
 both, and figures are medians. Both use every core that the process may use (``taskset`` gives them fewer), or
@@ -30,7 +31,6 @@ import jax.numpy as jnp
 from tvconv_jax.bench import ours
 from tvconv_jax.bench.settings import LEARNING_RATE, PRECISIONS, SGD, face_inputs, operator_inputs, segmentation_inputs
 from tvconv_jax.bench.timing import Call, Wait, copy_bandwidth, interleaved
-from tvconv_jax.data.fundus import to_maps
 from tvconv_jax.edge import benchmark
 from tvconv_jax.models.mobilenetv2 import WIDTHS
 from tvconv_jax.nn.checks import FIELDS
@@ -136,6 +136,8 @@ def bench_segmentation(
     """Time the training step of DeepLabV3+ with atrous convolutions; print and return the figures."""
     arrays, theirs, model = segmentation_inputs(batch, image_size), None, {"depth": depth, "precision": precision}
     if baseline:
+        from tvconv_jax.data.fundus import to_maps  # late: of all modes, this one alone needs data sets
+
         deeplab = importlib.import_module("tvconv_jax.bench.torch_baseline_deeplab")
         theirs = deeplab.segmentation_trainer(arrays["image"], to_maps(arrays["mask"]), LEARNING_RATE, **model)
     calls, result = _start(baseline, theirs, functools.partial(ours.segmentation_trainer, arrays, **model))
@@ -212,6 +214,10 @@ def hardware() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["gpu"]:
+        importlib.import_module("tvconv_jax.bench.gpu.command").main(argv[1:])
+        return
     depth = number(0, FIELDS["depth"].high, above=True)
     renamed = {"--twin": "--baseline"}
     parser = Parser(prog="python -m tvconv_jax.bench", description=__doc__.splitlines()[0], renamed=renamed)

@@ -18,7 +18,7 @@ from tvconv_jax.models import create_model
 from tvconv_jax.ops.tv_conv import depthwise_conv, tv_conv
 from tvconv_jax.tasks import load_task
 from tvconv_jax.tasks.face_model import make_head, make_loss
-from tvconv_jax.tasks.parts import make_forward
+from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.training.mesh import make_mesh, put_batch
 from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import create_state
@@ -74,11 +74,12 @@ def face_trainer(
     *,
     width: float,
     depth: float,
+    name: str = "mobilenetv2",
     precision: str = "float32",
     state_dict: Weights = None,
 ) -> Trainer:
     """Return the training step of the face task."""
-    model = create_model("mobilenetv2", width=width, depth=depth, operator=operator)
+    model = create_model(name, width=width, depth=depth, operator=operator)
     variables = _variables(model, batch, state_dict)
     params = {"model": variables["params"], "class_weights": class_weights}
     optimizer = sgd(optax.constant_schedule(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)

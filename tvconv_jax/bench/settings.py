@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvconv_jax.data.synthetic.fundus import draw_fundus
 from tvconv_jax.ops.tv_conv import output_grid
 from tvconv_jax.utils.sizes import Size, height_width
 
@@ -43,6 +42,8 @@ def face_inputs(batch: int, image_size: int) -> tuple[dict[str, np.ndarray], np.
 
 def segmentation_inputs(batch: int, image_size: int) -> dict[str, np.ndarray]:
     """Return a batch of uint8 images and masks of discs and cups."""
+    from tvconv_jax.data.synthetic.fundus import draw_fundus  # late: needs SciPy, which the other settings do not
+
     random = np.random.default_rng(0)
     drawn = [draw_fundus(random, 1 + i % 4, image_size) for i in range(batch)]
     images, masks = (np.stack(arrays) for arrays in zip(*drawn, strict=True))

@@ -9,6 +9,7 @@ Imports torch: install the ``torch`` extra. Only :mod:`tvconv_jax.bench` and tes
 
 import ctypes
 import functools
+import importlib
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from tvconv_jax.models.mobilenetv2 import Block, blocks, scaled
 # A block's spatial operator: called as spatial(channels, strides, output size).
 Spatial = Callable[[int, int, int], nn.Module]
 
-# "compiled" passes functions through torch.compile; prepare() sets it.
+# "compiled" passes functions through torch.compile, "traced" through it without a compiler; prepare() sets it.
 MODE = "eager"
 
 
@@ -45,6 +46,8 @@ def prepare(backend: str, threads: int, mode: str = "eager") -> str:
 
 def maybe_compiled(function: Callable) -> Callable:
     """Return the function in the mode that :func:`prepare` set."""
+    if MODE == "traced":
+        return torch.compile(function, backend="eager")
     return torch.compile(function) if MODE == "compiled" else function
 
 
@@ -201,22 +204,30 @@ def face_trainer(
     *,
     width: float,
     depth: float,
+    name: str = "mobilenetv2",
     precision: str = "float32",
+    channels_last: bool = False,
 ) -> Trainer:
-    """Return a trainer of MobileNetV2 with class weights.
+    """Return a trainer of a model with class weights.
 
     Args:
         operator: ``"tvconv"`` or ``"depthwise"``.
         class_weights: ``[embedding_size, classes]``.
         batch: ``image`` uint8 ``[n, size, size, 3]`` and ``label`` ``[n]``, laid out once, before any clock runs.
         sgd: ``lr``, ``momentum`` and ``weight_decay``.
-        width, depth: MobileNetV2's.
+        width, depth: The model's.
+        name: ``"mobilenetv2"`` or ``"shufflenetv2"``.
         precision: See :class:`Trainer`.
+        channels_last: Whether PyTorch keeps images and kernels with the channels last, as we do.
     """
     torch.manual_seed(0)
     images, labels = to_input(batch["image"]), torch.tensor(batch["label"], dtype=torch.int64)
     spatial = {"tvconv": TVConv, "depthwise": depthwise}[operator]
-    model = MobileNetV2(width, depth, spatial, images.shape[2], embedding_size=len(class_weights))
+    module = importlib.import_module(f"{__name__}_shufflenet") if name == "shufflenetv2" else None
+    build = module.ShuffleNetV2 if module else MobileNetV2
+    model = build(width, depth, spatial, images.shape[2], embedding_size=len(class_weights))
+    if channels_last:
+        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     weights = nn.Parameter(torch.tensor(class_weights))
     optimizer = torch.optim.SGD([*model.parameters(), weights], **sgd)
     return Trainer(model, lambda: am_softmax(model(images), weights, labels), optimizer, precision)

@@ -35,11 +35,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tvconv_jax.utils.signatures import describe
 from tvconv_jax.utils.sizes import Size, height_width
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:  # as where only a benchmark runs; Pillow gives the same bits, more slowly
+    simplejpeg = None
 
 # What Pillow may open: decoders that work on the file's bytes alone. JPEG covers MPO, of several frames.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -66,7 +70,7 @@ def pixels(image: bytes, *, strict: bool = False) -> np.ndarray:
     Raises:
         ImageError: If it cannot be decoded.
     """
-    if image[:2] == b"\xff\xd8":
+    if image[:2] == b"\xff\xd8" and simplejpeg:
         try:
             height, width, space, *_ = simplejpeg.decode_jpeg_header(image)
             _check_size(width, height)

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tvconv_jax.data.pipeline import decode_record
 from tvconv_jax.data.source import Source, read
+from tvconv_jax.tasks.forward import check_choice
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import Size, height_width

@@ -27,8 +27,9 @@ from tvconv_jax.metrics.classification import fit_temperature
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import class_defaults
+from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, model_of, set_sizes
+from tvconv_jax.tasks.parts import decoupled_of, model_of, set_sizes
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job, restore
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.pipeline import index_batches
 from tvconv_jax.data.workers import WatchedBatches
+from tvconv_jax.tasks.forward import check_choice
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.training.device_cache import DeviceBatches, load_images
 from tvconv_jax.utils.errors import UserError
 

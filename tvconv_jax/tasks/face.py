@@ -23,9 +23,10 @@ from tvconv_jax.tasks import small_data
 from tvconv_jax.tasks.affinity import AffinityInit, deviation
 from tvconv_jax.tasks.face_model import init_class_weights, make_embed, make_head, make_loss
 from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_from
+from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import Forward, check_choice, model_of
+from tvconv_jax.tasks.parts import model_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed

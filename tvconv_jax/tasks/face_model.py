@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.losses import am_softmax_logits, sharded_am_softmax
-from tvconv_jax.tasks.parts import Forward
+from tvconv_jax.tasks.forward import Forward
 from tvconv_jax.training.mesh import over_model
 from tvconv_jax.training.state import pad_columns
 from tvconv_jax.training.step import LossFunction

@@ -14,8 +14,9 @@ from tvconv_jax.data.normalization import normalize
 from tvconv_jax.data.pipeline import steps_per_epoch
 from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
+from tvconv_jax.tasks.forward import Forward
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import Forward, model_of
+from tvconv_jax.tasks.parts import model_of
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.training.loop import Best
 from tvconv_jax.training.state import TrainState, create_state

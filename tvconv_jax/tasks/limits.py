@@ -7,8 +7,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from tvconv_jax.nn.checks import Range
+from tvconv_jax.tasks.forward import check_choice
 from tvconv_jax.tasks.keys import KEYS, get
-from tvconv_jax.tasks.parts import check_choice
 from tvconv_jax.utils.errors import UserError
 
 # Range of every number of a config. Keys that a config does not have are left out, a tuple's numbers are checked one by

@@ -22,8 +22,8 @@ from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.tasks import evaluation
 from tvconv_jax.tasks.evaluation import Measured, Predicted, dices, measure
+from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import Forward, check_choice
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs

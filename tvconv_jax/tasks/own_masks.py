@@ -27,8 +27,9 @@ from tvconv_jax.data.pipeline import steps_per_epoch
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import summarize
 from tvconv_jax.tasks import mask_results
+from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.mask_results import MaskScores, Prediction
-from tvconv_jax.tasks.parts import Forward, check_choice, decoupled_of, set_sizes
+from tvconv_jax.tasks.parts import decoupled_of, set_sizes
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs

@@ -1,46 +1,32 @@
-"""Parts of a run that its config describes: model, forward pass, mesh, learning rate, intervals."""
+"""Parts of a run that its config describes: model, learning rate, intervals."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.listing import printable
 from tvconv_jax.models import create_model
-from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
-from tvconv_jax.tasks.keys import KEYS
+from tvconv_jax.tasks.forward import check_choice
 from tvconv_jax.training import loop
-from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.training.optimizer import LR_SCALINGS, decoupled, step_schedule, warmup_cosine
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json
 from tvconv_jax.utils.progress import ProgressLine
 from tvconv_jax.utils.sizes import Size, height_width
 
-# (params, batch_stats, images float32 [n, h, w, 3], **rngs) -> (outputs float32, new batch_stats)
-Forward = Callable[..., tuple[jax.Array, Any]]
-
-PRECISIONS = {name: jnp.dtype(name) for name in KEYS["train.precision"].choices}
 MAX_NAMED = 20  # classes that a line of sizes names
 MIN_TIMED_STEPS = 5  # that a speed is taken from
 MAX_STEPS = 1 << 31  # a state counts its steps in 32 bits
 _NOT_FIELDS = ("pretrained", "affinity_init")  # keys of config.model that set initial values
 _JAX_NOTE = "\n-----"  # begins what JAX appends to an error of a traced function
 _traced: set[str] = set()  # image sizes and models that fit each other
-
-
-def check_choice(name: str, value: Any, choices: Iterable) -> None:
-    """Raise a ``UserError`` that lists the choices, if ``value`` is not one of them."""
-    if value not in choices:
-        raise UserError(f"{name} {value!r} is unknown; there are: {', '.join(map(str, choices))}.")
 
 
 def model_of(config: ConfigDict) -> nn.Module:
@@ -68,40 +54,6 @@ def _trace(model: nn.Module, image_size: Size) -> None:
     short = {"depth": ONE_BLOCK, "layers": 1}.items()
     model = model.clone(**{name: low for name, low in short if getattr(model, name, 0) > low})
     jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32))
-
-
-def make_forward(
-    model: nn.Module, mesh: Mesh, *, precision: str = "float32", batch_norm: str | int = "global"
-) -> Forward:
-    """Return the forward pass of a model in training.
-
-    Args:
-        model: The linen model.
-        mesh: Devices of the images.
-        precision: ``"bfloat16"`` computes in it: images, activations and a copy of the parameters. Parameters
-            themselves, statistics, weight generators, outputs and the loss are float32 either way.
-        batch_norm: ``"global"``, statistics of the whole batch however many devices share it; ``"per_replica"``, of
-            each device's own images, with the mean over devices in the running averages, as DistributedDataParallel
-            did in the paper; or a number of groups, as of so many devices, on any mesh.
-
-    Raises:
-        UserError: For another precision or kind of statistics.
-    """
-    check_choice("train.precision", precision, PRECISIONS)
-    groups = norm_groups(batch_norm, mesh)
-
-    def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            kwargs = {**kwargs, "groups": groups}
-        return norm(*args, **kwargs)
-
-    def forward(params: Any, batch_stats: Any, images: jax.Array, **rngs: jax.Array) -> tuple[jax.Array, Any]:
-        variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
-        with nn.intercept_methods(in_groups):
-            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-        return outputs.astype(jnp.float32), updates.get("batch_stats", batch_stats)  # MLP-Mixer has none
-
-    return forward
 
 
 def _learning_rate(config: ConfigDict, batch_size: int) -> float:

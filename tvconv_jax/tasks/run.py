@@ -19,7 +19,8 @@ from tvconv_jax.data.workers import WatchedBatches
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.tasks import report_data, write_report
 from tvconv_jax.tasks.device_data import check_cache, feed
-from tvconv_jax.tasks.parts import Forward, find_speed, learning_rate_note, make_forward, plan_of, schedule_of
+from tvconv_jax.tasks.forward import Forward, make_forward
+from tvconv_jax.tasks.parts import find_speed, learning_rate_note, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.trained import Trained, training_images
 from tvconv_jax.training import loop

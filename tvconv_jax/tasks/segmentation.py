@@ -19,10 +19,11 @@ from tvconv_jax.data.normalization import normalize
 from tvconv_jax.metrics.complexity import count
 from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import mask_defaults
+from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.odoc import SELECTIONS, Odoc, make_loss
 from tvconv_jax.tasks.own_masks import OwnMasks
-from tvconv_jax.tasks.parts import Forward, check_choice, model_of
+from tvconv_jax.tasks.parts import model_of
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import Embed
 from tvconv_jax.training import loop

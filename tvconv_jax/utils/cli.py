@@ -38,12 +38,14 @@ def begin_if_command() -> None:
         UserError: If packages are missing without which the command does not start.
     """
     package = __package__.split(".")[0]
-    module = next((word for word in sys.orig_argv[1:] if word.split(".")[0] == package), None)
+    words = iter(sys.orig_argv[1:])
+    module = next((word for word in words if word.split(".")[0] == package), None)
     if (sys.argv[:1] == ["-m"] and module) or is_script():
         console.install()
         sys.excepthook = _last_word
         _handle(_stop_early)
-        require_for(new_name(module or package))
+        subcommand = next(words, "") if module != package else ""  # the table of all commands checks its own
+        require_for(new_name(module or package), subcommand=subcommand)
 
 
 def is_script() -> bool:

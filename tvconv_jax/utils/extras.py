@@ -14,9 +14,11 @@ EXTRAS = {
     "align": (*_DATA, "mtcnnruntime", "onnxruntime", "cv2"),
     "torch": ("torch",),
 }
-# The extra without which commands do not start; a package's row holds for modules without a row.
+# The extra without which commands do not start; a package's row holds for modules without a row. A subcommand may have
+# a row of its own, like a module in that package. Commands with an empty row check their packages themselves.
 NEEDED = {
     "tvconv_jax.bench": "train",
+    "tvconv_jax.bench.gpu": "",
     "tvconv_jax.data": "data",
     "tvconv_jax.experiments": "train",
     "tvconv_jax.export": "train",
@@ -50,13 +52,13 @@ def require(extra: str, *modules: str, purpose: str = "") -> None:
         raise UserError(f"{listed} {verb} not installed{needs}: pip install 'tvconv_jax[{extra}]'.")
 
 
-def require_for(module: str, called_as: str = "") -> None:
+def require_for(module: str, called_as: str = "", *, subcommand: str = "") -> None:
     """Raise a ``UserError`` if a command, the name of its module, lacks packages without which it does not start.
 
     ``called_as`` names it in the message; default: ``python -m`` and the module.
     """
-    name = module
+    name = f"{module}.{subcommand}"
     while name and name not in NEEDED:
         name = name.rpartition(".")[0]
-    if name:
+    if NEEDED.get(name):
         require(NEEDED[name], purpose=called_as or f"python -m {module}")

@@ -20,8 +20,8 @@ from tvconv_jax.experiments.evidence.sets import DIVIDED, LIMIT, ImageSet, Part
 from tvconv_jax.metrics.complexity import Complexity, count
 from tvconv_jax.models import create_model
 from tvconv_jax.tasks.configs.own import AUGMENT
+from tvconv_jax.tasks.forward import make_forward
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import make_forward
 from tvconv_jax.training.mesh import make_mesh, replicated
 from tvconv_jax.training.optimizer import decoupled
 from tvconv_jax.training.state import TrainState, create_state

@@ -169,7 +169,7 @@ def test_validation_images_fit_the_temperature_and_may_select(boards):
     config.eval.checkpoint = "held_out"
     job = ClassificationJob(config)
     state = job.init_state()
-    assert len(job.data.validation) == 18 and job.sizes == {"images": 54, "classes": 3}
+    assert len(job.data.validation) == 18 and job.sizes == {"images": 54, "classes (left, middle, right)": 3}
     scores = job.scores(state)
     assert scores["score"] == scores["validation_balanced_accuracy"] and job.results_of_best
     found = job.measure(state)

@@ -122,6 +122,28 @@ def test_a_command_that_is_stopped_while_it_imports_says_one_line(action, code):
     assert done.stderr.startswith("stopped; ") and done.stderr.count("\n") == 1
 
 
+DROPPED = """
+import gc, signal, time
+from tvconv_jax.utils.cli import ends_in_one_line
+numbers = [signal.{name}]
+def collect(phase, _):
+    if numbers:
+        signal.raise_signal(numbers.pop())
+with ends_in_one_line("nothing was written."):
+    gc.callbacks.append(collect)
+    gc.collect()
+    time.sleep(20)
+    print("goes on")
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(name, code):
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    done = play(DROPPED.format(name=name), preexec_fn=default)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "stopped; nothing was written.\n")
+
+
 def test_sighup_that_is_ignored_stays_so():
     code = "cli.listen(); import signal; signal.raise_signal(signal.SIGHUP); print('goes on')"
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import _TemperatureScaling
 
 from tvconv_jax.metrics import classification
 from tvconv_jax.metrics.classification import calibration_bins, ece, evaluate, fit_temperature, with_temperature
@@ -170,14 +171,10 @@ def test_calibration_error_by_hand():
 
 
 def test_temperature_is_scikit_learns_where_there_are_many_images():
-    calibration = pytest.importorskip("sklearn.calibration")
-    scaling = getattr(calibration, "_TemperatureScaling", None)
-    if scaling is None:
-        pytest.skip("scikit-learn before 1.8 has no temperature scaling")
     probabilities, labels = outputs(20_000, 3)
     logits = 2.5 * np.log(probabilities)
     ours = fit_temperature(logits, labels)
-    assert ours == pytest.approx(1 / scaling().fit(logits, labels).beta_, rel=2e-3)
+    assert ours == pytest.approx(1 / _TemperatureScaling().fit(logits, labels).beta_, rel=2e-3)
     assert fit_temperature(3 * logits, labels) == pytest.approx(3 * ours, rel=1e-4)
     assert fit_temperature(logits + 7, labels) == pytest.approx(ours, rel=1e-4)
 

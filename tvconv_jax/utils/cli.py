@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from tvconv_jax.utils.files import user_path
 from tvconv_jax.utils.moved import new_name, print_renamed
 from tvconv_jax.utils.progress import reporter
 
+AGAIN = 0.05  # seconds until a signal is sent again
 TFDS = "tfds:"  # prefix of the name of a TFDS data set, where a path is possible too
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**32 - 1  # the largest that both NumPy's generators and JAX's keys take
@@ -56,6 +58,17 @@ def is_script() -> bool:
 def listen() -> None:
     """Raise ``KeyboardInterrupt`` at Ctrl-C and :class:`Stopped` at SIGTERM and SIGHUP."""
     _handle(_stop)
+    sys.unraisablehook = _send_again
+
+
+def _send_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose exception Python dropped: in a callback of the garbage collector, or in ``__del__``."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(dropped)
+    number = signal.SIGTERM if issubclass(dropped.exc_type, Stopped) else signal.SIGINT
+    again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Scores of a classifier: scikit-learn's own, intervals by repeating images, missing classes, groups, temperature."""
 
 import json
-import time
 import warnings
 
 import numpy as np
@@ -194,14 +193,6 @@ def test_a_temperature_is_undone_by_its_inverse():
     probabilities, _ = outputs(20, 3)
     probabilities[0] = [0, 0, 1]
     np.testing.assert_allclose(with_temperature(with_temperature(probabilities, 2.5), 1 / 2.5), probabilities)
-
-
-def test_ten_thousand_images_of_ten_classes_take_seconds():
-    probabilities, labels = outputs(10_000, 10)
-    evaluate(probabilities[:100], labels[:100], names(10), bootstrap=1)
-    start = time.process_time()
-    evaluate(probabilities, labels, names(10), bootstrap=200)
-    assert time.process_time() - start < 4  # 0.5 s on an idle core
 
 
 def test_many_classes_have_no_interval_of_auroc():

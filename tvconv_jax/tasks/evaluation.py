@@ -1,9 +1,9 @@
 """Results of a segmentation run: scores of every image, their means, a table, outlines to look at."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,6 +26,7 @@ HD95 = {
 SIZE = 224  # pixels of an image with outlines
 # Distinguished in gray too: the truth is light, the prediction dark.
 TRUE, PRED = ((255, 255, 255), (255, 255, 255)), ((0, 130, 0), (0, 30, 230))  # cup, disc
+Item = TypeVar("Item")
 
 
 class Predicted(NamedTuple):
@@ -115,26 +116,34 @@ def write_csv(path: Path, found: Sequence[Measured]) -> None:
             writer.writerow([item.predicted.name, *(f"{value:.6f}" for scores in item.scores for value in scores)])
 
 
+def choose_rows(
+    order: Sequence[Item], names: Sequence[str], eval_config: ConfigDict
+) -> Iterator[tuple[str, Sequence[Item]]]:
+    """Yield title and items of each row of a sheet, without empty ones.
+
+    They are the items of ``eval.visualize``, the first ``eval.num_images``, and as many spread over the others.
+
+    Args:
+        order: All items, the worst first.
+        names: Their names.
+        eval_config: ``config.eval``.
+    """
+    number, by_name = eval_config.num_images, dict(zip(names, order, strict=True))
+    rest = order[number:]
+    spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
+    chosen = [by_name[name] for name in filter(None, eval_config.visualize.split(","))]
+    rows = {"chosen": chosen, "the worst": order[:number], "a sample of the others": spread}
+    yield from ((title, row) for title, row in rows.items() if row)
+
+
 def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
     """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others.
 
     They show outlines of the true and the predicted masks (the paper's Figure 9).
     """
-    number = eval_config.num_images
     order = sorted(found, key=lambda item: sum(scores.dice for scores in item.scores))
-    worst, rest = order[:number], order[number:]
-    spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
-    by_name = {item.predicted.name: item for item in found}
-    rows = {
-        "chosen": [by_name[name] for name in filter(None, eval_config.visualize.split(","))],
-        "the worst": worst,
-        "a sample of the others": spread,
-    }
-    sheet = [
-        Row(title, [outlined(item.predicted) for item in row], list(map(_caption, row)))
-        for title, row in rows.items()
-        if row
-    ]
+    rows = choose_rows(order, [item.predicted.name for item in order], eval_config)
+    sheet = [Row(title, [outlined(item.predicted) for item in row], list(map(_caption, row))) for title, row in rows]
     sheet.append(Row("white: truth; blue: predicted disc; green: predicted cup"))
     with replacing(path) as part:
         draw_contact_sheet(sheet, size=SIZE, gap=6, line=20).save(part)

@@ -19,7 +19,7 @@ from tvconv_jax.data.masks import decode_pair
 from tvconv_jax.data.tools.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.metrics.label_maps import SCORES, scores_by_class, summarize
 from tvconv_jax.metrics.segmentation import overlap
-from tvconv_jax.tasks.evaluation import HD95
+from tvconv_jax.tasks.evaluation import HD95, choose_rows
 from tvconv_jax.utils import console
 from tvconv_jax.utils.files import replacing
 
@@ -144,21 +144,13 @@ def write_csv(path: Path, found: Sequence[MaskScores], classes: Sequence[str]) -
 
 def draw_outlines(path: Path, found: Sequence[MaskScores], classes: MaskClasses, eval_config: ConfigDict) -> None:
     """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others."""
-    number, foreground = eval_config.num_images, classes.foreground
+    foreground = classes.foreground
     means = {id(item): _mean(item.scores[foreground, 0]) for item in found}
     order = sorted(found, key=lambda item: means[id(item)])
-    worst, rest = order[:number], order[number:]
-    spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
-    by_name = {item.file.name: item for item in found}
-    rows = {
-        "chosen": [by_name[name] for name in filter(None, eval_config.visualize.split(","))],
-        "the worst": worst,
-        "a sample of the others": spread,
-    }
+    rows = choose_rows(order, [item.file.name for item in order], eval_config)
     sheet = [
         Row(title, [outlined(item, classes) for item in row], [f"Dice {means[id(item)]:.0%}" for item in row])
-        for title, row in rows.items()
-        if row
+        for title, row in rows
     ]
     legend = zip(foreground, [*COLORS] * len(foreground), strict=False)
     named = "; ".join(f"{color}: predicted {printable(classes.names[label])}" for label, color in legend)

@@ -152,6 +152,7 @@ def test_tables_stand_in_the_page_and_plots_are_drawn(data, tmp_path, stand_in, 
     assert text.startswith("before\n") and text.endswith("after\n") and "stale" not in text
     assert "| `tvconv` | 87.5 ± 0.0 | 87.5 ± 0.0 |" in text
     assert "| slices | – | +50.0 | – | +25.0 |" in text  # at 0.01 alone tvconv looks far ahead
+    assert "| slices | -25.0 at 0.01 | – |" in text  # the default of depthwise; that of tvconv was not tried
     assert {path.name for path in tmp_path.glob("*.png")} == {"evidence_rates.png", "evidence_leads.png"}
 
 

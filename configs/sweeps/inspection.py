@@ -18,20 +18,21 @@ from typing import Any
 from tvconv_jax.experiments.sweep import Setting, Sweep
 
 OPERATORS = ("tvconv", "depthwise")
-GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
-RATES = {"tvconv": 4e-3, "depthwise": 8e-3}
-BATCH = 64
-STEPS = {300: 400, 1000: 600, 3000: 800, 10000: 1600}  # by training images
+GRID = (1e-3, 3.2e-3, 1e-2, 3.2e-2)
+RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}
+SIZE, BATCH, STEPS = 48, 32, 600
+COUNTS = (300, 1000, 3000, 10000)  # of training images
 STILL, IMAGES = 1, 3000  # of the other group
 MOVED = (0, 4, 12)  # percent of the image, and degrees
 
 
 def changes(images: int, moved: int, learning_rate: float, *, boards: int = 0) -> dict[str, Any]:
     """Return the changes of a setting: no augmentation, and no setting left to the rule for own data."""
-    epochs = float(round(STEPS[images] / (images // BATCH)))
+    epochs = STEPS / (images // BATCH)
     return {
         "model.depth": 0.5,
         "data.images": images,
+        "data.image_size": (SIZE, SIZE),
         "data.split_seed": boards,
         "data.shift": moved / 100,
         "data.rotation": float(moved),
@@ -58,7 +59,7 @@ def get_sweep() -> Sweep:
         title="Drawn boards: MobileNetV2 x0.1 with half the blocks",
         settings=[
             *(setting("rate", o, rate, learning_rate=rate, boards=1) for o in OPERATORS for rate in GRID),
-            *(setting("images", o, images, images=images) for o in OPERATORS for images in STEPS),
+            *(setting("images", o, images, images=images) for o in OPERATORS for images in COUNTS),
             *(setting("moved", o, moved, moved=moved) for o in OPERATORS for moved in MOVED),
         ],
         note="chance is 20 %; 1,000 test images; moved: in percent of the image, and in degrees",

@@ -15,7 +15,7 @@ from tvconv_jax.utils.sizes import describe_size, height_width
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 16, 600), (2000, 16, 800), (math.inf, 32, 1000))
-RATE = 2e-3
+RATE = 1e-2
 MAX_SIZE, MIN_SIZE = 128, 16  # of the larger side, and of both sides, in pixels
 FINE = 96  # pixels of the larger side up to which the last grid is twice as fine
 MIN_BATCH = 4

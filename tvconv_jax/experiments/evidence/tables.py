@@ -6,6 +6,7 @@ from pathlib import Path
 from tvconv_jax.experiments.evidence import figures
 from tvconv_jax.experiments.evidence.record import Line, Record
 from tvconv_jax.experiments.evidence.results import BASE, Cell, cell, curve, sets_of, variants_in
+from tvconv_jax.tasks import class_defaults, mask_defaults
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_text
 
@@ -67,6 +68,11 @@ def markdown(record: Record, sets: Sequence[Line], variants: Sequence[str], cell
         ),
         ("Learning rate chosen, for `pretrained` the inverse regularization:", _grid(sets, variants, cells, _rate)),
         ("Lead of `tvconv` over `depthwise` on the held-out images, by learning rate:", _trap(record, sets)),
+        (
+            "Held-out score at the learning rate that a run on own data chooses, minus the best of the rates tried, in "
+            "points:",
+            _defaults(record, sets),
+        ),
         ("Millions of MACs of an image; thousands of frozen parameters:", _grid(sets, variants, cells, _cost)),
         ("Measured with:", _conditions(record)),
     ]
@@ -133,6 +139,21 @@ def _trap(record: Record, sets: Sequence[Line]) -> str:
         shared = [f"{100 * (tvconv[r] - base[r]):+.1f}" if r in tvconv and r in base else NONE for r in COMMON]
         rows.append([about["set"], *shared, f"{100 * (max(tvconv.values()) - max(base.values())):+.1f}"])
     return _table(["set", *(f"both at {rate:g}" for rate in COMMON), "each at its best"], rows)
+
+
+def _defaults(record: Record, sets: Sequence[Line]) -> str:
+    """Compare the default learning rates with the best ones."""
+    rows = []
+    for about in sets:
+        if about["task"] == "verification":  # its default optimizer is another one
+            continue
+        row = [about["set"]]
+        for operator in (BASE, "tvconv"):
+            rate = mask_defaults.RATE if about["task"] == "segmentation" else class_defaults.rate_for(operator)
+            scores = dict(zip(*curve(record, about["set"], operator), strict=True))
+            row.append(f"{100 * (scores[rate] - max(scores.values())):+.1f} at {rate:g}" if rate in scores else NONE)
+        rows.append(row)
+    return _table(["set", f"`{BASE}`", "`tvconv`"], rows)
 
 
 def _conditions(record: Record) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tvconv_jax.data import decoder, mask_batches
 from tvconv_jax.data.augment import Magnitudes, transform
+from tvconv_jax.data.image_size import scaled
 from tvconv_jax.data.mask_classes import IGNORE, MaskClasses, count_classes, count_values, read_classes
 from tvconv_jax.data.masks import decode_pair, find_masks, training_images
 from tvconv_jax.data.normalization import normalize
@@ -143,7 +144,7 @@ def test_images_of_any_kind_are_read_at_the_median_size(root):
     assert found.size == SHAPE
     images = training_images(found, (11, 17), root.parent / "cache")
     assert len(images) == 8 and [array.shape for array in images[1]] == [(11, 17, 3), (11, 17)]
-    assert mask_defaults.size_for((400, 300)) == (128, 96) and mask_defaults.size_for((40, 57)) == (40, 57)
+    assert scaled((400, 300), mask_defaults.MAX_SIZE) == (128, 96) and scaled((40, 57), 128) == (40, 57)
 
 
 def test_one_folder_is_split_by_seed_and_by_group(tmp_path):

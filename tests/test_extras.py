@@ -34,6 +34,15 @@ def test_verify_without_pillow_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_export_names_its_own_extra(monkeypatch):
+    for name in extras.EXTRAS["export"]:  # which formats need them is not known yet
+        monkeypatch.setitem(sys.modules, name, None)
+    extras.require_for("tvconv_jax.export")
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(UserError, match=r"^optax is not installed; .* needs it: pip install 'tvconv_jax\[export\]'\.$"):
+        extras.require_for("tvconv_jax.export", "tvconv-jax export")
+
+
 def test_nothing_is_imported():
     assert not extras.missing("this") and "this" not in sys.modules
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.cache import cache_dir
@@ -37,7 +36,7 @@ from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.loop import Best, Plan
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import parse_json, replacing
 from tvconv_jax.utils.sizes import height_width
@@ -227,9 +226,7 @@ class ClassificationJob(Job):
 
 def print_scores(scores: Mapping[str, Any], temperature: float) -> None:
     """Print the main scores with their intervals, and the recall of the worst classes."""
-    table = Table()
-    for column in ("score", "value", "95 % interval"):
-        table.add_column(column, justify="left" if column == "score" else "right")
+    table = make_table(("score", "value", "95 % interval"), left=["score"])
     for name, interval in scores["intervals"].items():
         factor, unit = (1, "") if name in ("log_loss", "auroc", "average_precision") else (100, " %")
         low_high = "-" if interval is None else " to ".join(f"{factor * value:.4g}" for value in interval) + unit

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from rich.table import Table
 from scipy import ndimage
 
 from tvconv_jax.data.tools.contact_sheet import Row, draw_contact_sheet
@@ -96,9 +95,7 @@ def results_of(found: Sequence[Measured], eval_config: ConfigDict, constant: np.
 def print_scores(found: Sequence[Measured], config: ConfigDict, title: str) -> None:
     """Print a table of the means."""
     print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, an empty mask counts {config.eval.empty})")
-    table = Table()
-    for column in ("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = console.make_table(("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"), left=[""])
     for structure, row in summary(found).items():
         keys = [key for name in metrics.Scores._fields for key in (name, f"{name}_std")]
         cells = ("-" if row[key] is None else f"{row[key] * (100 if 'dice' in key else 1):.2f}" for key in keys)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
@@ -36,7 +35,7 @@ from tvconv_jax.training.loop import Best
 from tvconv_jax.training.mesh import replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import height_width
 
@@ -169,9 +168,7 @@ class FaceJob(Job):
         if not found:
             print(f"Nothing was verified: there is no verification set; {small_data.pairs_hint(self.config.data)}")
             return
-        table = Table()
-        for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
-            table.add_column(column, justify="left" if column == "set" else "right")
+        table = make_table(("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"), left=["set"])
         for name, (result, _) in found.items():
             cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
             table.add_row(name, *(f"{value:.2f}" for value in cells))

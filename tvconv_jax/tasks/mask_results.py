@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from rich.table import Table
 from scipy import ndimage
 
 from tvconv_jax.data import decoder
@@ -114,9 +113,8 @@ def print_scores(found: Sequence[MaskScores], classes: MaskClasses, config: Conf
     print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, a missing class counts {config.eval.empty})")
     result, constant = _summary(found, classes, config), _summary(found, classes, config, constant=True)
     same = {"mean": constant["mean"], **constant["per_class"]}
-    table = Table()
-    for column in ("class", "Dice %", "95 % interval", "of one mask for all", "IoU %", "HD95 px", "images"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    columns = ("class", "Dice %", "95 % interval", "of one mask for all", "IoU %", "HD95 px", "images")
+    table = console.make_table(columns, left=["class"])
     rows = sorted(result["per_class"].items(), key=lambda item: item[1]["dice"] or 0)
     for name, row in {"mean": result["mean"], **dict(rows[:SHOWN])}.items():
         interval = row["intervals"]["dice"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from tvconv_jax.data import class_sets
-from tvconv_jax.data.class_sets import load_data
+from tvconv_jax.data import own_sets
 from tvconv_jax.data.faces import load_faces
+from tvconv_jax.data.own_sets import load_data
 from tvconv_jax.data.synthetic.inspection import CLASSES
 from tvconv_jax.experiments import sweep, sweep_record, sweep_runs
 from tvconv_jax.experiments.sweep_file import Setting
@@ -101,7 +101,7 @@ def test_every_setting_of_every_sweep_is_built_and_traced(path, traced, tmp_path
 
     A setting of each of ``REAL`` is compiled and run below, every operator in the tests of models.
     """
-    monkeypatch.setattr(class_sets, "TESTED", 20)
+    monkeypatch.setattr(own_sets, "TESTED", 20)
     settings = sweep.load_sweep(path).settings
     for setting in settings:
         config = config_of(setting)

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.data.class_sets import load_data
 from tvconv_jax.data.classes import ClassData
 from tvconv_jax.data.decoded import DecodedImages
 from tvconv_jax.data.listing import printable
 from tvconv_jax.data.normalization import normalize
+from tvconv_jax.data.own_sets import load_data
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.classification import evaluate as evaluate_scores
 from tvconv_jax.metrics.classification import fit_temperature

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.image_size import scaled
-from tvconv_jax.data.mask_sets import open_set
+from tvconv_jax.data.own_sets import open_set
 from tvconv_jax.tasks import auto
 from tvconv_jax.tasks.configs.segmentation import FREE
 from tvconv_jax.utils.sizes import describe_size, height_width

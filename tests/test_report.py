@@ -294,13 +294,9 @@ def test_an_older_run_asks_for_no_pictures():
     assert "eval" not in complete({"task": "frontal"})
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_mistakes_are_one_line(tmp_path, refusal):
     def error():
-        with pytest.raises(SystemExit) as end:
-            command.main([str(tmp_path)])
-        text = capsys.readouterr().err
-        assert end.value.code == 2 and text.count("\n") == 1
-        return text
+        return refusal(command.main, tmp_path)
 
     assert "holds no run (config.json); name a workdir" in error()
     (tmp_path / "config.json").write_text(ConfigDict({"task": "face", "eval": {}}).to_json())

@@ -38,7 +38,6 @@ from tvconv_jax.training.mesh import (
     put_batch,
 )
 from tvconv_jax.training.nonfinite import check_outputs
-from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.utils.environment import provenance
@@ -165,11 +164,6 @@ class Job(ABC):
     def schedule(self) -> optax.Schedule:
         """Return the learning rate by step."""
         return schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-
-    def sgd(self) -> optax.GradientTransformation:
-        """Return SGD as ``config.optimizer`` sets it."""
-        o = self.config.optimizer
-        return sgd(self.schedule(), momentum=o.momentum, weight_decay=o.weight_decay)
 
     def outputs(self, title: str, function: Callable, source: Source, **part: int) -> np.ndarray:
         """Return the outputs of a function of images ``uint8 [n, h, w, 3]`` for every image of a source, each once."""

@@ -1,6 +1,5 @@
 """The command for a machine with a GPU: all of it at tiny sizes on a CPU, without packages that it must not need."""
 
-import io
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from folders import encoded
 from PIL import Image
 
 from tvconv_jax.bench import __main__ as bench
@@ -56,17 +56,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def encoded(random):
-    file = io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, "WEBP")
-    return file.getvalue()
-
-
 def packed(path, **changes):
     """Write eight images of two identities and twenty pairs as the packing script does."""
     random, arrays = np.random.default_rng(0), {}
     for name, count in (("", 8), ("test_", 40)):
-        images = [encoded(random) for _ in range(count)]
+        drawn = [random.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
+        images = [encoded(image, "WEBP") for image in drawn]
         arrays[f"{name}data"] = np.frombuffer(b"".join(images), np.uint8)
         arrays[f"{name}ends"] = np.cumsum([0] + [len(image) for image in images])
     pairs = np.arange(40, dtype=np.int32).reshape(20, 2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from folders import lay, tree
 
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.formats.bin_file import read_bin
@@ -22,17 +23,6 @@ PICTURES = {
     "ann/2.png": b"\x89PNG two",
     "bob/10.jpg": b"\xff\xd8 ten" + b"\n#\xd7\xce" * 3,
 }
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def lay(folder, pictures):
-    for name, image in pictures.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(image)
-    return folder
 
 
 def convert(*paths):

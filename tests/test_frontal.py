@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folders import touch
 from ml_collections import ConfigDict
 from test_inspection import drawn, jpeg
 from test_main import Watched, leaves
@@ -73,9 +74,7 @@ def test_every_layout_is_split_by_people(tmp_path, layout):
     for person in range(10):
         for pose in poses.POSES:
             for i in range(2):
-                path = tmp_path / layout.format(pose=pose, person=f"p{person:02d}", i=i)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                touch(tmp_path / layout.format(pose=pose, person=f"p{person:02d}", i=i), b"")
     data = poses.load_poses(tmp_path, test_share=0.3)
     assert data.identities == (7, 3) and len(data.train) == 28 and len(data.test) == 12
     parts = []

@@ -1,9 +1,8 @@
 """Inspect finds what was planted, and nothing in a clean set; aligning undoes a known rotation."""
 
-import io
-
 import numpy as np
 import pytest
+from folders import encoded
 from PIL import ExifTags, Image
 
 from tvconv_jax.data.__main__ import main
@@ -27,9 +26,7 @@ def drawn(seed, points=TEMPLATE, side=112):
 
 
 def jpeg(array):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "JPEG", quality=95)
-    return file.getvalue()
+    return encoded(array, "JPEG", quality=95)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from folders import encoded
 from PIL import Image, ImageDraw
 
 from tvconv_jax.data.__main__ import main
-from tvconv_jax.data.decoder import encode
 from tvconv_jax.data.mask_classes import label_counts
 from tvconv_jax.data.synthetic import faces as drawing
 from tvconv_jax.data.synthetic.face_rendering import render
@@ -132,26 +132,15 @@ def test_what_is_wrong_with_masks_is_found(teeth, capsys):
 
 def test_values_of_masks_in_every_mode():
     gray = np.array([[0, 1], [1, 255]], np.uint8)
-    assert label_counts(encode(gray, "PNG")) == {"0": 1, "1": 2, "255": 1}
-    assert label_counts(encode(np.repeat(gray[..., None], 3, -1), "PNG")) == {"0": 1, "1": 2, "255": 1}
-    assert label_counts(encode(gray.astype(np.uint16) * 257, "PNG")) == {"0": 1, "257": 2, "65535": 1}
-    assert label_counts(encode(gray > 0, "PNG")) == {"0": 1, "255": 3}
+    assert label_counts(encoded(gray)) == {"0": 1, "1": 2, "255": 1}
+    assert label_counts(encoded(np.repeat(gray[..., None], 3, -1))) == {"0": 1, "1": 2, "255": 1}
+    assert label_counts(encoded(gray.astype(np.uint16) * 257)) == {"0": 1, "257": 2, "65535": 1}
+    assert label_counts(encoded(gray > 0)) == {"0": 1, "255": 3}
     color = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
-    assert label_counts(encode(color, "PNG")) == {"#0000ff": 1, "#ff0000": 1}
+    assert label_counts(encoded(color)) == {"#0000ff": 1, "#ff0000": 1}
     palette = Image.fromarray(np.array([[0, 2, 2]], np.uint8), "P")
     palette.putpalette([0, 0, 0, 9, 9, 9, 255, 0, 0])
-    assert label_counts(encode(palette, "PNG") if isinstance(palette, np.ndarray) else as_png(palette)) == {
-        "0 (#000000)": 1,
-        "2 (#ff0000)": 2,
-    }
-
-
-def as_png(image):
-    import io
-
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    assert label_counts(encoded(palette)) == {"0 (#000000)": 1, "2 (#ff0000)": 2}
 
 
 @pytest.mark.parametrize("size", [48, 112])

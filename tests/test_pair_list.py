@@ -1,13 +1,12 @@
 """Lists of pairs that are made of a folder of identities: balanced, apart where they can be, read by a training run."""
 
 import functools
-import io
 import shutil
 
 import numpy as np
 import pytest
+from folders import encoded
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.faces import load_faces
@@ -17,9 +16,7 @@ from tvconv_jax.utils.errors import UserError
 
 
 def image(seed):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8))
 
 
 def lay(folder, sizes):

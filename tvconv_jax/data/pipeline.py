@@ -12,7 +12,6 @@ from grain.experimental import index_shuffle
 from tvconv_jax.data.augment import NONE, Magnitudes, draw, draw_shades, shade, transform
 from tvconv_jax.data.decoder import ImageError, decode
 from tvconv_jax.data.mask_classes import IGNORE
-from tvconv_jax.data.masks import MaskedImages
 from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.workers import iterate
 from tvconv_jax.utils.errors import UserError
@@ -94,7 +93,7 @@ def train_batches(
 
 
 def mask_batches(
-    source: MaskedImages,
+    source: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     batch_size: int,
     image_size: Size,
@@ -216,7 +215,7 @@ def _load(
 
 
 def _load_masks(
-    source: MaskedImages,
+    source: Sequence[tuple[np.ndarray, np.ndarray]],
     flip: bool,
     magnitudes: Magnitudes,
     rows: np.ndarray | None,

@@ -1,4 +1,4 @@
-"""What the recipes for images of one's own share: classification and segmentation."""
+"""The common part of the recipes for images of one's own: classification and segmentation."""
 
 from collections.abc import Mapping
 from typing import Any

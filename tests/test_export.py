@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cached_runs import untrained
 
 from tvconv_jax import create_model
 from tvconv_jax.edge import benchmark
@@ -31,9 +32,6 @@ from tvconv_jax.export.torch import model as torch_model
 from tvconv_jax.export.torch import writer as torch_writer
 from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import trained
-from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.face import FaceJob
-from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over
 from tvconv_jax.utils.sizes import height_width
@@ -469,14 +467,7 @@ def test_fine_tuning_brings_a_truncated_graph_closer(unit_length):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A workdir with a checkpoint of the state before the first step."""
-    workdir = tmp_path_factory.mktemp("run")
-    config = face_config("smoke", model="mobilenetv2", width=0.1)
-    job = FaceJob(config)
-    (workdir / "config.json").write_text(config.to_json())
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
-    return workdir
+    return untrained(tmp_path_factory.mktemp("run"))
 
 
 def test_fine_tuning_is_given_the_training_images_of_old_runs_too(run, tmp_path):

@@ -6,15 +6,13 @@ import jax
 import numpy as np
 import pytest
 import torch
+from cached_runs import untrained
 
 from tvconv_jax.bench import edge_table, export_table, random_models
 from tvconv_jax.bench.edge_table import Row
 from tvconv_jax.bench.random_models import Subject
 from tvconv_jax.export import exporting
 from tvconv_jax.export.onnx import speed as onnx_speed
-from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.face import FaceJob
-from tvconv_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -128,14 +126,7 @@ def test_mistakes_are_one_line(arguments, words, refusal):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run with a checkpoint of the state before the first step."""
-    folder = tmp_path_factory.mktemp("run")
-    config = face_config("smoke", model="mobilenetv2", width=0.1)
-    job = FaceJob(config)
-    (folder / "config.json").write_text(config.to_json())
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
-    return folder
+    return untrained(tmp_path_factory.mktemp("run"))
 
 
 def test_the_cost_of_low_rank_and_quantization(workdir, tmp_path, monkeypatch, capsys):

@@ -109,10 +109,6 @@ class ClassificationJob(Job):
         self.optimizer = decoupled_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         self._logits = jax.jit(self._forward)
 
-    @property
-    def notes(self) -> list[str]:
-        return [f"data: {self.data.description}", *self.data.notes]
-
     def plan(self) -> Plan:
         """Return the intervals of the loop, evaluations equally far from each other."""
         plan = super().plan()

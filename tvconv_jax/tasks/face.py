@@ -72,10 +72,6 @@ class FaceJob(Job):
         mirror = config.eval.get("mirror", config.eval.protocol == "standard")
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
 
-    @property
-    def notes(self) -> list[str]:
-        return [f"data: {self.data.description}", *self.data.notes]
-
     @classmethod
     def prepare(cls, config: ConfigDict, workdir: Path, *, train: bool) -> ConfigDict:
         if train:

@@ -22,7 +22,7 @@ from tvconv_jax.tasks.device_data import check_cache, feed
 from tvconv_jax.tasks.forward import Forward, make_forward
 from tvconv_jax.tasks.parts import find_speed, learning_rate_note, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
-from tvconv_jax.tasks.trained import Trained, training_images
+from tvconv_jax.tasks.trained import Trained, check_trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first, to_host
@@ -63,7 +63,6 @@ class Job(ABC):
     optimizer: optax.GradientTransformation
     batch_size: int  # images in a step
     steps_per_epoch: int
-    notes: list[str]  # lines before the first step
     sizes: dict[str, int]  # of the data, as checkpoints hold them
     augmentation: Mapping[str, Any] = MappingProxyType({})  # arguments of train_batches
     sets: Any = None  # verification or test sets by name, for the report
@@ -86,6 +85,11 @@ class Job(ABC):
     def source(self) -> str:
         """Name of the training data in an error."""
         return self.data.description
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines before the first step."""
+        return [f"data: {self.data.description}", *self.data.notes]
 
     @abstractmethod
     def init_state(self) -> TrainState:
@@ -276,12 +280,6 @@ def run(job: Job, workdir: Path) -> TrainResult:
         watched = task._replace(evaluate=evaluate, batches=batches)
         state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
-
-
-def check_trained(workdir: Path) -> None:
-    """Raise a ``UserError`` if a workdir was never trained in."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
 
 
 def restore(job: Job, workdir: Path, *, best: bool) -> TrainState:

@@ -65,6 +65,25 @@ def look(pages: Sequence[str], *, width: int, dark: bool) -> tuple[list[dict], l
     return json.loads(html.unescape(found[1])), console
 
 
+def check_pages(pages: Sequence[str], *, dark: bool) -> list[dict]:
+    """Assert that a browser finds nothing wrong with reports, on a phone and on a screen; return what it saw."""
+    for width in (360, 1280):
+        found, console = look(pages, width=width, dark=dark)
+        assert not console
+        for page, one in zip(pages, found, strict=True):
+            faults = (one["broken"], one["unnamed"], one["empty"], one["loaded"], one["scripts"])
+            assert faults == ([], 0, 0, [], 0), page[:200]
+            assert one["wide"] <= 0, f"{page[:200]} scrolls sideways by {one['wide']} pixels at {width}"
+            text, back = one["body"]
+            assert (contrast(back, "rgb(0, 0, 0)") < 2) == dark
+            assert min(contrast(color, back) for color in (text, one["soft"], one["link"])) >= 4.5  # WCAG AA
+            assert one["landmarks"] == [1, 1, 1, 1] and one["targets"] == 0 and one["tables"] == 0
+            assert one["skip"] == [True, True, "solid", 1]  # first, seen when focused, with a frame, leads somewhere
+            levels = one["headings"]
+            assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    return found
+
+
 def browser() -> str:
     """Return the browser's path; without one the test fails, unless an environment variable allows that."""
     path = next(filter(None, map(shutil.which, NAMES)), None)

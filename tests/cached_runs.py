@@ -1,4 +1,4 @@
-"""Runs of the face task with a tiny model, whose batches and losses are recorded, for tests of ``data.cache``."""
+"""Runs of the face task: with a tiny model, batches and losses recorded, for ``data.cache``; one that only began."""
 
 import json
 
@@ -9,6 +9,7 @@ from tests.stress.tortured import EMBEDDING_SIZE, Tiny
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.tasks.run import run
+from tvconv_jax.training.checkpoint import Checkpoints
 
 
 class Killed(Exception):
@@ -62,3 +63,12 @@ def assert_equal(found, expected):
         for name, values in batch.items():
             assert values.dtype == expected[0][number][name].dtype
             np.testing.assert_array_equal(values, expected[0][number][name], err_msg=f"{name}, step {number}")
+
+
+def untrained(workdir):
+    """Make a folder the workdir of a run, with a checkpoint of the state before the first step."""
+    config = face_config("smoke", model="mobilenetv2", width=0.1)
+    (workdir / "config.json").write_text(config.to_json())
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(FaceJob(config).init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
+    return workdir

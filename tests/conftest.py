@@ -4,7 +4,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,3 +98,19 @@ def barely_optimized() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A function of a command's ``main`` and its arguments, which ends in one line of an error and code 2: the line."""
+
+    def run(main: Callable[[list[str]], None], *arguments: object) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        text = capsys.readouterr().err
+        *before, line = text.splitlines()  # progress may stand before it on a busy machine
+        assert end.value.code == 2 and line.startswith("error: "), text
+        assert not any("rror" in other for other in before), text
+        return f"{line}\n"
+
+    return run

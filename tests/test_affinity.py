@@ -1,12 +1,10 @@
 """What affinity maps start from: statistics by hand, and how far from a depthwise convolution that is."""
 
-import io
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from folders import encoded
 
 from tvconv_jax import TVConv, freeze
 from tvconv_jax.models.registry import OPERATORS
@@ -20,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 
 def png(value):
-    file = io.BytesIO()
-    Image.fromarray(value).save(file, "PNG")
-    return {"image": file.getvalue(), "label": 0, "name": "drawn"}
+    return {"image": encoded(value), "label": 0, "name": "drawn"}
 
 
 def grids(size, **fields):

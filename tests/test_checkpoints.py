@@ -82,14 +82,12 @@ def test_a_workdir_is_reached_by_a_link_and_past_it(tmp_path, monkeypatch):
         (os.fsdecode(b"caf\xe9"), "bytes that are not UTF-8"),
     ],
 )
-def test_a_name_under_which_nothing_can_be_read_is_refused_before_the_first_step(tmp_path, capsys, name, fault):
+def test_a_name_under_which_nothing_can_be_read_is_refused_before_the_first_step(tmp_path, name, fault, refusal):
     workdir, config = tmp_path / name, face_config("smoke", model="mobilenetv2", width=0.1)
     for use in (Checkpoints, read_checkpoint, remake, lambda workdir: check_workdir(config, workdir)):
         with pytest.raises(UserError, match=f"this path has {fault}, .* rename that folder, or choose another"):
             use(workdir)
-    with pytest.raises(SystemExit) as ended:
-        sweep.main(["configs/sweeps/operators.py", f"--out={workdir}"])
-    assert ended.value.code == 2 and f"error: --out {tmp_path}" in capsys.readouterr().err
+    assert f"error: --out {tmp_path}" in refusal(sweep.main, "configs/sweeps/operators.py", f"--out={workdir}")
     assert not list(tmp_path.iterdir())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grain
 import numpy as np
 import pytest
+from folders import encoded, touch
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -37,10 +38,7 @@ def folder(root, **changes):
 
 
 def jpeg(seed, side=24):
-    file = io.BytesIO()
-    pixels = np.random.RandomState(seed).randint(0, 255, (side, side, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    return encoded(np.random.RandomState(seed).randint(0, 255, (side, side, 3)).astype(np.uint8), "JPEG")
 
 
 @pytest.fixture
@@ -48,14 +46,10 @@ def faces(tmp_path):
     """Three identities with three images each, and one verification set of ten pairs."""
     for person in range(3):
         for i in range(3):
-            path = tmp_path / "train" / f"p{person}" / f"{i}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg(10 * person + i))
+            touch(tmp_path / "train" / f"p{person}" / f"{i}.jpg", jpeg(10 * person + i))
     lines = []
     for i in range(10):
-        path = tmp_path / "pairs" / f"q{i}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(jpeg(100 + i))
+        touch(tmp_path / "pairs" / f"q{i}.jpg", jpeg(100 + i))
         lines.append(f"q{i}.jpg q{(i + 1) % 10}.jpg {1 if i % 2 else -1}")
     (tmp_path / "pairs_pair.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "elsewhere").mkdir()  # a folder that is no identity of train/
@@ -306,12 +300,9 @@ def test_a_kept_list_fits_a_set_in_every_format(faces, tmp_path):
 def test_jpegs_decode_to_the_bits_that_pillow_gives():
     pictures = {mode: Image.open(io.BytesIO(jpeg(1))).convert(mode) for mode in ("RGB", "L", "CMYK")}
     for kind, options in (("RGB", {"progressive": True}), ("RGB", {"quality": 30}), ("L", {}), ("CMYK", {})):
-        file = io.BytesIO()
-        pictures[kind].save(file, "JPEG", **options)
-        np.testing.assert_array_equal(pixels(file.getvalue()), np.asarray(Image.open(file).convert("RGB")))
-    file = io.BytesIO()
-    pictures["RGB"].save(file, "PNG")
-    np.testing.assert_array_equal(pixels(file.getvalue()), np.asarray(pictures["RGB"]))
+        image = encoded(pictures[kind], "JPEG", **options)
+        np.testing.assert_array_equal(pixels(image), np.asarray(Image.open(io.BytesIO(image)).convert("RGB")))
+    np.testing.assert_array_equal(pixels(encoded(pictures["RGB"])), np.asarray(pictures["RGB"]))
     with pytest.raises(OSError, match="truncated"):
         pixels(jpeg(1)[:-40])
 
@@ -320,9 +311,7 @@ def test_sixteen_bits_of_gray_become_eight_and_numbers_without_a_white_are_refus
     gray = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24) * 113  # up to 64,975 of 65,535
     kinds = gray.astype("<u2"), gray.astype(">u2")
     for kind in kinds:
-        file = io.BytesIO()
-        Image.fromarray(kind).save(file, "TIFF")
-        np.testing.assert_array_equal(pixels(file.getvalue()), np.stack([np.round(gray / 257)] * 3, axis=-1))
+        np.testing.assert_array_equal(pixels(encoded(kind, "TIFF")), np.stack([np.round(gray / 257)] * 3, axis=-1))
     Image.fromarray(gray).save(faces / "train" / "p1" / "0.png")
     Image.fromarray(gray.astype(np.float32)).save(faces / "train" / "p1" / "1.jpg", "TIFF")
     data = folder(faces)
@@ -357,9 +346,7 @@ def test_a_bad_image_in_a_record_is_named(tmp_path):
 def test_lfws_own_pair_list(faces):
     for name in ("Ada", "Bob"):
         for picture in (1, 2):
-            path = faces / "lfw" / name / f"{name}_{picture:04d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg(picture))
+            touch(faces / "lfw" / name / f"{name}_{picture:04d}.jpg", jpeg(picture))
     lines = ["10\t1"] + ["Ada\t1\t2", "Ada\t1\tBob\t2"] * 10
     (faces / "pairs.txt").write_text("\n".join(lines))
     pictures, pairs = folder(faces).verification["lfw"]

@@ -1,13 +1,13 @@
 """One way to open images: formats, modes, limits, and errors that are short and quote nothing."""
 
 import ast
-import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import encoded, touch
 from PIL import Image
 
 import tvconv_jax
@@ -28,25 +28,19 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpa
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_with(kind, data):
     """A PNG with one more chunk behind its header."""
-    whole = saved(COLOR, "PNG")
+    whole = encoded(COLOR, "PNG")
     return whole[:33] + chunk(kind, data) + whole[33:]
 
 
 def enlarged(width, height):
     """A JPEG whose header names another size."""
-    image = bytearray(saved(COLOR, "JPEG"))
+    image = bytearray(encoded(COLOR, "JPEG"))
     at = image.index(b"\xff\xc0") + 5
     image[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(image)
@@ -77,13 +71,13 @@ def _root(node):
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "PPM", "WEBP"])
 def test_every_lossless_format_gives_the_same_pixels(kind):
     image = COLOR.quantize(16) if kind == "GIF" else COLOR
-    decoded = pixels(saved(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    decoded = pixels(encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
     np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
 
 
 def test_a_jpeg_of_several_frames_is_its_first():
-    first = saved(COLOR, "JPEG")
-    several = saved(COLOR, "MPO", save_all=True, append_images=[COLOR.rotate(90)])
+    first = encoded(COLOR, "JPEG")
+    several = encoded(COLOR, "MPO", save_all=True, append_images=[COLOR.rotate(90)])
     np.testing.assert_array_equal(pixels(several), pixels(first))
     with opened(several) as picture:
         assert picture.format == "MPO"
@@ -92,7 +86,7 @@ def test_a_jpeg_of_several_frames_is_its_first():
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
 def test_the_first_of_several_frames_is_taken_and_no_mask_has_several(kind):
     frames = [Image.new("RGB", (24, 24), (value, value, value)) for value in (0, 255)]
-    several = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    several = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert not pixels(several).any()
     with pytest.raises(ImageError, match="it holds several frames"):
         gray(several)
@@ -104,9 +98,9 @@ def test_alpha_and_transparent_colors_are_dropped_without_a_warning(recwarn):
         image = COLOR.convert(mode)
         expected = np.asarray(image.convert("RGB"))
         image.putalpha(alpha)
-        np.testing.assert_array_equal(pixels(saved(image, "PNG")), expected)
+        np.testing.assert_array_equal(pixels(encoded(image, "PNG")), expected)
     palette = COLOR.quantize(16)
-    transparent = saved(palette, "PNG", transparency=bytes(16))
+    transparent = encoded(palette, "PNG", transparency=bytes(16))
     np.testing.assert_array_equal(pixels(transparent), np.asarray(palette.convert("RGB")))
     assert not recwarn.list
 
@@ -114,14 +108,14 @@ def test_alpha_and_transparent_colors_are_dropped_without_a_warning(recwarn):
 def test_sixteen_bits_are_scaled_in_every_format_and_one_bit_is_black_and_white():
     wide = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24) * 113
     for image, kind in ((wide, "PNG"), (wide, "PPM"), (wide.astype("<u2"), "TIFF"), (wide.astype(">u2"), "TIFF")):
-        encoded = saved(Image.fromarray(image), kind)
-        np.testing.assert_array_equal(pixels(encoded)[..., 1], np.round(wide / 257))
-        np.testing.assert_array_equal(gray(encoded), wide)
+        file = encoded(image, kind)
+        np.testing.assert_array_equal(pixels(file)[..., 1], np.round(wide / 257))
+        np.testing.assert_array_equal(gray(file), wide)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.repeat(wide[..., None], 3, -1))
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 24, 16, 2, 0, 0, 0))
     color = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     np.testing.assert_array_equal(pixels(color)[..., 2], wide >> 8)  # as Pillow reads it
-    assert set(np.unique(pixels(saved(COLOR.convert("1"), "PNG")))) == {0, 255}
+    assert set(np.unique(pixels(encoded(COLOR.convert("1"), "PNG")))) == {0, 255}
 
 
 @pytest.mark.parametrize(
@@ -129,27 +123,27 @@ def test_sixteen_bits_are_scaled_in_every_format_and_one_bit_is_black_and_white(
     [
         (EPS, "a PostScript program"),
         (b"\xc5\xd0\xd3\xc6" + bytes(28) + EPS, "a PostScript program"),  # with a preview
-        (saved(COLOR, "PDF"), "a PDF document"),
+        (encoded(COLOR, "PDF"), "a PDF document"),
         (b"\xd7\xcd\xc6\x9a" + bytes(60), "a Windows metafile"),
         (OLE + bytes(600), "an OLE file"),  # FlashPix
         (b"<!DOCTYPE html><html></html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"\0\5\x16\7" + bytes(100), "an AppleDouble file"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC image"),
-        (saved(COLOR, "JPEG2000"), "a JPEG 2000 image"),
+        (encoded(COLOR, "JPEG2000"), "a JPEG 2000 image"),
         ("une image à télécharger\n".encode(), "it is a text file"),
         (b"", "an empty file"),
         (bytes(600), "a file of zeros"),
-        (saved(COLOR, "TGA"), "it is not an image"),
-        (saved(COLOR, "JPEG")[:20], "begins as a JPEG image and is damaged or truncated"),
-        (saved(COLOR, "JPEG")[:-100], "it is truncated"),
-        (saved(NOISE, "PNG")[:900], "it is truncated"),
-        (saved(COLOR, "TIFF", compression="tiff_lzw")[:300], "damaged|truncated"),
+        (encoded(COLOR, "TGA"), "it is not an image"),
+        (encoded(COLOR, "JPEG")[:20], "begins as a JPEG image and is damaged or truncated"),
+        (encoded(COLOR, "JPEG")[:-100], "it is truncated"),
+        (encoded(NOISE, "PNG")[:900], "it is truncated"),
+        (encoded(COLOR, "TIFF", compression="tiff_lzw")[:300], "damaged|truncated"),
         (png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 26))), "unpacks to far more than an image needs"),
         (png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26))), "unpacks to far more than an image needs"),
-        (saved(COLOR.convert("F"), "TIFF"), "the mode F, do not define which value is white"),
-        (saved(COLOR.convert("I"), "TIFF"), "the mode I, do not define which value is white"),
-        (saved(Image.new("LAB", (9, 9)), "TIFF"), "the mode LAB, are not RGB or gray"),
+        (encoded(COLOR.convert("F"), "TIFF"), "the mode F, do not define which value is white"),
+        (encoded(COLOR.convert("I"), "TIFF"), "the mode I, do not define which value is white"),
+        (encoded(Image.new("LAB", (9, 9)), "TIFF"), "the mode LAB, are not RGB or gray"),
     ],
     ids=range(23),
 )
@@ -183,7 +177,7 @@ def test_whatever_a_decoder_raises_is_one_error(monkeypatch, error):
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about what it reads past
 def test_damaged_files_raise_nothing_else():
     random = np.random.default_rng(0)
-    wholes = [saved(COLOR, kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF")]
+    wholes = [encoded(COLOR, kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF")]
     for _ in range(700):
         image = bytearray(wholes[random.integers(len(wholes))])
         for _ in range(random.integers(1, 6)):
@@ -199,11 +193,11 @@ def test_damaged_files_raise_nothing_else():
 def test_damaged_exif_data_turns_nothing():
     exif = Image.Exif()
     exif[0x0112] = 6
-    whole = saved(COLOR, "JPEG", exif=exif)
+    whole = encoded(COLOR, "JPEG", exif=exif)
     assert orientation(whole) == 6 and decoder.as_seen(whole).shape == pixels(whole).shape
     assert orientation(whole.replace(b"MM\0*", b"MM\0\0")) == 1
     exif[0x0112] = 77
-    assert orientation(saved(COLOR, "JPEG", exif=exif)) == 1
+    assert orientation(encoded(COLOR, "JPEG", exif=exif)) == 1
 
 
 def test_too_many_pixels_are_refused_by_the_header_in_every_set(tmp_path):
@@ -232,15 +226,14 @@ def test_a_file_that_cannot_be_opened_is_an_unreadable_image(tmp_path):
 
 def test_inspect_tells_why_an_image_cannot_be_read(tmp_path):
     for index in range(8):
-        path = tmp_path / "train" / f"p{index // 2}" / f"{index}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(EPS if index == 3 else saved(COLOR, "JPEG"))
+        content = EPS if index == 3 else encoded(COLOR, "JPEG")
+        touch(tmp_path / "train" / f"p{index // 2}" / f"{index}.jpg", content)
     assert "p1/3.jpg (it is a PostScript program)" in inspect(str(tmp_path))
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_pixel_is_looked_at_without_a_warning():
-    assert measure(saved(Image.new("RGB", (1, 1), (90, 60, 30)), "PNG")).warmth == 1
+    assert measure(encoded(Image.new("RGB", (1, 1), (90, 60, 30)), "PNG")).warmth == 1
 
 
 def test_a_report_goes_without_outlines_that_cannot_be_read(tmp_path):

@@ -74,17 +74,13 @@ def test_series_differ_by_marker_and_dashes_and_points_carry_widths():
 @pytest.mark.parametrize(
     ("text", "expected"), [(None, "is not there"), ("{}", "not a file of"), ("x", "not a file of")]
 )
-def test_figures_of_other_files_are_one_line(tmp_path, capsys, text, expected):
+def test_figures_of_other_files_are_one_line(tmp_path, text, expected, refusal):
     file = tmp_path / "figures.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(SystemExit) as info:
-        figures.main(["figure7", str(file)])
-    assert info.value.code == 2 and expected in capsys.readouterr().err
+    assert expected in refusal(figures.main, "figure7", file)
 
 
-def test_an_artifact_without_accuracy_has_no_place_in_the_figures(tmp_path, capsys):
+def test_an_artifact_without_accuracy_has_no_place_in_the_figures(tmp_path, refusal):
     file = device_figures(tmp_path / "a.json", ("tvconv", 0.5, None, 50, 70))
-    with pytest.raises(SystemExit) as info:
-        figures.main(["figure8", file])
-    assert info.value.code == 2 and "carries no accuracy" in capsys.readouterr().err
+    assert "carries no accuracy" in refusal(figures.main, "figure8", file)

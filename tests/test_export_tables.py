@@ -6,15 +6,13 @@ import jax
 import numpy as np
 import pytest
 import torch
+from cached_runs import untrained
 
 from tvconv_jax.bench import edge_table, export_table, random_models
 from tvconv_jax.bench.edge_table import Row
 from tvconv_jax.bench.random_models import Subject
 from tvconv_jax.export import exporting
 from tvconv_jax.export.onnx import speed as onnx_speed
-from tvconv_jax.tasks.configs import face_config
-from tvconv_jax.tasks.face import FaceJob
-from tvconv_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -122,22 +120,13 @@ def test_what_is_compared_is_computed_in_full_float32(module, call, workdir, tmp
         ),
     ],
 )
-def test_mistakes_are_one_line(arguments, words, capsys):
-    with pytest.raises(SystemExit) as end:
-        edge_table.main(arguments)
-    assert end.value.code == 2 and words in capsys.readouterr().err
+def test_mistakes_are_one_line(arguments, words, refusal):
+    assert words in refusal(edge_table.main, *arguments)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run with a checkpoint of the state before the first step."""
-    folder = tmp_path_factory.mktemp("run")
-    config = face_config("smoke", model="mobilenetv2", width=0.1)
-    job = FaceJob(config)
-    (folder / "config.json").write_text(config.to_json())
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(job.init_state(), {"batches": {}, "best": {"step": 0, "score": 0.0}})
-    return folder
+    return untrained(tmp_path_factory.mktemp("run"))
 
 
 def test_the_cost_of_low_rank_and_quantization(workdir, tmp_path, monkeypatch, capsys):
@@ -156,7 +145,7 @@ def test_the_cost_of_low_rank_and_quantization(workdir, tmp_path, monkeypatch, c
     assert set(results["images_per_second"]) == {"exact", "9"}
 
 
-def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, capsys):
+def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, refusal):
     config = json.loads((workdir / "config.json").read_text())
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed" / "config.json").write_text(json.dumps(config | {"seed": 7}))
@@ -165,9 +154,7 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
         ([tmp_path / "seed", tmp_path], "model.width: 0.5 there, 0.1 now"),
         ([workdir], "a workdir is named twice"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            export_table.main([str(workdir), *map(str, others)])
-        assert words in capsys.readouterr().err
+        assert words in refusal(export_table.main, workdir, *others)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +173,5 @@ def test_runs_that_are_set_side_by_side_are_of_one_model(workdir, tmp_path, caps
         (["nowhere", "--precisions=int4"], "'int4' is unknown; there are: float32, float16, int8"),
     ],
 )
-def test_mistakes_of_the_second_table_are_one_line(arguments, words, capsys):
-    with pytest.raises(SystemExit) as end:
-        export_table.main(arguments)
-    assert end.value.code == 2 and words in capsys.readouterr().err
+def test_mistakes_of_the_second_table_are_one_line(arguments, words, refusal):
+    assert words in refusal(export_table.main, *arguments)

@@ -26,12 +26,19 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch):
         extras.require("export", "onnx", "onnxruntime", purpose="--formats=onnx")
 
 
-def test_verify_without_pillow_is_one_line(monkeypatch, capsys):
+def test_verify_without_pillow_is_one_line(monkeypatch, refusal):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(SystemExit, match="2"):
-        importlib.import_module("tvconv_jax.verify").main(["model.onnx", "a.jpg", "b.jpg"])
     line = "error: PIL is not installed; python -m tvconv_jax.verify needs it: pip install 'tvconv_jax[align]'.\n"
-    assert capsys.readouterr().err == line
+    assert refusal(importlib.import_module("tvconv_jax.verify").main, "model.onnx", "a.jpg", "b.jpg") == line
+
+
+def test_export_names_its_own_extra(monkeypatch):
+    for name in extras.EXTRAS["export"]:  # which formats need them is not known yet
+        monkeypatch.setitem(sys.modules, name, None)
+    extras.require_for("tvconv_jax.export")
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(UserError, match=r"^optax is not installed; .* needs it: pip install 'tvconv_jax\[export\]'\.$"):
+        extras.require_for("tvconv_jax.export", "tvconv-jax export")
 
 
 def test_nothing_is_imported():
@@ -53,11 +60,9 @@ def test_every_extra_is_one_of_the_project():
     ],
 )
 def test_tables_of_exports_need_their_packages_before_anything_is_measured(
-    module, arguments, lacking, monkeypatch, capsys
+    module, arguments, lacking, monkeypatch, refusal
 ):
     monkeypatch.setitem(sys.modules, lacking, None)
-    with pytest.raises(SystemExit, match="2"):
-        importlib.import_module(f"tvconv_jax.bench.{module}").main(arguments)
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {lacking} is not installed") and error.count("\n") == 1
+    error = refusal(importlib.import_module(f"tvconv_jax.bench.{module}").main, *arguments)
+    assert error.startswith(f"error: {lacking} is not installed")
     assert error.endswith("pip install 'tvconv_jax[export]'.\n")

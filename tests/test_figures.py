@@ -1,5 +1,6 @@
 """Figures of runs and sweeps: the numbers that are drawn, the files, and mistakes."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -50,13 +51,9 @@ def drawn(*arguments):
     return sorted(file.name for file in out.iterdir())
 
 
-def error(capsys, *arguments):
-    """The one line that a command line ends with."""
-    with pytest.raises(SystemExit) as end:
-        figures.main([str(argument) for argument in arguments])
-    assert end.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
+@pytest.fixture
+def error(refusal):
+    return functools.partial(refusal, figures.main)
 
 
 def sweep_folder(folder, *runs):
@@ -205,7 +202,7 @@ def test_tiles_and_choices_of_maps_by_hand():
     assert map_figures.chosen_layers(layers) == ["block_0/conv", "block_1/conv", "block_3/conv"]
 
 
-def test_figures_of_a_workdir(finished, tmp_path, capsys, monkeypatch):
+def test_figures_of_a_workdir(finished, tmp_path, capsys, monkeypatch, error):
     workdir, _ = finished
     out = f"--out={tmp_path / 'out'}"
     pictures = tmp_path / "pictures"
@@ -218,10 +215,10 @@ def test_figures_of_a_workdir(finished, tmp_path, capsys, monkeypatch):
     names = ("figure11", "figure1e", "figure5_bottom", "figure5_top")
     assert files == [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png")]
     assert capsys.readouterr().out.count("wrote ") == 8
-    assert "holds no run (config.json)" in error(capsys, "figure1e", pictures)
-    assert "there are: train, " in error(capsys, "figure1e", workdir, "--set=nobody")
+    assert "holds no run (config.json)" in error("figure1e", pictures)
+    assert "there are: train, " in error("figure1e", workdir, "--set=nobody")
     monkeypatch.setattr(set_figures, "open_sets", lambda target: open_sets(target)[:1])
-    assert "--set=nobody is not a set of " in error(capsys, "figure1e", workdir, "--set=nobody")
+    assert "--set=nobody is not a set of " in error("figure1e", workdir, "--set=nobody")
 
 
 def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):
@@ -243,7 +240,7 @@ def test_the_spread_pictures_of_a_set_and_features_of_a_layer(finished):
     assert last.shape == (4, 2, 2, 512) and last.min() >= 0  # behind a ReLU6
 
 
-def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_not(finished, tmp_path, capsys):
+def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_not(finished, tmp_path, capsys, error):
     workdir, _ = finished
     old = tmp_path / "old"
     shutil.copytree(workdir, old, ignore=shutil.ignore_patterns("maps"))
@@ -251,44 +248,42 @@ def test_a_workdir_without_maps_gives_the_top_from_its_checkpoint_or_says_why_no
     assert "holds no maps/" in capsys.readouterr().out
     (old / "maps").mkdir()
     (old / "maps" / "step_00000001.npz").write_text("x")
-    assert "step_00000001.npz is damaged" in error(capsys, "figure5", old)
+    assert "step_00000001.npz is damaged" in error("figure5", old)
     np.savez(old / "maps" / "step_00000001.npz", other=np.zeros((2, 2)))
-    assert "step_00000001.npz is damaged" in error(capsys, "figure5", old)
+    assert "step_00000001.npz is damaged" in error("figure5", old)
     for step in (1, 2):
         np.savez(old / "maps" / f"step_0000000{step}.npz", **{f"layer_{step}": np.zeros((2, 2, 1))})
-    assert "step_00000001.npz has other layers than the last step" in error(capsys, "figure5", old)
+    assert "step_00000001.npz has other layers than the last step" in error("figure5", old)
     (tmp_path / "empty").mkdir()
-    assert "holds no maps/ and no run (config.json)" in error(capsys, "figure5", tmp_path / "empty")
+    assert "holds no maps/ and no run (config.json)" in error("figure5", tmp_path / "empty")
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
-        assert "is neither a workdir (config.json) nor a folder with images" in error(capsys, "figure11", folder)
-        assert "is neither a workdir (config.json) nor a folder with images" in error(capsys, "figure1e", folder)
+        assert "is neither a workdir (config.json) nor a folder with images" in error("figure11", folder)
+        assert "is neither a workdir (config.json) nor a folder with images" in error("figure1e", folder)
     (tmp_path / "empty" / "config.json").write_text(json.dumps({"model": {"operator": "depthwise"}}))
-    assert "is a folder with checkpoints: none" in error(capsys, "figure5", tmp_path / "empty")
-    assert "holds no run (config.json)" in error(capsys, "figure11", tmp_path / "empty")
+    assert "is a folder with checkpoints: none" in error("figure5", tmp_path / "empty")
+    assert "holds no run (config.json)" in error("figure11", tmp_path / "empty")
 
 
-def test_an_operator_without_maps_is_named(tmp_path, capsys, monkeypatch):
+def test_an_operator_without_maps_is_named(tmp_path, monkeypatch, error):
     (tmp_path / "config.json").write_text(json.dumps({"model": {"operator": "depthwise"}}))
     monkeypatch.setattr(
         map_figures, "read_checkpoint", lambda *_, **__: ("it", {"params/model/stem/kernel": np.ones(1)})
     )
-    assert "no affinity maps, for the operator 'depthwise' has none; name" in error(capsys, "figure5", tmp_path)
+    assert "no affinity maps, for the operator 'depthwise' has none; name" in error("figure5", tmp_path)
 
 
-def test_foreign_folders_and_settings_are_one_line(tmp_path, capsys):
-    assert "holds no sweep.json" in error(capsys, "figure4", tmp_path)
+def test_foreign_folders_and_settings_are_one_line(tmp_path, error):
+    assert "holds no sweep.json" in error("figure4", tmp_path)
     (tmp_path / "sweep.json").write_text('[{"setting": "tvconv"}]')
     assert "is not as a sweep writes it now; remove it, and python -m tvconv_jax.experiments.sweep" in error(
-        capsys, "figure6", tmp_path
+        "figure6", tmp_path
     )
     (tmp_path / "sweep.json").write_text("[]")
-    assert "holds no run" in error(capsys, "figure10", tmp_path)
+    assert "holds no run" in error("figure10", tmp_path)
     plain = sweep_folder(tmp_path / "plain", ("", "tvconv", 5, [80]))
-    assert "names no width, as 'MobileNetV2 x0.1' does; figure6 draws it" in error(capsys, "figure4", plain)
-    assert "ends in no magnitude, as 'tvconv 10' does" in error(capsys, "figure10", plain)
+    assert "names no width, as 'MobileNetV2 x0.1' does; figure6 draws it" in error("figure4", plain)
+    assert "ends in no magnitude, as 'tvconv 10' does" in error("figure10", plain)
     zero = sweep_folder(tmp_path / "zero", ("none", "tvconv 0", 5, [80]))
-    assert "holds no transformed training yet" in error(capsys, "figure10", zero)
-    assert "sweep.json is not a folder; name another folder" in error(
-        capsys, "figure6", plain, f"--out={plain}/sweep.json/out"
-    )
-    assert "is not there; tvconv_jax.edge.benchmark" in error(capsys, "figure7", tmp_path / "a.json")
+    assert "holds no transformed training yet" in error("figure10", zero)
+    assert "sweep.json is not a folder; name another folder" in error("figure6", plain, f"--out={plain}/sweep.json/out")
+    assert "is not there; tvconv_jax.edge.benchmark" in error("figure7", tmp_path / "a.json")

@@ -1,9 +1,8 @@
 """Fundus data: the DoFE layout and what can be wrong with it, the drawn set, batches of equal shares."""
 
-import io
-
 import numpy as np
 import pytest
+from folders import encoded, touch
 from PIL import Image
 
 from tvconv_jax.data import fundus
@@ -29,9 +28,7 @@ def dofe(tmp_path):
                 mask[4:16, 4:16], mask[8:12, 8:12] = RIM, CUP
                 gray = np.full((20, 20, 3), 10 * domain + i, np.uint8)
                 for kind, array in (("image", gray), ("mask", mask)):
-                    path = root / f"Domain{domain}" / phase / "ROIs" / kind / f"g{i:04d}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(array).save(path)
+                    touch(root / f"Domain{domain}" / phase / "ROIs" / kind / f"g{i:04d}.png", encoded(array))
     return root
 
 
@@ -197,12 +194,6 @@ def with_alpha(mask):
     return image
 
 
-def encoded(image, kind="PNG"):
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
-
-
 def colored_palette(mask):
     image = Image.fromarray(np.searchsorted([CUP, RIM, BACKGROUND], mask).astype(np.uint8)).convert("P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 0])
@@ -302,7 +293,7 @@ def test_images_of_sixteen_bits_are_scaled_and_another_reading_makes_the_records
 
 
 def test_a_damaged_record_is_named():
-    record = {"image": b"", "mask": encoded(Image.fromarray(true_mask())), "name": "Domain1/a.png"}
+    record = {"image": b"", "mask": encoded(true_mask()), "name": "Domain1/a.png"}
     with pytest.raises(UserError, match=r"Domain1/a.png or its mask cannot be decoded \(it is an empty file"):
         decode_pair(record)
 

@@ -5,9 +5,8 @@ import socket
 
 import numpy as np
 import pytest
-from folders import touch
+from folders import encoded, touch
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tvconv_jax.data import listing
 from tvconv_jax.data.faces import load_faces
@@ -193,9 +192,7 @@ def test_poses_by_the_same_rule(tmp_path):
 @pytest.fixture
 def images(tmp_path):
     for i in range(6):
-        path = tmp_path / "faces" / f"p{i % 2}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((24, 24 + i, 3), 9 * i, np.uint8)).save(path)
+        touch(tmp_path / "faces" / f"p{i % 2}" / f"{i}.png", encoded(np.full((24, 24 + i, 3), 9 * i, np.uint8)))
     return tmp_path / "faces"
 
 

@@ -1,13 +1,11 @@
 """Lists as people write them: text of any kind, pairs, names; what is written is read back."""
 
-import io
-
 import numpy as np
 import pytest
+from folders import encoded, lay, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tvconv_jax.data.faces import load_faces
 from tvconv_jax.data.formats.bin_file import write_bin
@@ -26,17 +24,6 @@ from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.face import FaceJob
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_lines
-
-
-def lay(folder, pictures):
-    for name, image in pictures.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(image)
-    return folder
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -106,9 +93,8 @@ def test_pairs_with_blanks_absolute_paths_and_backslashes(tmp_path):
 
 def test_a_list_of_absolute_paths_elsewhere_is_trained_with(tmp_path):
     for i in range(4):
-        file = io.BytesIO()
-        Image.fromarray(np.full((24, 24, 3), i, np.uint8)).save(file, "PNG")
-        lay(tmp_path, {f"root/p{i % 2}/{i}.png": file.getvalue(), f"elsewhere/{i}.png": file.getvalue()})
+        content = encoded(np.full((24, 24, 3), i, np.uint8))
+        lay(tmp_path, {f"root/p{i % 2}/{i}.png": content, f"elsewhere/{i}.png": content})
     lines = [f"{tmp_path}/elsewhere/{i % 4}.png {tmp_path}/root/p1/3.png {(-1) ** i}" for i in range(20)]
     pair_list(tmp_path / "root", lines)
     config = {
@@ -159,9 +145,7 @@ def test_a_fold_holds_both_kinds(tmp_path):
 
 
 def image(seed):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["bin", "pairs"])

@@ -1,12 +1,11 @@
 """Folders, lists and records as they come in the field, with oddities that must be read, counted or named."""
 
-import io
 import os
 import struct
 
 import numpy as np
 import pytest
-from folders import touch
+from folders import encoded, touch
 from PIL import Image
 
 from tvconv_jax.data import listing
@@ -195,9 +194,7 @@ def dofe(tmp_path):
     for domain in range(1, 5):
         for phase in PHASES:
             for kind, array in (("image", np.dstack([mask] * 3)), ("mask", mask)):
-                path = tmp_path / "fundus" / f"Domain{domain}" / phase / "ROIs" / kind / "a.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
+                touch(tmp_path / "fundus" / f"Domain{domain}" / phase / "ROIs" / kind / "a.png", encoded(array))
     return tmp_path / "fundus"
 
 
@@ -252,9 +249,7 @@ def test_a_file_is_not_a_folder_to_convert_into(face_folder, tmp_path):
 
 
 def test_an_image_that_is_too_large_is_called_so_however_strictly(tmp_path):
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG")
-    image = bytearray(file.getvalue())
+    image = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
     start = image.find(b"\xff\xc0") + 5
     image[start : start + 4] = b"\xff" * 4
     for strict in (False, True):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tvconv_jax.data import decoder, mask_batches
+from tvconv_jax.data import decoder
 from tvconv_jax.data.augment import Magnitudes, transform
+from tvconv_jax.data.image_size import scaled
 from tvconv_jax.data.mask_classes import IGNORE, MaskClasses, count_classes, count_values, read_classes
 from tvconv_jax.data.masks import decode_pair, find_masks, training_images
 from tvconv_jax.data.normalization import normalize
+from tvconv_jax.data.pipeline import mask_batches
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import scores_by_class, summarize
 from tvconv_jax.tasks import mask_defaults, segmentation
@@ -143,7 +145,7 @@ def test_images_of_any_kind_are_read_at_the_median_size(root):
     assert found.size == SHAPE
     images = training_images(found, (11, 17), root.parent / "cache")
     assert len(images) == 8 and [array.shape for array in images[1]] == [(11, 17, 3), (11, 17)]
-    assert mask_defaults.size_for((400, 300)) == (128, 96) and mask_defaults.size_for((40, 57)) == (40, 57)
+    assert scaled((400, 300), mask_defaults.MAX_SIZE) == (128, 96) and scaled((40, 57), 128) == (40, 57)
 
 
 def test_one_folder_is_split_by_seed_and_by_group(tmp_path):
@@ -333,12 +335,12 @@ def test_image_and_mask_are_changed_alike(root):
     source = training_images(found, SHAPE, root.parent / "cache")
     magnitudes = Magnitudes(rotation=20, scale=0.2, translation=0.2, brightness=0.2)
     options = {"batch_size": 4, "image_size": SHAPE, "seed": 0, "magnitudes": magnitudes}
-    batch = next(mask_batches.train_batches(source, **options))
+    batch = next(mask_batches(source, **options))
     assert batch["image"].shape == (4, *SHAPE, 3) and set(np.unique(batch["mask"])) == {0, 1, 2, IGNORE}
     assert np.all(batch["image"][batch["mask"] == IGNORE] == 0)
     image = batch["image"].mean(axis=-1)
     assert image[batch["mask"] == 2].mean() > image[batch["mask"] == 1].mean() + 20  # a nut is brighter than a bolt
-    plain = next(mask_batches.train_batches(source, batch_size=4, image_size=SHAPE, seed=0))
+    plain = next(mask_batches(source, batch_size=4, image_size=SHAPE, seed=0))
     np.testing.assert_array_equal(plain["mask"][0], source[int(plain["index"][0])][1])
 
 
@@ -416,7 +418,7 @@ def test_a_cache_that_is_complete_is_read_without_writing(root, monkeypatch):
     found = found_in(root)
     cache = root.parent / "cache"
     training_images(found, (16, 16), cache)
-    monkeypatch.setattr("tvconv_jax.data.masks.filling", None)
+    monkeypatch.setattr("tvconv_jax.data.cache.one_writer", None)
     assert len(training_images(found, (16, 16), cache)) == len(found.of(test=False))
 
 

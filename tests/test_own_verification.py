@@ -26,6 +26,8 @@ from tvconv_jax.tasks.workdir import load_model
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import height_width, parse_size
 
+pytestmark = pytest.mark.usefixtures("barely_optimized")
+
 HEIGHT, WIDTH = 20, 28
 SUFFIXES = (".bmp", ".tif", ".png", ".pgm")
 

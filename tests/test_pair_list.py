@@ -1,12 +1,12 @@
 """Lists of pairs that are made of a folder of identities: balanced, apart where they can be, read by a training run."""
 
-import io
+import functools
 import shutil
 
 import numpy as np
 import pytest
+from folders import encoded
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tvconv_jax.data.__main__ import main
 from tvconv_jax.data.faces import load_faces
@@ -16,9 +16,7 @@ from tvconv_jax.utils.errors import UserError
 
 
 def image(seed):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8))
 
 
 def lay(folder, sizes):
@@ -35,12 +33,9 @@ def run(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def failure(capsys, *arguments):
-    with pytest.raises(SystemExit, match="2"):
-        main(["pairs", *map(str, arguments)])
-    line = capsys.readouterr().err
-    assert line.startswith("error: ") and line.count("\n") == 1
-    return line
+@pytest.fixture
+def failure(refusal):
+    return functools.partial(refusal, main, "pairs")
 
 
 def config(root, **fields):
@@ -137,14 +132,14 @@ def test_what_cannot_be_read_or_is_there_twice_is_left_out_and_said(tmp_path, ca
     assert not names & {"id 0/0.png", "id 1/1.png", "id 2/1.png"}
 
 
-def test_another_list_is_not_written_over(tmp_path, capsys):
+def test_another_list_is_not_written_over(tmp_path, capsys, failure):
     lay(tmp_path / "train", [4] * 6)
     (tmp_path / "own_train.txt").write_text("mine")
     words = "own_train.txt exists with other content and is not written over; give another --out, or move it away."
-    assert words in failure(capsys, tmp_path, "--hold-out=2")
+    assert words in failure(tmp_path, "--hold-out=2")
     assert (tmp_path / "own_train.txt").read_text() == "mine" and not (tmp_path / "own_pair.txt").exists()
     run(capsys, tmp_path)
-    assert "own_pair.txt exists with other content" in failure(capsys, tmp_path, "--seed=1")
+    assert "own_pair.txt exists with other content" in failure(tmp_path, "--seed=1")
 
 
 @pytest.mark.parametrize(
@@ -169,15 +164,15 @@ def test_another_list_is_not_written_over(tmp_path, capsys):
         ([4] * 6, ["--out={}/id 1_pair.txt"], "is a set 'id 1', and an identity has that name; give another name."),
     ],
 )
-def test_what_cannot_be_had_is_one_line(sizes, arguments, words, tmp_path, capsys):
+def test_what_cannot_be_had_is_one_line(sizes, arguments, words, tmp_path, failure):
     lay(tmp_path, sizes)
-    assert words in failure(capsys, tmp_path, *(argument.format(tmp_path) for argument in arguments))
+    assert words in failure(tmp_path, *(argument.format(tmp_path) for argument in arguments))
     assert not list(tmp_path.glob("*.txt"))
 
 
 @pytest.mark.parametrize(("name", "words"), [("train.rec", "convert writes one from a .rec"), ("no", "does not exist")])
-def test_what_is_not_a_folder_is_one_line(name, words, tmp_path, capsys):
-    assert words in failure(capsys, tmp_path / name)
+def test_what_is_not_a_folder_is_one_line(name, words, tmp_path, failure):
+    assert words in failure(tmp_path / name)
 
 
 def test_many_identities_are_drawn_alike_and_few_pairs_are_all_found():

@@ -5,7 +5,6 @@ import inspect
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax.image
 import numpy as np
 import onnx
 import pytest
+from copied import commands, run_copied
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from test_edge import metadata, write_onnx
@@ -24,6 +24,8 @@ from tvconv_jax.edge import predict, verify
 from tvconv_jax.export import artifacts
 from tvconv_jax.export.graph import Graph
 from tvconv_jax.export.interpreter import arrays_of, make_run
+
+call, refusal = commands(predict)
 
 SIZE = HEIGHT, WIDTH = 4, 6
 CLASSES = ["dark", "red", "green"]
@@ -70,21 +72,6 @@ def filled(path, color, size=(WIDTH, HEIGHT), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, **options)
     return path
-
-
-def call(capsys, *arguments):
-    """Exit code, stdout and stderr of the command."""
-    with pytest.raises(SystemExit) as info:
-        predict.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return info.value.code, out, err
-
-
-def refusal(capsys, *arguments):
-    """The one line of a command that predicts nothing."""
-    code, out, err = call(capsys, *arguments)
-    assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1, (code, out, err)
-    return err
 
 
 def test_classes_and_calibrated_probabilities(exports, tmp_path, capsys):
@@ -429,17 +416,8 @@ def test_the_export_writes_the_program_that_runs_it(exports, tmp_path):
 
 
 def test_a_copied_file_loads_no_package_of_ours(exports, tmp_path):
-    copied, image = shutil.copy(predict.__file__, tmp_path), filled(tmp_path / "a.png", (255, 0, 0))
-    code = (
-        "import sys, predict; names = {name.split('.')[0] for name in sys.modules}\n"
-        "assert predict.__file__ == sys.argv[1], predict.__file__\n"
-        "assert not names & {'jax', 'tvconv_jax', 'torch', 'onnxruntime', 'cv2', 'scipy'}, names"
-    )
-    subprocess.run([sys.executable, "-c", code, copied], cwd=tmp_path, check=True)
-    done = subprocess.run(
-        [sys.executable, copied, exports["classification"], image], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"{image}: red ")
+    image = filled(tmp_path / "a.png", (255, 0, 0))
+    assert run_copied(predict, tmp_path, exports["classification"], image).startswith(f"{image}: red ")
 
 
 def test_the_command_imports_no_jax_and_the_package_has_its_names_all_the_same():

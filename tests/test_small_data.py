@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from folders import touch
-from PIL import Image
+from folders import encoded, touch
 
 from tvconv_jax.tasks import saved_config, small_data
 from tvconv_jax.tasks.command import config_of
@@ -249,9 +248,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_data_is_read(tmp_path,
 def test_a_small_folder_is_trained_by_the_command_alone(tmp_path):
     random = np.random.default_rng(0)
     for i in range(20):
-        path = tmp_path / "faces" / "train" / f"p{i % 4}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (24, 24, 3), np.uint8)).save(path)
+        image = encoded(random.integers(0, 255, (24, 24, 3), np.uint8))
+        touch(tmp_path / "faces" / "train" / f"p{i % 4}" / f"{i}.png", image)
     small = ["model.depth=0.1", "model.stages=(1,)", "model.embedding_size=8"]
     more = ["data.image_size=24", "optimizer.epochs=1.0", "optimizer.milestones=(1.0,)", f"data.root={tmp_path}/faces"]
     flags = [

@@ -208,6 +208,8 @@ def test_without_a_terminal_a_run_says_where_it_is(capsys, monkeypatch):
         for now in range(90, 111, 10):  # other lines do not replace it
             line.print("step 12 skipped")
             assert ("step 11/100" in said(now)) == (now == 110)
+        line.update(100, 2.0)
+        assert said(140) == "step 100/100  loss 2.000  0 images/s\n"
     assert said(999) == ""
 
 

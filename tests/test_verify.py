@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import photographs
 import pytest
+from copied import commands, run_copied
 from PIL import Image
 from test_edge import WEIGHTS, embed, metadata, write_onnx
 
@@ -19,6 +20,8 @@ from tvconv_jax import verify as command
 from tvconv_jax.data import decoder
 from tvconv_jax.edge import benchmark, verify
 from tvconv_jax.export.__main__ import _parser as export_parser
+
+call, refusal = commands(verify)
 
 NATIVE_PY = """
 import json, struct
@@ -42,21 +45,6 @@ def album(tmp_path_factory):
 @pytest.fixture
 def artifact(tmp_path):
     return write_onnx(tmp_path / "export", thresholds={"cosine": 0.5})
-
-
-def call(capsys, *arguments):
-    """Exit code, stdout and stderr of the command."""
-    with pytest.raises(SystemExit) as info:
-        verify.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return info.value.code, out, err
-
-
-def refusal(capsys, *arguments):
-    """The one line of a command that compares nothing."""
-    code, out, err = call(capsys, *arguments)
-    assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1, (code, out, err)
-    return err
 
 
 def hide(monkeypatch, name, error=None):
@@ -407,16 +395,7 @@ def test_it_knows_the_code_and_checks_onnx_as_the_benchmark():
 
 
 def test_a_copied_file_loads_no_package_of_ours(album, artifact, tmp_path):
-    copied = shutil.copy(verify.__file__, tmp_path)
-    code = (
-        "import sys, verify; names = {name.split('.')[0] for name in sys.modules}\n"
-        "assert verify.__file__ == sys.argv[1], verify.__file__\n"
-        "assert not names & {'jax', 'tvconv_jax', 'torch', 'onnxruntime', 'cv2', 'scipy'}, names"
-    )
-    subprocess.run([sys.executable, "-c", code, copied], cwd=tmp_path, check=True)
-    command = [sys.executable, copied, artifact, str(album[0][0]), str(album[0][0])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and "same: score 1.000" in done.stdout
+    assert "same: score 1.000" in run_copied(verify, tmp_path, artifact, album[0][0], album[0][0])
 
 
 def test_the_package_has_the_same_command(album, artifact, capsys):

@@ -22,7 +22,7 @@ from tvconv_jax.export import artifacts
 from tvconv_jax.export.low_rank import Rank
 from tvconv_jax.models import mobilenetv2, shufflenetv2
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, names, output_file
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite, write_json
 
@@ -134,7 +134,7 @@ def lowerings(runtimes: Sequence[str], **options: Any) -> tuple[Table, list[Row]
 
 def _table(title: str, *ratios: str) -> Table:
     columns = ("model", "runtime", "from JAX", "images/s, best", "batch 1", *ratios)
-    return tables.make_table(columns, left=("model", "runtime"), title=title)
+    return make_table(columns, left=("model", "runtime"), title=title)
 
 
 def _add(table: Table, row: Row, *references: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from tvconv_jax.bench.tables import MISTAKES, make_table, onnx_modules
+from tvconv_jax.bench.tables import MISTAKES, onnx_modules
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.normalization import normalize
 from tvconv_jax.export.fold import fold
@@ -32,7 +32,7 @@ from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command, trained
 from tvconv_jax.tasks.saved_config import differences, read_config
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, names, output_file, path_argument
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite, write_json
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from tvconv_jax.bench.tables import MISTAKES, add_speed_options, images_per_second, make_table, timing_points
+from tvconv_jax.bench.tables import MISTAKES, add_speed_options, images_per_second, timing_points
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.edge import benchmark
 from tvconv_jax.experiments.sweep_file import Setting, Sweep, check_folder, load_sweep
@@ -33,7 +33,7 @@ from tvconv_jax.models.registry import OPERATORS
 from tvconv_jax.report.sweep import cost_cells, spread
 from tvconv_jax.tasks import command
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_file, output_folder, path_argument
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite, write_json
 

@@ -1,12 +1,9 @@
-"""Parts that the tables of exported models share: options, timing points, images/s, columns."""
+"""Parts that the tables of exported models share: options, timing points, images/s."""
 
 import argparse
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
-
-from rich.table import Table
 
 from tvconv_jax.edge import benchmark
 from tvconv_jax.utils.cli import number
@@ -39,14 +36,6 @@ def timing_points(batches: Sequence[int]) -> list[tuple[int, int]]:
 def images_per_second(points: Sequence[dict[str, float]], batch: int | None = None) -> float:
     """Return the best images/s over threads, and over batch sizes unless one is given."""
     return max(point["images_per_second"] for point in points if batch in (None, point["batch"]))
-
-
-def make_table(columns: Sequence[str], *, left: Collection[str] = (), **options: Any) -> Table:
-    """Return an empty table; columns are aligned to the right, those named in ``left`` to the left."""
-    table = Table(**options)
-    for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
-    return table
 
 
 def onnx_modules() -> tuple[ModuleType, ModuleType]:

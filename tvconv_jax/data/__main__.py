@@ -142,9 +142,7 @@ class _Command(cli.Parser):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = cli.Parser(
-        prog="python -m tvconv_jax.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(prog="python -m tvconv_jax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
     for name, (_, text, options, _) in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)

@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from tvconv_jax.utils.errors import UserError
@@ -36,11 +35,18 @@ def digest(*parts: bytes | str) -> str:
     return hashlib.sha256(joined).hexdigest()[:12]
 
 
-@contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Let one process fill a folder of the cache, without what killed ones left; a full disk is a ``TrainingError``."""
-    with one_writer(folder) as alone, writing(folder.parent, "decoded images (TVCONV_JAX_CACHE names the cache)"):
-        folder.mkdir(exist_ok=True)
-        for path in filter(lambda path: alone and is_left_over(path.name), folder.iterdir()):
-            path.unlink()
-        yield
+def fill(
+    folder: Path, last: str, write: Callable[[], None], what: str = "decoded images (TVCONV_JAX_CACHE names the cache)"
+) -> None:
+    """Let one process fill a folder of the cache, unless its last file is there; remove what killed ones left.
+
+    A full disk is a ``TrainingError`` that names ``what`` was written.
+    """
+    if (folder / last).exists():
+        return
+    with one_writer(folder) as alone, writing(folder.parent, what):
+        if not (folder / last).exists():  # another process may have written it meanwhile
+            folder.mkdir(exist_ok=True)
+            for path in filter(lambda path: alone and is_left_over(path.name), folder.iterdir()):
+                path.unlink()
+            write()

@@ -1,14 +1,15 @@
 """Images decoded once, at the model's size, into one file of the cache that processes share."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tvconv_jax.data.cache import digest, filling, stamp
+from tvconv_jax.data.cache import digest, fill, stamp
 from tvconv_jax.data.decoder import READING, ImageError, pixels, read_image, resize
 from tvconv_jax.data.source import Record
 from tvconv_jax.utils.errors import UserError
@@ -90,37 +91,45 @@ def decode_files(files: Sequence[Path], image_size: Any, cache: Path) -> Decoded
     height, width = height_width(image_size)
     key = digest(READING, f"{height}x{width}", *map(stamp, files))
     folder = cache / f"pixels-{key}"
-    if not (folder / SUMMARY).exists():
-        with filling(folder):
-            if not (folder / SUMMARY).exists():  # another process may have written it meanwhile
-                _write(folder, files, height, width)
+    fill(folder, SUMMARY, lambda: _write(folder, files, height, width))
     summary = read_json(folder / SUMMARY, f"remove {folder}")
     return Decoded(folder / IMAGES, {int(row): error for row, error in summary["bad"].items()}, summary["sizes"])
 
 
 def _write(folder: Path, files: Sequence[Path], height: int, width: int) -> None:
     bad, sizes = {}, Counter()
-    with replacing(folder / IMAGES) as part, part.open("wb") as opened:
-        write_header(opened, (len(files), height, width, 3))
+
+    def images() -> Iterator[tuple[np.ndarray]]:
         for row, path in enumerate(track(files, total=len(files), text="Decoding images")):
             image = np.zeros((height, width, 3), np.uint8)
             try:
-                image, size = _decode(path, (height, width))
-                sizes[describe_size(size)] += 1
+                found = pixels(read_image(path))
+                image = resize(found, (height, width), Image.Resampling.BILINEAR)
+                sizes[describe_size(found.shape[:2])] += 1
             except ImageError as error:
                 bad[row] = str(error)
-            opened.write(image.tobytes())
+            yield (image,)
+
+    write_arrays(folder, {IMAGES: (len(files), height, width, 3)}, images())
     write_json(folder / SUMMARY, {"bad": bad, "sizes": sizes})
 
 
-def _decode(path: Path, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    image = pixels(read_image(path))
-    return resize(image, image_size, Image.Resampling.BILINEAR), image.shape[:2]
+def write_arrays(folder: Path, shapes: Mapping[str, tuple[int, ...]], rows: Iterable[Sequence[np.ndarray]]) -> None:
+    """Write arrays ``uint8`` row by row, each whole or not at all; the first one gets its name last.
 
-
-def write_header(opened: Any, shape: tuple[int, ...]) -> None:
-    """Write what stands before the pixels in the file of an array ``uint8`` of a shape."""
-    np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    Args:
+        folder: Folder of the files.
+        shapes: Shape of the whole array by name of its file.
+        rows: Of each array a row, in this order.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(replacing(folder / name)) for name in shapes]
+        files = [stack.enter_context(part.open("wb")) for part in parts]
+        for file, shape in zip(files, shapes.values(), strict=True):
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for row in rows:
+            for file, array in zip(files, row, strict=True):
+                file.write(np.ascontiguousarray(array).data)
 
 
 def keep_drawn(name: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]], cache: Path) -> tuple[Path, np.ndarray]:
@@ -131,14 +140,13 @@ def keep_drawn(name: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]], cac
         draw: Returns images ``uint8 [n, h, w, 3]`` and labels ``[n]``.
         cache: The cache folder.
     """
-    file, labels_file = cache / name / IMAGES, cache / name / LABELS
-    if not labels_file.exists():
-        with filling(file.parent):
-            if not labels_file.exists():
-                images, labels = draw()
-                with replacing(file) as part, part.open("wb") as opened:
-                    write_header(opened, images.shape)
-                    opened.write(np.ascontiguousarray(images).data)
-                with replacing(labels_file) as part:
-                    np.save(part, labels)
-    return file, np.load(labels_file, allow_pickle=False)
+    folder = cache / name
+
+    def write() -> None:
+        images, labels = draw()
+        write_arrays(folder, {IMAGES: images.shape}, zip(images, strict=True))
+        with replacing(folder / LABELS) as part:
+            np.save(part, labels)
+
+    fill(folder, LABELS, write)
+    return folder / IMAGES, np.load(folder / LABELS, allow_pickle=False)

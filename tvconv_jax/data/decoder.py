@@ -130,31 +130,6 @@ def mode(image: bytes) -> str:
         return file.mode
 
 
-def labels(image: bytes) -> dict[str, int]:
-    """Count the pixels of each value of a mask: a number in gray, ``#rrggbb`` in color, both with a palette.
-
-    Raises:
-        ImageError: If it cannot be decoded.
-    """
-    with opened(image) as file:
-        if _is_16_bit(file):
-            return _counts(np.asarray(file), "{0}")
-        if file.mode in ("1", "L", "LA"):
-            return _counts(np.asarray(file.convert("L")), "{0}")
-        indices = np.asarray(file).astype(np.int64) << 24 if file.mode == "P" else None
-        rgb = _rgb(file).astype(np.int64)
-    colors = rgb @ (1 << 16, 1 << 8, 1)
-    if indices is not None:
-        return _counts(colors | indices, "{1} (#{2:06x})")
-    gray_alone = np.all(rgb == rgb[..., :1])
-    return _counts(rgb[..., 0], "{0}") if gray_alone else _counts(colors, "#{2:06x}")
-
-
-def _counts(codes: np.ndarray, form: str) -> dict[str, int]:
-    found = zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True)
-    return {form.format(code, code >> 24, code & 0xFFFFFF): count for code, count in found}
-
-
 def gray(image: bytes) -> np.ndarray:
     """Decode an image whose channels are all equal, such as a mask, to its values as they are stored.
 
@@ -184,14 +159,15 @@ class MaskPixels(NamedTuple):
     palette: bool  # whether the values are numbers of a palette
 
 
-def mask_pixels(image: bytes) -> MaskPixels:
+def mask_pixels(image: bytes, *, strict: bool = True) -> MaskPixels:
     """Decode a mask of any number of classes: gray of 8 or 16 bits, a palette, or colors; alpha is dropped.
 
     Raises:
-        ImageError: If it cannot be decoded, was saved with loss or holds several frames.
+        ImageError: If it cannot be decoded; if ``strict``, also if it was saved with loss or holds several frames.
     """
     with opened(image) as file:
-        _check_mask(file)
+        if strict:
+            _check_mask(file)
         if _is_16_bit(file):
             return MaskPixels(np.asarray(file).astype(np.int32), None, palette=False)
         if file.mode in ("1", "L", "LA"):

@@ -1,5 +1,6 @@
 """The identities that a run trains and verifies on, from its config: embedded, in folders, or packed."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ from ml_collections import ConfigDict
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.formats import folder
 from tvconv_jax.data.formats.bin_file import BinFaces, is_bin
-from tvconv_jax.data.formats.pairs import Pairs
+from tvconv_jax.data.formats.pairs import Pairs, pair_lists
+from tvconv_jax.data.formats.record_faces import RecordFaces
 from tvconv_jax.data.formats.tfds_faces import PREFIX, TfdsFaces, is_tfds, locate
-from tvconv_jax.data.listing import SUFFIXES, named
+from tvconv_jax.data.listing import SUFFIXES, LeftOut, named
 from tvconv_jax.data.sets import open_faces, packed_in
-from tvconv_jax.data.source import Source
-from tvconv_jax.data.subset import Subset, select_listed
+from tvconv_jax.data.source import LooseFiles, Source
+from tvconv_jax.data.subset import Subset, read_include_list, select_listed
 from tvconv_jax.data.synthetic import embedded
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
@@ -28,6 +30,17 @@ class FaceData(NamedTuple):
     verification: dict[str, tuple[Source, Pairs]]  # for each set its unique images and the pairs of them
     description: str  # the data in a line, for results
     notes: list[str]  # messages for the user: skipped and resized images
+
+
+class FaceCounts(NamedTuple):
+    """Sizes of a data set of identities."""
+
+    images: int  # to train on
+    identities: tuple[str, ...]  # their names; empty if the set has no folders
+    verified: bool  # whether there is a verification set
+    root: str  # folder in which verification sets are looked for
+    source: Source | None = None  # the images to train on; None: they are drawn
+    single: tuple[str, ...] = ()  # names of the identities with one image
 
 
 def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> FaceData:
@@ -106,3 +119,39 @@ def _open_packed(root: Path | str) -> FaceData | None:
     if identities < 2:
         raise UserError(f"{title} holds {identities} identity; training needs two or more.")
     return FaceData(faces, identities, {}, "", notes)
+
+
+def count_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> FaceCounts:
+    """Count the images of ``config``, the ``data`` part of a config, without decoding one.
+
+    ``suffixes`` are those of the files that are images of identities, where these lie in folders.
+
+    Raises:
+        UserError: If a folder is missing, or holds nothing to train on.
+    """
+    if config.source == "embedded":
+        identities, photos, _ = embedded.SIZES[config.size]
+        return FaceCounts(identities * photos, (), True, "")
+    packed = config.source == "casia" and config.root.startswith(PREFIX)
+    base = None if packed else folder.existing(config.root)
+    other = config.get("verify_root")
+    tests = folder.existing(other, "data.verify_root") if other else base
+    source, names = _training(base, config, suffixes)
+    images = len(source)
+    if config.include_list:
+        names = read_include_list(user_path(config.include_list))
+        images, names = len(names), [name.partition("/")[0] for name in names]
+    kinds = [pair_lists(tests), *([named(tests, is_bin)] if config.source == "casia" else [])] if tests else []
+    counts = Counter(names)
+    single = tuple(sorted(name for name, number in counts.items() if number == 1))
+    return FaceCounts(images, tuple(sorted(counts)), any(kinds), str(tests or ""), source, single)
+
+
+def _training(base: Path | None, config: ConfigDict, suffixes: tuple[str, ...]) -> tuple[Source, list[str]]:
+    """Return the images to train on, and the identity of each if it is known by its folder."""
+    if config.source == "casia" and (base is None or is_tfds(base)):
+        return TfdsFaces(locate(str(base or config.root).removeprefix(PREFIX))), []
+    if config.source == "casia" and (records := packed_in(base)):
+        return RecordFaces(records), []
+    files = folder.training_files(base, LeftOut(), suffixes)
+    return LooseFiles(files), [path.parent.name for path in files]

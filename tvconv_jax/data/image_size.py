@@ -1,6 +1,6 @@
-"""Size to which the images of a set are resized, chosen from the headers of some of them."""
+"""Size to which the images of a set are resized: the median of their sizes, scaled down to a longest side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,16 +24,20 @@ def sample_sizes(source: Source) -> list[tuple[int, int]]:
     return sizes
 
 
-def median_size(source: Source) -> tuple[int, int] | None:
-    """Return the median height and width of :func:`sample_sizes`; ``None`` if no image can be read."""
-    if not (sizes := sample_sizes(source)):
-        return None
-    height, width = np.median(np.array(sizes), axis=0)
-    return int(height), int(width)
+def scaled(
+    size: tuple[float, float], longest: int, *, multiple: int = 1, rounded: Callable[[float], int] = round
+) -> tuple[int, int]:
+    """Return height and width of images, scaled down so that the longer side is ``longest`` at most.
+
+    The aspect is kept up to the rounding to a multiple; a side has :data:`MIN_LENGTH` pixels or more.
+    """
+    factor = min(1.0, longest / max(size))
+    height, width = (max(MIN_LENGTH, rounded(length * factor / multiple) * multiple) for length in size)
+    return height, width
 
 
 def choose_size(sizes: Sequence[tuple[int, int]], *, longest: int, step: int = 1) -> tuple[int, int]:
-    """Return the median height and width of images, scaled down so that the longer side is ``longest`` at most.
+    """Return the median height and width of images, :func:`scaled`.
 
     Args:
         sizes: Height and width of some images; none: a square of ``longest``.
@@ -42,8 +46,6 @@ def choose_size(sizes: Sequence[tuple[int, int]], *, longest: int, step: int = 1
     """
     if not sizes:
         return longest, longest
-    height, width = (float(np.median(lengths)) for lengths in zip(*sizes, strict=True))
-    factor = min(1.0, longest / max(height, width))
-    step = step if factor == 1 and min(height, width) >= MIN_LENGTH else max(step, STEP)
-    height, width = (max(MIN_LENGTH, round(length * factor / step) * step) for length in (height, width))
-    return height, width
+    height, width = np.median(np.array(sizes), axis=0).tolist()
+    kept = max(height, width) <= longest and min(height, width) >= MIN_LENGTH
+    return scaled((height, width), longest, multiple=step if kept else max(step, STEP))

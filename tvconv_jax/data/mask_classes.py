@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.decoder import ImageError, MaskPixels
+from tvconv_jax.data.decoder import ImageError, MaskPixels, mask_pixels
 from tvconv_jax.data.listing import printable
 from tvconv_jax.utils.errors import UserError
 
@@ -119,6 +119,19 @@ def count_values(pixels: MaskPixels) -> ValueCounts:
     if not pixels.palette:
         colors = None if pixels.colors is None else first * 0x010101
     return ValueCounts(MaskPixels(first, colors, pixels.palette), counts)
+
+
+def label_counts(image: bytes) -> dict[str, int]:
+    """Count the pixels of each value of any image: a number in gray, ``#rrggbb`` in color, both with a palette.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    (values, colors, palette), counts = count_values(mask_pixels(image, strict=False))
+    names = [show(code, colored=values is None) for code in (colors if values is None else values).tolist()]
+    if palette:
+        names = [f"{name} ({show(color, colored=True)})" for name, color in zip(names, colors.tolist(), strict=True)]
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def count_classes(found: Iterable[ValueCounts], root: Path) -> MaskClasses:

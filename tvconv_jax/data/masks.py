@@ -1,6 +1,6 @@
 """Images with masks of a user's own: checked once, split, and decoded once at the model's size into the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from tvconv_jax.data import decoder
-from tvconv_jax.data.cache import digest, filling, stamp
-from tvconv_jax.data.decoded import open_array, write_header
-from tvconv_jax.data.decoder import READING, ImageError, mask_pixels, read_image
+from tvconv_jax.data.cache import digest, fill, stamp
+from tvconv_jax.data.decoded import open_array, write_arrays
+from tvconv_jax.data.decoder import READING, ImageError, MaskPixels, mask_pixels, read_image
 from tvconv_jax.data.listing import LeftOut, printable
 from tvconv_jax.data.mask_classes import (
     FILE,
@@ -26,12 +26,12 @@ from tvconv_jax.data.mask_classes import (
 from tvconv_jax.data.mask_files import MaskFile, list_pairs
 from tvconv_jax.data.split import check_groups, describe_split, held_out
 from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.files import read_json, replacing, user_path, write_json
+from tvconv_jax.utils.files import read_json, user_path, write_json
 from tvconv_jax.utils.progress import track
 from tvconv_jax.utils.sizes import describe_size
 from tvconv_jax.utils.storage import one_writer, writing
 
-ARRAYS = {"image": (3,), "mask": ()}  # npy files of a folder in the cache, by the shape of a pixel
+IMAGES, MASKS = "image.npy", "mask.npy"  # of a folder in the cache
 
 
 class MaskSet(NamedTuple):
@@ -130,34 +130,38 @@ def _check_all(root: Path, files: Sequence[MaskFile]) -> tuple[MaskClasses, np.n
         if classes is None:
             check_count(len(values.counts), f"{printable(str(file.mask))} holds")
         else:
-            _labels(file, classes, values)  # at once, before all others are read
+            _labels(file, classes, values.pixels)  # at once, before all others are read
         found.append(values)
         sizes.append(size)
     classes = classes or count_classes(found, root)
     counts = np.zeros((len(files), 256), np.int64)
     for row, (file, values) in enumerate(zip(files, found, strict=True)):
-        np.add.at(counts[row], _labels(file, classes, values), values.counts)
+        np.add.at(counts[row], _labels(file, classes, values.pixels), values.counts)
     return classes, counts[:, : len(classes.names)], np.array(sizes)
 
 
 def _check_pair(file: MaskFile) -> tuple[ValueCounts, tuple[int, int]]:
-    path = file.image
-    try:
-        shape = decoder.pixels(read_image(path)).shape[:2]
-        path = file.mask
-        pixels = mask_pixels(read_image(path))
-    except ImageError as error:
-        raise UserError(f"{printable(str(path))} cannot be read ({error}); repair or remove it.") from None
-    own = next(array.shape for array in pixels[:2] if array is not None)
+    image, pixels = _decode(file)
+    shape, own = image.shape[:2], next(array.shape for array in pixels[:2] if array is not None)
     if own != shape:
         sizes = "{}x{} and {}x{}".format(*shape, *own)
         raise UserError(f"{printable(str(file.image))} and its mask differ in size ({sizes}); make them agree.")
     return count_values(pixels), shape
 
 
-def _labels(file: MaskFile, classes: MaskClasses, values: ValueCounts) -> np.ndarray:
+def _decode(file: MaskFile) -> tuple[np.ndarray, MaskPixels]:
+    path = file.image
     try:
-        return classes.labels(values.pixels)
+        image = decoder.pixels(read_image(path))
+        path = file.mask
+        return image, mask_pixels(read_image(path))
+    except ImageError as error:
+        raise UserError(f"{printable(str(path))} cannot be read ({error}); repair or remove it.") from None
+
+
+def _labels(file: MaskFile, classes: MaskClasses, pixels: MaskPixels) -> np.ndarray:
+    try:
+        return classes.labels(pixels)
     except MaskError as error:
         raise UserError(f"{printable(str(file.mask))} {error}; correct the mask, or {FILE}.") from None
 
@@ -217,9 +221,7 @@ class MaskedImages:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._key = folder, list(names)
-        self._images, self._masks = (
-            open_array(folder / f"{kind}.npy", 3 + len(pixel)) for kind, pixel in ARRAYS.items()
-        )
+        self._images, self._masks = open_array(folder / IMAGES, 4), open_array(folder / MASKS, 3)
 
     def __reduce__(self) -> tuple:  # worker processes map the files again; as arrays they would be copied to each
         return MaskedImages, self._key
@@ -241,23 +243,15 @@ def training_images(found: MaskSet, image_size: tuple[int, int], cache: Path) ->
     files = found.of(test=False)
     stamps = [stamp(path) for file in files for path in file[:2]]
     key = digest(READING, describe_size(image_size), str(found.classes), *stamps)
-    folder = cache / f"masks-{key}"
-    if not (folder / "mask.npy").exists():
-        with filling(folder):
-            if not (folder / "mask.npy").exists():  # another process may have written it meanwhile
-                _write(folder, files, found.classes, image_size)
+    folder, shape = cache / f"masks-{key}", (len(files), *image_size)
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for file in track(files, total=len(files), text="Decoding images and masks"):
+            image, labels = decode_pair(file, found.classes)
+            yield decoder.resize(labels, image_size, Image.Resampling.NEAREST), resize_image(image, image_size)
+
+    fill(folder, MASKS, lambda: write_arrays(folder, {MASKS: shape, IMAGES: (*shape, 3)}, pairs()))
     return MaskedImages(folder, [file.name for file in files])
-
-
-def _write(folder: Path, files: Sequence[MaskFile], classes: MaskClasses, image_size: tuple[int, int]) -> None:
-    with replacing(folder / "mask.npy") as masks, replacing(folder / "image.npy") as images:
-        with masks.open("wb") as mask_file, images.open("wb") as image_file:
-            for file, kind in ((image_file, "image"), (mask_file, "mask")):
-                write_header(file, (len(files), *image_size, *ARRAYS[kind]))
-            for pair in track(files, total=len(files), text="Decoding images and masks"):
-                image, labels = decode_pair(pair, classes)
-                image_file.write(resize_image(image, image_size).tobytes())
-                mask_file.write(decoder.resize(labels, image_size, Image.Resampling.NEAREST).tobytes())
 
 
 def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -267,10 +261,5 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 def decode_pair(file: MaskFile, classes: MaskClasses) -> tuple[np.ndarray, np.ndarray]:
     """Decode an image ``uint8 [h, w, 3]`` and the labels of its mask ``uint8 [h, w]``, at their own size."""
-    path = file.image
-    try:
-        image = decoder.pixels(read_image(path))
-        path = file.mask
-        return image, classes.labels(mask_pixels(read_image(path)))
-    except ImageError as error:
-        raise UserError(f"{printable(str(path))} cannot be read ({error}); repair or remove it.") from None
+    image, pixels = _decode(file)
+    return image, _labels(file, classes, pixels)

@@ -11,6 +11,7 @@ from grain.experimental import index_shuffle
 
 from tvconv_jax.data.augment import NONE, Magnitudes, draw, draw_shades, shade, transform
 from tvconv_jax.data.decoder import ImageError, decode
+from tvconv_jax.data.mask_classes import IGNORE
 from tvconv_jax.data.source import Record, Source, read
 from tvconv_jax.data.workers import iterate
 from tvconv_jax.utils.errors import UserError
@@ -89,6 +90,30 @@ def train_batches(
         workers=workers,
         batch_bytes=loaded * (_image_bytes(image_size) + 4) + 4 * batch_size,
     )
+
+
+def mask_batches(
+    source: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    batch_size: int,
+    image_size: Size,
+    seed: int,
+    flip: bool = False,
+    magnitudes: Magnitudes = NONE,
+    workers: int = 0,
+    rows: np.ndarray | None = None,
+) -> grain.DatasetIterator:
+    """Iterate over batches of images with masks without end, as :func:`train_batches`.
+
+    An image and its mask are mirrored and moved alike; pixels from beyond the edge are black, and belong to no class.
+
+    Returns:
+        An iterator as there, over ``{"image": uint8 [n, h, w, 3], "mask": uint8 [n, h, w], "index": int32 [n]}``.
+    """
+    load = partial(_load_masks, source, flip, magnitudes, rows)
+    loaded = batch_size if rows is None else len(rows)
+    batch_bytes = loaded * (_image_bytes(image_size) * 4 // 3 + 4)
+    return iterate(_batched(len(source), batch_size, seed, load), workers=workers, batch_bytes=batch_bytes)
 
 
 def index_batches(
@@ -187,6 +212,30 @@ def _load(
         images[row] = image if shades is None else shade(image, magnitudes, shades[row])
         labels[row] = record["label"]
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
+
+
+def _load_masks(
+    source: Sequence[tuple[np.ndarray, np.ndarray]],
+    flip: bool,
+    magnitudes: Magnitudes,
+    rows: np.ndarray | None,
+    indices: np.ndarray,
+    random: np.random.Generator,
+) -> Batch:
+    mirrored = _draw_flips(flip, indices, random)["mirrored"]
+    moves, shades = draw(random, len(indices)), draw_shades(random, len(indices))
+    pairs = []
+    for row in range(len(indices)) if rows is None else rows:
+        image, mask = source[int(indices[row])]
+        if mirrored[row]:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        if magnitudes.moves:
+            mask = transform(mask, magnitudes, moves[row], outside=IGNORE)
+            image = transform(image, magnitudes, moves[row])
+        pairs.append((shade(image, magnitudes, shades[row]) if magnitudes.shades else image, mask))
+    images, masks = zip(*pairs, strict=True)
+    indices = indices if rows is None else indices[rows]
+    return {"image": np.stack(images), "mask": np.stack(masks), "index": indices.astype(np.int32)}
 
 
 def eval_batches(

@@ -21,7 +21,7 @@ from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, 
 
 # Figure: its module, its sources, their number, and its help. Sweeps are drawn at once, for JAX is not imported.
 FIGURES = {
-    "boards": ("board_figures", "SWEEP", "+", "accuracy on drawn boards against images, shift and rotation"),
+    "boards": ("sweep_figures", "SWEEP", "+", "accuracy on drawn boards against images, shift and rotation"),
     "figure1e": ("set_figures", "WORKDIR|FOLDER", "+", "intra- and cross-image variance of features"),
     "figure4": ("sweep_figures", "SWEEP", "+", "accuracy against MACs, a line an operator"),
     "figure5": ("map_figures", "WORKDIR", 1, "affinity maps of every layer and their evolution in training"),

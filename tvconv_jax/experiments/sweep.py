@@ -36,7 +36,7 @@ from tvconv_jax.tasks.configs.renamed import rename_arguments
 from tvconv_jax.tasks.small_data import check_verified
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.files import user_path
 
 
@@ -44,9 +44,8 @@ def show(sweep: Sweep, results: Mapping[Setting, Sequence[Any]]) -> Table:
     """Return a table of cost, accuracy on every set and on average, mean ± standard deviation over seeds."""
     head, *rows = _rows(sweep, results)
     devices = several_devices(result for found in results.values() for result in found)
-    table = Table(title=sweep.title, caption="\n".join(filter(None, (sweep.note, devices))) or None)
-    for column in head:
-        table.add_column(column, justify="left" if column == "setting" else "right")
+    caption = "\n".join(filter(None, (sweep.note, devices))) or None
+    table = make_table(head, left=["setting"], title=sweep.title, caption=caption)
     group = None
     for setting, (name, *cells) in zip(sweep.settings, rows, strict=True):
         if setting.group != group and table.row_count:

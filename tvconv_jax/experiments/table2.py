@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.tasks import command, load_task
 from tvconv_jax.tasks.command import CONFIG
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import Interrupted, TrainingError, UserError
 from tvconv_jax.utils.files import announce_overwrite, read_json, write_json
 
@@ -157,9 +156,7 @@ def show(results: dict[Fold, dict[str, Any]]) -> None:
     synthetic = first["data"].startswith("embedded")
     print(f"{first['data'].partition('; ')[0]}; backbone {first['backbone']}; {first['selection']}")
     print(f"Dice in %, HD95 in pixels ({first['definitions']['hd95']})")
-    table = Table()
-    for column in ("", "operator", *(f"domain {d}" for d in domains), "mean"):
-        table.add_column(column, justify="right" if column not in ("", "operator") else "left")
+    table = make_table(("", "operator", *(f"domain {d}" for d in domains), "mean"), left=("", "operator"))
     for structure, score, factor in SHOWN:
         for operator in dict.fromkeys(fold.operator for fold in results):
             found = {fold: r[structure][score] for fold, r in results.items() if fold.operator == operator}

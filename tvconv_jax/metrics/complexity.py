@@ -23,7 +23,7 @@ from tvconv_jax.nn.boxes import unboxed
 from tvconv_jax.nn.checks import declared
 from tvconv_jax.nn.freeze import freeze
 from tvconv_jax.utils.cli import Parser, ends_in_one_line
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 
 # Millions of multiply-accumulates in Table 1 of Chen et al. 2022, depthwise and TVConv alike.
 _BY_WIDTH = {
@@ -104,23 +104,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_table(_operators_table(), width=100)
 
 
-def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Any:
-    from rich.table import Table  # late: to count needs no table
-
-    table = Table(title=title)
-    for column in (*texts, *numbers):
-        table.add_column(column, justify="left" if column in texts else "right")
-    return table
-
-
 def _cells(model: nn.Module) -> tuple[str, ...]:
     cost = count(model, (1, 96, 96, 3))
     return f"{cost.macs / 1e6:.2f}", f"{cost.params / 1e3:,.0f}", f"{cost.train_params / 1e3:,.0f}"
 
 
 def _models_table() -> Any:
-    numbers = ("paper", "ours", "frozen", "training")
-    table = _table("MACs at 96x96, in millions; parameters in thousands", ("model", "operator"), numbers)
+    columns, title = ("model", "operator"), "MACs at 96x96, in millions; parameters in thousands"
+    table = make_table((*columns, "paper", "ours", "frozen", "training"), left=columns, title=title)
     for (name, width), paper in PAPER_MMACS.items():
         for operator in ("depthwise", "tvconv"):
             model = create_model(name, width=width, operator=operator)
@@ -129,7 +120,8 @@ def _models_table() -> Any:
 
 
 def _operators_table() -> Any:
-    table = _table("Operators in MobileNetV2 x0.1", ("operator",), ("MACs", "frozen", "training"))
+    columns, title = ("operator", "MACs", "frozen", "training"), "Operators in MobileNetV2 x0.1"
+    table = make_table(columns, left=["operator"], title=title)
     for name in list_operators("mobilenetv2"):
         table.add_row(name, *_cells(create_model("mobilenetv2", width=0.1, operator=name)))
     table.add_row("mlp_mixer", *_cells(create_model("mlp_mixer", width=0.1)))

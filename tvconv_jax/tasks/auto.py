@@ -4,7 +4,7 @@ A run puts its choices into its config and ``config.json``, whose ``train.auto``
 resumed run goes on with them.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,27 @@ def batch_size_for(images: int, *, least: int, most: int) -> int:
     return 1 << (max(batch, 1).bit_length() - 1)
 
 
-def schedule_for(images: int, batch_size: int, learning_rate: float, steps: int, given: Mapping[str, Any]) -> dict:
-    """Return batch size, learning rate, epochs, warm-up and intervals of a run of about so many steps, by config key.
+def schedule_for(
+    images: int,
+    table: Sequence[tuple[float, int, int]],
+    learning_rate: float,
+    given: Mapping[str, Any],
+    *,
+    min_batch: int,
+    trained: int | None = None,
+) -> dict[str, Any]:
+    """Return batch size, learning rate, epochs, warm-up and intervals of a run, by config key.
 
-    ``given`` has the epochs, if the user gave them.
+    A row of the table holds the largest number of images, their batch size and the steps of a run. ``given`` has the
+    values that the user gave; ``trained`` are the images that are trained on, by default all.
     """
-    epochs = given.get("optimizer.epochs", float(max(1, round(steps / max(1, images // batch_size)))))
+    _, batch, steps = next(row for row in table if images <= row[0])
+    batch = given.get("data.batch_size", batch_size_for(images, least=min_batch, most=batch))
+    per_epoch = max(1, (images if trained is None else trained) // batch)
+    epochs = given.get("optimizer.epochs", float(max(1, round(steps / per_epoch))))
     return {
-        "data.batch_size": batch_size,
-        "optimizer.base_batch": batch_size,
+        "data.batch_size": batch,
+        "optimizer.base_batch": batch,
         "optimizer.learning_rate": learning_rate,
         "optimizer.epochs": epochs,
         "optimizer.warmup_epochs": epochs * WARMUP,
@@ -72,22 +84,26 @@ def schedule_for(images: int, batch_size: int, learning_rate: float, steps: int,
     }
 
 
-def choose(
+def prepare(
     config: ConfigDict,
+    workdir: Path,
     free: Mapping[str, Any],
+    classes: int,
     settings_for: Callable[[dict[str, Any]], dict[str, Any]],
     data: str,
     log_fn: Callable[[str], None],
 ) -> ConfigDict:
-    """Return a config with the settings that a rule chooses for its data; print them.
+    """Return the config of a run on own images with their number of classes and the choices of a rule; print these.
 
-    Args:
-        config: The config.
-        free: Keys that may be chosen, and their defaults.
-        settings_for: The rule: it gets the values that the user gave by key, and returns those of all keys.
-        data: The data in a few words.
-        log_fn: Gets a line, if anything is chosen.
+    The rule ``settings_for`` gets the values that the user gave, and returns those of all keys in ``free``, which holds
+    their defaults; ``data`` names the data in a few words. A run that goes on keeps the choices in its ``config.json``.
+
+    Raises:
+        UserError: If the data has other classes than ``model.num_classes``.
     """
+    config = with_classes(config, classes)
+    if (workdir / "config.json").exists():
+        return resume(config, workdir, free)
     if not (keys := unchanged_keys(config, free)):
         return with_choices(config, {})
     given = {key: get(config, key) for key in free if key not in keys}

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from tvconv_jax.data.classes import find_classes
-from tvconv_jax.data.image_size import median_size
+from tvconv_jax.data.image_size import sample_sizes, scaled
 from tvconv_jax.data.source import LooseFiles
 from tvconv_jax.data.synthetic import inspection
 from tvconv_jax.tasks import auto
@@ -41,12 +43,11 @@ def settings_for(counted: Counted, operator: str, given: dict[str, Any]) -> dict
         operator: Of the model.
         given: Values by key of the settings that the user gave; the others are fitted to them.
     """
-    _, batch, steps = next(row for row in TABLE if counted.images <= row[0])
-    batch = given.get("data.batch_size", auto.batch_size_for(counted.images, least=MIN_BATCH, most=batch))
     share = given.get("data.validation_share", 0.1 if counted.images >= VALIDATED else 0.0)
+    trained = round(counted.images * (1 - share))
     return {
         "data.image_size": FREE["data.image_size"] if counted.size is None else size_for(counted.size),
-        **auto.schedule_for(round(counted.images * (1 - share)), batch, rate_for(operator), steps, given),
+        **auto.schedule_for(counted.images, TABLE, rate_for(operator), given, min_batch=MIN_BATCH, trained=trained),
         "data.validation_share": share,
     } | given
 
@@ -57,26 +58,19 @@ def rate_for(operator: str) -> float:
 
 
 def size_for(size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of images, up to :data:`MAX_SIZE` with the aspect kept, in multiples of 8."""
-    scale = min(1, MAX_SIZE / max(size))
-    height, width = (MULTIPLE * math.ceil(side * scale / MULTIPLE - 1e-6) for side in size)
-    return max(height, 2 * MULTIPLE), max(width, 2 * MULTIPLE)
+    """Return height and width of images, the longer side up to :data:`MAX_SIZE`, rounded up to multiples of 8."""
+    return scaled(size, MAX_SIZE, multiple=MULTIPLE, rounded=lambda length: math.ceil(length - 1e-6))
 
 
 def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) -> ConfigDict:
-    """Return the config of a classification run with the choices for its data and its number of classes; print them.
-
-    A run that goes on keeps the choices in its ``config.json``.
+    """Return the config of a classification run with the choices for its data; see :func:`.auto.prepare`.
 
     Raises:
         UserError: If the set has a fault, or other classes than ``model.num_classes``.
     """
-    counted = count_images(config.data)
-    config = auto.with_classes(config, counted.classes)
-    if (workdir / "config.json").exists():
-        return auto.resume(config, workdir, FREE)
-    operator, data = config.model.operator, f"{counted.images} training images with {config.model.operator}"
-    return auto.choose(config, FREE, lambda given: settings_for(counted, operator, given), data, log_fn)
+    counted, operator = count_images(config.data), config.model.operator
+    data, settings = f"{counted.images} training images with {operator}", partial(settings_for, counted, operator)
+    return auto.prepare(config, workdir, FREE, counted.classes, settings, data, log_fn)
 
 
 def count_images(data: ConfigDict) -> Counted:
@@ -85,4 +79,6 @@ def count_images(data: ConfigDict) -> Counted:
         return Counted(data.images, None, len(inspection.CLASSES))
     found = find_classes(data)
     paths = [file.path for file, tested in zip(found.files, found.test, strict=True) if not tested]
-    return Counted(len(paths), median_size(LooseFiles(paths)), len(found.classes))
+    sizes = sample_sizes(LooseFiles(paths))
+    median = tuple(map(int, np.median(sizes, axis=0))) if sizes else None
+    return Counted(len(paths), median, len(found.classes))

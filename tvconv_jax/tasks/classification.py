@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.cache import cache_dir
-from tvconv_jax.data.class_sets import load_data
 from tvconv_jax.data.classes import ClassData
 from tvconv_jax.data.decoded import DecodedImages
 from tvconv_jax.data.listing import printable
 from tvconv_jax.data.normalization import normalize
+from tvconv_jax.data.own_sets import load_data
 from tvconv_jax.data.pipeline import eval_batches, steps_per_epoch
 from tvconv_jax.metrics.classification import evaluate as evaluate_scores
 from tvconv_jax.metrics.classification import fit_temperature
@@ -37,7 +36,7 @@ from tvconv_jax.training.distributed import is_first
 from tvconv_jax.training.loop import Best, Plan
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import parse_json, replacing
 from tvconv_jax.utils.sizes import height_width
@@ -109,10 +108,6 @@ class ClassificationJob(Job):
         self.steps_per_epoch = steps_per_epoch(self.data.train, self.batch_size)
         self.optimizer = decoupled_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         self._logits = jax.jit(self._forward)
-
-    @property
-    def notes(self) -> list[str]:
-        return [f"data: {self.data.description}", *self.data.notes]
 
     def plan(self) -> Plan:
         """Return the intervals of the loop, evaluations equally far from each other."""
@@ -227,9 +222,7 @@ class ClassificationJob(Job):
 
 def print_scores(scores: Mapping[str, Any], temperature: float) -> None:
     """Print the main scores with their intervals, and the recall of the worst classes."""
-    table = Table()
-    for column in ("score", "value", "95 % interval"):
-        table.add_column(column, justify="left" if column == "score" else "right")
+    table = make_table(("score", "value", "95 % interval"), left=["score"])
     for name, interval in scores["intervals"].items():
         factor, unit = (1, "") if name in ("log_loss", "auroc", "average_precision") else (100, " %")
         low_high = "-" if interval is None else " to ".join(f"{factor * value:.4g}" for value in interval) + unit

@@ -1,14 +1,14 @@
 """Results of a segmentation run: scores of every image, their means, a table, outlines to look at."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from rich.table import Table
 from scipy import ndimage
 
 from tvconv_jax.data.tools.contact_sheet import Row, draw_contact_sheet
@@ -26,7 +26,6 @@ HD95 = {
 SIZE = 224  # pixels of an image with outlines
 # Distinguished in gray too: the truth is light, the prediction dark.
 TRUE, PRED = ((255, 255, 255), (255, 255, 255)), ((0, 130, 0), (0, 30, 230))  # cup, disc
-Item = TypeVar("Item")
 
 
 class Predicted(NamedTuple):
@@ -36,6 +35,14 @@ class Predicted(NamedTuple):
     image: np.ndarray  # uint8 [h, w, 3]
     true: np.ndarray  # boolean [h, w, 2], cup and disc
     pred: np.ndarray  # the same
+
+
+class Tile(NamedTuple):
+    """A test image of a contact sheet."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Image.Image]
 
 
 class Measured(NamedTuple):
@@ -96,9 +103,7 @@ def results_of(found: Sequence[Measured], eval_config: ConfigDict, constant: np.
 def print_scores(found: Sequence[Measured], config: ConfigDict, title: str) -> None:
     """Print a table of the means."""
     print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, an empty mask counts {config.eval.empty})")
-    table = Table()
-    for column in ("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = console.make_table(("", "dice %", "std", "HD95 px", "std", "ASD px", "std", "empty"), left=[""])
     for structure, row in summary(found).items():
         keys = [key for name in metrics.Scores._fields for key in (name, f"{name}_std")]
         cells = ("-" if row[key] is None else f"{row[key] * (100 if 'dice' in key else 1):.2f}" for key in keys)
@@ -116,37 +121,28 @@ def write_csv(path: Path, found: Sequence[Measured]) -> None:
             writer.writerow([item.predicted.name, *(f"{value:.6f}" for scores in item.scores for value in scores)])
 
 
-def choose_rows(
-    order: Sequence[Item], names: Sequence[str], eval_config: ConfigDict
-) -> Iterator[tuple[str, Sequence[Item]]]:
-    """Yield title and items of each row of a sheet, without empty ones.
+def write_outlines(path: Path, order: Sequence[Tile], legend: str, eval_config: ConfigDict) -> None:
+    """Write a sheet of test images: those of ``eval.visualize``, the first ``eval.num_images``, as many of the others.
 
-    They are the items of ``eval.visualize``, the first ``eval.num_images``, and as many spread over the others.
-
-    Args:
-        order: All items, the worst first.
-        names: Their names.
-        eval_config: ``config.eval``.
+    ``order`` has all of them, the worst first.
     """
-    number, by_name = eval_config.num_images, dict(zip(names, order, strict=True))
+    number, by_name = eval_config.num_images, {tile.name: tile for tile in order}
     rest = order[number:]
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(number, len(rest))).astype(int)]
     chosen = [by_name[name] for name in filter(None, eval_config.visualize.split(","))]
     rows = {"chosen": chosen, "the worst": order[:number], "a sample of the others": spread}
-    yield from ((title, row) for title, row in rows.items() if row)
+    sheet = [Row(k, [tile.draw() for tile in row], [tile.caption for tile in row]) for k, row in rows.items() if row]
+    with replacing(path) as part:
+        draw_contact_sheet([*sheet, Row(legend)], size=SIZE, gap=6, line=20).save(part)
 
 
 def draw_outlines(path: Path, found: Sequence[Measured], eval_config: ConfigDict) -> None:
-    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others.
-
-    They show outlines of the true and the predicted masks (the paper's Figure 9).
-    """
-    order = sorted(found, key=lambda item: sum(scores.dice for scores in item.scores))
-    rows = choose_rows(order, [item.predicted.name for item in order], eval_config)
-    sheet = [Row(title, [outlined(item.predicted) for item in row], list(map(_caption, row))) for title, row in rows]
-    sheet.append(Row("white: truth; blue: predicted disc; green: predicted cup"))
-    with replacing(path) as part:
-        draw_contact_sheet(sheet, size=SIZE, gap=6, line=20).save(part)
+    """Write :func:`write_outlines`'s sheet with the true and the predicted masks (the paper's Figure 9)."""
+    tiles = []
+    for predicted, scores in sorted(found, key=lambda item: sum(scores.dice for scores in item.scores)):
+        caption = "cup {:.0%}  disc {:.0%}".format(*(score.dice for score in scores))
+        tiles.append(Tile(predicted.name, caption, partial(outlined, predicted)))
+    write_outlines(path, tiles, "white: truth; blue: predicted disc; green: predicted cup", eval_config)
 
 
 def outlined(item: Predicted) -> Image.Image:
@@ -158,10 +154,6 @@ def outlined(item: Predicted) -> Image.Image:
             mask = np.asarray(Image.fromarray(maps[..., i]).resize(size, Image.Resampling.NEAREST))
             pixels[mask & ~ndimage.binary_erosion(mask, iterations=width)] = color
     return Image.fromarray(pixels)
-
-
-def _caption(item: Measured) -> str:
-    return "cup {:.0%}  disc {:.0%}".format(*(scores.dice for scores in item.scores))
 
 
 def _resized(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

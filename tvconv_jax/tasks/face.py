@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.faces import FaceData, load_faces
@@ -26,7 +25,7 @@ from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_fr
 from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import model_of
+from tvconv_jax.tasks.parts import model_of, sgd_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
@@ -36,7 +35,7 @@ from tvconv_jax.training.loop import Best
 from tvconv_jax.training.mesh import replicated
 from tvconv_jax.training.state import TrainState, create_state
 from tvconv_jax.training.step import LossFunction
-from tvconv_jax.utils.console import print_table
+from tvconv_jax.utils.console import make_table, print_table
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import height_width
 
@@ -68,13 +67,10 @@ class FaceJob(Job):
         for name, (_, pairs) in self.sets.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        self.optimizer = freeze_matching(self.sgd(), config.finetune.freeze)
+        sgd = sgd_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = freeze_matching(sgd, config.finetune.freeze)
         mirror = config.eval.get("mirror", config.eval.protocol == "standard")
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
-
-    @property
-    def notes(self) -> list[str]:
-        return [f"data: {self.data.description}", *self.data.notes]
 
     @classmethod
     def prepare(cls, config: ConfigDict, workdir: Path, *, train: bool) -> ConfigDict:
@@ -169,9 +165,7 @@ class FaceJob(Job):
         if not found:
             print(f"Nothing was verified: there is no verification set; {small_data.pairs_hint(self.config.data)}")
             return
-        table = Table()
-        for column in ("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"):
-            table.add_column(column, justify="left" if column == "set" else "right")
+        table = make_table(("set", "accuracy %", "std", "threshold", "TAR % at FAR 1e-3"), left=["set"])
         for name, (result, _) in found.items():
             cells = (result.accuracy * 100, result.std * 100, result.threshold, result.tar * 100)
             table.add_row(name, *(f"{value:.2f}" for value in cells))

@@ -2,13 +2,13 @@
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from rich.table import Table
 from scipy import ndimage
 
 from tvconv_jax.data import decoder
@@ -16,14 +16,12 @@ from tvconv_jax.data.listing import printable
 from tvconv_jax.data.mask_classes import IGNORE, MaskClasses
 from tvconv_jax.data.mask_files import MaskFile
 from tvconv_jax.data.masks import decode_pair
-from tvconv_jax.data.tools.contact_sheet import Row, draw_contact_sheet
 from tvconv_jax.metrics.label_maps import SCORES, scores_by_class, summarize
 from tvconv_jax.metrics.segmentation import overlap
-from tvconv_jax.tasks.evaluation import HD95, choose_rows
+from tvconv_jax.tasks.evaluation import HD95, SIZE, Tile, write_outlines
 from tvconv_jax.utils import console
 from tvconv_jax.utils.files import replacing
 
-SIZE = 224  # pixels of an image with outlines
 SHOWN = 20  # classes in the printed table
 TRUE = (255, 255, 255)
 COLORS = {
@@ -114,9 +112,8 @@ def print_scores(found: Sequence[MaskScores], classes: MaskClasses, config: Conf
     print(f"{title} ({len(found)} images; HD95 {config.eval.hd95}, a missing class counts {config.eval.empty})")
     result, constant = _summary(found, classes, config), _summary(found, classes, config, constant=True)
     same = {"mean": constant["mean"], **constant["per_class"]}
-    table = Table()
-    for column in ("class", "Dice %", "95 % interval", "of one mask for all", "IoU %", "HD95 px", "images"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    columns = ("class", "Dice %", "95 % interval", "of one mask for all", "IoU %", "HD95 px", "images")
+    table = console.make_table(columns, left=["class"])
     rows = sorted(result["per_class"].items(), key=lambda item: item[1]["dice"] or 0)
     for name, row in {"mean": result["mean"], **dict(rows[:SHOWN])}.items():
         interval = row["intervals"]["dice"]
@@ -143,20 +140,18 @@ def write_csv(path: Path, found: Sequence[MaskScores], classes: Sequence[str]) -
 
 
 def draw_outlines(path: Path, found: Sequence[MaskScores], classes: MaskClasses, eval_config: ConfigDict) -> None:
-    """Draw the images of ``eval.visualize``, the worst ``eval.num_images``, and as many spread over the others."""
+    """Write :func:`.write_outlines`'s sheet with the true and the predicted masks."""
     foreground = classes.foreground
-    means = {id(item): _mean(item.scores[foreground, 0]) for item in found}
-    order = sorted(found, key=lambda item: means[id(item)])
-    rows = choose_rows(order, [item.file.name for item in order], eval_config)
-    sheet = [
-        Row(title, [outlined(item, classes) for item in row], [f"Dice {means[id(item)]:.0%}" for item in row])
-        for title, row in rows
-    ]
-    legend = zip(foreground, [*COLORS] * len(foreground), strict=False)
-    named = "; ".join(f"{color}: predicted {printable(classes.names[label])}" for label, color in legend)
-    sheet.append(Row(f"white: truth; {named}"))
-    with replacing(path) as part:
-        draw_contact_sheet(sheet, size=SIZE, gap=6, line=20).save(part)
+    means = {item.file.name: _mean(item.scores[foreground, 0]) for item in found}
+    colors = zip(foreground, [*COLORS] * len(foreground), strict=False)
+    named = [f"{color}: predicted {printable(classes.names[label])}" for label, color in colors]
+    order = sorted(found, key=lambda item: means[item.file.name])
+    write_outlines(
+        path,
+        [Tile(item.file.name, f"Dice {means[item.file.name]:.0%}", partial(outlined, item, classes)) for item in order],
+        f"white: truth; {'; '.join(named)}",
+        eval_config,
+    )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -15,15 +15,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tvconv_jax.data import mask_batches
 from tvconv_jax.data.augment import check_magnitudes
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.mask_classes import IGNORE
 from tvconv_jax.data.mask_files import MaskFile
-from tvconv_jax.data.mask_sets import open_set
 from tvconv_jax.data.masks import MaskSet, decode_pair, resize_image, training_images
 from tvconv_jax.data.normalization import normalize
-from tvconv_jax.data.pipeline import steps_per_epoch
+from tvconv_jax.data.own_sets import open_set
+from tvconv_jax.data.pipeline import mask_batches, steps_per_epoch
 from tvconv_jax.metrics import segmentation as metrics
 from tvconv_jax.metrics.label_maps import summarize
 from tvconv_jax.tasks import mask_results
@@ -141,7 +140,7 @@ class OwnMasks:
         """Return the training batches without end."""
         options = {"seed": self.config.seed, "workers": self.config.data.workers, "rows": rows, **self._augmentation}
         size = {"batch_size": self.batch_size, "image_size": self.image_size}
-        return mask_batches.train_batches(self.train, **size, **options)
+        return mask_batches(self.train, **size, **options)
 
     def loss(self, forward: Forward) -> LossFunction:
         """Return the loss of the model's forward pass."""

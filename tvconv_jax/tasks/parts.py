@@ -15,7 +15,7 @@ from tvconv_jax.models import create_model
 from tvconv_jax.tasks.configs.base import ONE_BLOCK
 from tvconv_jax.tasks.forward import check_choice
 from tvconv_jax.training import loop
-from tvconv_jax.training.optimizer import LR_SCALINGS, decoupled, step_schedule, warmup_cosine
+from tvconv_jax.training.optimizer import LR_SCALINGS, decoupled, sgd, step_schedule, warmup_cosine
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import read_json
 from tvconv_jax.utils.progress import ProgressLine
@@ -79,6 +79,12 @@ def schedule_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) ->
 def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """Return the steps of the warm-up."""
     return round(config.optimizer.warmup_epochs * steps_per_epoch)
+
+
+def sgd_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Return SGD as ``config.optimizer`` sets it, whose learning rate follows :func:`schedule_of`."""
+    schedule = schedule_of(config, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
 def decoupled_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -17,8 +17,9 @@ from tvconv_jax.data.source import Record, Source
 from tvconv_jax.data.subset import Subset, short_name, write_include_list
 from tvconv_jax.data.tools.contact_sheet import COLUMNS, write_sheet
 from tvconv_jax.tasks import load_task
-from tvconv_jax.tasks.run import Job, check_trained, restore
+from tvconv_jax.tasks.run import Job, restore
 from tvconv_jax.tasks.saved_config import read_config
+from tvconv_jax.tasks.trained import check_trained
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import check_fit_a_line, check_unclaimed, read_json, replacing, write_json, write_text

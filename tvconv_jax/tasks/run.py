@@ -22,7 +22,7 @@ from tvconv_jax.tasks.device_data import check_cache, feed
 from tvconv_jax.tasks.forward import Forward, make_forward
 from tvconv_jax.tasks.parts import find_speed, learning_rate_note, plan_of, schedule_of
 from tvconv_jax.tasks.report_data import ReportData
-from tvconv_jax.tasks.trained import Trained, training_images
+from tvconv_jax.tasks.trained import Trained, check_trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first, to_host
@@ -38,7 +38,6 @@ from tvconv_jax.training.mesh import (
     put_batch,
 )
 from tvconv_jax.training.nonfinite import check_outputs
-from tvconv_jax.training.optimizer import sgd
 from tvconv_jax.training.state import TrainState
 from tvconv_jax.training.step import LossFunction, TrainStep, make_train_step
 from tvconv_jax.utils.environment import provenance
@@ -64,7 +63,6 @@ class Job(ABC):
     optimizer: optax.GradientTransformation
     batch_size: int  # images in a step
     steps_per_epoch: int
-    notes: list[str]  # lines before the first step
     sizes: dict[str, int]  # of the data, as checkpoints hold them
     augmentation: Mapping[str, Any] = MappingProxyType({})  # arguments of train_batches
     sets: Any = None  # verification or test sets by name, for the report
@@ -87,6 +85,11 @@ class Job(ABC):
     def source(self) -> str:
         """Name of the training data in an error."""
         return self.data.description
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines before the first step."""
+        return [f"data: {self.data.description}", *self.data.notes]
 
     @abstractmethod
     def init_state(self) -> TrainState:
@@ -165,11 +168,6 @@ class Job(ABC):
     def schedule(self) -> optax.Schedule:
         """Return the learning rate by step."""
         return schedule_of(self.config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-
-    def sgd(self) -> optax.GradientTransformation:
-        """Return SGD as ``config.optimizer`` sets it."""
-        o = self.config.optimizer
-        return sgd(self.schedule(), momentum=o.momentum, weight_decay=o.weight_decay)
 
     def outputs(self, title: str, function: Callable, source: Source, **part: int) -> np.ndarray:
         """Return the outputs of a function of images ``uint8 [n, h, w, 3]`` for every image of a source, each once."""
@@ -282,12 +280,6 @@ def run(job: Job, workdir: Path) -> TrainResult:
         watched = task._replace(evaluate=evaluate, batches=batches)
         state, progress = loop.fit(state, progress, watched, job.plan(), job.mesh, checkpoints, log, line)
     return TrainResult(state, progress.best, find_speed(line, workdir / "results.json"))
-
-
-def check_trained(workdir: Path) -> None:
-    """Raise a ``UserError`` if a workdir was never trained in."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
 
 
 def restore(job: Job, workdir: Path, *, best: bool) -> TrainState:

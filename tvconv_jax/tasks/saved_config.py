@@ -3,9 +3,8 @@
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -24,11 +23,6 @@ WRITTEN = (
 )
 
 flat = functools.partial(flatten_dict, sep=".")  # values of a nested dictionary, by keys with dots
-
-
-def open_keys(config: Mapping[str, Any]) -> list[str]:
-    """Return the keys of ``train.auto`` of a flat config, see :mod:`tvconv_jax.tasks.small_data`."""
-    return [key for key in str(config.get("train.auto", "")).split(",") if key]
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -85,7 +79,7 @@ def differences(run: dict, config: ConfigDict, *, ignore: Sequence[str] = ()) ->
         # As many groups as there were devices: the checkpoint knows whether it is the same number.
         different = [key for key in different if key != "train.batch_norm"]
     # The run chose a value where the command gives none: the command goes on with it.
-    chosen = {*open_keys(old)} & {*open_keys(new)}
+    chosen = set.intersection(*({*str(keys.get("train.auto", "")).split(",")} for keys in (old, new)))
     different = [key for key in different if key not in chosen and not key.startswith((*IGNORED, *ignore))]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in different[:3])
     return f"{len(different)} keys differ: {shown}" if different else ""

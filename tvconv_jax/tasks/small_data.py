@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tvconv_jax.data.face_counts import FaceCounts, count_faces
+from tvconv_jax.data.faces import FaceCounts, count_faces
 from tvconv_jax.data.image_size import choose_size, sample_sizes
 from tvconv_jax.data.listing import DECODED_SUFFIXES, SUFFIXES, printable
 from tvconv_jax.tasks import auto

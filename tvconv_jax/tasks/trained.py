@@ -61,6 +61,12 @@ def load(workdir: Path, *, best: bool = False) -> Trained:
     return task.trained(config, workdir.absolute(), best=best)
 
 
+def check_trained(workdir: Path) -> None:
+    """Raise a ``UserError`` if a workdir was never trained in."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint; train first, with --mode=train.")
+
+
 def training_images(job: Any) -> Generator[np.ndarray, None, None]:
     """Yield a job's batches of training images, ``uint8 [n, h, w, 3]``, without end."""
     with closing(job.task().batches) as batches:  # opened by the first next(), closed with this generator

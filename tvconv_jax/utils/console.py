@@ -4,7 +4,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
@@ -81,9 +81,19 @@ def install() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
+def make_table(columns: Sequence[str], *, left: Collection[str] = (), **options: Any) -> Any:
+    """Return an empty table of rich; columns are aligned to the right, those named in ``left`` to the left."""
+    from rich.table import Table  # late: every command imports this module first
+
+    table = Table(**options)
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    return table
+
+
 def print_table(table: Any, *, width: int = 160) -> None:
     """Print a table of rich: as wide as the terminal, or ``width`` without one."""
-    from rich.console import Console  # late: every command imports this module first
+    from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else width).print(table)
 

@@ -21,7 +21,7 @@ NEEDED = {
     "tvconv_jax.bench.gpu": "",
     "tvconv_jax.data": "data",
     "tvconv_jax.experiments": "train",
-    "tvconv_jax.export": "train",
+    "tvconv_jax.export": "export",  # of which those of its formats are looked for once these are known
     "tvconv_jax.main": "train",
     "tvconv_jax.metrics.complexity": "data",
     "tvconv_jax.report": "train",
@@ -60,5 +60,6 @@ def require_for(module: str, called_as: str = "", *, subcommand: str = "") -> No
     name = f"{module}.{subcommand}"
     while name and name not in NEEDED:
         name = name.rpartition(".")[0]
-    if NEEDED.get(name):
-        require(NEEDED[name], purpose=called_as or f"python -m {module}")
+    if extra := NEEDED.get(name):
+        at_once = EXTRAS["train" if extra == "export" else extra]
+        require(extra, *at_once, purpose=called_as or f"python -m {module}")

@@ -16,6 +16,11 @@ def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def time_left(seconds: float) -> str:
+    """Return ``m:ss left``, at least a second, or an empty text if nothing is left."""
+    return f"{minutes(max(1.0, seconds))} left" if seconds > 0 else ""
+
+
 class _Activity(NamedTuple):
     text: Callable[[], str]
     stream: TextIO
@@ -91,8 +96,8 @@ def track(items: Iterable[Item], *, total: int, text: str, reporter: Reporter = 
     done, since = 0, reporter.clock()
 
     def line() -> str:
-        left = f", {minutes((reporter.clock() - since) / done * (total - done))} left" if done else ""
-        return f"{text}: {done:,} of {total:,}{left}"
+        left = time_left((reporter.clock() - since) / done * (total - done)) if done else ""
+        return f"{text}: {done:,} of {total:,}{left and f', {left}'}"
 
     with (
         reporter.doing(line, sys.stderr),
@@ -136,8 +141,8 @@ class ProgressLine:
         if not self.steps:
             return f"compiling the training step, {minutes(time.monotonic() - self._begin)} so far"
         speed = self.images_per_second
-        left = minutes((self._total - step) * self._batch_size / speed)
-        return f"step {step}/{self._total}  loss {loss:.3f}  {speed:,.0f} images/s  {left} left"
+        left = time_left((self._total - step) * self._batch_size / speed)
+        return f"step {step}/{self._total}  loss {loss:.3f}  {speed:,.0f} images/s  {left}".rstrip()
 
     def pause(self, seconds: float) -> None:
         """Take time of an evaluation off the clock."""

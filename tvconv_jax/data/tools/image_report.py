@@ -12,6 +12,7 @@ import numpy as np
 from tvconv_jax.data import decoder
 from tvconv_jax.data.decoder import ImageError, read_image
 from tvconv_jax.data.listing import LeftOut
+from tvconv_jax.data.mask_classes import label_counts
 from tvconv_jax.data.source import LooseFiles
 from tvconv_jax.data.tools.findings import ROTATED, Finding, equal_files, named_images, unreadable
 from tvconv_jax.data.tools.image_stats import ImageStats, measure
@@ -123,7 +124,7 @@ def _defects(source: LooseFiles, stats: Sequence[ImageStats], size: int | None) 
 def _labels(path: Path) -> dict[str, int] | str:
     """Return the pixels of a mask's most frequent values, or the reason why it cannot be read."""
     try:
-        return dict(Counter(decoder.labels(read_image(path))).most_common(MAX_VALUES))
+        return dict(Counter(label_counts(read_image(path))).most_common(MAX_VALUES))
     except ImageError as error:
         return str(error)
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvconv_jax.data.decoder import ImageError, decode, labels, pixels, read_image
+from tvconv_jax.data.decoder import ImageError, decode, pixels, read_image
 from tvconv_jax.data.formats.bin_file import is_bin
 from tvconv_jax.data.formats.pairs import pair_lists
 from tvconv_jax.data.listing import IMAGE_SUFFIXES, LeftOut, named, walk
+from tvconv_jax.data.mask_classes import label_counts
 from tvconv_jax.data.sets import packed_in
 from tvconv_jax.data.tools.image_stats import GRID, ImageStats, measure
 from tvconv_jax.utils.errors import UserError
@@ -131,7 +132,7 @@ def _is_flat(image: bytes) -> bool:
 
 def _has_few_values(image: bytes) -> bool:
     try:
-        found = labels(image)
+        found = label_counts(image)
     except ImageError:
         return False
     return len(found) <= FEW and not any(value.startswith("#") for value in found)

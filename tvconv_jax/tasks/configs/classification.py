@@ -49,42 +49,23 @@ def classification_config(arg: str | None) -> ConfigDict:
         UserError: If an argument does not fit.
     """
     given = parse_arguments(arg, classification_arguments())
-    model, smoke = given["model"], given["smoke"]
+    model = given["model"]
     if "operator=" not in (arg or ""):
         given["operator"] = list_operators(model)[0]
-    size = own.sizes(FREE, given, image_size=(24, 24))
-    return base.make_config(
+    return own.make_config(
         "classification",
         given,
+        FREE,
+        images=1000,
+        smoke_size=24,
+        checkpoint_every=500,
+        folder={"group_pattern": "", "test_share": 0.2, "max_corrupt": 0.01},
         model={
             "name": model,
             "width": given["width"] or MODELS[model].widths[0],
-            "stages": MODELS[model].stages[:1] if smoke else (),
-            **({} if smoke else _small(model)),
+            "stages": MODELS[model].stages[:1] if given["smoke"] else (),
         },
-        data={
-            **_source(given["data"], size.get("images", 1000)),
-            "split_seed": 0,
-            "validation_share": size["validation_share"],
-            "image_size": size["image_size"],
-            "batch_size": size["batch_size"],
-            "flip": False,
-            "augment": dict(own.AUGMENT),
-        },
+        data={"split_seed": 0},
         loss={"label_smoothing": 0.1, "class_weights": "none"},
-        optimizer=own.optimizer(size),
-        train=own.intervals(size, FREE, given, 500),
         eval={"checkpoint": "last", "batch_size": 200, "bootstrap": 1000, **base.REPORT},
     )
-
-
-def _small(model: str) -> dict[str, Any]:
-    """Return the fields of a model and a generator that train in minutes on two cores."""
-    return {"hidden_channels": 8, **({"depth": 0.5} if "depth" in MODELS[model].fields else {})}
-
-
-def _source(name: str, images: int) -> dict[str, Any]:
-    if name == "embedded":
-        return own.boards(images)
-    folder = {"root": "", "group_pattern": "", "test_share": 0.2, "max_corrupt": 0.01}
-    return {"source": name, **folder}

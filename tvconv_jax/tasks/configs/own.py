@@ -1,11 +1,16 @@
-"""Parts that the recipes for images of one's own share: classification and segmentation."""
+"""The common part of the recipes for images of one's own: classification and segmentation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from tvconv_jax.models.registry import MODELS
+from tvconv_jax.tasks.configs import base
 from tvconv_jax.utils.sizes import height_width
 
 AUGMENT = {"rotation": 5.0, "shear": 0.0, "scale": 0.05, "translation": 0.05, "brightness": 0.1, "contrast": 0.1}
+BOARDS = {"shift": 0.01, "rotation": 1.0}  # of the embedded set
 SMOKE = {"batch_size": 8, "epochs": 2.0, "warmup_epochs": 1.0, "images": 40}
 # Arguments that set a key of train.auto.
 SET_BY = {
@@ -19,34 +24,50 @@ SET_BY = {
 }
 
 
-def sizes(free: Mapping[str, Any], given: Mapping[str, Any], **smoke: Any) -> dict[str, Any]:
-    """Return the values of ``free`` by the last word of their keys, or those of ``:smoke``, or those given."""
-    size = {key.rpartition(".")[2]: value for key, value in free.items()}
-    size |= SMOKE | smoke if given["smoke"] else {}
-    size |= {name: value for name in size if (value := given.get(name)) is not None}
+def make_config(
+    task: str,
+    given: Mapping[str, Any],
+    free: Mapping[str, Any],
+    *,
+    images: int,
+    smoke_size: int,
+    checkpoint_every: int,
+    folder: Mapping[str, Any],
+    **sections: Mapping[str, Any],
+) -> ConfigDict:
+    """Return the config of a task for own images.
+
+    Args:
+        task: Its name.
+        given: Values of the ``:`` arguments.
+        free: Keys that a run may choose for its data, and their defaults; ``:smoke`` has others.
+        images: Training images of the embedded boards.
+        smoke_size: Height and width of the images of ``:smoke``.
+        checkpoint_every: Steps between two checkpoints.
+        folder: Keys of ``data`` that the user's own folder needs.
+        **sections: The task's own keys by section.
+    """
+    smoke, name = given["smoke"], sections["model"]["name"]
+    size = {"images": images, **{key.rpartition(".")[2]: value for key, value in free.items()}}
+    size |= SMOKE | {"image_size": smoke_size} if smoke else {}
+    size |= {key: value for key in size if (value := given.get(key)) is not None}
+    size |= {"image_size": height_width(size["image_size"]), "base_batch": size["batch_size"]}
+    size["eval_every"] = size["epochs"] / 4
     if given["epochs"] is not None:
         size["warmup_epochs"] = size["epochs"] / 20
-    return size | {"image_size": height_width(size["image_size"])}
-
-
-def optimizer(size: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section ``optimizer``, with the values of :func:`sizes`."""
-    keys = ("learning_rate", "epochs", "warmup_epochs")
-    own = {"name": "adamw", "base_batch": size["batch_size"], "weight_decay": 0.05}
-    return own | {key: size[key] for key in keys}
-
-
-def intervals(size: Mapping[str, Any], free: Iterable[str], given: Mapping[str, Any], every: int) -> dict[str, Any]:
-    """Return the section ``train``, with ``train.auto``: the keys of ``free`` that no argument sets."""
-    auto = [key for key in free if key not in SET_BY or given[SET_BY[key]] is None]
-    smoke = given["smoke"]
-    return {
-        "checkpoint_every": 6 if smoke else every,
-        "eval_every": size["epochs"] / 4,
-        "auto": "" if smoke else ",".join(auto),
+    chosen: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}, "train": {}}
+    for key in free:
+        section, _, last = key.partition(".")
+        chosen[section][last] = size[last]
+    small = {"hidden_channels": 8} | ({"depth": 0.5} if "depth" in MODELS[name].fields else {})  # minutes on two cores
+    source = {"images": size["images"], **BOARDS} if given["data"] == "embedded" else {"root": "", **folder}
+    auto = ",".join(key for key in free if key not in SET_BY or given[SET_BY[key]] is None)
+    every = 6 if smoke else checkpoint_every
+    sections |= {
+        "model": {**sections["model"], **chosen["model"], **({} if smoke else small)},
+        "data": {"source": given["data"], **source, **sections.get("data", {}), **chosen["data"], "flip": False},
+        "optimizer": {"name": "adamw", "weight_decay": 0.05, **chosen["optimizer"]},
+        "train": {"checkpoint_every": every, **chosen["train"], "auto": "" if smoke else auto},
     }
-
-
-def boards(images: int) -> dict[str, Any]:
-    """Return the keys of the embedded boards in the section ``data``."""
-    return {"source": "embedded", "images": images, "shift": 0.01, "rotation": 1.0}
+    sections["data"]["augment"] = dict(AUGMENT)
+    return base.make_config(task, given, **sections)

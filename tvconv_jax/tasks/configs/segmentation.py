@@ -48,34 +48,15 @@ def segmentation_config(arg: str | None) -> ConfigDict:
         UserError: If an argument does not fit.
     """
     given = parse_arguments(arg, segmentation_arguments())
-    smoke = given["smoke"]
-    size = own.sizes(FREE, given, image_size=(32, 32))
-    return base.make_config(
+    return own.make_config(
         "segmentation",
         given,
-        model={
-            "name": "deeplabv3plus",
-            "width": size["width"],
-            "num_classes": 0,
-            "output_stride": size["output_stride"],
-            "pretrained": "",
-            **({} if smoke else {"hidden_channels": 8, "depth": 0.5}),
-        },
-        data={
-            **_source(given["data"], size.get("images", 600)),
-            "image_size": size["image_size"],
-            "batch_size": size["batch_size"],
-            "flip": False,
-            "augment": dict(own.AUGMENT),
-        },
+        FREE,
+        images=600,
+        smoke_size=32,
+        checkpoint_every=200,
+        folder={"group_pattern": "", "test_share": 0.2, "split_seed": 0},
+        model={"name": "deeplabv3plus", "num_classes": 0, "pretrained": ""},
         loss={"class_weights": "none"},
-        optimizer=own.optimizer(size),
-        train=own.intervals(size, FREE, given, 200),
         eval={"batch_size": 16, "bootstrap": 1000, "num_images": 8, "visualize": "", **HD95, **base.REPORT},
     )
-
-
-def _source(name: str, images: int) -> dict[str, Any]:
-    if name == "embedded":
-        return own.boards(images)
-    return {"source": name, "root": "", "group_pattern": "", "test_share": 0.2, "split_seed": 0}

@@ -537,7 +537,10 @@ def find_artifact(path: Path, runtime: str) -> tuple[Path, str]:
     if not path.is_file():
         raise Mistake(f"{path} is not there; name an artifact that python -m tvconv_jax.export wrote.")
     if able is None:
-        raise Mistake(f"{path} is not loaded; artifacts for this command end in .onnx or .safetensors.")
+        raise Mistake(
+            f"{path} is not a file that this command runs; artifacts for it end in .onnx or .safetensors (export with "
+            f"--formats=onnx or native)."
+        )
     if runtime not in ("auto", able):
         raise Mistake(f"--runtime={runtime} does not run {path}, which {able} does; leave it out.")
     return path, able
@@ -551,7 +554,8 @@ def _in_folder(folder: Path, runtime: str) -> Path:
     if there and (there[0].suffix == ".onnx" or there[0].with_name("native.py").is_file()):
         return there[0]
     if (folder / "config.json").is_file():
-        options = f"--workdir={folder}", "--formats=onnx,native", f"--out={folder / 'export'}"
+        formats = "native" if runtime == "native" else "onnx"
+        options = f"--workdir={folder}", f"--formats={formats}", f"--out={folder / 'export'}"
         command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
         raise Mistake(f"{folder} is the workdir of a run; export it: {command}")
     formats = "native" if runtime == "native" else "onnx or native"
@@ -581,7 +585,8 @@ def _native(path: Path, run_code: bool) -> tuple[str | None, Callable]:
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
     exec(compile(source, str(file), "exec"), module.__dict__)
-    return metadata, _explained(lambda: module.load(path), f"{path} cannot be loaded by native")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return metadata, _explained(lambda: module.load(path, cores), f"{path} cannot be loaded by native")
 
 
 def _explained(call: Callable[[], Any], what: str) -> Any:
@@ -597,7 +602,10 @@ def _explained(call: Callable[[], Any], what: str) -> Any:
 def _code(file: Path, run_code: bool) -> bytes:
     """Return the bytes of a file of code, if an exporter wrote them or the user trusts them."""
     if not file.is_file():
-        raise Mistake(f"{file} is not there; copy the whole folder that python -m tvconv_jax.export wrote.")
+        raise Mistake(
+            f"{file} is not there; copy the whole folder that python -m tvconv_jax.export --formats=native wrote (what "
+            f"is for PyTorch alone is not run here)."
+        )
     source = file.read_bytes()
     if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
         return source

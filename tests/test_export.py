@@ -105,6 +105,12 @@ def by_torch(graph, images, path, **options):
         return torch_model.load(path)(torch.from_numpy(channels_first(images))).numpy()
 
 
+def by_native(graph, images, path):
+    about = {"input": {"shape": [None, 3, *graph.shapes[0][:2]]}}
+    path.write_bytes(torch_writer.to_safetensors(graph, about))
+    return native.load(path, threads=2)(channels_first(images))
+
+
 def test_folding_changes_nothing_but_rounding(folded):
     graph, images, expected = folded
     assert relative(by_jax(graph, images), expected) < TOLERANCE
@@ -138,10 +144,7 @@ def test_heads_and_coordinates_answer_alike_in_every_format(name, fields, tmp_pa
         assert relative(by_onnx(graph, images, lowering=lowering), expected) < TOLERANCE
     if name != "mlp_mixer":
         assert relative(by_torch(graph, images, tmp_path / "model.safetensors"), expected) < TOLERANCE
-        about = {"input": {"shape": [None, 3, 24, 40]}}
-        (tmp_path / "model.safetensors").write_bytes(torch_writer.to_safetensors(graph, about))
-        found = native.load(tmp_path / "model.safetensors")(channels_first(images))
-        assert relative(found, expected) < TOLERANCE
+        assert relative(by_native(graph, images, tmp_path / "model.safetensors"), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
@@ -214,13 +217,27 @@ def test_torch_answers_alike_and_the_file_imports_torch_alone(folded, tmp_path):
     assert {line.split()[1].split(".")[0] for line in imports if line[0] != " "} == {"json", "struct", "torch"}
 
 
-@pytest.mark.parametrize("operator", ["baseline", "depthwise"])
-def test_segmentation_models_without_tvconv_answer_alike(operator, tmp_path):
-    # On a grid of 8x8 the dilated kernels see more than their middle.
-    graph, images, expected = drawn_model("deeplabv3plus", 128, {"operator": operator, "depth": 0.5})
+def test_the_native_engine_answers_alike(folded, tmp_path):
+    graph, images, expected = folded
+    found = by_native(graph, images, tmp_path / "m.safetensors")
+    assert found.flags.c_contiguous or found.ndim == 2
+    assert relative(found, channels_first(expected)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("operator", "size", "fields"),
+    [
+        ("baseline", 128, {}),  # on a grid of 8x8 the dilated kernels see more than their middle
+        ("depthwise", 128, {}),
+        ("depthwise", (37, 58), {"width": 0.25, "output_stride": 8, "num_classes": 5}),
+    ],
+)
+def test_segmentation_models_without_tvconv_answer_alike(operator, size, fields, tmp_path):
+    graph, images, expected = drawn_model("deeplabv3plus", size, {"operator": operator, "depth": 0.5, **fields})
     found = by_onnx(graph, images, lowering=onnx_writer.lowerings(graph)[0])
     assert relative(found, channels_first(expected)) < TOLERANCE
-    assert relative(by_torch(graph, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
+    for by in (by_torch, by_native):
+        assert relative(by(graph, images, tmp_path / "m.safetensors"), channels_first(expected)) < TOLERANCE
 
 
 @pytest.mark.parametrize("module", [torch_model, native, benchmark])

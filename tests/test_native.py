@@ -34,11 +34,12 @@ def drawn(*shape):
     return np.random.RandomState(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def conv(graph, x, channels, *, side=1, strides=1, activation="relu6"):
+def conv(graph, x, channels, *, side=1, strides=1, activation="relu6", padding=None, dilation=1):
     """A convolution over all channels."""
     fan_in = side * side * graph.shapes[x][2]
     arrays = {"kernel": drawn(side, side, graph.shapes[x][2], channels) / np.sqrt(fan_in), "bias": drawn(channels)}
-    fields = {**POINT, "strides": strides, "padding": side // 2, "activation": activation}
+    padding = dilation * (side // 2) if padding is None else padding
+    fields = {**POINT, "strides": strides, "padding": padding, "dilation": dilation, "activation": activation}
     return graph.add("conv", x, arrays=arrays, **fields)
 
 
@@ -118,9 +119,47 @@ def mapped(graph, x, channels, *, side=1):
     return x
 
 
+def dilated(graph, x, *, padding, strides=1, dilation=2, side=3):
+    """A depthwise convolution."""
+    c = graph.shapes[x][2]
+    fields = {"strides": strides, "padding": padding, "dilation": dilation, "groups": c, "activation": "relu6"}
+    return graph.add("conv", x, arrays={"kernel": drawn(side, side, 1, c) / side, "bias": drawn(c)}, **fields)
+
+
+def masks(kind, *, size=(29, 38), channels=16, to=None):
+    """As DeepLabV3+: images are padded before they are expanded, kernels dilated; maps are joined and resized."""
+    graph = Graph(size)
+    x = spatial(graph, conv(graph, 0, 20, side=3, strides=2, padding=0), kind)
+    low = x = conv(graph, x, channels, activation="identity")
+    for strides, dilation in ((2, 1), (1, 2), (1, 1)):
+        y = dilated(graph, conv(graph, x, 70, padding=dilation), padding=0, strides=strides, dilation=dilation)
+        y = conv(graph, y, channels, activation="identity")
+        x = graph.add("add", x, y) if strides == 1 else y
+    branches = [conv(graph, x, channels)]
+    branches += [conv(graph, x, channels, side=3, dilation=dilation) for dilation in (2, 9)]  # 9: beyond the grid
+    branches.append(conv(graph, spatial(graph, conv(graph, x, 40), kind), channels))
+    pooled = conv(graph, graph.add("mean", x, keep_grid=True), channels)
+    branches.append(graph.add("resize", pooled, grid=graph.shapes[x][:2]))
+    x = graph.add("resize", conv(graph, graph.add("concat", *branches), 24), grid=graph.shapes[low][:2])
+    x = conv(graph, graph.add("concat", conv(graph, low, channels), x), 33, side=3)
+    graph.add("resize", conv(graph, x, 3, activation="identity"), grid=to or size)
+    return graph
+
+
+def whole_kernels(kind, *, size=(11, 9)):
+    """Convolutions over all channels of several taps or strides; padding that another padding follows."""
+    graph = Graph(size)
+    x = conv(graph, 0, 7, side=5, padding=1)
+    x = conv(graph, conv(graph, x, 70, side=3, strides=2, padding=0), 18, side=5, activation="identity")
+    x = conv(graph, conv(graph, x, 9, strides=2), 21, padding=2)  # a tensor with its padding
+    x = graph.add("resize", spatial(graph, conv(graph, x, 5, padding=1), kind), grid=(4, 13))
+    x = conv(graph, dilated(graph, x, padding=3, dilation=3), 19, side=3, dilation=2, strides=2)
+    return conv(graph, x, 6, side=3, padding=4, activation="relu") and graph
+
+
 GRAPHS = {
     f"{make.__name__} {kind}": (make, kind, {})
-    for make in (residual_blocks, split_units, single_nodes)
+    for make in (residual_blocks, split_units, single_nodes, masks, whole_kernels)
     for kind in ("depthwise", "per_pixel", "low_rank")
 }
 GRAPHS |= {
@@ -130,6 +169,8 @@ GRAPHS |= {
 GRAPHS |= {
     "7x7": (residual_blocks, "per_pixel", {"side": 7, "size": 6}),
     "many channels": (residual_blocks, "per_pixel", {"channels": 200, "size": 5}),
+    "channels that fill no vectors": (masks, "per_pixel", {"channels": 12, "size": (33, 20)}),
+    "masks smaller than the last grid": (masks, "depthwise", {"channels": 24, "to": (3, 5)}),
     "a learned average": (pooled_by, "global_depthwise", {}),
     "flattened, in two sums": (pooled_by, "flatten", {}),
     "flattened, in one sum": (pooled_by, "flatten", {"size": (2, 3)}),
@@ -166,6 +207,33 @@ def test_equals_the_pytorch_artifact(name, tmp_path):
             for n in (1, 3, 16):
                 assert_close(model(images[:n]), expected[:n])
         assert model(images[:0]).shape == (0, *expected.shape[1:]), fuse
+
+
+def test_many_images_run_in_groups_that_fit_into_memory(tmp_path, monkeypatch):
+    path = write(tmp_path, masks("per_pixel"))
+    model, images = native.load(path), drawn(7, 3, 29, 38)
+    expected = answer(path, images)
+    monkeypatch.setattr(native, "MAX_BYTES", 4 * model.plan.floats * 3)
+    assert_close(model(images), expected)
+    assert model._holds == 3 and model(images[:0]).shape == (0, 3, 29, 38)
+    monkeypatch.setattr(native, "MAX_BYTES", 1)
+    assert_close(model(images[:2]), expected[:2])
+
+
+def test_tensors_are_joined_where_they_are_made(tmp_path):
+    def moves(channels):
+        path = write(tmp_path, masks("depthwise", channels=channels))
+        return sum(op.kind == native.MOVE for op in native.load(path).plan.ops)
+
+    assert moves(16) == 0 and moves(17) == 6  # padding of a vector would lie on the next channels
+
+
+def test_some_channels_are_added_wherever_they_lie(tmp_path):
+    graph = Graph(6)
+    x = graph.add("channels", conv(graph, 0, 32, side=3), begin=1, end=9)
+    graph.add("add", conv(graph, dilated(graph, conv(graph, 0, 6, side=3), padding=2), 8), x)
+    path, images = write(tmp_path, graph), drawn(2, 3, 6, 6)
+    assert_close(native.load(path)(images), answer(path, images))
 
 
 def test_fusing_leaves_one_operation_a_block(tmp_path):
@@ -238,13 +306,15 @@ def shifted(graph):
     graph.add("add", conv(graph, spatial(graph, conv(graph, 0, 6, side=3), "depthwise"), 3), x)
 
 
-def dilated(graph):
-    return graph.add(
-        "conv",
-        conv(graph, 0, 4, side=3),
-        arrays={"kernel": drawn(3, 3, 4, 4), "bias": drawn(4)},
-        **{**POINT, "padding": 2, "dilation": 2, "activation": "relu"},
-    )
+def of_some_channels(graph):
+    x = conv(graph, conv(graph, 0, 8, side=3), 4, side=3)
+    graph.nodes[-1] = graph.nodes[-1]._replace(arrays={"kernel": drawn(3, 3, 5, 4), "bias": drawn(4)})
+    return x
+
+
+def other(graph, x, **fields):
+    """The last node with other fields, whatever its shape."""
+    graph.nodes[x - 1].fields.update(fields)
 
 
 def flattened_twice(graph):
@@ -255,9 +325,22 @@ def flattened_twice(graph):
 @pytest.mark.parametrize(
     "add, words",
     [
-        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(9, 9)), "a node 'resize'"),
-        (dilated, "dilation 2"),
-        (lambda graph: conv(graph, conv(graph, 0, 4, side=3), 4, side=3), "3x3 over all channels"),
+        (lambda graph: graph.add("resize", 0, grid=(9, 9)), "a node 'resize' on the image"),
+        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(2**31, 2**31)), "a tensor 2147483648 x"),
+        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(2**15, 2**15)), "a tensor 32768 x 32768"),
+        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(-1, 4)), "a tensor -1 x 4"),
+        (lambda graph: graph.add("resize", conv(graph, 0, 4, side=3), grid=(4.5, 4)), "a grid 4.5 x 4"),
+        (lambda graph: other(graph, conv(graph, conv(graph, 0, 4, side=3), 4, side=3), padding=-1), "padding -1"),
+        (lambda graph: other(graph, conv(graph, conv(graph, 0, 4), 4, side=3), padding=2**64), "padding 18446744"),
+        (lambda graph: other(graph, conv(graph, conv(graph, 0, 4), 4, side=3), dilation=0), "dilation 0"),
+        (lambda graph: other(graph, dilated(graph, conv(graph, 0, 4), padding=2), dilation=9), "a tensor -8 x -8 x 4"),
+        (lambda graph: other(graph, conv(graph, conv(graph, 0, 4), 4, side=3), dilation=9), "a tensor -10 x -10 x 4"),
+        (lambda graph: dilated(graph, conv(graph, 0, 99), padding=255, dilation=255), "9 taps with dilation 255"),
+        (lambda graph: conv(graph, 0, 4, side=3, padding=4), "3x3 with strides 1 and padding 4"),
+        (lambda graph: conv(graph, 0, 4, side=3, dilation=2), "3x3 with strides 1 and padding 2"),
+        (lambda graph: conv(graph, conv(graph, 0, 4), 4, side=2), "a kernel 2 x 2"),
+        (of_some_channels, "3x3 for 5 of 8 channels"),
+        (lambda graph: other(graph, mapped(graph, 0, 4, side=3), padding=2), "a bias per position with padding 2"),
         (lambda graph: spatial(graph, 0, "depthwise"), "a node 'spatial' on the image"),
         (lambda graph: graph.add("max_pool", 0), "a node 'max_pool' on the image"),
         (lambda graph: graph.add("channels", 0, begin=1, end=3), "a node 'channels' on the image"),
@@ -278,7 +361,7 @@ def flattened_twice(graph):
 def test_other_models_are_refused(add, words, tmp_path):
     graph = Graph(6)
     add(graph)
-    with pytest.raises(ValueError, match=f"{words}.*native runs models of one output an image"):
+    with pytest.raises(ValueError, match=f"{words}.*native does not run this model; take its ONNX"):
         native.load(write(tmp_path, graph))
 
 

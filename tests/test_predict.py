@@ -44,13 +44,14 @@ def about(task, /, **fields):
 
 def write_artifact(folder, task, *formats, **fields):
     """An export of a graph with one layer, at a size that is not square."""
-    graph = Graph(HEIGHT)
-    graph.shapes = [(*SIZE, 3)]
+    graph = Graph(SIZE)
+    options = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "identity"}
+    x = graph.add("conv", 0, arrays={"kernel": KERNEL[None, None], "bias": BIAS}, **options)
     if task == "segmentation":
-        options = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "identity"}
-        graph.add("conv", 0, arrays={"kernel": KERNEL[None, None], "bias": BIAS}, **options)
+        graph.add("resize", x, grid=SIZE)
     else:
-        graph.add("linear", graph.add("mean", 0, keep_grid=False), arrays={"kernel": KERNEL, "bias": BIAS})
+        same = {"kernel": np.eye(3, dtype=np.float32), "bias": np.zeros(3, np.float32)}
+        graph.add("linear", graph.add("mean", x, keep_grid=False), arrays=same)
     images = np.random.default_rng(0).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
     expected = np.asarray(make_run(graph)(arrays_of(graph), images))
     expected = expected.transpose(0, 3, 1, 2) if expected.ndim == 4 else expected
@@ -357,7 +358,7 @@ def test_metadata_that_do_not_fit(fields, words, exports, tmp_path, capsys):
 
 def test_files_that_are_no_artifacts(exports, tmp_path, capsys, monkeypatch):
     image = filled(tmp_path / "a.png", (255, 0, 0))
-    assert "is not there" in refusal(capsys, tmp_path, image)
+    assert "holds no artifact for this command" in refusal(capsys, tmp_path, image)
     (tmp_path / "config.json").write_text("{}")
     hint = f"is the workdir of a run; export it: python -m tvconv_jax.export --workdir={tmp_path} --formats=onnx --out="
     assert hint in refusal(capsys, tmp_path, image)
@@ -401,10 +402,12 @@ def test_outputs_that_are_not_finite_are_refused(exports, tmp_path, capsys):
 
 def test_it_shares_functions_with_verify():
     """Both are copied alone, so neither can import the other; what they share is one text."""
-    for name in ("Mistake", "_rgb", "_explained", "_Parser"):
+    native = ("find_artifact", "_in_folder", "_native", "_code", "_safetensors_metadata")
+    for name in ("Mistake", "_rgb", "_explained", "_Parser", *native):
         assert inspect.getsource(getattr(predict, name)) == inspect.getsource(getattr(verify, name)), name
     assert (predict.DIFFERENT, predict.MISTAKE, predict.NO_THRESHOLD) == (1, verify.MISTAKE, verify.NO_THRESHOLD)
     assert (predict.PI_HINT, predict.ORIENTATION) == (verify.PI_HINT, verify.ORIENTATION)
+    assert (predict.KNOWN_CODE, predict.PACKAGED) == (verify.KNOWN_CODE, verify.PACKAGED)
 
 
 def test_the_export_writes_the_program_that_runs_it(exports, tmp_path):
@@ -412,7 +415,8 @@ def test_the_export_writes_the_program_that_runs_it(exports, tmp_path):
         assert (folder / "predict.py").read_bytes() == open(predict.__file__, "rb").read()
         assert not (folder / "verify.py").exists()
     assert artifacts.programs(about("verification", config={"task": "face"}), ["native"]) == [verify]
-    assert artifacts.programs(about("classification"), ["torch", "native"]) == []
+    assert artifacts.programs(about("classification"), ["torch", "native"]) == [predict]
+    assert artifacts.programs(about("classification"), ["torch"]) == []
 
 
 def test_a_copied_file_loads_no_package_of_ours(exports, tmp_path):
@@ -442,6 +446,61 @@ def test_the_package_has_the_same_command(exports, tmp_path, capsys, monkeypatch
         command.main([str(exports["classification"]), str(image)])
     line = "error: PIL is not installed; python -m tvconv_jax.predict needs it: pip install 'tvconv_jax[data]'.\n"
     assert capsys.readouterr().err == line
+
+
+def run_copied(folder, *arguments):
+    """What the program in an exported folder prints, without onnxruntime."""
+    hidden = folder.parent / "hidden" / "onnxruntime.py"
+    hidden.parent.mkdir(exist_ok=True)
+    hidden.write_text("raise ImportError('it is not installed')")
+    done = subprocess.run(
+        [sys.executable, "predict.py", "model.safetensors", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(hidden.parent)},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_native_artifacts_of_every_task_answer_as_onnx_in_their_folder_too(exports, tmp_path, capsys):
+    red, green = filled(tmp_path / "a.png", (255, 0, 0)), halves(tmp_path / "b.png", (255, 0, 0), (0, 255, 0))
+    extra = {"classification": {"temperature": 2.0}, "verification": {"thresholds": {"cosine": 0.9}}}
+    for task, onnx_export in exports.items():
+        folder = write_artifact(tmp_path / task, task, "native", **extra.get(task, {}))
+        assert not (folder / "model.onnx").exists()
+        capsys.readouterr()  # progress, while the engine is compiled
+        masks = [f"--out={tmp_path / 'onnx'}"] if task == "segmentation" else []
+        expected = call(capsys, onnx_export, red, green, *masks)
+        masks = [f"--out={tmp_path / 'native'}"] if masks else []
+        assert run_copied(folder, red, green, *masks) == expected and expected[0] == (task == "verification")
+        if task != "segmentation":
+            assert call(capsys, folder, red, green) == expected
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / "native" / name).read_bytes() == (tmp_path / "onnx" / name).read_bytes()
+
+
+def test_code_beside_a_model_is_run_if_an_exporter_wrote_it(tmp_path, capsys):
+    folder, image = write_artifact(tmp_path / "export", "classification", "native"), filled(tmp_path / "a.png", 0)
+    capsys.readouterr()  # progress, while the engine is compiled
+    artifact, fake = folder / "model.safetensors", "import numpy\ndef load(path, threads): return lambda x: 1 / 0\n"
+    for name in ("native.cpp", "native.py"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_text(fake)
+        line = refusal(capsys, artifact, image)
+        assert f"{name} is code that python -m tvconv_jax.export did not write" in line and "--run-code" in line
+        (folder / name).write_bytes(whole)
+    (folder / "native.py").write_text(fake)
+    assert "fails: division by zero" in refusal(capsys, artifact, image, "--run-code")
+    assert "--runtime=onnxruntime does not run" in refusal(capsys, artifact, image, "--runtime=onnxruntime")
+    (folder / "native.cpp").unlink()
+    assert "native.cpp is not there; copy the whole folder" in refusal(capsys, artifact, image)
+    (folder / "native.py").unlink()  # as an export with --formats=torch
+    assert "holds no artifact for this command; export with --formats=onnx or native" in refusal(capsys, folder, image)
+    artifact.write_bytes(artifact.read_bytes()[:-1])
+    assert "truncated" in refusal(capsys, artifact, image)
+    (folder / "model.pt2").write_bytes(b"PK")
+    assert "export with --formats=onnx or native" in refusal(capsys, folder / "model.pt2", image)
 
 
 def test_a_bug_does_not_look_like_an_answer(exports, tmp_path, capsys, monkeypatch):

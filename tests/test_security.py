@@ -184,6 +184,7 @@ def code(folder):
         yield lambda runtime=runtime: benchmark.main([artifact, "--check-only", f"--runtime={runtime}"])
         if runtime == "native":
             yield lambda: verify.main([artifact, "a.png", "a.png"])
+            yield lambda: predict.main([artifact, "a.png", "a.png"])
 
 
 def ours(folder):

@@ -27,7 +27,7 @@ NATIVE_PY = """
 import json, struct
 import numpy as np
 
-def load(path):
+def load(path, threads):
     data = open(path, "rb").read()
     start = 8 + struct.unpack("<Q", data[:8])[0]
     weights = np.frombuffer(data[start:], np.float32).reshape(4, 3)

@@ -5,9 +5,13 @@
     python predict.py ARTIFACT one.png other.png ...     the others are the same as the first one, or different
     python -m tvconv_jax.predict ARTIFACT IMAGE ...      the same, where tvconv_jax is installed
 
-It needs Python 3.9, NumPy, Pillow and onnxruntime. An ARTIFACT is a ``.onnx`` that ``python -m tvconv_jax.export``
-wrote, or its folder. An IMAGE is a file, or a folder whose images are all taken, at any depth, sorted. Images are read
-and resized as in training; EXIF orientation is not applied.
+It needs Python 3.9, NumPy, Pillow and a runtime. An ARTIFACT was written by ``python -m tvconv_jax.export``: a
+``.onnx`` (onnxruntime), a ``.safetensors`` with ``native.py`` and ``native.cpp`` beside it (native: a C++ compiler
+instead of a runtime), or the folder of these files. An IMAGE is a file, or a folder whose images are all taken, at any
+depth, sorted. Images are read and resized as in training; EXIF orientation is not applied.
+
+``native.py`` and ``native.cpp`` are code. They run only if an exporter wrote them, byte for byte; ``--run-code`` says
+that you trust anything else.
 
 Exit codes: 0 done (of images that are compared: all are the same), 1 some are different, 2 a mistake (images that can
 be read are predicted all the same), 3 the model has no threshold (scores are printed), 130 stopped by Ctrl-C.
@@ -25,7 +29,9 @@ import argparse
 import colorsys
 import contextlib
 import csv
+import hashlib
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -33,6 +39,7 @@ import re
 import shlex
 import time
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,6 +76,26 @@ FAILED = "could not be read"
 ROTATED = "would be rotated by EXIF data, which is not applied, as in training"
 STRETCHED = "had another shape than {}x{} (height x width), and were stretched to it, as in training"
 FACES = "were compared as they are; photographs whose faces are not aligned need python -m tvconv_jax.verify"
+
+# SHA-256 of the code that exporters wrote beside artifacts, as in benchmark.py.
+KNOWN_CODE = {
+    "native.py": (
+        "bc1d3705e3aba5cc104695f0a5df054ca5a3b71ea63a926542f27effd49f539b",
+        "6706bccad2deea6167174a0de75bb8fc10f0b191a7960cc4866681ad8a1fdbfe",
+        "3054c27ad75d3bba87c6aba5c655ceee3d9befb052a44bbe00d26e4cba70dd72",
+        "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
+        "8634433d92d278323da269cfbdacb71087380918cb187456ff4a49f36b7d18bb",
+        "b5b4ce59742d3462a5354d76d43cfa7111e332efe859a55555e560bd4816962a",
+        "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
+    ),
+    "native.cpp": (
+        "0ac4d3b47e57c700879e463f0bb26168bdecd27b74d52073850b6d91c61033bc",
+        "cc5cec6794363196eaa9e21144ee39fa7fdabd151164e5ab9ad553eabdb469d6",
+        "f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",
+    ),
+}
+# Paths of these files in a checkout, below export/.
+PACKAGED = {"native.py": "native/native.py", "native.cpp": "native/native.cpp"}
 
 
 def one_line(text: str) -> str:
@@ -191,17 +218,16 @@ class Model(NamedTuple):
         return found
 
 
-def load(path: Path) -> Model:
-    """Load an artifact: a ``.onnx`` file, or its folder. Older ones, of faces and fundus images, lack some fields."""
-    file = path / "model.onnx" if path.is_dir() else path
-    if not file.is_file() and (path / "config.json").is_file():
-        options = f"--workdir={path}", "--formats=onnx", f"--out={path / 'export'}"
-        command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
-        raise Mistake(f"{path} is the workdir of a run; export it: {command}")
-    if not file.is_file() or file.suffix != ".onnx":
-        error = "is not a file that this command runs" if file.is_file() else "is not there"
-        raise Mistake(f"{file} {error}; name a .onnx that python -m tvconv_jax.export --formats=onnx wrote.")
-    text, call = _explained(lambda: _onnx(file), f"{file} cannot be loaded by onnxruntime")
+def load(path: Path, runtime: str = "auto", *, run_code: bool = False) -> Model:
+    """Load an artifact; see the module's docstring. Older ones, of faces and fundus images, lack some fields.
+
+    ``run_code`` trusts whatever code lies beside it.
+    """
+    file, runtime = find_artifact(path, runtime)
+    if runtime == "native":
+        text, call = _native(file, run_code)
+    else:
+        text, call = _explained(lambda: _onnx(file), f"{file} cannot be loaded by onnxruntime")
     try:
         found = json.loads(text or "")
         shape, logits = found["output"]["shape"], found["output"]["name"] == "logits"
@@ -239,6 +265,39 @@ def _parse(file: Path, call: Callable[[np.ndarray], np.ndarray], task: str, foun
     return model
 
 
+def find_artifact(path: Path, runtime: str) -> tuple[Path, str]:
+    """Return the file of an artifact, of a folder too, and the runtime for it."""
+    if path.is_dir():
+        path = _in_folder(path, runtime)
+    able = {".onnx": "onnxruntime", ".safetensors": "native"}.get(path.suffix)
+    if not path.is_file():
+        raise Mistake(f"{path} is not there; name an artifact that python -m tvconv_jax.export wrote.")
+    if able is None:
+        raise Mistake(
+            f"{path} is not a file that this command runs; artifacts for it end in .onnx or .safetensors (export with "
+            f"--formats=onnx or native)."
+        )
+    if runtime not in ("auto", able):
+        raise Mistake(f"--runtime={runtime} does not run {path}, which {able} does; leave it out.")
+    return path, able
+
+
+def _in_folder(folder: Path, runtime: str) -> Path:
+    there = [folder / name for name in ("model.onnx", "model.safetensors") if (folder / name).is_file()]
+    if runtime == "native" or (runtime == "auto" and not importlib.util.find_spec("onnxruntime")):
+        native = [path for path in there if path.suffix == ".safetensors" and path.with_name("native.py").is_file()]
+        there = native or (there if runtime == "auto" else [])
+    if there and (there[0].suffix == ".onnx" or there[0].with_name("native.py").is_file()):
+        return there[0]
+    if (folder / "config.json").is_file():
+        formats = "native" if runtime == "native" else "onnx"
+        options = f"--workdir={folder}", f"--formats={formats}", f"--out={folder / 'export'}"
+        command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
+        raise Mistake(f"{folder} is the workdir of a run; export it: {command}")
+    formats = "native" if runtime == "native" else "onnx or native"
+    raise Mistake(f"{folder} holds no artifact for this command; export with --formats={formats}.")
+
+
 def _onnx(path: Path) -> tuple[str | None, Callable[[np.ndarray], np.ndarray]]:
     try:
         module = importlib.import_module("onnxruntime")
@@ -256,6 +315,18 @@ def _onnx(path: Path) -> tuple[str | None, Callable[[np.ndarray], np.ndarray]]:
     return metadata, lambda images: session.run(None, {name: images})[0]
 
 
+def _native(path: Path, run_code: bool) -> tuple[str | None, Callable]:
+    metadata = _safetensors_metadata(path)
+    _code(path.with_name("native.cpp"), run_code)
+    source, file = _code(path.with_name("native.py"), run_code), path.with_name("native.py")
+    module = types.ModuleType(f"tvconv_jax_artifact_{len(sys.modules)}")  # the very bytes that were checked
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    exec(compile(source, str(file), "exec"), module.__dict__)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return metadata, _explained(lambda: module.load(path, cores), f"{path} cannot be loaded by native")
+
+
 def _explained(call: Callable[[], Any], what: str) -> Any:
     """Call a function; any exception of a runtime becomes one line."""
     try:
@@ -264,6 +335,40 @@ def _explained(call: Callable[[], Any], what: str) -> Any:
         raise
     except Exception as error:
         raise Mistake(f"{what}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+
+
+def _code(file: Path, run_code: bool) -> bytes:
+    """Return the bytes of a file of code, if an exporter wrote them or the user trusts them."""
+    if not file.is_file():
+        raise Mistake(
+            f"{file} is not there; copy the whole folder that python -m tvconv_jax.export --formats=native wrote (what "
+            f"is for PyTorch alone is not run here)."
+        )
+    source = file.read_bytes()
+    if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
+        return source
+    packaged = Path(__file__).parents[1] / "export" / PACKAGED[file.name]
+    if packaged.is_file() and packaged.read_bytes() == source:
+        return source
+    raise Mistake(
+        f"{file} is code that python -m tvconv_jax.export did not write, so it is not run; export again, or read it "
+        f"and add --run-code if you trust it."
+    )
+
+
+def _safetensors_metadata(path: Path) -> str | None:
+    """Return the metadata in the header, if the file is as long as the header says."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(start - 8, size)))
+        metadata = header.pop("__metadata__", {})
+        if start + max(tensor["data_offsets"][1] for tensor in header.values()) == size:
+            return metadata.get("tvconv_jax")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Mistake(f"{path} is truncated or is not a .safetensors file; copy it again.")
 
 
 def classify(model: Model, _: np.ndarray, logits: np.ndarray, top: int) -> tuple[dict[str, Any], str]:
@@ -410,7 +515,8 @@ def predictions(
 
 def predict(args: argparse.Namespace) -> int:
     """Predict all images, print and write what is found, and return the exit code."""
-    model, images, notes, rows = load(args.artifact), find_images(args.images), {}, []
+    model = load(args.artifact, args.runtime, run_code=args.run_code)
+    images, notes, rows = find_images(args.images), {}, []
     files, count = targets(args, model, images), len(images)
     more = files if model.task == "segmentation" else [args.top] * len(images)
     if model.task == "verification":
@@ -456,7 +562,7 @@ def parser() -> argparse.ArgumentParser:
     called_as = getattr(sys.modules.get("tvconv_jax.utils.cli"), "called_as", None)
     found = _Parser(called_as, description=first, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = found.add_argument
-    add("artifact", type=_path, metavar="ARTIFACT", help="model.onnx, or its folder")
+    add("artifact", type=_path, metavar="ARTIFACT", help="model.onnx, model.safetensors, or their folder")
     add("images", type=_path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
     add("--top", type=_count, default=1, metavar="N", help="print the N likeliest classes")
     add("--out", type=_path, metavar="DIR", help="write a mask of each image there (segmentation)")
@@ -464,6 +570,8 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print a line of JSON for each image")
     add("--csv", type=_path, metavar="FILE", help="write a table, too")
     add("--batch", type=_count, default=8, metavar="N", help="images in memory at once; default: 8")
+    add("--runtime", choices=["auto", "onnxruntime", "native"], default="auto")
+    add("--run-code", action="store_true", help="run native.py and native.cpp that no exporter wrote")
     return found
 
 

@@ -81,6 +81,7 @@ SAME, DIFFERENT, MISTAKE, NO_THRESHOLD = range(4)  # exit codes
 # SHA-256 of the code that exporters wrote beside artifacts, as in benchmark.py.
 KNOWN_CODE = {
     "native.py": (
+        "bc1d3705e3aba5cc104695f0a5df054ca5a3b71ea63a926542f27effd49f539b",
         "6706bccad2deea6167174a0de75bb8fc10f0b191a7960cc4866681ad8a1fdbfe",
         "3054c27ad75d3bba87c6aba5c655ceee3d9befb052a44bbe00d26e4cba70dd72",
         "2978d782f2596655600de2dacdc3cf5c1800c2073be81fa34d7781df349188b2",
@@ -89,6 +90,7 @@ KNOWN_CODE = {
         "bee6dfd55fbd80abbc5f41f4715bfd0e21004318e906d847f24f965305b70a0f",
     ),
     "native.cpp": (
+        "0ac4d3b47e57c700879e463f0bb26168bdecd27b74d52073850b6d91c61033bc",
         "cc5cec6794363196eaa9e21144ee39fa7fdabd151164e5ab9ad553eabdb469d6",
         "f8d9d9d008d9fb37c03cd303c88b9fbf8c29e26d593377bb2252401f93fd5eff",
     ),
@@ -535,7 +537,10 @@ def find_artifact(path: Path, runtime: str) -> tuple[Path, str]:
     if not path.is_file():
         raise Mistake(f"{path} is not there; name an artifact that python -m tvconv_jax.export wrote.")
     if able is None:
-        raise Mistake(f"{path} is not loaded; artifacts for this command end in .onnx or .safetensors.")
+        raise Mistake(
+            f"{path} is not a file that this command runs; artifacts for it end in .onnx or .safetensors (export with "
+            f"--formats=onnx or native)."
+        )
     if runtime not in ("auto", able):
         raise Mistake(f"--runtime={runtime} does not run {path}, which {able} does; leave it out.")
     return path, able
@@ -549,7 +554,8 @@ def _in_folder(folder: Path, runtime: str) -> Path:
     if there and (there[0].suffix == ".onnx" or there[0].with_name("native.py").is_file()):
         return there[0]
     if (folder / "config.json").is_file():
-        options = f"--workdir={folder}", "--formats=onnx,native", f"--out={folder / 'export'}"
+        formats = "native" if runtime == "native" else "onnx"
+        options = f"--workdir={folder}", f"--formats={formats}", f"--out={folder / 'export'}"
         command = shlex.join(["python", "-m", "tvconv_jax.export", *options])
         raise Mistake(f"{folder} is the workdir of a run; export it: {command}")
     formats = "native" if runtime == "native" else "onnx or native"
@@ -579,7 +585,8 @@ def _native(path: Path, run_code: bool) -> tuple[str | None, Callable]:
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
     exec(compile(source, str(file), "exec"), module.__dict__)
-    return metadata, _explained(lambda: module.load(path), f"{path} cannot be loaded by native")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return metadata, _explained(lambda: module.load(path, cores), f"{path} cannot be loaded by native")
 
 
 def _explained(call: Callable[[], Any], what: str) -> Any:
@@ -595,7 +602,10 @@ def _explained(call: Callable[[], Any], what: str) -> Any:
 def _code(file: Path, run_code: bool) -> bytes:
     """Return the bytes of a file of code, if an exporter wrote them or the user trusts them."""
     if not file.is_file():
-        raise Mistake(f"{file} is not there; copy the whole folder that python -m tvconv_jax.export wrote.")
+        raise Mistake(
+            f"{file} is not there; copy the whole folder that python -m tvconv_jax.export --formats=native wrote (what "
+            f"is for PyTorch alone is not run here)."
+        )
     source = file.read_bytes()
     if run_code or hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() in KNOWN_CODE[file.name]:
         return source

@@ -153,8 +153,7 @@ def write(
 def programs(metadata: dict[str, Any], formats: Sequence[str]) -> list[ModuleType]:
     """Return the module whose file runs artifacts of these formats on a device, if there is one."""
     faces = metadata["output"]["name"] == "embeddings" and metadata.get("config", {}).get("task", "face") == "face"
-    module, runs = (verify, {"onnx", "native"}) if faces else (predict, {"onnx"})
-    return [module] if runs & set(formats) else []
+    return [verify if faces else predict] if {"onnx", "native"} & set(formats) else []
 
 
 def _run(run: Callable, images: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

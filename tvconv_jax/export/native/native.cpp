@@ -1,4 +1,4 @@
-// Runs exported face models on a CPU; native.py compiles this file on the device, plans the operations and calls run().
+// Runs exported models on a CPU; native.py compiles this file on the device, plans the operations and calls run().
 //
 // A model is a list of operations with a barrier after each. The one that matters is the block: a pointwise
 // convolution that expands (or the stem's convolution, or a copy), a spatial operator, a pointwise convolution that
@@ -36,7 +36,7 @@ constexpr int LANES = 4, PANEL = 2;
 
 template <int L>
 struct Lanes {
-  typedef float type __attribute__((vector_size(4 * L), aligned(4), may_alias));
+  typedef float type __attribute__((vector_size(4 * L)));
 };
 using Wide = Lanes<LANES>::type;
 using Narrow = Lanes<(LANES > 8 ? 8 : LANES)>::type;  // for channel counts that would leave half of Wide empty
@@ -44,14 +44,20 @@ using Narrow = Lanes<(LANES > 8 ? 8 : LANES)>::type;  // for channel counts that
 template <class V>
 constexpr int lanes = sizeof(V) / 4;
 
+// A vector at any address: as an argument of a template a type loses its alignment.
+template <class V>
+struct Anywhere {
+  typedef float type __attribute__((vector_size(sizeof(V)), aligned(4), may_alias));
+};
+
 template <class V>
 V load(const float* from) {
-  return *reinterpret_cast<const V*>(from);
+  return *reinterpret_cast<const typename Anywhere<V>::type*>(from);
 }
 
 template <class V>
 void store(float* to, V value) {
-  *reinterpret_cast<V*>(to) = value;
+  *reinterpret_cast<typename Anywhere<V>::type*>(to) = value;
 }
 
 template <class V>
@@ -70,7 +76,7 @@ int64_t second_cache() {
   return 512 << 10;
 }
 
-enum Kind { BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR };
+enum Kind { BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR, CONV, RESIZE };
 enum Producer { COPY, POINTWISE, STEM };
 enum Spatial { NONE, DEPTHWISE, PER_PIXEL, LOW_RANK };
 
@@ -89,13 +95,17 @@ struct Range {
   float low, high;
 };
 
-// Mirrored, field by field, in native.py.
+// Mirrored, field by field, in native.py. `pad` pixels lie around the wide tensor, or around the input of a convolution
+// over all channels; with `border` they are what the pointwise convolution makes of zeros, else zeros.
 struct Op {
   int64_t kind, producer, spatial, kernel, strides, stem_kernel, stem_strides, rank, bias_map, step, project;
+  int64_t pad, dilation, border, stem_pad;
   Tensor in, other, wide, out;
   Parts middle, last;
   const float *produce_weights, *produce_bias, *weights, *gains, *bias, *project_weights, *project_bias;
   Range produce_range, range, project_range;
+
+  int64_t reach() const { return (kernel - 1) * dilation + 1; }  // rows of the wide tensor that the kernel sees
 };
 
 // Bytes that will be read soon; products fetch `step` of them with every number they sum over, because memory is idle
@@ -209,7 +219,7 @@ void product(const Product& p, int64_t rows, const Parts& parts) {
 // One row of a spatial operator: `rows` of the wide tensor, [padded width][channels] each, to `to`, [width][stride].
 struct Row {
   const float* const* rows;
-  int64_t kernel, strides, width, channels;
+  int64_t kernel, strides, dilation, width, channels;
   const float *weights, *gains, *bias;
   int64_t rank, bias_map;
   float* to;
@@ -241,7 +251,7 @@ void per_pixel(const Row& r) {
 template <class V, int K, bool GAINS>
 void low_rank(const Row& r) {
   constexpr int L = lanes<V>;
-  const int64_t size = K ? K : r.kernel, channels = r.channels, taps = size * size;
+  const int64_t size = K ? K : r.kernel, channels = r.channels, taps = size * size, step = r.dilation * channels;
   const float *weights = r.weights, *gains = r.gains;
   for (int64_t c = 0; c < channels; c += L) {
     for (int64_t rank = 0; rank < r.rank; rank++, weights += taps * L) {
@@ -251,7 +261,7 @@ void low_rank(const Row& r) {
         for (int64_t i = 0; i < size; i++) {
           const float* from = r.rows[i] + x * r.strides * channels + c;
           for (int64_t j = 0; j < size; j++)
-            sum += load<V>(from + j * channels) * load<V>(weights + (i * size + j) * L);
+            sum += load<V>(from + j * step) * load<V>(weights + (i * size + j) * L);
         }
         float* to = r.to + x * r.stride + c;
         if (GAINS) sum *= load<V>(gains + x * L);
@@ -307,9 +317,9 @@ class Block {
  public:
   Block(const Op& op, const Run& run, Scratch& scratch, int64_t image, int64_t images, int64_t begin, int64_t end)
       : op_(op), run_(run), image_(image), images_(images), begin_(begin), end_(end) {
-    pad_ = op.kernel / 2;
+    pad_ = op.pad, reach_ = op.reach();
     padded_ = op.wide.width + 2 * pad_;
-    int64_t ring = images * op.kernel * padded_ * widest(op), row = op.out.width * widest(op);
+    int64_t ring = images * reach_ * padded_ * widest(op), row = op.out.width * widest(op);
     ring_ = scratch.floats(ring + row + 3 * op.stem_kernel * (op.in.width + 2 * op.stem_kernel));
     row_ = ring_ + ring;
     stem_ = row_ + row;
@@ -321,8 +331,11 @@ class Block {
       channels_ = op_.middle.begin(part + 1) * op_.middle.lanes - first_;
       if (op_.spatial == NONE) {
         for (int64_t i = 0; i < images_; i++)
-          for (int64_t y = begin_; y < end_; y++)
-            produce(i, y, run_.at(op_.out, image_ + i, y) + first_, op_.out.stride);
+          for (int64_t y = begin_; y < end_; y++) {
+            float* to = run_.at(op_.out, image_ + i, y) + first_;
+            fill(i, y - pad_, to + pad_ * op_.out.stride, op_.out.stride);
+            pad(to, op_.out.stride);
+          }
         continue;
       }
       walk(part);
@@ -334,7 +347,7 @@ class Block {
   }
 
   static int64_t images_in_cache(const Op& op) {
-    return std::max<int64_t>(1, second_cache() / 2 / (4 * op.kernel * (op.wide.width + op.kernel - 1) * widest(op)));
+    return std::max<int64_t>(1, second_cache() / 2 / (4 * op.reach() * (op.wide.width + 2 * op.pad) * widest(op)));
   }
 
   // Rows that are done for all images before the next ones: as many as keep their weights in the cache.
@@ -345,20 +358,18 @@ class Block {
   }
 
  private:
-  float* ring(int64_t i, int64_t y) { return ring_ + (i * op_.kernel + (y + pad_) % op_.kernel) * padded_ * channels_; }
+  float* ring(int64_t i, int64_t y) { return ring_ + (i * reach_ + (y + pad_) % reach_) * padded_ * channels_; }
 
   void walk(int64_t part) {
     std::vector<int64_t> next(images_, begin_ * op_.strides - pad_);
-    for (int64_t row = 0; row < images_ * op_.kernel; row++) {
-      std::memset(ring_ + row * padded_ * channels_, 0, 4 * pad_ * channels_);
-      std::memset(ring_ + ((row + 1) * padded_ - pad_) * channels_, 0, 4 * pad_ * channels_);
-    }
+    for (int64_t row = 0; row < images_ * reach_; row++) pad(ring_ + row * padded_ * channels_, channels_);
     const int64_t step = tile_rows(op_);
     for (int64_t y0 = begin_; y0 < end_; y0 += step)
       for (int64_t i = 0; i < images_; i++)
         for (int64_t y = y0; y < std::min(end_, y0 + step); y++) {
           if (i == 0) look_ahead(y, part);
-          for (; next[i] < y * op_.strides - pad_ + op_.kernel; next[i]++) fill(i, next[i]);
+          for (; next[i] < y * op_.strides - pad_ + reach_; next[i]++)
+            fill(i, next[i], ring(i, next[i]) + pad_ * channels_, channels_);
           convolve(i, y, part);
         }
   }
@@ -379,16 +390,27 @@ class Block {
     ahead_ = {reinterpret_cast<const char*>(at), reinterpret_cast<const char*>(at + row), (row / 16 / sums + 1) * 64};
   }
 
-  void fill(int64_t i, int64_t y) {
-    float* to = ring(i, y) + pad_ * channels_;
+  // Both ends of a padded row.
+  void pad(float* row, int64_t stride) {
+    border(row, pad_, stride);
+    border(row + (pad_ + op_.wide.width) * stride, pad_, stride);
+  }
+
+  void border(float* to, int64_t pixels, int64_t stride) {
+    const float *bias = op_.produce_bias + first_, low = op_.produce_range.low, high = op_.produce_range.high;
+    for (int64_t x = 0; x < pixels; x++, to += stride)
+      for (int64_t c = 0; c < channels_; c++) to[c] = op_.border ? std::min(std::max(bias[c], low), high) : 0;
+  }
+
+  // Row y of the wide tensor, or of its padding.
+  void fill(int64_t i, int64_t y, float* to, int64_t stride) {
     if (y < 0 || y >= op_.wide.height) {
-      std::memset(to, 0, 4 * op_.wide.width * channels_);
+      border(to, op_.wide.width, stride);
     } else {
-      produce(i, y, to, channels_);
+      produce(i, y, to, stride);
     }
   }
 
-  // Row y of the wide tensor.
   void produce(int64_t i, int64_t y, float* to, int64_t stride) {
     const Tensor& in = op_.in;
     const float* from = op_.producer == STEM ? nullptr : run_.at(in, image_ + i, y);
@@ -411,7 +433,7 @@ class Block {
   // The rows of an image [channel][h][w] that row y of the stem sees, padded; its taps at their offsets in them.
   void see(int64_t i, int64_t y, Product& p) {
     const Tensor& in = op_.in;
-    const int64_t size = op_.stem_kernel, pad = size / 2, width = in.width + 2 * pad;
+    const int64_t size = op_.stem_kernel, pad = op_.stem_pad, width = in.width + 2 * pad;
     const float* image = run_.pixels + (image_ + i) * in.channels * in.height * in.width;
     for (int64_t c = 0, tap = 0; c < in.channels; c++)
       for (int64_t t = 0; t < size; t++) {
@@ -426,11 +448,11 @@ class Block {
 
   void convolve(int64_t i, int64_t y, int64_t part) {
     const float* rows[64];
-    for (int64_t t = 0; t < op_.kernel; t++) rows[t] = ring(i, y * op_.strides - pad_ + t);
+    for (int64_t t = 0; t < op_.kernel; t++) rows[t] = ring(i, y * op_.strides - pad_ + t * op_.dilation);
     const int64_t taps = op_.kernel * op_.kernel, width = op_.out.width, height = op_.out.height;
     float* out = run_.at(op_.out, image_ + i, y);
-    Row row{rows, op_.kernel, op_.strides, width, channels_, op_.weights, op_.gains, op_.bias, op_.rank, op_.bias_map,
-            op_.project ? row_ : out + first_, op_.project ? channels_ : op_.out.stride, op_.range};
+    Row row{rows, op_.kernel, op_.strides, op_.dilation, width, channels_, op_.weights, op_.gains, op_.bias, op_.rank,
+            op_.bias_map, op_.project ? row_ : out + first_, op_.project ? channels_ : op_.out.stride, op_.range};
     const int64_t pixels = op_.bias_map ? first_ * height * width + y * channels_ * width : first_;
     row.bias += pixels;
     const int64_t map = first_ * height * width + y * channels_ * width;
@@ -447,7 +469,7 @@ class Block {
 
   const Op& op_;
   const Run& run_;
-  int64_t image_, images_, begin_, end_, pad_, padded_, first_, channels_;
+  int64_t image_, images_, begin_, end_, pad_, reach_, padded_, first_, channels_;
   float *ring_, *row_, *stem_;
   int offsets_[MAX_SUM];
   Ahead ahead_;
@@ -470,7 +492,11 @@ void move(const Op& op, const Run& run, int64_t image, int64_t y) {
   const float* from = run.at(op.in, image, y);
   float* to = run.at(op.out, image, y);
   for (int64_t x = 0; x < op.in.width; x++, from += op.in.stride, to += op.out.stride)
-    for (int64_t c = 0; c < op.in.channels; c++) to[c * op.step] = from[c];
+    if (op.step == 1) {
+      std::memcpy(to, from, 4 * op.in.channels);
+    } else {
+      for (int64_t c = 0; c < op.in.channels; c++) to[c * op.step] = from[c];
+    }
 }
 
 void add(const Op& op, const Run& run, int64_t image, int64_t y) {
@@ -499,6 +525,72 @@ void linear(const Op& op, const Run& run, int64_t part) {
             op.project_range, &none};
   p.weights += column * p.k;
   product(p, run.images, {op.last.begin(part + 1) - begin, op.last.lanes, 1});
+}
+
+// Bands of rows of a convolution over all channels: with enough pixels to use each weight often, for all threads.
+int64_t bands(const Op& op, int64_t images, int threads) {
+  int64_t found = (op.out.height * op.out.width + 191) / 192;
+  while (images * op.last.parts * found < 2 * threads) found *= 2;
+  return std::min(found, op.out.height);
+}
+
+// One panel of output channels of a convolution over all channels, tap after tap: pixels whose tap is in the image.
+void conv(const Op& op, const Run& run, int64_t image, int64_t begin, int64_t end, int64_t part) {
+  const Tensor &in = op.in, &out = op.out;
+  const int64_t first = op.last.begin(part), vectors = op.last.begin(part + 1) - first, column = first * op.last.lanes;
+  const int64_t channels = vectors * op.last.lanes, all = op.last.vectors * op.last.lanes, s = op.strides;
+  for (int64_t y = begin; y < end; y++) {
+    float* to = run.at(out, image, y) + column;
+    for (int64_t x = 0; x < out.width; x++, to += out.stride)
+      std::memcpy(to, op.project_bias + column, 4 * channels);
+  }
+  Ahead none;
+  Product p{nullptr, s * in.stride, identity.offsets, in.channels, nullptr, nullptr, nullptr, out.stride,
+            nullptr, 0, false, false, {}, &none};
+  for (int64_t tap = 0; tap < op.kernel * op.kernel; tap++) {
+    const int64_t dy = tap / op.kernel * op.dilation - op.pad, dx = tap % op.kernel * op.dilation - op.pad;
+    const int64_t from = dx < 0 ? (s - 1 - dx) / s : 0;
+    const int64_t to = dx < in.width ? std::min(out.width, (in.width - 1 - dx) / s + 1) : 0;
+    p.weights = op.project_weights + (tap * all + column) * in.channels;
+    for (int64_t y = begin; y < end && from < to; y++) {
+      const int64_t row = y * s + dy;
+      if (row < 0 || row >= in.height) continue;
+      p.a = run.at(in, image, row) + (from * s + dx) * in.stride;
+      p.c = run.at(out, image, y) + from * out.stride + column;
+      product(p, to - from, {vectors, op.last.lanes, 1});
+    }
+  }
+  for (int64_t y = begin; y < end; y++) {
+    float* at = run.at(out, image, y) + column;
+    for (int64_t x = 0; x < out.width; x++, at += out.stride)
+      for (int64_t c = 0; c < channels; c++)
+        at[c] = std::min(std::max(at[c], op.project_range.low), op.project_range.high);
+  }
+}
+
+// Bilinear. `gains` and `weights` hold for each row and each pixel of a row: the two that it lies between, and the
+// second one's share. With `step` the output is [channels][h][w].
+void resize(const Op& op, const Run& run, int64_t image, int64_t y, Scratch& scratch) {
+  const Tensor &in = op.in, &out = op.out;
+  const float *above = run.at(in, image, op.gains[3 * y]), *below = run.at(in, image, op.gains[3 * y + 1]);
+  const float share = op.gains[3 * y + 2];
+  const int64_t apart = op.step ? 1 : in.channels, channels = in.channels;
+  float* line = scratch.floats(in.width * channels);  // between the two rows, in the output's layout
+  for (int64_t x = 0; x < in.width; x++, above += in.stride, below += in.stride)
+    for (int64_t c = 0; c < channels; c++)
+      line[op.step ? c * in.width + x : x * channels + c] = above[c] * (1 - share) + below[c] * share;
+  float* to = op.step ? run.arena + out.base * run.images + (image * channels * out.height + y) * out.width
+                      : run.at(out, image, y);
+  for (int64_t part = 0; part < (op.step ? channels : 1); part++) {
+    const float* from = line + part * in.width;
+    float* at = to + part * out.height * out.width;
+    for (int64_t x = 0; x < out.width; x++, at += op.step ? 1 : out.stride) {
+      const float right = op.weights[3 * x + 2], left = 1 - right;
+      const float* one = from + int64_t(op.weights[3 * x]) * apart;
+      const float* other = from + int64_t(op.weights[3 * x + 1]) * apart;
+      for (int64_t c = 0; c < apart; c++) at[c] = one[c] * left + other[c] * right;
+    }
+  }
 }
 
 // Threads that run the operations together. They spin between operations, and for a moment between runs: waking a
@@ -573,14 +665,20 @@ class Pool {
 
   void one(const Run& run, const Op& op, std::atomic<int64_t>& item, Scratch& scratch) {
     if (op.kind == BLOCK) return blocks(run, op, item, scratch);
-    const int64_t rows = op.kind == MEAN ? 1 : op.out.height;
-    const int64_t count = op.kind == LINEAR ? op.last.parts : run.images * rows;
+    const int64_t rows = op.kind == MEAN ? 1 : op.kind == CONV ? bands(op, run.images, threads_) : op.out.height;
+    const int64_t parts = op.kind == CONV ? op.last.parts : 1, height = op.out.height;
+    const int64_t count = op.kind == LINEAR ? op.last.parts : run.images * rows * parts;
     for (int64_t i; (i = item.fetch_add(1)) < count;) {
       if (op.kind == LINEAR) linear(op, run, i);
       if (op.kind == MAX_POOL) max_pool(op, run, i / rows, i % rows);
       if (op.kind == MOVE) move(op, run, i / rows, i % rows);
       if (op.kind == ADD) add(op, run, i / rows, i % rows);
       if (op.kind == MEAN) mean(op, run, i, 0);
+      if (op.kind == RESIZE) resize(op, run, i / rows, i % rows, scratch);
+      if (op.kind == CONV) {
+        const int64_t band = i / parts % rows;
+        conv(op, run, i / parts / rows, height * band / rows, height * (band + 1) / rows, i % parts);
+      }
     }
   }
 

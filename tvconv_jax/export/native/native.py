@@ -30,12 +30,17 @@ import numpy as np
 
 FLAGS = "-O3 -march=native -std=c++17 -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros".split()
 FLAGS += "-shared -fPIC -pthread".split()
-BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR = range(6)
+BLOCK, MAX_POOL, MOVE, ADD, MEAN, LINEAR, CONV, RESIZE = range(8)
 COPY, POINTWISE, STEM = range(3)
 SPATIAL = {"conv": 1, "per_pixel": 2, "low_rank": 3}
 RANGES = {"identity": (-3e38, 3e38), "relu": (0, 3e38), "relu6": (0, 6)}
 DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 MAX_SUM = 4096  # most numbers in one sum; as in native.cpp
+# Beyond them a file is not one of ours: pixels of a side, floats of a tensor and of the rows that a thread works on.
+MAX_SIDE, MAX_FLOATS, MAX_RING = 2**16, 2**30, 2**24
+PLAIN = {"producer": COPY, "kernel": 1, "strides": 1, "dilation": 1, "pad": 0}  # a block without operators
+LIMITS = {"strides": (1, 63), "padding": (0, 255), "dilation": (1, 255)}
+MAX_BYTES = 2**28  # of the tensors of the images that run at once, if these are several
 # Errors of the code that reads a damaged file, or one that is not an exported model.
 WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -44,9 +49,7 @@ class Unsupported(ValueError):
     """A model that the engine does not run."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}: native runs models of one output an image; for others take the ONNX or the PyTorch artifact."
-        )
+        super().__init__(f"{what}: native does not run this model; take its ONNX or PyTorch artifact.")
 
 
 def _structure(name: str, **kinds: Any) -> type[ctypes.Structure]:
@@ -61,6 +64,7 @@ _Range = _structure("Range", low__high=ctypes.c_float)
 _Op = _structure(
     "Op",
     kind__producer__spatial__kernel__strides__stem_kernel__stem_strides__rank__bias_map__step__project=ctypes.c_int64,
+    pad__dilation__border__stem_pad=ctypes.c_int64,
     input__other__wide__out=_Tensor,
     middle__last=_Parts,
     produce_weights__produce_bias__weights__gains__bias__project_weights__project_bias=ctypes.c_void_p,
@@ -109,24 +113,32 @@ class Value:
     """Tensor while it is planned: channels from ``begin`` on, of memory that may be shared."""
 
     def __init__(self, height: int, width: int, channels: int, stride: int, memory: dict | None = None, begin: int = 0):
-        if min(height, width, channels) < 1:
+        if min(height, width, channels) < 1 or max(height, width) > MAX_SIDE or height * width * stride > MAX_FLOATS:
             raise Unsupported(f"a tensor {height} x {width} x {channels}")
         self.grid, self.channels, self.stride, self.begin = (height, width), channels, stride, begin
-        self.memory = {"floats": -(-height * width * stride // 16) * 16} if memory is None else memory
+        self.memory = {"floats": -(-height * width * stride // 16) * 16, "of": self} if memory is None else memory
+        self.planar = False  # whether it is [channels][h][w]
 
     def structure(self) -> _Tensor:
         return _Tensor(self.memory.get("base", -1), self.begin, self.stride, *self.grid, self.channels)
 
 
 def role(node: dict, arrays: dict[str, np.ndarray]) -> str:
-    """Return ``dense``, ``mapped`` (dense with a bias per position), ``spatial``, or the node's kind."""
+    """Return the node's kind, ``spatial``, or for convolutions over all channels one of three.
+
+    ``dense`` ones, of the image or pointwise, begin a block, as do ``mapped`` ones with a bias per position; ``full``
+    ones have several taps or strides.
+    """
     fields, kind = node["fields"], node["kind"]
     if kind == "conv":
-        out, inputs, size, _ = arrays["kernel"].shape
-        if fields["dilation"] != 1 or fields["padding"] != size // 2 or size % 2 == 0:
-            raise Unsupported(f"a convolution of dilation {fields['dilation']} and padding {fields['padding']}")
+        out, inputs, size, width = arrays["kernel"].shape
+        if size != width or size % 2 == 0:
+            raise Unsupported(f"a kernel {size} x {width}")
         if fields["groups"] == 1:
-            return "dense" if arrays["bias"].ndim == 1 else "mapped"
+            if arrays["bias"].ndim > 1 and (fields["padding"], fields["dilation"]) != (size // 2, 1):
+                raise Unsupported(f"a bias per position with padding {fields['padding']}")
+            begins = node["inputs"] == [0] or (size, fields["strides"]) == (1, 1)
+            return "mapped" if arrays["bias"].ndim > 1 else "dense" if begins else "full"
         if inputs != 1 or fields["groups"] != out:
             raise Unsupported(f"a convolution of {fields['groups']} groups for {out} channels")
     return "spatial" if kind in SPATIAL else kind
@@ -138,15 +150,17 @@ def check(nodes: Sequence[dict], roles: Sequence[str]) -> None:
     The image is not among the tensors and has another layout, which only the stem's convolution reads.
     """
     for node, name in zip(nodes, roles):  # noqa: B905, Python 3.9 has no strict=
-        inputs, strides = node["inputs"], node["fields"].get("strides", 1)
+        inputs, fields = node["inputs"], node["fields"]
         if name != "concat" and len(inputs) != (2 if name == "add" else 1):
             raise Unsupported(f"a node {name!r} of {len(inputs)} inputs")
         if 0 in inputs and name not in ("dense", "mapped"):
             raise Unsupported(f"a node {name!r} on the image")
         if name != "linear" and any(i and roles[i - 1] == "flatten" for i in inputs):
             raise Unsupported(f"a node {name!r} on a flattened grid")
-        if type(strides) is not int or strides < 1:
-            raise Unsupported(f"strides {strides!r}")
+        for field, (low, high) in LIMITS.items():
+            value = fields.get(field, low)
+            if type(value) is not int or not low <= value <= high:
+                raise Unsupported(f"{field} {value!r}")
     if not nodes or roles[-1] == "flatten":
         raise Unsupported("a model without a last layer")
 
@@ -167,12 +181,23 @@ def chains(nodes: Sequence[dict], roles: Sequence[str], fuse: bool) -> list[list
             names = [roles[i - 1] for i in (*chain, after)]
             whole = ["dense", "spatial", "dense", "add"]
             fits = any(names == whole[i : i + len(names)] for i in (0, 1)) or names == ["concat", "shuffle"]
-            if not fits or after in taken or (names[-1] == "dense" and nodes[after - 1]["fields"]["strides"] != 1):
+            if not fits or after in taken or not _joins(nodes[chain[-1] - 1], nodes[after - 1], names[-2:]):
                 break
             chain.append(after)
         taken.update(chain)
         found.append(chain)
     return sorted(found, key=lambda chain: chain[-1])
+
+
+def _joins(node: dict, after: dict, roles: list[str]) -> bool:
+    """Return whether the second of two nodes with these roles reads the first one's rows as they are made.
+
+    A pointwise convolution that pads its input makes the padding of the spatial operator behind it, or a tensor.
+    """
+    if roles == ["dense", "spatial"]:
+        own = node["fields"]["padding"] if node["inputs"] != [0] else 0
+        return not own or after["fields"].get("padding", 1) == 0
+    return roles[1] != "dense" or after["fields"]["padding"] == 0
 
 
 class Plan:
@@ -188,6 +213,7 @@ class Plan:
         self._roles = [role(*pair) for pair in zip(nodes, self._arrays)]  # noqa: B905, Python 3.9 has no strict=
         check(nodes, self._roles)
         self._values = {0: Value(*size, 3, 3, {})}
+        self._reads = [i for node in nodes for i in node["inputs"]]
         self._planned: list[tuple[_Op, dict[str, Value], dict[str, np.ndarray]]] = []
         for chain in chains(nodes, self._roles, fuse):
             names = [self._roles[i - 1] for i in chain]
@@ -215,13 +241,15 @@ class Plan:
     def _block(self, chain: list[int]) -> Value:
         """Plan a block: produce, spatial, project, add, each if it is there."""
         roles, inputs = [self._roles[i - 1] for i in chain], self._inputs(chain[0])
-        reads, fields, weights = {"input": inputs[0]}, {"producer": COPY, "kernel": 1, "strides": 1}, {}
+        reads, fields, weights = {"input": inputs[0]}, dict(PLAIN), {}
         wide = inputs[0]
         if roles[0] == "dense":
             channels = self._cut(self._arrays[chain[0] - 1]["kernel"].shape[0])
             wide = self._produce(chain[0], channels, wide, fields, weights)
         channels = self._cut(wide.channels)
         reads["wide"] = out = wide
+        if roles == ["dense"] and fields["pad"]:
+            out = self._new([length + 2 * fields["pad"] for length in wide.grid], wide.channels)
         if "spatial" in roles:
             number = chain[roles.index("spatial")]
             pair = self._nodes[number - 1], self._arrays[number - 1]
@@ -238,9 +266,9 @@ class Plan:
 
     def _mapped(self, chain: list[int]) -> Value:
         """Plan a convolution over all channels whose bias is that of a depthwise 1x1 convolution behind it."""
-        (x,), arrays, fields, weights = self._inputs(chain[0]), self._arrays[chain[0] - 1], {}, {}
+        (x,), arrays, fields, weights = self._inputs(chain[0]), self._arrays[chain[0] - 1], dict(PLAIN), {}
         channels, bias = self._cut(len(arrays["kernel"])), arrays["bias"]
-        after = {"kind": "conv", "fields": {**self._nodes[chain[0] - 1]["fields"], "strides": 1}}
+        after = {"kind": "conv", "fields": {**self._nodes[chain[0] - 1]["fields"], "strides": 1, "padding": 0}}
         arrays["bias"] = np.zeros(len(bias), np.float32)
         wide = self._produce(chain[0], channels, x, fields, weights)
         fields["produce_range"] = RANGES["identity"]
@@ -250,18 +278,19 @@ class Plan:
 
     def _produce(self, number: int, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
         node, kernel = self._nodes[number - 1], self._arrays[number - 1]["kernel"]
-        (d, _, size, _), strides = kernel.shape, node["fields"]["strides"]
+        (d, _, size, _), strides, padding = kernel.shape, node["fields"]["strides"], node["fields"]["padding"]
         stem = x.memory == {}
-        if not stem and (size, strides) != (1, 1):
-            raise Unsupported(f"a convolution of {size}x{size} over all channels, strides {strides}")
+        if (size, strides) != (1, 1) if not stem else node["fields"]["dilation"] != 1 or padding > size:
+            raise Unsupported(f"a convolution of {size}x{size} with strides {strides} and padding {padding}")
         fields.update(producer=STEM if stem else POINTWISE, stem_kernel=size, stem_strides=strides)
+        fields.update({"stem_pad": padding} if stem else {"pad": padding, "border": padding > 0})
         fields["produce_range"] = RANGES[node["fields"]["activation"]]
         kernel = kernel.reshape(d, x.channels * size * size)
         if kernel.shape[1] > MAX_SUM or size > 63:
             raise Unsupported(f"a sum of {kernel.shape[1]} numbers")
         weights["produce_weights"] = channels.pack(kernel.T, 1, (0, 1, 2))
         weights["produce_bias"] = self._bias(number, channels, d)
-        return self._new([(length - 1) // strides + 1 for length in x.grid], d)
+        return self._new(_grid(x, size, strides, padding) if stem else x.grid, d)
 
     def _bias(self, number: int, channels: Channels, d: int) -> np.ndarray:
         bias = self._arrays[number - 1]["bias"]
@@ -270,17 +299,21 @@ class Plan:
         return padded(bias, 0, channels.size)
 
     def _spatial(self, node: dict, arrays: dict, channels: Channels, x: Value, fields: dict, weights: dict) -> Value:
-        c = x.channels
-        kind, strides, bias = node["kind"], node["fields"]["strides"], arrays["bias"]
-        height, width = grid = [(length - 1) // strides + 1 for length in x.grid]
+        c, kind, strides, bias = x.channels, node["kind"], node["fields"]["strides"], arrays["bias"]
+        names = {"per_pixel": "weights", "low_rank": "kernels", "conv": "kernel"}
+        taps = len(arrays["weights"]) if kind == "per_pixel" else arrays[names[kind]].shape[-1] ** 2
+        size, dilation = round(taps**0.5), node["fields"].get("dilation", 1)
+        if size**2 != taps or size % 2 == 0 or size > 63:
+            raise Unsupported(f"a kernel of {taps} taps")
+        fields["pad"] += node["fields"].get("padding", size // 2)
+        height, width = grid = _grid(x, size, strides, fields["pad"], dilation)
+        if ((size - 1) * dilation + 1) * (x.grid[1] + 2 * fields["pad"]) * max(self._widths) * self._limit > MAX_RING:
+            raise Unsupported(f"a kernel of {taps} taps with dilation {dilation} on a grid {x.grid}")
         rank = len(arrays["kernels"]) // c if kind == "low_rank" else 1
         if kind == "per_pixel":
-            taps = len(arrays["weights"])
             packed = channels.pack(arrays["weights"].reshape(taps, c, height, width), 1, (3, 1, 4, 0, 2))
         else:
-            kernel = arrays["kernels" if kind == "low_rank" else "kernel"]
-            taps = kernel.shape[-1] ** 2
-            packed = channels.pack(kernel.reshape(rank, c, taps), 1, (1, 0, 3, 2))
+            packed = channels.pack(arrays[names[kind]].reshape(rank, c, taps), 1, (1, 0, 3, 2))
         if kind == "low_rank":
             gains = arrays["gains"].reshape(-1, c, height, width)
             if rank - len(gains) not in (0, 1) or rank < 1:
@@ -288,15 +321,13 @@ class Plan:
             ones = np.ones((rank - len(gains), *gains.shape[1:]), np.float32)  # the first may have none
             gains = np.concatenate([ones, gains])
             weights["gains"] = channels.pack(gains, 1, (3, 1, 0, 4, 2))
-        size = round(taps**0.5)
-        if size**2 != taps or size % 2 == 0 or size > 63:
-            raise Unsupported(f"a kernel of {taps} taps")
         if bias.ndim == 3:
             weights["bias"] = channels.pack(bias.reshape(c, height, width), 0, (2, 0, 3, 1))
         else:
             weights["bias"] = padded(bias.reshape(c), 0, channels.size)
         weights["weights"] = packed
-        fields.update(spatial=SPATIAL[kind], kernel=size, strides=strides, rank=rank, bias_map=bias.ndim == 3)
+        fields.update(spatial=SPATIAL[kind], kernel=size, strides=strides, dilation=dilation, rank=rank)
+        fields["bias_map"] = bias.ndim == 3
         fields["range"] = RANGES[node["fields"]["activation"]]
         return self._new(grid, c)
 
@@ -310,6 +341,33 @@ class Plan:
         fields.update(project=1, last=channels.structure())
         fields["project_range"] = RANGES[self._nodes[number - 1]["fields"]["activation"]]
         return self._new(x.grid, kernel.shape[1])
+
+    def _full(self, chain: list[int]) -> Value:
+        """Plan a convolution over all channels with several taps; each is a pointwise one of some of the pixels."""
+        (x,), node, kernel = self._inputs(chain[0]), self._nodes[chain[0] - 1], self._arrays[chain[0] - 1]["kernel"]
+        (d, inputs, size, _), options = kernel.shape, node["fields"]
+        if inputs != x.channels or inputs > MAX_SUM or size > 63:
+            raise Unsupported(f"a convolution of {size}x{size} for {inputs} of {x.channels} channels")
+        channels = self._cut(d)
+        taps = kernel.reshape(d, inputs, size * size).transpose(2, 1, 0)
+        packed = np.concatenate([channels.pack(tap, 1, (0, 1, 2)) for tap in taps])
+        weights = {"project_weights": packed, "project_bias": self._bias(chain[0], channels, d)}
+        fields = {"kernel": size, "strides": options["strides"], "dilation": options["dilation"]}
+        fields |= {"pad": options["padding"], "last": channels.structure()}
+        fields["project_range"] = RANGES[options["activation"]]
+        out = self._new(_grid(x, size, options["strides"], options["padding"], options["dilation"]), d)
+        return self._emit(CONV, {"input": x}, out, weights, **fields)
+
+    def _resize(self, chain: list[int]) -> Value:
+        """Plan a bilinear resize; the last one writes [channels][h][w], as the output is."""
+        (x,), (height, width) = self._inputs(chain[0]), self._nodes[chain[0] - 1]["fields"]["grid"]
+        if type(height) is not int or type(width) is not int:
+            raise Unsupported(f"a grid {height!r} x {width!r}")
+        last = chain[0] == len(self._nodes)
+        out = Value(height, width, x.channels, x.channels) if last else self._new((height, width), x.channels)
+        out.planar = last
+        weights = {"gains": _between(x.grid[0], height), "weights": _between(x.grid[1], width)}
+        return self._emit(RESIZE, {"input": x}, out, weights, step=last)
 
     def _linear(self, chain: list[int]) -> Value:
         """Plan a linear layer of channels, or of a flattened grid: a part of the pixels at a time, then the sum."""
@@ -344,7 +402,7 @@ class Plan:
         channels, packed = self._cut(x.channels), {}
         node = {"kind": "per_pixel", "fields": {"strides": 1, "activation": "identity"}}
         arrays = {"weights": weights * (x.grid[0] * x.grid[1]), "bias": np.zeros(x.channels, np.float32)}
-        fields = {"producer": COPY, "kernel": 1, "strides": 1}
+        fields = dict(PLAIN)
         out = self._spatial(node, arrays, channels, x, fields, packed)
         reads = {"input": x, "wide": x}
         weighted = self._emit(BLOCK, reads, out, packed, middle=channels.structure(), **fields)
@@ -380,8 +438,12 @@ class Plan:
         halves = len(chain) == 2 and [x.channels * 2 for x in inputs] == [out.channels] * 2
         if len(chain) == 2 and not halves:
             raise Unsupported("a shuffle of more than two tensors")
-        for i, x in enumerate(inputs):
-            self._move(x, out, i if halves else begin, 2 if halves else 1)
+        for i, (x, number) in enumerate(zip(inputs, self._nodes[chain[0] - 1]["inputs"])):  # noqa: B905
+            whole = x.memory.get("of") is x and x.channels == x.stride and x.grid == out.grid
+            if whole and not halves and self._reads.count(number) == 1:  # it is written there at once
+                x.memory, x.begin, x.stride, out.memory["of"] = out.memory, begin, out.stride, None
+            else:
+                self._move(x, out, i if halves else begin, 2 if halves else 1)
             begin += x.channels
         return out
 
@@ -437,6 +499,17 @@ class Plan:
         return ops
 
 
+def _grid(x: Value, size: int, strides: int, padding: int, dilation: int = 1) -> list[int]:
+    return [(length + 2 * padding - (size - 1) * dilation - 1) // strides + 1 for length in x.grid]
+
+
+def _between(length: int, to: int) -> np.ndarray:
+    """Return the two of ``length`` pixels that each of ``to`` pixels lies between, and the share of the second one."""
+    at = np.clip((np.arange(to) + 0.5) * (length / to) - 0.5, 0, length - 1)
+    low = np.floor(at)
+    return np.stack([low, np.minimum(low + 1, length - 1), at - low], axis=1).astype(np.float32)
+
+
 def memory(floats: int) -> np.ndarray:
     """Return aligned memory, in huge pages where the system has them."""
     pages = mmap.mmap(-1, max(4 * floats, 1))
@@ -471,19 +544,27 @@ class Model:
         return self._pools[self._threads]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return outputs ``float32 [n, d]`` of images ``float32 [n, 3, h, w]``."""
-        images, plan, n = np.ascontiguousarray(images, np.float32), self.plan, len(images)
+        """Return outputs ``float32 [n, d]``, or ``[n, classes, h, w]``, of images ``float32 [n, 3, h, w]``."""
+        images = np.ascontiguousarray(images, np.float32)
         if images.shape[1:] != (3, *self._size):
             expected = "[n, 3, {}, {}]".format(*self._size)
             raise ValueError(f"images {list(images.shape)} must be {expected}; resize them, channels first.")
+        step = max(1, MAX_BYTES // (4 * self.plan.floats))
         with self._lock:
-            if n > self._holds or self._arena is None:
-                self._arena, self._holds = memory(n * plan.floats), n
-            if n:
-                self._lib.run(self._pool(), plan.ops, len(plan.ops), n, images.ctypes.data, self._arena.ctypes.data)
-            value, begin = plan.value, n * plan.value.memory["base"]
-            out = self._arena[begin : begin + n * value.grid[0] * value.grid[1] * value.stride]
-            out = out.reshape(n, *value.grid, value.stride)[..., value.begin : value.begin + value.channels].copy()
+            found = [self._run(images[i : i + step]) for i in range(0, max(len(images), 1), step)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        plan, value, n = self.plan, self.plan.value, len(images)
+        if n > self._holds or self._arena is None:
+            self._arena, self._holds = memory(n * plan.floats), n
+        if n:
+            self._lib.run(self._pool(), plan.ops, len(plan.ops), n, images.ctypes.data, self._arena.ctypes.data)
+        begin, (height, width) = n * value.memory["base"], value.grid
+        out = self._arena[begin : begin + n * height * width * value.stride]
+        if value.planar:
+            return out.reshape(n, value.channels, height, width).copy()
+        out = out.reshape(n, height, width, value.stride)[..., value.begin : value.begin + value.channels].copy()
         return out[:, 0, 0] if value.grid == (1, 1) else out.transpose(0, 3, 1, 2)
 
 
@@ -591,7 +672,8 @@ def load(path: str | Path, threads: int = 1, *, fuse: bool = True) -> Model:
         fuse: Whether expansion, spatial operator, projection and addition become one operation.
 
     Returns:
-        A function of images ``float32 [n, 3, h, w]`` that returns ``float32 [n, d]``.
+        A function of images ``float32 [n, 3, h, w]`` that returns ``float32 [n, d]``, or of masks
+        ``[n, classes, h, w]``.
 
     Raises:
         ValueError: If the file is not such a model, or of a kind that the engine does not run.

@@ -18,7 +18,7 @@ from typing import Any
 from tvconv_jax.experiments.sweep import Setting, Sweep
 
 OPERATORS = ("tvconv", "depthwise")
-GRID = (1e-3, 3.2e-3, 1e-2, 3.2e-2)
+GRID = {"tvconv": (1e-3, 3.2e-3, 1e-2), "depthwise": (3.2e-3, 1e-2, 3.2e-2)}
 RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}
 SIZE, BATCH, STEPS = 48, 32, 600
 COUNTS = (300, 1000, 3000, 10000)  # of training images
@@ -58,7 +58,7 @@ def get_sweep() -> Sweep:
     return Sweep(
         title="Drawn boards: MobileNetV2 x0.1 with half the blocks",
         settings=[
-            *(setting("rate", o, rate, learning_rate=rate, boards=1) for o in OPERATORS for rate in GRID),
+            *(setting("rate", o, rate, learning_rate=rate, boards=1) for o in OPERATORS for rate in GRID[o]),
             *(setting("images", o, images, images=images) for o in OPERATORS for images in COUNTS),
             *(setting("moved", o, moved, moved=moved) for o in OPERATORS for moved in MOVED),
         ],

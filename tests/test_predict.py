@@ -448,7 +448,7 @@ def test_the_package_has_the_same_command(exports, tmp_path, capsys, monkeypatch
     assert capsys.readouterr().err == line
 
 
-def run_copied(folder, *arguments):
+def run_exported(folder, *arguments):
     """What the program in an exported folder prints, without onnxruntime."""
     hidden = folder.parent / "hidden" / "onnxruntime.py"
     hidden.parent.mkdir(exist_ok=True)
@@ -473,7 +473,7 @@ def test_native_artifacts_of_every_task_answer_as_onnx_in_their_folder_too(expor
         masks = [f"--out={tmp_path / 'onnx'}"] if task == "segmentation" else []
         expected = call(capsys, onnx_export, red, green, *masks)
         masks = [f"--out={tmp_path / 'native'}"] if masks else []
-        assert run_copied(folder, red, green, *masks) == expected and expected[0] == (task == "verification")
+        assert run_exported(folder, red, green, *masks) == expected and expected[0] == (task == "verification")
         if task != "segmentation":
             assert call(capsys, folder, red, green) == expected
     for name in ("a.png", "b.png"):

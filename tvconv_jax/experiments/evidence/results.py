@@ -9,18 +9,31 @@ from tvconv_jax.experiments.evidence.record import Line, Record, unpack, unpack_
 from tvconv_jax.metrics.paired import Interval, bootstrap_lead
 
 BASE = "depthwise"
+FAILED = 0.1  # a seed so far below the best one of its cell hardly learned
 
 
 class Cell(NamedTuple):
     """A variant on a set."""
 
-    score: float  # mean over seeds, 0 to 1
-    std: float  # of a sample of seeds; 0 of one seed
-    seeds: int
+    scores: tuple[float, ...]  # of the seeds, 0 to 1
     lead: Interval | None  # over the depthwise convolution; None of itself, or if that has no run
     rate: float  # chosen learning rate
     macs: int
     params: int
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a sample of seeds; 0 of one seed."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
+
+    @property
+    def failed(self) -> int:
+        """Number of seeds that are at least :data:`FAILED` below the best one."""
+        return sum(score <= max(self.scores) - FAILED for score in self.scores)
 
 
 class Curve(NamedTuple):
@@ -58,13 +71,11 @@ def cell(record: Record, about: Line, variant: str) -> Cell | None:
     if not lines:
         return None
     scores, base = _scores(lines, about), list(record.finals(about["set"], BASE).values())
-    means = scores.mean(axis=1)
     lead = None
     if base and variant != BASE:
         lead = bootstrap_lead(scores, _scores(base, about), unpack_groups(about["groups"], about["items"]))
-    std = float(means.std(ddof=1)) if len(means) > 1 else 0.0
     numbers = (lines[0]["rate"], lines[0]["macs"], lines[0]["params"])
-    return Cell(float(means.mean()), std, len(means), lead, *numbers)
+    return Cell(tuple(map(float, scores.mean(axis=1))), lead, *numbers)
 
 
 def _scores(lines: Sequence[Line], about: Line) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tvconv_jax.experiments.evidence import figures
 from tvconv_jax.experiments.evidence.record import Line, Record
-from tvconv_jax.experiments.evidence.results import BASE, Cell, cell, curve, sets_of, variants_in
+from tvconv_jax.experiments.evidence.results import BASE, FAILED, Cell, cell, curve, sets_of, variants_in
 from tvconv_jax.tasks import class_defaults, mask_defaults
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_text
@@ -66,6 +66,10 @@ def markdown(record: Record, sets: Sequence[Line], variants: Sequence[str], cell
             f"Lead over `{BASE}` in points, with 95 % intervals (bold where 0 is outside):",
             _grid(sets, leads, cells, _lead),
         ),
+        (
+            f"Final runs that hardly learned: {100 * FAILED:.0f} points or more below the best seed of the same cell:",
+            _failures(variants, cells),
+        ),
         ("Learning rate chosen, for `pretrained` the inverse regularization:", _grid(sets, variants, cells, _rate)),
         ("Lead of `tvconv` over `depthwise` on the held-out images, by learning rate:", _trap(record, sets)),
         (
@@ -108,8 +112,8 @@ def _sets(sets: Sequence[Line]) -> str:
 
 
 def _score(found: Cell) -> str:
-    spread = f" ± {100 * found.std:.1f}" if found.seeds > 1 else ""
-    return f"{100 * found.score:.1f}{spread}"
+    spread = f" ± {100 * found.std:.1f}" if len(found.scores) > 1 else ""
+    return f"{100 * found.mean:.1f}{spread}"
 
 
 def _lead(found: Cell) -> str:
@@ -118,6 +122,16 @@ def _lead(found: Cell) -> str:
     mean, low, high = (f"{100 * number:+.1f}" for number in found.lead)
     bold = "**" if found.lead.low > 0 or found.lead.high < 0 else ""
     return f"{bold}{mean}{bold} [{low}, {high}]"
+
+
+def _failures(variants: Sequence[str], cells: Cells) -> str:
+    rows = []
+    for variant in variants:
+        found = [one for (_, name), one in cells.items() if name == variant and one and len(one.scores) > 1]
+        if found:
+            runs = sum(len(one.scores) for one in found)
+            rows.append([f"`{variant}`", f"{sum(one.failed for one in found)} of {runs}"])
+    return _table(["", "runs"], rows)
 
 
 def _rate(found: Cell) -> str:

@@ -1,0 +1,162 @@
+"""1x1 convolution, batch norm and activation as one function: a GPU writes the wide product once, already activated.
+
+With ``z = x @ kernel``, mean and variance of ``z`` follow from mean and covariance of ``x``, which has fewer channels.
+The backward pass reads its sums off one product: ``sum(g * z)`` is the diagonal of ``kernel.T @ (x.T @ g)``. It never
+writes the gradient of ``z``.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tvconv_jax.ops import batch_norm as norm
+from tvconv_jax.ops import pointwise as product
+from tvconv_jax.ops.batch_norm import Activation, affine, per_channel
+from tvconv_jax.ops.platform import on_gpu
+from tvconv_jax.ops.precision import upcast
+from tvconv_jax.ops.sharding import match_vma, pcast_like
+
+
+def is_narrow(channels: int, features: int) -> bool:
+    """Return whether a product of ``channels`` into ``features`` is normalized by the statistics of its input.
+
+    Few channels are summed where the product is read; of more, the product must be so much wider that their covariance
+    costs less than reading it.
+    """
+    return (channels <= product.FEW_CHANNELS and channels <= features) or 3 * channels <= features
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def pointwise_norm(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    activation: Activation,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return :func:`.batch_norm` of the 1x1 convolution ``[..., c] @ [c, d]``: ``(y [..., d], mean [d], var [d])``.
+
+    Arguments are those of :func:`.pointwise` and :func:`.batch_norm`. Everywhere but on a GPU it is these two.
+    """
+    return _forward(x, kernel, scale, bias, epsilon, activation, groups)[0]
+
+
+def _forward(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+) -> tuple[tuple, tuple]:
+    options = {"epsilon": epsilon, "activation": activation, "groups": groups}
+    by_input, by_output = (functools.partial(f, **options) for f in (_forward_by_input, _forward_by_output))
+    outputs, kept = on_gpu(by_input, by_output, x, kernel, scale, bias)
+    return outputs, (x, kernel, scale, bias, kept)
+
+
+def _backward(epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple) -> tuple:
+    *primals, kept = residuals
+    options = {"epsilon": epsilon, "activation": activation, "groups": groups}
+    by_input, by_output = (functools.partial(f, **options) for f in (_backward_by_input, _backward_by_output))
+    return match_vma(on_gpu(by_input, by_output, *primals, kept, cotangents[0]), tuple(primals))
+
+
+pointwise_norm.defvjp(_forward, _backward)
+
+
+def _forward_by_output(x: jax.Array, kernel: jax.Array, *params: jax.Array, **options) -> tuple[tuple, tuple]:
+    outputs, (_, _, _, mean, inverse) = norm.forward(z := product.pointwise(x, kernel), *params, **options)
+    empty = (jnp.zeros((*mean.shape[:-1], *shape), mean.dtype) for shape in (x.shape[-1:], x.shape[-1:] * 2))
+    return outputs, (z, mean, inverse, *(pcast_like(zeros, mean) for zeros in empty))
+
+
+def _backward_by_output(*arrays, **options) -> tuple:
+    x, kernel, scale, bias, kept, cotangent = arrays
+    z, mean, inverse, *_ = kept
+    z, _ = norm.in_groups(z, options["groups"])
+    grad_z, *grads = norm.backward(*options.values(), (z, scale, bias, mean, inverse), (cotangent,))
+    return (*product.backward((x, kernel), grad_z), *grads)
+
+
+def _forward_by_input(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+) -> tuple[tuple, tuple]:
+    input_mean, covariance = _moments(*norm.in_groups(x, groups))
+    weights = kernel.astype(input_mean.dtype)
+    mean = input_mean @ weights
+    var = jnp.maximum(jnp.sum(weights * (covariance @ weights), -2), 0)
+    inverse = lax.rsqrt(var + epsilon)
+    z = product.sum_where_read(x, kernel)
+    parts, _ = norm.in_groups(z, groups)
+    y = norm.activate(affine(parts, *norm.factor_and_offset(scale, bias, mean, inverse)), activation)
+    y = y.astype(x.dtype).reshape(z.shape)
+    # The backward pass needs to know where the activation is cut. Few channels are summed there again, and what is kept
+    # here is dropped by XLA; the product of many is as y is: cut at the same bounds.
+    kept = z.astype(x.dtype) if len(kernel) <= product.FEW_CHANNELS else y
+    return (y, *norm.averages(mean, var, groups)), (kept, mean, inverse, input_mean, covariance)
+
+
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Return mean ``[..., c]`` and covariance ``[..., c, c]`` over ``axes``; groups are an axis before.
+
+    The mean comes first: squares of centered values lose no digits.
+    """
+    mean = jnp.mean(upcast(x), axes)
+    centered = upcast(x) - per_channel(mean, x)
+    if x.shape[-1] <= product.FEW_CHANNELS:
+        return mean, jnp.mean(centered[..., :, None] * centered[..., None, :], axes)
+    over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
+    covariance = lax.dot_general(centered, centered, over, precision=lax.Precision.HIGHEST)
+    return mean, covariance * (mean.size / x.size)
+
+
+def _backward_by_input(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    kept: tuple,
+    cotangent: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+) -> tuple:
+    kept, mean, inverse, input_mean, covariance = kept
+    factor, offset = norm.factor_and_offset(scale, bias, mean, inverse)
+    parts, axes = norm.in_groups(x, groups)
+    grad, _ = norm.in_groups(cotangent, groups)
+    if len(kernel) <= product.FEW_CHANNELS:
+        z, _ = norm.in_groups(product.sum_where_read(x, kernel), groups)
+        grad = norm.passed(grad, affine(z, factor, offset), activation)
+    else:
+        grad = norm.passed(grad, norm.in_groups(kept, groups)[0], activation)
+    weights, count = kernel.astype(mean.dtype), x.size // input_mean.size
+    grad_bias = jnp.sum(upcast(grad), axes)
+    # Sums of input times gradient over positions, both centered: [..., c, d].
+    over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
+    moments = lax.dot_general(parts, grad, over, preferred_element_type=mean.dtype)
+    moments = moments - input_mean[..., :, None] * grad_bias[..., None, :]
+    grad_scale = jnp.sum(weights * moments, -2) * inverse
+    # As in batch_norm, grad_z = factor * (grad - mean(grad)) + slope * (z - mean), of which no element is written.
+    slope = -factor * inverse * grad_scale / count
+    grad_kernel = factor[..., None, :] * moments + slope[..., None, :] * (covariance @ weights) * count
+    back = jnp.swapaxes(weights * factor[..., None, :], -1, -2)
+    among = (weights * slope[..., None, :]) @ weights.T
+    constant = -(grad_bias[..., None, :] @ back / count + input_mean[..., None, :] @ among)[..., 0, :]
+    grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, among) + per_channel(constant, parts)
+    grads = (norm.over_groups(*pair) for pair in ((grad_kernel, kernel), (grad_scale, scale), (grad_bias, bias)))
+    return (grad_x.astype(x.dtype).reshape(x.shape), *grads)

@@ -6,6 +6,7 @@ writes the gradient of ``z``.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +97,8 @@ def _forward_by_input(
 ) -> tuple[tuple, tuple]:
     input_mean, covariance = _moments(*norm.in_groups(x, groups))
     weights = kernel.astype(input_mean.dtype)
-    mean = input_mean @ weights
-    var = jnp.maximum(jnp.sum(weights * (covariance @ weights), -2), 0)
+    mean = product.sum_where_read(input_mean, weights)
+    var = jnp.maximum(jnp.sum(weights * product.sum_where_read(covariance, weights), -2), 0)
     inverse = lax.rsqrt(var + epsilon)
     z = product.sum_where_read(x, kernel)
     parts, _ = norm.in_groups(z, groups)
@@ -112,15 +113,27 @@ def _forward_by_input(
 def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Return mean ``[..., c]`` and covariance ``[..., c, c]`` over ``axes``; groups are an axis before.
 
-    The mean comes first: squares of centered values lose no digits.
+    Squares of values near zero lose no digits: one position is taken off all first, or, of many channels, the mean.
     """
+    first, count = (
+        tuple(0 if axis in axes else slice(None) for axis in range(x.ndim)),
+        math.prod(x.shape[a] for a in axes),
+    )
+    if x.shape[-1] <= product.FEW_CHANNELS:
+        shift = upcast(x)[first]
+        shifted = _with_ones(upcast(x) - per_channel(shift, x))
+        moments = jnp.sum(shifted[..., :, None] * shifted[..., None, :] * (1 / count), axes)
+        off, squares = moments[..., -1, :-1], moments[..., :-1, :-1]
+        return shift + off, squares - off[..., :, None] * off[..., None, :]
     mean = jnp.mean(upcast(x), axes)
     centered = upcast(x) - per_channel(mean, x)
-    if x.shape[-1] <= product.FEW_CHANNELS:
-        return mean, jnp.mean(centered[..., :, None] * centered[..., None, :], axes)
     over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
-    covariance = lax.dot_general(centered, centered, over, precision=lax.Precision.HIGHEST)
-    return mean, covariance * (mean.size / x.size)
+    return mean, lax.dot_general(centered, centered, over, precision=lax.Precision.HIGHEST) / count
+
+
+def _with_ones(x: jax.Array) -> jax.Array:
+    """Append a channel of ones: a product with it is a sum."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], constant_values=1)
 
 
 def _backward_by_input(
@@ -153,10 +166,13 @@ def _backward_by_input(
     grad_scale = jnp.sum(weights * moments, -2) * inverse
     # As in batch_norm, grad_z = factor * (grad - mean(grad)) + slope * (z - mean), of which no element is written.
     slope = -factor * inverse * grad_scale / count
-    grad_kernel = factor[..., None, :] * moments + slope[..., None, :] * (covariance @ weights) * count
+    along = slope[..., None, :] * weights
+    grad_kernel = factor[..., None, :] * moments + product.sum_where_read(covariance, along) * count
+    # What z and the constant give to grad_x, as one small product: [..., c + 1, c].
+    constant = -slope * mean - factor * grad_bias / count
+    rest = jnp.concatenate([along, constant[..., None, :]], -2) @ weights.T
     back = jnp.swapaxes(weights * factor[..., None, :], -1, -2)
-    among = (weights * slope[..., None, :]) @ weights.T
-    constant = -(grad_bias[..., None, :] @ back / count + input_mean[..., None, :] @ among)[..., 0, :]
-    grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, among) + per_channel(constant, parts)
+    grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, rest[..., :-1, :])
+    grad_x = grad_x + per_channel(rest[..., -1, :], parts)
     grads = (norm.over_groups(*pair) for pair in ((grad_kernel, kernel), (grad_scale, scale), (grad_bias, bias)))
     return (grad_x.astype(x.dtype).reshape(x.shape), *grads)

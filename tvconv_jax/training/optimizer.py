@@ -57,8 +57,8 @@ def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> op
 
     Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/model_interface.py.
     """
-    rate = lambda step: shared_array(jnp.asarray(schedule(step)))  # noqa: E731
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum))
+    descent = optax.scale_by_schedule(lambda step: shared_array(-jnp.asarray(schedule(step))))
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.chain(optax.trace(decay=momentum), descent))
 
 
 class PeakState(NamedTuple):
@@ -89,8 +89,8 @@ def scale_by_peak(peak: float, *, warmup_steps: int, total_steps: int) -> optax.
         return PeakState(jnp.zeros((), jnp.int32), *numbers)
 
     def update(updates: Any, state: PeakState, _: Any = None) -> tuple[Any, PeakState]:
-        rate = shared_array(warmup_cosine(*state))
-        updates = jax.tree.map(lambda update: -rate.astype(update.dtype) * update, updates)
+        descent = shared_array(-warmup_cosine(*state))
+        updates = jax.tree.map(lambda update: descent.astype(update.dtype) * update, updates)
         return updates, state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)

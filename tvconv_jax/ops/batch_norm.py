@@ -132,7 +132,8 @@ def backward(
     # grad_x = factor * (grad - mean(grad) - normalized * mean(grad * normalized)), as one affine map of grad and x, so
     # that the normalized input is never stored.
     count = x.size // mean.size
-    slope = -params[0].astype(mean.dtype) * jnp.square(inverse) * grad_scale / count
+    scale = jnp.broadcast_to(params[0].astype(mean.dtype), mean.shape)
+    slope = -scale * jnp.square(inverse) * grad_scale / count
     grad_x = grad * per_channel(factor, x) + affine(x, slope, -factor * grad_bias / count - slope * mean)
     grad_params = (over_groups(g, p) for g, p in zip((grad_scale, grad_bias), params, strict=True))
     return match_vma((grad_x.astype(x.dtype).reshape(shape), *grad_params), (x, *params))

@@ -96,7 +96,7 @@ def _forward_by_input(
     groups: int,
 ) -> tuple[tuple, tuple]:
     input_mean, covariance = _moments(*norm.in_groups(x, groups))
-    weights = kernel.astype(input_mean.dtype)
+    weights = _per_group(kernel, input_mean)
     mean = product.sum_where_read(input_mean, weights)
     var = jnp.maximum(jnp.sum(weights * product.sum_where_read(covariance, weights), -2), 0)
     inverse = lax.rsqrt(var + epsilon)
@@ -108,6 +108,11 @@ def _forward_by_input(
     # here is dropped by XLA; the product of many is as y is: cut at the same bounds.
     kept = z.astype(x.dtype) if len(kernel) <= product.FEW_CHANNELS else y
     return (y, *norm.averages(mean, var, groups)), (kept, mean, inverse, input_mean, covariance)
+
+
+def _per_group(kernel: jax.Array, mean: jax.Array) -> jax.Array:
+    """Return ``[c, d]`` in the dtype of the mean ``[..., c]``, with its axis of groups."""
+    return jnp.broadcast_to(kernel.astype(mean.dtype), (*mean.shape[:-1], *kernel.shape))
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -157,7 +162,7 @@ def _backward_by_input(
         grad = norm.passed(grad, affine(z, factor, offset), activation)
     else:
         grad = norm.passed(grad, norm.in_groups(kept, groups)[0], activation)
-    weights, count = kernel.astype(mean.dtype), x.size // input_mean.size
+    weights, count = _per_group(kernel, input_mean), x.size // input_mean.size
     grad_bias = jnp.sum(upcast(grad), axes)
     # Sums of input times gradient over positions, both centered: [..., c, d].
     over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
@@ -170,7 +175,7 @@ def _backward_by_input(
     grad_kernel = factor[..., None, :] * moments + product.sum_where_read(covariance, along) * count
     # What z and the constant give to grad_x, as one small product: [..., c + 1, c].
     constant = -slope * mean - factor * grad_bias / count
-    rest = jnp.concatenate([along, constant[..., None, :]], -2) @ weights.T
+    rest = jnp.concatenate([along, constant[..., None, :]], -2) @ jnp.swapaxes(weights, -1, -2)
     back = jnp.swapaxes(weights * factor[..., None, :], -1, -2)
     grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, rest[..., :-1, :])
     grad_x = grad_x + per_channel(rest[..., -1, :], parts)

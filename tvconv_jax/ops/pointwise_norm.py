@@ -158,16 +158,17 @@ def _backward_by_input(
     parts, axes = norm.in_groups(x, groups)
     grad, _ = norm.in_groups(cotangent, groups)
     if len(kernel) <= product.FEW_CHANNELS:
-        z, _ = norm.in_groups(product.sum_where_read(x, kernel), groups)
+        again = lax.optimization_barrier(kernel)  # or XLA would keep the product of the forward pass for this
+        z, _ = norm.in_groups(product.sum_where_read(x, again), groups)
         grad = norm.passed(grad, affine(z, factor, offset), activation)
     else:
         grad = norm.passed(grad, norm.in_groups(kept, groups)[0], activation)
     weights, count = _per_group(kernel, input_mean), x.size // input_mean.size
-    grad_bias = jnp.sum(upcast(grad), axes)
-    # Sums of input times gradient over positions, both centered: [..., c, d].
+    # Sums over positions of input times gradient, both centered, [..., c, d], and of the gradient.
+    centered = _with_ones((upcast(parts) - per_channel(input_mean, parts)).astype(x.dtype))
     over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
-    moments = lax.dot_general(parts, grad, over, preferred_element_type=mean.dtype)
-    moments = moments - input_mean[..., :, None] * grad_bias[..., None, :]
+    moments = lax.dot_general(centered, grad, over, preferred_element_type=mean.dtype)
+    moments, grad_bias = moments[..., :-1, :], moments[..., -1, :]
     grad_scale = jnp.sum(weights * moments, -2) * inverse
     # As in batch_norm, grad_z = factor * (grad - mean(grad)) + slope * (z - mean), of which no element is written.
     slope = -factor * inverse * grad_scale / count

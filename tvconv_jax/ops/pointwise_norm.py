@@ -65,7 +65,7 @@ def _backward(epsilon: float, activation: Activation, groups: int, residuals: tu
     *primals, kept = residuals
     options = {"epsilon": epsilon, "activation": activation, "groups": groups}
     by_input, by_output = (functools.partial(f, **options) for f in (_backward_by_input, _backward_by_output))
-    return match_vma(on_gpu(by_input, by_output, *primals, kept, cotangents[0]), tuple(primals))
+    return on_gpu(by_input, by_output, *primals, kept, cotangents[0])
 
 
 pointwise_norm.defvjp(_forward, _backward)
@@ -181,4 +181,4 @@ def _backward_by_input(
     grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, rest[..., :-1, :])
     grad_x = grad_x + per_channel(rest[..., -1, :], parts)
     grads = (norm.over_groups(*pair) for pair in ((grad_kernel, kernel), (grad_scale, scale), (grad_bias, bias)))
-    return (grad_x.astype(x.dtype).reshape(x.shape), *grads)
+    return match_vma((grad_x.astype(x.dtype).reshape(x.shape), *grads), (x, kernel, scale, bias))

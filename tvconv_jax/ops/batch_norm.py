@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.platform import on_gpu
+from tvconv_jax.ops.platform import on_gpu, traced_once
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 
@@ -92,15 +92,23 @@ def passed(grad: jax.Array, z: jax.Array, activation: Activation) -> jax.Array:
 
 
 def _two_sums(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Return the sums of two real arrays over the axes."""
+    """Return the sums of two real arrays over the axes.
 
-    def at_once(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both = jnp.sum(lax.complex(a, b), axes)
-        return both.real, both.imag
+    Of two sums XLA for GPUs writes out what they share; a sum of complex numbers computes it as it reads. For a CPU
+    XLA makes no vector instructions of one reduction with two results: three times as slow there as two.
+    """
+    return on_gpu(functools.partial(_sum_at_once, axes=axes), functools.partial(_sum_apart, axes=axes), a, b)
 
-    # Of two sums XLA for GPUs writes out what they share; a sum of complex numbers computes it as it reads. For a CPU
-    # XLA makes no vector instructions of one reduction with two results: three times as slow there as two.
-    return on_gpu(at_once, lambda a, b: (jnp.sum(a, axes), jnp.sum(b, axes)), a, b)
+
+@traced_once
+def _sum_at_once(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    both = jnp.sum(lax.complex(a, b), axes)
+    return both.real, both.imag
+
+
+@traced_once
+def _sum_apart(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    return jnp.sum(a, axes), jnp.sum(b, axes)
 
 
 def forward(

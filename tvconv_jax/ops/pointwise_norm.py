@@ -15,7 +15,7 @@ from jax import lax
 from tvconv_jax.ops import batch_norm as norm
 from tvconv_jax.ops import pointwise as product
 from tvconv_jax.ops.batch_norm import Activation, affine, per_channel
-from tvconv_jax.ops.platform import on_gpu
+from tvconv_jax.ops.platform import on_gpu, traced_once
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, pcast_like
 
@@ -71,20 +71,43 @@ def _backward(epsilon: float, activation: Activation, groups: int, residuals: tu
 pointwise_norm.defvjp(_forward, _backward)
 
 
-def _forward_by_output(x: jax.Array, kernel: jax.Array, *params: jax.Array, **options) -> tuple[tuple, tuple]:
-    outputs, (_, _, _, mean, inverse) = norm.forward(z := product.pointwise(x, kernel), *params, **options)
+@traced_once
+def _forward_by_output(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+) -> tuple[tuple, tuple]:
+    z = product.pointwise(x, kernel)
+    outputs, (_, _, _, mean, inverse) = norm.forward(z, scale, bias, epsilon, activation, groups)
     empty = (jnp.zeros((*mean.shape[:-1], *shape), mean.dtype) for shape in (x.shape[-1:], x.shape[-1:] * 2))
     return outputs, (z, mean, inverse, *(pcast_like(zeros, mean) for zeros in empty))
 
 
-def _backward_by_output(*arrays, **options) -> tuple:
-    x, kernel, scale, bias, kept, cotangent = arrays
+@traced_once
+def _backward_by_output(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    kept: tuple,
+    cotangent: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+) -> tuple:
     z, mean, inverse, *_ = kept
-    z, _ = norm.in_groups(z, options["groups"])
-    grad_z, *grads = norm.backward(*options.values(), (z, scale, bias, mean, inverse), (cotangent,))
+    residuals = (norm.in_groups(z, groups)[0], scale, bias, mean, inverse)
+    grad_z, *grads = norm.backward(epsilon, activation, groups, residuals, (cotangent,))
     return (*product.backward((x, kernel), grad_z), *grads)
 
 
+@traced_once
 def _forward_by_input(
     x: jax.Array,
     kernel: jax.Array,
@@ -120,12 +143,9 @@ def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 
     Squares of values near zero lose no digits: one position is taken off all first, or, of many channels, the mean.
     """
-    first, count = (
-        tuple(0 if axis in axes else slice(None) for axis in range(x.ndim)),
-        math.prod(x.shape[a] for a in axes),
-    )
+    count = math.prod(x.shape[axis] for axis in axes)
     if x.shape[-1] <= product.FEW_CHANNELS:
-        shift = upcast(x)[first]
+        shift = upcast(x[tuple(0 if axis in axes else slice(None) for axis in range(x.ndim))])
         shifted = _with_ones(upcast(x) - per_channel(shift, x))
         moments = jnp.sum(shifted[..., :, None] * shifted[..., None, :] * (1 / count), axes)
         off, squares = moments[..., -1, :-1], moments[..., :-1, :-1]
@@ -141,6 +161,7 @@ def _with_ones(x: jax.Array) -> jax.Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], constant_values=1)
 
 
+@traced_once
 def _backward_by_input(
     x: jax.Array,
     kernel: jax.Array,
@@ -176,7 +197,8 @@ def _backward_by_input(
     grad_kernel = factor[..., None, :] * moments + product.sum_where_read(covariance, along) * count
     # What z and the constant give to grad_x, as one small product: [..., c + 1, c].
     constant = -slope * mean - factor * grad_bias / count
-    rest = jnp.concatenate([along, constant[..., None, :]], -2) @ jnp.swapaxes(weights, -1, -2)
+    rest = jnp.concatenate([along, constant[..., None, :]], -2)
+    rest = jnp.sum(rest[..., :, None, :] * weights[..., None, :, :], -1)
     back = jnp.swapaxes(weights * factor[..., None, :], -1, -2)
     grad_x = product.sum_where_read(grad, back) + product.sum_where_read(parts, rest[..., :-1, :])
     grad_x = grad_x + per_channel(rest[..., -1, :], parts)

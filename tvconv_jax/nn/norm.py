@@ -27,6 +27,8 @@ class BatchNorm(Checked):
     Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
     """
 
+    takes_groups = True  # a batch may be cut into groups, each with its own statistics
+
     momentum: float = 0.9  #: Weight of the old running average (PyTorch's ``1 - momentum``).
     epsilon: float = EPSILON  #: Added to the variance.
     activation: Activation = "identity"  #: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.

@@ -22,6 +22,8 @@ from tvconv_jax.losses import am_softmax, am_softmax_logits, sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 from tvconv_jax.nn.layers import TVConv
+from tvconv_jax.ops import batch_norm, pointwise_norm
+from tvconv_jax.ops import pointwise as pointwise_module
 from tvconv_jax.ops.conv import conv
 from tvconv_jax.ops.dynamic_conv import dynamic_conv
 from tvconv_jax.ops.pointwise import pointwise
@@ -347,6 +349,30 @@ def test_gradients_within_a_users_own_shard_map_are_those_of_one_device(operator
     mapped = jax.shard_map(gradients, mesh=mesh_of(4, 2), in_specs=(shards, whole), out_specs=(shards, whole))
     for found, expected in zip(jax.jit(mapped)(x, weights), jax.jit(gradients)(x, weights), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("form", ["here", "gpu"])
+def test_a_normalized_product_has_the_statistics_of_a_shard_map_s_shards_or_of_a_sharded_batch(form, monkeypatch):
+    if form == "gpu":
+        for module in (batch_norm, pointwise_module, pointwise_norm):
+            monkeypatch.setattr(module, "on_gpu", lambda function, otherwise, *arrays: function(*arrays))
+    random = np.random.default_rng(0)
+    x, kernel, scale = (random.standard_normal(shape, dtype=np.float32) for shape in ((16, 4, 6, 3), (3, 9), 9))
+
+    def gradients(x, kernel, scale, groups=1):
+        def loss(*arrays):
+            return jnp.sum(jnp.sin(pointwise_norm.pointwise_norm(*arrays, scale, 1e-5, "relu6", groups)[0]))
+
+        return jax.grad(loss, (0, 1, 2))(x, kernel, scale)
+
+    mesh, whole = mesh_of(4, 2), jax.sharding.PartitionSpec()
+    shards = jax.sharding.PartitionSpec(("data", "model"))
+    specs = {"in_specs": (shards, whole, whole), "out_specs": (shards, whole, whole)}
+    of_shards = jax.jit(jax.shard_map(gradients, mesh=mesh, **specs))(x, kernel, scale)
+    of_all = jax.jit(gradients)(jax.device_put(x, over_devices(mesh)), kernel, scale)
+    for found, groups in ((of_shards, 8), (of_all, 1)):
+        for ours, exact in zip(found, gradients(x, kernel, scale, groups), strict=True):
+            np.testing.assert_allclose(ours, exact, atol=1e-5 * np.abs(exact).max())
 
 
 def test_more_classes_than_columns_are_refused():

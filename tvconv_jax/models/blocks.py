@@ -15,6 +15,7 @@ from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.ops.batch_norm import Activation
 from tvconv_jax.ops.conv import conv
 from tvconv_jax.ops.pointwise import pointwise
+from tvconv_jax.ops.pointwise_norm import is_narrow
 from tvconv_jax.ops.precision import upcast
 
 Shape = tuple[int, ...]
@@ -43,9 +44,13 @@ class Pointwise(Checked):
     features: int  #: Channels of the output.
     kernel_init: nn.initializers.Initializer = kaiming_normal  #: Initializer of the kernel.
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pointwise(x, self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32))
+        return pointwise(x, self.declare(x.shape[-1]))
+
+    @nn.compact
+    def declare(self, channels: int) -> jax.Array:
+        """Return the kernel, ``[channels, features]``."""
+        return self.param("kernel", self.kernel_init, (channels, self.features), jnp.float32)
 
     def cost(self, x: Shape, y: Shape) -> int:
         return math.prod(y) * x[-1]
@@ -88,12 +93,15 @@ class ConvNorm(Checked):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = BatchNorm(activation=self.activation, name="norm")
         if self.kernel_size == 1:
-            x = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")(x)
+            conv = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")
+            if train and type(conv) is Pointwise and is_narrow(x.shape[-1], self.features):
+                return norm(x, train=True, kernel=conv.declare(x.shape[-1]))
         else:
             geometry = (self.kernel_size, self.strides, self.dilation, self.padding)
-            x = Conv(self.features, *geometry, self.kernel_init, name="conv")(x)
-        return BatchNorm(activation=self.activation, name="norm")(x, train=train)
+            conv = Conv(self.features, *geometry, self.kernel_init, name="conv")
+        return norm(conv(x), train=train)
 
 
 class MaxPool(Checked):

@@ -1,5 +1,6 @@
 """Batch normalization with PyTorch's statistics."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from tvconv_jax.nn.checks import Checked
 from tvconv_jax.ops.batch_norm import Activation, activate, affine, batch_norm
+from tvconv_jax.ops.pointwise_norm import pointwise_norm
 from tvconv_jax.ops.precision import upcast
 
 EPSILON = 1e-5  # of every batch norm of the models
@@ -25,6 +27,8 @@ class BatchNorm(Checked):
     Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167; ``torch.nn.BatchNorm2d``.
     """
 
+    takes_groups = True  # a batch may be cut into groups, each with its own statistics
+
     momentum: float = 0.9  #: Weight of the old running average (PyTorch's ``1 - momentum``).
     epsilon: float = EPSILON  #: Added to the variance.
     activation: Activation = "identity"  #: Applied to the output: ``"identity"``, ``"relu"`` or ``"relu6"``.
@@ -32,13 +36,16 @@ class BatchNorm(Checked):
     param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1, kernel: jax.Array | None = None) -> jax.Array:
         """Return ``[n, ..., c]``; in training, ``groups`` equal parts of the batch have statistics of their own.
+
+        In training, with the ``kernel [b, c]`` of a 1x1 convolution, ``x`` may be its input ``[n, ..., b]``.
 
         Raises:
             ValueError: If a channel has a single value while training.
         """
-        x, features = x if self.dtype is None else x.astype(self.dtype), x.shape[-1]
+        x = x if self.dtype is None else x.astype(self.dtype)
+        features = (x if kernel is None else kernel).shape[-1]
         scale = upcast(self.param("scale", nn.initializers.ones, (features,), self.param_dtype))
         bias = upcast(self.param("bias", nn.initializers.zeros, (features,), self.param_dtype))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
@@ -46,9 +53,12 @@ class BatchNorm(Checked):
         if not train:
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
-        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, self.activation, groups)
+        normalize = batch_norm if kernel is None else functools.partial(pointwise_norm, kernel=kernel)
+        y, batch_mean, batch_var = normalize(
+            x, scale=scale, bias=bias, epsilon=self.epsilon, activation=self.activation, groups=groups
+        )
         if not self.is_initializing():
-            unbiased = batch_var * _bessel(x.size // features // groups, x.shape)
+            unbiased = batch_var * _bessel(x.size // x.shape[-1] // groups, x.shape)
             for running, of_batch in ((mean, batch_mean), (var, unbiased)):
                 of_batch = of_batch.astype(running.value.dtype)
                 running.value = self.momentum * running.value + (1 - self.momentum) * of_batch

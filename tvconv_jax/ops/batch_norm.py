@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax.ops.platform import on_gpu, traced_once
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 
@@ -54,60 +55,96 @@ def batch_norm(
 
     Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
     """
-    return _forward(x, scale, bias, epsilon, activation, groups)[0]
+    return forward(x, scale, bias, epsilon, activation, groups)[0]
 
 
-def _in_groups(x: jax.Array, groups: int) -> tuple[jax.Array, tuple[int, ...]]:
+def in_groups(x: jax.Array, groups: int) -> tuple[jax.Array, tuple[int, ...]]:
     """Return ``x`` with an axis for the groups, if there are several, and the axes that a statistic runs over."""
     if groups == 1:
         return x, tuple(range(x.ndim - 1))
     return x.reshape(groups, -1, *x.shape[1:]), tuple(range(1, x.ndim))
 
 
-def _over_groups(values: jax.Array) -> jax.Array:
-    """Sum ``[g, c]`` over the groups; return ``[c]`` unchanged."""
-    return values if values.ndim == 1 else jnp.sum(values, axis=0)
+def over_groups(values: jax.Array, param: jax.Array) -> jax.Array:
+    """Sum the values of each group over the groups, if there are several, into the gradient of a parameter."""
+    return (values if values.ndim == param.ndim else jnp.sum(values, axis=0)).astype(param.dtype)
 
 
-def _forward(
+def averages(mean: jax.Array, var: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Return statistics ``[c]`` for running averages: those of the groups, averaged."""
+    return (jnp.sum(mean, axis=0) / groups, jnp.sum(var, axis=0) / groups) if groups > 1 else (mean, var)
+
+
+def factor_and_offset(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the norm as ``x * factor + offset``, in the shape and dtype of ``mean``."""
+    scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in (scale, bias))
+    return scale * inverse, bias - mean * scale * inverse
+
+
+def passed(grad: jax.Array, z: jax.Array, activation: Activation) -> jax.Array:
+    """Return the gradient where the activation of ``z`` lets it pass, else 0."""
+    if RANGES[activation] is None:
+        return grad
+    low, high = RANGES[activation]
+    return jnp.where(z > low if high is None else (z > low) & (z < high), grad, 0)
+
+
+def _two_sums(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Return the sums of two real arrays over the axes.
+
+    Of two sums XLA for GPUs writes out what they share; a sum of complex numbers computes it as it reads. For a CPU
+    XLA makes no vector instructions of one reduction with two results: three times as slow there as two.
+    """
+    return on_gpu(functools.partial(_sum_at_once, axes=axes), functools.partial(_sum_apart, axes=axes), a, b)
+
+
+@traced_once
+def _sum_at_once(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    both = jnp.sum(lax.complex(a, b), axes)
+    return both.real, both.imag
+
+
+@traced_once
+def _sum_apart(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    return jnp.sum(a, axes), jnp.sum(b, axes)
+
+
+def forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: Activation, groups: int
 ) -> tuple[tuple, tuple]:
+    """Return the outputs of :func:`batch_norm`, and what :func:`backward` needs."""
     shape = x.shape
-    x, axes = _in_groups(x, groups)
-    mean = jnp.mean(upcast(x), axes)
-    # x - mean would be written out and read again. One reduction of both sums reads x once, but XLA makes no vector
-    # instructions of it on a CPU: three times as slow there as two.
-    var = jnp.maximum(jnp.mean(jnp.square(upcast(x)), axes) - jnp.square(mean), 0)
+    x, axes = in_groups(x, groups)
+    # x - mean would be written out and read again.
+    total, squares = _two_sums(upcast(x), jnp.square(upcast(x)), axes)
+    mean = total / (count := x.size // total.size)
+    var = jnp.maximum(squares / count - jnp.square(mean), 0)
     inverse = lax.rsqrt(var + epsilon)
-    residuals = (x, scale, bias, mean, inverse)
-    scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in (scale, bias))
-    y = activate(affine(x, scale * inverse, bias - mean * scale * inverse), activation).astype(x.dtype)
-    averages = (_over_groups(mean) / groups, _over_groups(var) / groups) if groups > 1 else (mean, var)
-    return (y.reshape(shape), *averages), residuals
+    y = activate(affine(x, *factor_and_offset(scale, bias, mean, inverse)), activation).astype(x.dtype)
+    return (y.reshape(shape), *averages(mean, var, groups)), (x, scale, bias, mean, inverse)
 
 
-def _backward(
+def backward(
     epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the gradients of input, scale and bias."""
     x, *params, mean, inverse = residuals
-    scale, bias = (jnp.broadcast_to(values.astype(mean.dtype), mean.shape) for values in params)
     shape = cotangents[0].shape
-    grad, axes = _in_groups(upcast(cotangents[0]), groups)
-    if RANGES[activation] is not None:
-        low, high = RANGES[activation]
-        z = affine(x, scale * inverse, bias - mean * scale * inverse)
-        passes = z > low if high is None else (z > low) & (z < high)
-        grad = jnp.where(passes, grad, 0)
-    grad_bias = jnp.sum(grad, axes)
-    grad_scale = (jnp.sum(grad * upcast(x), axes) - mean * grad_bias) * inverse
-    # grad_x = scale * inverse * (grad - mean(grad) - normalized * mean(grad * normalized)), as one affine map of
-    # grad and x, so that the normalized input is never stored.
+    grad, axes = in_groups(upcast(cotangents[0]), groups)
+    factor, offset = factor_and_offset(*params, mean, inverse)
+    grad = passed(grad, affine(x, factor, offset), activation)
+    grad_bias, grad_scale = _two_sums(grad, grad * upcast(x), axes)
+    grad_scale = (grad_scale - mean * grad_bias) * inverse
+    # grad_x = factor * (grad - mean(grad) - normalized * mean(grad * normalized)), as one affine map of grad and x, so
+    # that the normalized input is never stored.
     count = x.size // mean.size
+    scale = jnp.broadcast_to(params[0].astype(mean.dtype), mean.shape)
     slope = -scale * jnp.square(inverse) * grad_scale / count
-    offset = -scale * inverse * grad_bias / count - slope * mean
-    grad_x = grad * per_channel(scale * inverse, x) + affine(x, slope, offset)
-    grad_params = (_over_groups(g).astype(p.dtype) for g, p in zip((grad_scale, grad_bias), params, strict=True))
+    grad_x = grad * per_channel(factor, x) + affine(x, slope, -factor * grad_bias / count - slope * mean)
+    grad_params = (over_groups(g, p) for g, p in zip((grad_scale, grad_bias), params, strict=True))
     return match_vma((grad_x.astype(x.dtype).reshape(shape), *grad_params), (x, *params))
 
 
-batch_norm.defvjp(_forward, _backward)
+batch_norm.defvjp(forward, backward)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.utils.errors import UserError
 
@@ -45,7 +44,7 @@ def make_forward(
     groups = norm_groups(batch_norm, mesh)
 
     def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+        if getattr(context.module, "takes_groups", False) and context.method_name == "__call__":
             kwargs = {**kwargs, "groups": groups}
         return norm(*args, **kwargs)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 OPTIMIZERS = ("adamw", "sgdw")  # of decoupled()
 
@@ -39,6 +40,15 @@ def step_schedule(
     return lambda step: schedule(step) * jnp.minimum((step + 1) / warmup, 1.0)
 
 
+def shared_array(value: jax.Array) -> jax.Array:
+    """Return a scalar as an element of an array, so that XLA for GPUs merges all that read it into few kernels.
+
+    It merges loops of one shape if they read the same array, and a scalar does not count. Without it a step has a
+    kernel for every parameter.
+    """
+    return lax.optimization_barrier(jnp.stack([value, value]))[0]
+
+
 def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:
     """Return SGD as ``torch.optim.SGD`` computes it.
 
@@ -47,7 +57,8 @@ def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float) -> op
 
     Source: github.com/JierunChen/TVConv (609d4bf), face_recognition/model_interface.py.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum))
+    descent = optax.scale_by_schedule(lambda step: shared_array(-jnp.asarray(schedule(step))))
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.chain(optax.trace(decay=momentum), descent))
 
 
 class PeakState(NamedTuple):
@@ -78,8 +89,8 @@ def scale_by_peak(peak: float, *, warmup_steps: int, total_steps: int) -> optax.
         return PeakState(jnp.zeros((), jnp.int32), *numbers)
 
     def update(updates: Any, state: PeakState, _: Any = None) -> tuple[Any, PeakState]:
-        rate = warmup_cosine(*state)
-        updates = jax.tree.map(lambda update: -rate.astype(update.dtype) * update, updates)
+        descent = shared_array(-warmup_cosine(*state))
+        updates = jax.tree.map(lambda update: descent.astype(update.dtype) * update, updates)
         return updates, state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)

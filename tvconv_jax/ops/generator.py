@@ -6,7 +6,7 @@ Axes: ``h w`` grid of the kernels, ``a`` affinity maps, ``c`` channels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.unfold import unfold
 
 GeneratorPadding = Literal["zeros", "edge"]
+Norm = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (maps, scale, bias) -> maps
 
 # A generator's padding is part of its name in the parameters, so weights of one never pass for the other's.
 GENERATOR_NAMES = {"zeros": "generator", "edge": "edge_generator"}
@@ -44,22 +45,29 @@ def generate(params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorP
         affinity: Affinity maps.
         padding: Values outside the maps for every 3x3 convolution.
     """
+    return map_conv(params["out"]["kernel"], hidden_maps(params, affinity, padding), padding)
+
+
+def hidden_maps(
+    params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorPadding, norm: Norm | None = None
+) -> jax.Array:
+    """Return the maps ``[h, w, hidden_channels]`` after all blocks; ``norm`` replaces :func:`_norm_relu`."""
     maps = upcast(affinity)
-    for i in range(len(params) - 1):
-        maps = _block(params[f"block_{i}"], maps, padding)
-    return _map_conv(params["out"]["kernel"], maps, padding)
+    for i in range(len(params.keys() - {"out"})):
+        block = params[f"block_{i}"]
+        maps = (norm or _norm_relu)(map_conv(block["conv"]["kernel"], maps, padding), block["scale"], block["bias"])
+    return maps
 
 
-def _block(params: Mapping[str, Any], maps: jax.Array, padding: GeneratorPadding) -> jax.Array:
-    """3x3 convolution, layer norm over the whole map with a scale and a bias per element, ReLU."""
-    maps = _map_conv(params["conv"]["kernel"], maps, padding)
+def _norm_relu(maps: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Layer norm over the whole map with a scale and a bias per element, ReLU."""
     # One mean and one variance for the whole (h, w, c) block, as torch.nn.LayerNorm([c, h, w]) takes them.
     maps = maps - jnp.mean(maps)
     maps = maps * jax.lax.rsqrt(jnp.mean(jnp.square(maps)) + EPSILON)
-    return jax.nn.relu(maps * upcast(params["scale"]) + upcast(params["bias"]))
+    return jax.nn.relu(maps * upcast(scale) + upcast(bias))
 
 
-def _map_conv(kernel: jax.Array, maps: jax.Array, padding: GeneratorPadding) -> jax.Array:
+def map_conv(kernel: jax.Array, maps: jax.Array, padding: GeneratorPadding) -> jax.Array:
     """3x3 convolution over one map, as one matrix product over :func:`tvconv_jax.ops.unfold.unfold`.
 
     A CPU runs it, and above all its gradient, faster than ``lax.conv``: with a batch of one, the nine copies of the

@@ -21,6 +21,10 @@ from tvconv_jax.ops.sharding import match_vma, sum_over_devices
 
 Implementation = Literal["shifted", "patches"]
 
+# The weights' gradient on a GPU: sums at a time that keep the chip busy (about what its multiprocessors hold), and the
+# fewest images in one sum, so that the sums are small beside what they are made from.
+SUMS, IMAGES = 2**18, 16
+
 
 def output_grid(height: int, width: int, strides: int, shrink: int = 0) -> tuple[int, int]:
     """Return the output's ``(ho, wo)``; the border loses ``shrink`` positions, none with padding ``(k - 1) // 2``."""
@@ -166,7 +170,9 @@ def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, i
 def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
     """Return the output; ``weights`` is ``[ho, wo, t, c]`` or, shared by all positions, ``[1, 1, t, c]``."""
     views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
-    terms = (upcast(a) * upcast(weights[None, :, :, t]) for t, a in enumerate(views))
+    flat = weights.reshape(*weights.shape[:2], -1)  # so that XLA, if it writes the taps' weights, does so at once
+    taps = jnp.split(flat, len(views), axis=2)
+    terms = (upcast(a) * upcast(tap[None]) for a, tap in zip(views, taps, strict=True))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
@@ -178,16 +184,16 @@ def _shifted(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> ja
 def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> tuple[jax.Array, tuple]:
     padded, kernel_size = pad(x, padding), math.isqrt(weights.shape[2])
     y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
-    return y, (padded, weights)  # the padded input alone is kept, so that x itself need not be written
+    return y, (x, weights)
 
 
 def _shifted_backward(
     strides: int, padding: int, residuals: tuple, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    padded, weights = residuals
-    grid = tuple(size - 2 * padding for size in padded.shape[1:3])
-    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, grid).astype(padded.dtype)
-    grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
+    x, weights = residuals
+    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, x.shape[1:3]).astype(x.dtype)
+    # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
+    grad_taps = _weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
     return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
@@ -253,14 +259,18 @@ def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, 
     """Return ``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
 
     A CPU reads the batch four images at a time, so that the running sums stay in its cache; autodiff's nine
-    reductions over the whole batch take 10-30x as long. Accelerators run the reductions: a loop would leave most of
-    the chip idle.
+    reductions over the whole batch take 10-30x as long. A GPU would read input and cotangent five times for them, and
+    sums parts of the batch in one pass. A TPU runs the reductions: XLA makes one pass of them there.
     """
-    loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
-    if padded.shape[0] == 0:
+    methods = (_accumulate, _window_sums, _reduce)
+    loop, windows, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in methods)
+    images = padded.shape[0]
+    if isinstance(images, int) and images == 0:
         return reduce(padded, cotangent)
-    on_cpu = functools.partial(sum_over_devices, loop)
-    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, default=reduce)
+    on_cpu, on_gpu = (functools.partial(sum_over_devices, function) for function in (loop, windows))
+    if not isinstance(images, int):  # windows need a size
+        on_gpu = reduce
+    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=reduce)
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
@@ -282,6 +292,19 @@ def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, stride
     views = shifts(padded, kernel_size, strides, cotangent.shape[1:3])
     gradient = upcast(cotangent)
     return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in views], axis=2)
+
+
+def _window_sums(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
+    """Sum the taps' products over windows of the batch, for all taps in one kernel, then over the windows."""
+    images, *outputs = cotangent.shape
+    size = min(max(IMAGES, images * math.prod(outputs) // SUMS), images)
+    gradient = upcast(cotangent)
+    products = tuple(upcast(a) * gradient for a in shifts(padded, kernel_size, strides, cotangent.shape[1:3]))
+    zeros = (jnp.zeros((), gradient.dtype),) * len(products)
+    window = (size, *[1] * len(outputs))
+    padding = ((0, -images % size), *[(0, 0)] * len(outputs))
+    parts = lax.reduce_window(products, zeros, lambda a, b: tuple(map(jnp.add, a, b)), window, window, padding)
+    return jnp.sum(jnp.stack(parts, axis=3), axis=0)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:

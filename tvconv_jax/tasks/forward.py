@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from tvconv_jax.nn.freeze import generate_together
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.utils.errors import UserError
@@ -50,7 +51,9 @@ def make_forward(
         return norm(*args, **kwargs)
 
     def forward(params: Any, batch_stats: Any, images: jax.Array, **rngs: jax.Array) -> tuple[jax.Array, Any]:
-        variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
+        params, frozen = generate_together(params)
+        variables = {"params": params, "frozen": frozen, "batch_stats": batch_stats}
+        images = images.astype(PRECISIONS[precision])
         with nn.intercept_methods(in_groups):
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
         return outputs.astype(jnp.float32), updates.get("batch_stats", batch_stats)  # MLP-Mixer has none

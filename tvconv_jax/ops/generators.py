@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.generator import EPSILON, GeneratorPadding, generate, hidden_maps, map_conv
+from tvconv_jax.ops.generator import EPSILON, GeneratorPadding, hidden_maps, map_conv
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 
@@ -22,28 +22,19 @@ class Generator(NamedTuple):
 
 
 def generate_all(generators: Sequence[Generator]) -> list[jax.Array]:
-    """Return :func:`.generate` of each, in order; the values are equal up to float32 rounding on every platform.
+    """Return :func:`.generate` of each, in order, up to float32 rounding.
 
-    A CPU runs one after the other. Elsewhere those of one grid share their hidden blocks, whatever their features:
-    their parameters are stacked, and every operation is one kernel for all of them.
+    Generators of one grid share their hidden blocks, whatever their features: their parameters are stacked, and every
+    operation is one kernel for all of them.
     """
-    paddings = [generator.padding for generator in generators]
-    arrays = [(dict(generator.params), generator.affinity) for generator in generators]
-    together = functools.partial(_together, paddings=paddings)
-    return lax.platform_dependent(arrays, cpu=functools.partial(_one_by_one, paddings=paddings), default=together)
 
+    def blocks(params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorPadding) -> jax.Array:
+        return hidden_maps(params, affinity, padding, norm_relu)
 
-def _one_by_one(arrays: list[tuple], paddings: list[GeneratorPadding]) -> list[jax.Array]:
-    return [generate(*layer, padding) for layer, padding in zip(arrays, paddings, strict=True)]
-
-
-def _together(arrays: list[tuple], paddings: list[GeneratorPadding]) -> list[jax.Array]:
-    params, affinities = zip(*arrays, strict=True)
-    blocks = [{name: block for name, block in layer.items() if name != "out"} for layer in params]
-    inputs = list(zip(blocks, affinities, paddings, strict=True))
-    maps = _vmap_equal(lambda blocks, maps, padding: hidden_maps(blocks, maps, padding, norm_relu), inputs)
-    kernels = [layer["out"]["kernel"] for layer in params]
-    return _vmap_equal(map_conv, list(zip(kernels, maps, paddings, strict=True)))
+    hidden = [{name: block for name, block in g.params.items() if name != "out"} for g in generators]
+    maps = _vmap_equal(blocks, [(p, g.affinity, g.padding) for p, g in zip(hidden, generators, strict=True)])
+    kernels = [g.params["out"]["kernel"] for g in generators]
+    return _vmap_equal(map_conv, [(k, m, g.padding) for k, m, g in zip(kernels, maps, generators, strict=True)])
 
 
 def _vmap_equal(function: Callable[..., jax.Array], calls: list[tuple]) -> list[jax.Array]:
@@ -97,5 +88,9 @@ norm_relu.defvjp(_forward, _backward)
 def _means(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the means of two arrays, as one reduction."""
     zeros = (jnp.zeros((), a.dtype),) * 2
-    sums = lax.reduce((a, b), zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), tuple(range(a.ndim)))
+    sums = lax.reduce((a, b), zeros, _add, tuple(range(a.ndim)))
     return sums[0] / a.size, sums[1] / a.size
+
+
+def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return a[0] + b[0], a[1] + b[1]

@@ -17,13 +17,11 @@ from jax import lax
 
 from tvconv_jax.ops.checks import check_input, check_kernel, is_integer
 from tvconv_jax.ops.precision import upcast
-from tvconv_jax.ops.sharding import match_vma, sum_over_devices
+from tvconv_jax.ops.sharding import match_vma
+from tvconv_jax.ops.shifts import pad, shifts
+from tvconv_jax.ops.weight_gradient import weight_gradient
 
 Implementation = Literal["shifted", "patches"]
-
-# The weights' gradient on a GPU: sums at a time that keep the chip busy (about what its multiprocessors hold), and the
-# fewest images in one sum, so that the sums are small beside what they are made from.
-SUMS, IMAGES = 2**18, 16
 
 
 def output_grid(height: int, width: int, strides: int, shrink: int = 0) -> tuple[int, int]:
@@ -150,23 +148,6 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     return kernel_size
 
 
-def pad(x: jax.Array, padding: int) -> jax.Array:
-    """Pad ``[n, h, w, ...]`` with zeros along h and w."""
-    return jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), *[(0, 0)] * (x.ndim - 3)])
-
-
-def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, int]) -> list[jax.Array]:
-    """Return the input of each tap: ``k * k`` views ``[n, ho, wo, ...]`` of the padded input ``[n, h, w, ...]``."""
-    n, _, _, *rest = padded.shape
-    rows, columns = (strides * (size - 1) + 1 for size in grid)
-    begin, steps = [0] * len(rest), (1, strides, strides, *[1] * len(rest))
-    return [
-        lax.slice(padded, (0, i, j, *begin), (n, i + rows, j + columns, *rest), steps)
-        for i in range(kernel_size)
-        for j in range(kernel_size)
-    ]
-
-
 def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
     """Return the output; ``weights`` is ``[ho, wo, t, c]`` or, shared by all positions, ``[1, 1, t, c]``."""
     views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
@@ -193,7 +174,7 @@ def _shifted_backward(
     x, weights = residuals
     grad_x = input_gradient(cotangent, [weights[None]], strides, padding, x.shape[1:3]).astype(x.dtype)
     # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
-    grad_taps = _weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
+    grad_taps = weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
     return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
@@ -253,58 +234,6 @@ def input_gradient(
     phases = [jnp.stack([phase_sum((i, j)) for j in range(strides)], axis=3) for i in range(strides)]
     full = jnp.stack(phases, axis=2).reshape(n, rows * strides, columns * strides, *cotangent.shape[3:])
     return full[:, : grid[0], : grid[1]]
-
-
-def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
-    """Return ``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
-
-    A CPU reads the batch four images at a time, so that the running sums stay in its cache; autodiff's nine
-    reductions over the whole batch take 10-30x as long. A GPU would read input and cotangent five times for them, and
-    sums parts of the batch in one pass. A TPU runs the reductions: XLA makes one pass of them there.
-    """
-    methods = (_accumulate, _window_sums, _reduce)
-    loop, windows, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in methods)
-    images = padded.shape[0]
-    if isinstance(images, int) and images == 0:
-        return reduce(padded, cotangent)
-    on_cpu, on_gpu = (functools.partial(sum_over_devices, function) for function in (loop, windows))
-    if not isinstance(images, int):  # windows need a size
-        on_gpu = reduce
-    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=reduce)
-
-
-def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
-    grid = cotangent.shape[1:3]
-
-    def add_image(n: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        image = lax.dynamic_slice_in_dim(padded, n, 1)
-        gradient = upcast(lax.dynamic_index_in_dim(cotangent, n, keepdims=False))
-        views = shifts(image, kernel_size, strides, grid)
-        return tuple(total + upcast(a[0]) * gradient for total, a in zip(sums, views, strict=True))
-
-    zeros = tuple(jnp.zeros_like(upcast(cotangent[0])) for _ in range(kernel_size**2))
-    images = padded.shape[0]
-    unroll = 4 if isinstance(images, int) else 1  # a loop over a batch of symbolic size cannot be unrolled
-    return jnp.stack(lax.fori_loop(0, images, add_image, zeros, unroll=unroll), axis=2)
-
-
-def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
-    views = shifts(padded, kernel_size, strides, cotangent.shape[1:3])
-    gradient = upcast(cotangent)
-    return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in views], axis=2)
-
-
-def _window_sums(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
-    """Sum the taps' products over windows of the batch, for all taps in one kernel, then over the windows."""
-    images, *outputs = cotangent.shape
-    size = min(max(IMAGES, images * math.prod(outputs) // SUMS), images)
-    gradient = upcast(cotangent)
-    products = tuple(upcast(a) * gradient for a in shifts(padded, kernel_size, strides, cotangent.shape[1:3]))
-    zeros = (jnp.zeros((), gradient.dtype),) * len(products)
-    window = (size, *[1] * len(outputs))
-    padding = ((0, -images % size), *[(0, 0)] * len(outputs))
-    parts = lax.reduce_window(products, zeros, lambda a, b: tuple(map(jnp.add, a, b)), window, window, padding)
-    return jnp.sum(jnp.stack(parts, axis=3), axis=0)
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:

@@ -44,6 +44,8 @@ def make_forward(
     """
     check_choice("train.precision", precision, PRECISIONS)
     groups = norm_groups(batch_norm, mesh)
+    # A CPU gains nothing by generating kernels together; tracing both ways for it to choose would take longer.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
@@ -51,9 +53,9 @@ def make_forward(
         return norm(*args, **kwargs)
 
     def forward(params: Any, batch_stats: Any, images: jax.Array, **rngs: jax.Array) -> tuple[jax.Array, Any]:
-        params, frozen = generate_together(params)
-        variables = {"params": params, "frozen": frozen, "batch_stats": batch_stats}
-        images = images.astype(PRECISIONS[precision])
+        variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
+        if not on_cpu:
+            variables["params"], variables["frozen"] = generate_together(params)
         with nn.intercept_methods(in_groups):
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
         return outputs.astype(jnp.float32), updates.get("batch_stats", batch_stats)  # MLP-Mixer has none

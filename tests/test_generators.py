@@ -10,8 +10,7 @@ import pytest
 
 from tvconv_jax import TVConv
 from tvconv_jax.nn.freeze import generate_together
-from tvconv_jax.ops.generator import generate
-from tvconv_jax.ops.generators import Generator, generate_all, norm_relu
+from tvconv_jax.ops.generator import Generator, generate, generate_all, norm_relu
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -93,7 +92,8 @@ def test_a_model_with_values_from_outside_its_layers_computes_the_same():
 
     inside = jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(Two().apply({"params": params}, x)))))(params)
     for ours, theirs in zip(*map(jax.tree.leaves, (jax.jit(jax.value_and_grad(outside))(params), inside)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        # Float32 through six convolutions and four norms of both layers' generators.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_stacked_layers_make_their_own_values():

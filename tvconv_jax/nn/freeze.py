@@ -9,8 +9,7 @@ import jax
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked
-from tvconv_jax.ops.generator import generate
-from tvconv_jax.ops.generators import Generator, generate_all
+from tvconv_jax.ops.generator import Generator, generate, generate_all
 
 AFFINITY_AXES = 3  # [h, w, affinity_channels]
 

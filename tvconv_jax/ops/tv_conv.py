@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.ops.checks import check_input, check_kernel, is_integer
+from tvconv_jax.ops.layout import channels_last
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 from tvconv_jax.ops.shifts import pad, shifts
@@ -153,8 +154,18 @@ def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tup
     views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
     flat = weights.reshape(*weights.shape[:2], -1)  # so that XLA, if it writes the taps' weights, does so at once
     taps = jnp.split(flat, len(views), axis=2)
-    terms = (upcast(a) * upcast(tap[None]) for a, tap in zip(views, taps, strict=True))
+    terms = (upcast(a) * over_images(upcast(tap), a.shape) for a, tap in zip(views, taps, strict=True))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
+
+
+def over_images(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcast weights ``[ho, wo, c]``, or ``[1, 1, c]`` shared by all positions, to ``[n, ho, wo, c]``.
+
+    Of an axis of size 1 for the images XLA may make the fastest, for lack of a reason; then it transposes the images.
+    """
+    if values.shape[:2] == (1, 1):
+        return lax.broadcast_in_dim(values.reshape(-1), shape, (3,))
+    return lax.broadcast_in_dim(values, shape, (1, 2, 3))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -163,21 +174,23 @@ def _shifted(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> ja
 
 
 def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> tuple[jax.Array, tuple]:
-    padded, kernel_size = pad(x, padding), math.isqrt(weights.shape[2])
+    x, kernel_size = channels_last(x), math.isqrt(weights.shape[2])
+    padded = pad(x, padding)
     y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
-    return y, (x, weights)
+    return channels_last(y), (x, weights)
 
 
 def _shifted_backward(
     strides: int, padding: int, residuals: tuple, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, weights = residuals
+    cotangent = channels_last(cotangent)
     grad_x = input_gradient(cotangent, [weights[None]], strides, padding, x.shape[1:3]).astype(x.dtype)
     # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
     grad_taps = weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
-    return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
+    return match_vma((channels_last(grad_x), grad_taps.astype(weights.dtype)), residuals)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
@@ -226,6 +239,7 @@ def input_gradient(
             if any((at + padding - t) % strides for at, t in zip(phase, tap, strict=True)):
                 continue
             weights = (upcast(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
+            weights = (over_images(w[0], total.shape) if w.shape[0] == 1 and w.ndim == 4 else w for w in weights)
             total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
         return total
 

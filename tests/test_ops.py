@@ -11,8 +11,7 @@ from jax.test_util import check_grads
 
 from tvconv_jax import depthwise_conv, tv_conv
 from tvconv_jax.nn.norm import BatchNorm
-from tvconv_jax.ops import weight_gradient
-from tvconv_jax.ops.tv_conv import output_grid
+from tvconv_jax.ops.tv_conv import _reduce, _window_sums, output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -191,10 +190,10 @@ def test_an_unknown_implementation_lists_what_exists():
 @pytest.mark.parametrize(("images", "kernel_size", "strides"), [(1, 3, 1), (37, 3, 2), (16, 5, 1), (40, 1, 3)])
 def test_sums_over_windows_of_the_batch_are_the_reductions(images, kernel_size, strides):
     padded, cotangent = draw(images, 9, 8, 2), draw(images, *output_grid(9, 8, strides, kernel_size - 1), 2, seed=1)
-    sums = weight_gradient._window_sums(padded, cotangent, kernel_size=kernel_size, strides=strides)
+    sums = _window_sums(padded, cotangent, kernel_size=kernel_size, strides=strides)
     exact = (np.asarray(array, np.float64) for array in (padded, cotangent))
     with jax.enable_x64(True):
-        expected = weight_gradient._reduce(*map(jnp.asarray, exact), kernel_size=kernel_size, strides=strides)
+        expected = _reduce(*map(jnp.asarray, exact), kernel_size=kernel_size, strides=strides)
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)  # sums of 40 terms in float32
 
 

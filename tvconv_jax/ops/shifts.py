@@ -1,4 +1,4 @@
-"""Views of a padded input, one per tap: what every convolution in shifted form sums.
+"""Parts of a convolution in shifted form: views of the padded input, one per tap, and weights for all images.
 
 Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid.
 """
@@ -23,3 +23,13 @@ def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, i
         for i in range(kernel_size)
         for j in range(kernel_size)
     ]
+
+
+def over_images(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcast weights ``[ho, wo, c]``, or ``[1, 1, c]`` shared by all positions, to ``[n, ho, wo, c]``.
+
+    Of an axis of size 1 for the images XLA may make the fastest, for lack of a reason; then it transposes the images.
+    """
+    if values.shape[:2] == (1, 1):
+        return lax.broadcast_in_dim(values.reshape(-1), shape, (3,))
+    return lax.broadcast_in_dim(values, shape, (1, 2, 3))

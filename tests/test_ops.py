@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from tvconv_jax import depthwise_conv, tv_conv
 from tvconv_jax.nn.norm import BatchNorm
-from tvconv_jax.ops.tv_conv import output_grid
+from tvconv_jax.ops.tv_conv import _reduce, _window_sums, output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
 
@@ -185,6 +185,25 @@ def test_a_misfit_names_value_and_rule(x, weights, strides, words):
 def test_an_unknown_implementation_lists_what_exists():
     with pytest.raises(ValueError, match="'shifted', 'patches'"):
         tv_conv(draw(1, 4, 4, 2), draw(4, 4, 9, 2), implementation="unfold")
+
+
+@pytest.mark.parametrize(("images", "kernel_size", "strides"), [(1, 3, 1), (37, 3, 2), (16, 5, 1), (40, 1, 3)])
+def test_sums_over_windows_of_the_batch_are_the_reductions(images, kernel_size, strides):
+    padded, cotangent = draw(images, 9, 8, 2), draw(images, *output_grid(9, 8, strides, kernel_size - 1), 2, seed=1)
+    sums = _window_sums(padded, cotangent, kernel_size=kernel_size, strides=strides)
+    exact = (np.asarray(array, np.float64) for array in (padded, cotangent))
+    with jax.enable_x64(True):
+        expected = _reduce(*map(jnp.asarray, exact), kernel_size=kernel_size, strides=strides)
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)  # sums of 40 terms in float32
+
+
+def test_a_gpu_sums_the_weights_gradient_in_windows_and_a_tpu_does_not():
+    def gradient(x, weights):
+        return jax.grad(lambda weights: jnp.sum(tv_conv(x, weights) ** 2))(weights)
+
+    traced = jax.jit(gradient).trace(draw(32, 4, 4, 2), draw(4, 4, 9, 2))
+    for platform, count in (("cuda", 1), ("tpu", 0), ("cpu", 0)):
+        assert traced.lower(lowering_platforms=(platform,)).as_text().count("reduce_window") == count
 
 
 @pytest.mark.parametrize("sides", ["n,6,6", "n,h,w"])

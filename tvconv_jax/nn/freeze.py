@@ -1,5 +1,6 @@
 """Freezing: every generated kernel is computed once and kept, and its generator is dropped."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 
 from tvconv_jax.nn.boxes import reboxed, unboxed
 from tvconv_jax.nn.checks import Checked
+from tvconv_jax.ops.generator import Generator, generate, generate_all
 
 AFFINITY_AXES = 3  # [h, w, affinity_channels]
 
@@ -80,7 +82,34 @@ def freeze(model: nn.Module, variables: Mapping[str, Any]) -> Frozen:
 
 def freeze_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters without generators, and the generated values, in two trees of the same shape."""
-    return _split(params, _rules())
+    return _split(params, _rules(), _generate)
+
+
+def generate_together(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split off the weight generators as :func:`freeze_params` does, for training: see :func:`.generate_all`.
+
+    Layers that are stacked, and values that no :class:`.WeightGenerator` makes, are left to the layers.
+
+    Returns:
+        The other parameters, and the values, which are differentiable functions of ``params``.
+    """
+    found: list[Generator] = []
+    kept, indices = _split(params, _rules(), functools.partial(_collect, found))
+    with jax.named_scope("generators"):
+        values = generate_all(found) if found else []
+    return kept, jax.tree.map(lambda index: values[index], indices)
+
+
+def _collect(found: list[Generator], name: str, params: Mapping[str, Any], rule: Rule) -> int | None:
+    """Append a generator among an operator's parameters to a list; return its place, ``None`` if it is not one."""
+    affinity = unboxed(params.get("affinity"))
+    if affinity is None or isinstance(affinity, Mapping) or affinity.ndim != AFFINITY_AXES:
+        return None
+    compute = (rule(params[name], affinity) or [None])[0]
+    if getattr(compute, "func", None) is not generate:
+        return None
+    found.append(Generator(unboxed(params[name]), affinity, compute.keywords["padding"]))
+    return len(found) - 1
 
 
 def _rules() -> dict[str, Rule]:
@@ -98,8 +127,9 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return {**old, **new, **both}
 
 
-def _split(params: Mapping[str, Any], rules: Mapping[str, Rule]) -> tuple[dict, dict]:
-    generated = {name: _generate(name, params, rules[name]) for name in params if name in rules}
+def _split(params: Mapping[str, Any], rules: Mapping[str, Rule], compute: Callable) -> tuple[dict, dict]:
+    """Split ``params``; ``compute(name, params, rule)`` returns a generator's values, ``None`` if it is not one."""
+    generated = {name: compute(name, params, rules[name]) for name in params if name in rules}
     generated = {name: values for name, values in generated.items() if values is not None}
     frozen = {name.split("_")[0]: values for name, values in generated.items()}
     dropped = {*generated, "affinity"} if generated else set()
@@ -108,7 +138,7 @@ def _split(params: Mapping[str, Any], rules: Mapping[str, Rule]) -> tuple[dict, 
         if not isinstance(params[name], Mapping):
             kept[name] = params[name]
             continue
-        inner_kept, inner_frozen = _split(params[name], rules)
+        inner_kept, inner_frozen = _split(params[name], rules, compute)
         kept |= {name: inner_kept} if inner_kept else {}
         frozen |= {name: inner_frozen} if inner_frozen else {}
     return kept, frozen

@@ -45,3 +45,15 @@ def check_kernel(name: str, kernel: jax.Array, x: jax.Array) -> int:
     if kernel_size**2 != taps or kernel_size % 2 == 0:
         raise ValueError(f"{name} has {taps} taps; it must be k*k for an odd kernel size k (1, 9, 25, 49, ...).")
     return kernel_size
+
+
+def check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach: int) -> None:
+    """Raise a ``ValueError`` if dilation or padding does not fit strides, kernel or input."""
+    if dilation < 1 or (dilation > 1 and strides > 1):
+        raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
+    if not 0 <= padding <= reach:
+        raise ValueError(f"padding={padding} must be 0 to {reach}, the kernel's reach.")
+    sizes = [size for size in x.shape[1:3] if isinstance(size, int)]  # symbolic sizes are known when they are called
+    if sizes and min(sizes) + 2 * padding <= reach:
+        grid = "x".join(map(str, x.shape[1:3]))
+        raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")

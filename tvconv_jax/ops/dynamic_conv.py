@@ -11,7 +11,8 @@ from jax import lax
 
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
-from tvconv_jax.ops.tv_conv import input_gradient, output_grid, pad, shifts
+from tvconv_jax.ops.shifts import pad, shifts
+from tvconv_jax.ops.tv_conv import input_gradient, output_grid
 
 
 def taps(x: jax.Array, kernel_size: int, *, strides: int = 1) -> list[jax.Array]:

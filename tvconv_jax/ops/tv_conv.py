@@ -15,11 +15,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.checks import check_input, check_kernel, is_integer
+from tvconv_jax.ops.checks import check_input, check_kernel, check_reach, is_integer
+from tvconv_jax.ops.layout import channels_last
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, sum_over_devices
+from tvconv_jax.ops.shifts import over_images, pad, shifts
 
 Implementation = Literal["shifted", "patches"]
+
+# The weights' gradient on a GPU: sums at a time that keep the chip busy (about what its multiprocessors hold), and the
+# fewest images in one sum, so that the sums are small beside what they are made from.
+SUMS, IMAGES = 2**18, 16
 
 
 def output_grid(height: int, width: int, strides: int, shrink: int = 0) -> tuple[int, int]:
@@ -94,7 +100,7 @@ def depthwise_conv(
             raise ValueError(f"{name}={value!r} must be one integer, the same along both axes.")
     reach = dilation * (kernel_size - 1)
     padding = reach // 2 if padding is None else padding
-    _check_reach(x, strides, dilation, padding, reach)
+    check_reach(x, strides, dilation, padding, reach)
     if dilation == 1:
         return _shifted(x, kernel[None, None], strides, padding)
     return _dilated(x, kernel, dilation, padding, reach)
@@ -111,17 +117,6 @@ def _dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: int, reach
     y = y.reshape(dilation, dilation, n, *y.shape[1:]).transpose(2, 3, 0, 4, 1, 5)
     y = y.reshape(n, y.shape[1] * dilation, -1, channels)
     return y[:, : height + 2 * padding - reach, : width + 2 * padding - reach]
-
-
-def _check_reach(x: jax.Array, strides: int, dilation: int, padding: int, reach: int) -> None:
-    if dilation < 1 or (dilation > 1 and strides > 1):
-        raise ValueError(f"dilation={dilation} must be positive, and 1 with strides={strides}.")
-    if not 0 <= padding <= reach:
-        raise ValueError(f"padding={padding} must be 0 to {reach}, the kernel's reach.")
-    sizes = [size for size in x.shape[1:3] if isinstance(size, int)]  # symbolic sizes are known when they are called
-    if sizes and min(sizes) + 2 * padding <= reach:
-        grid = "x".join(map(str, x.shape[1:3]))
-        raise ValueError(f"x {grid} with padding={padding} is smaller than the {reach + 1} that the kernel spans.")
 
 
 def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
@@ -146,27 +141,12 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
     return kernel_size
 
 
-def pad(x: jax.Array, padding: int) -> jax.Array:
-    """Pad ``[n, h, w, ...]`` with zeros along h and w."""
-    return jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), *[(0, 0)] * (x.ndim - 3)])
-
-
-def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, int]) -> list[jax.Array]:
-    """Return the input of each tap: ``k * k`` views ``[n, ho, wo, ...]`` of the padded input ``[n, h, w, ...]``."""
-    n, _, _, *rest = padded.shape
-    rows, columns = (strides * (size - 1) + 1 for size in grid)
-    begin, steps = [0] * len(rest), (1, strides, strides, *[1] * len(rest))
-    return [
-        lax.slice(padded, (0, i, j, *begin), (n, i + rows, j + columns, *rest), steps)
-        for i in range(kernel_size)
-        for j in range(kernel_size)
-    ]
-
-
 def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
     """Return the output; ``weights`` is ``[ho, wo, t, c]`` or, shared by all positions, ``[1, 1, t, c]``."""
     views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
-    terms = (upcast(a) * upcast(weights[None, :, :, t]) for t, a in enumerate(views))
+    flat = weights.reshape(*weights.shape[:2], -1)  # so that XLA, if it writes the taps' weights, does so at once
+    taps = jnp.split(flat, len(views), axis=2)
+    terms = (upcast(a) * over_images(upcast(tap), a.shape) for a, tap in zip(views, taps, strict=True))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
@@ -176,21 +156,23 @@ def _shifted(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> ja
 
 
 def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> tuple[jax.Array, tuple]:
-    padded, kernel_size = pad(x, padding), math.isqrt(weights.shape[2])
+    x, kernel_size = channels_last(x), math.isqrt(weights.shape[2])
+    padded = pad(x, padding)
     y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
-    return y, (padded, weights)  # the padded input alone is kept, so that x itself need not be written
+    return channels_last(y), (x, weights)
 
 
 def _shifted_backward(
     strides: int, padding: int, residuals: tuple, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    padded, weights = residuals
-    grid = tuple(size - 2 * padding for size in padded.shape[1:3])
-    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, grid).astype(padded.dtype)
-    grad_taps = _weight_gradient(padded, cotangent, math.isqrt(weights.shape[2]), strides)
+    x, weights = residuals
+    cotangent = channels_last(cotangent)
+    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, x.shape[1:3]).astype(x.dtype)
+    # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
+    grad_taps = weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
-    return match_vma((grad_x, grad_taps.astype(weights.dtype)), residuals)
+    return match_vma((channels_last(grad_x), grad_taps.astype(weights.dtype)), residuals)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
@@ -239,6 +221,7 @@ def input_gradient(
             if any((at + padding - t) % strides for at, t in zip(phase, tap, strict=True)):
                 continue
             weights = (upcast(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
+            weights = (over_images(w[0], total.shape) if w.shape[0] == 1 and w.ndim == 4 else w for w in weights)
             total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
         return total
 
@@ -249,18 +232,21 @@ def input_gradient(
     return full[:, : grid[0], : grid[1]]
 
 
-def _weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
+def weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
     """Return ``[ho, wo, k*k, c]`` in float32 or better, summed over the batch.
 
     A CPU reads the batch four images at a time, so that the running sums stay in its cache; autodiff's nine
-    reductions over the whole batch take 10-30x as long. Accelerators run the reductions: a loop would leave most of
-    the chip idle.
+    reductions over the whole batch take 10-30x as long. A GPU would read input and cotangent five times for them, and
+    sums parts of the batch in one pass. A TPU runs the reductions: XLA makes one pass of them there.
     """
-    loop, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in (_accumulate, _reduce))
+    methods = (_accumulate, _window_sums, _reduce)
+    loop, windows, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in methods)
     if padded.shape[0] == 0:
         return reduce(padded, cotangent)
-    on_cpu = functools.partial(sum_over_devices, loop)
-    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, default=reduce)
+    on_cpu, on_gpu = (functools.partial(sum_over_devices, function) for function in (loop, windows))
+    if not all(isinstance(size, int) for size in cotangent.shape):  # windows need sizes
+        on_gpu = reduce
+    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=reduce)
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
@@ -282,6 +268,25 @@ def _reduce(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, stride
     views = shifts(padded, kernel_size, strides, cotangent.shape[1:3])
     gradient = upcast(cotangent)
     return jnp.stack([jnp.sum(upcast(a) * gradient, axis=0) for a in views], axis=2)
+
+
+def _window_sums(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:
+    """Sum the taps' products over windows of the batch, for all taps in one kernel, then over the windows."""
+    images, *outputs = cotangent.shape
+    windows = min(-(-SUMS // math.prod(outputs)), max(images // IMAGES, 1))
+    windows = 1 << (windows - 1).bit_length()  # divides most batches, so that no window has to test for its end
+    size = -(-images // windows)
+    gradient = upcast(cotangent)
+    products = tuple(upcast(a) * gradient for a in shifts(padded, kernel_size, strides, cotangent.shape[1:3]))
+    zeros = (jnp.zeros((), gradient.dtype),) * len(products)
+    window = (size, *[1] * len(outputs))
+    padding = ((0, -images % size), *[(0, 0)] * len(outputs))
+    parts = lax.reduce_window(products, zeros, _add, window, window, padding)
+    return jnp.sum(jnp.stack(parts, axis=3), axis=0)
+
+
+def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _patches(x: jax.Array, weights: jax.Array, kernel_size: int, strides: int) -> jax.Array:

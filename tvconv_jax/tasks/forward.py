@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from tvconv_jax.nn.freeze import generate_together
 from tvconv_jax.training.mesh import norm_groups
 from tvconv_jax.utils.errors import UserError
 
@@ -42,6 +43,8 @@ def make_forward(
     """
     check_choice("train.precision", precision, PRECISIONS)
     groups = norm_groups(batch_norm, mesh)
+    # A CPU gains nothing by generating kernels together; tracing both ways for it to choose would take longer.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def in_groups(norm: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if getattr(context.module, "takes_groups", False) and context.method_name == "__call__":
@@ -50,6 +53,8 @@ def make_forward(
 
     def forward(params: Any, batch_stats: Any, images: jax.Array, **rngs: jax.Array) -> tuple[jax.Array, Any]:
         variables, images = {"params": params, "batch_stats": batch_stats}, images.astype(PRECISIONS[precision])
+        if not on_cpu:
+            variables["params"], variables["frozen"] = generate_together(params)
         with nn.intercept_methods(in_groups):
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
         return outputs.astype(jnp.float32), updates.get("batch_stats", batch_stats)  # MLP-Mixer has none

@@ -22,19 +22,21 @@ MAX_KERNELS = {"tvconv": 800, "depthwise": 450}
 ROWS = [Row("mb01", "h200", operator=operator, precision=half) for half in MAX_GB for operator in MAX_KERNELS]
 
 
-def check(plans: Sequence[dict[str, Any]]) -> list[str]:
-    """Print every figure beside its bound; return a phrase for each that is over it."""
-    table = make_table(("operator", "precision", "GB a step", "at most", "kernels", "at most"), left=("operator",))
-    over = []
-    for plan in plans:
-        operator, precision = plan["row"]["operator"], plan["row"]["precision"]
-        gigabytes, count = plan["accessed_bytes"] / 1e9, plan["kernels"]
-        limits = MAX_GB[precision], MAX_KERNELS[operator]
-        table.add_row(operator, precision, f"{gigabytes:.1f}", f"{limits[0]:g}", f"{count:,}", f"{limits[1]:,}")
-        found = ((f"{gigabytes:.1f} GB", gigabytes, limits[0]), (f"{count:,} kernels", count, limits[1]))
-        over += [f"{operator} {precision} {text}" for text, value, limit in found if not 0 < value <= limit]
-    print_table(table, width=110)
-    return over
+def figures(plan: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Return the text, the value and the bound of a plan's gigabytes and kernels."""
+    gigabytes, count = plan["accessed_bytes"] / 1e9, plan["kernels"]
+    limits = MAX_GB[plan["row"]["precision"]], MAX_KERNELS[plan["row"]["operator"]]
+    return [(f"{gigabytes:.1f} GB", gigabytes, limits[0]), (f"{count:,} kernels", count, limits[1])]
+
+
+def over(plans: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a phrase for every figure that is over its bound, or missing."""
+    return [
+        f"{plan['row']['operator']} {plan['row']['precision']} {text}"
+        for plan in plans
+        for text, value, limit in figures(plan)
+        if not 0 < value <= limit
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,9 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="folder of the plans")
     args = parser.parse_args(argv)
     with ends_in_one_line("plans that were made are kept."):
-        over = check(plan_rows(ROWS, args.runs))
-    if over:
-        print_error(f"over its bound: {'; '.join(over)}")
+        plans = plan_rows(ROWS, args.runs)
+    table = make_table(("operator", "precision", "a step", "at most", "kernels", "at most"), left=("operator",))
+    for plan in plans:
+        (size, _, most), (count, _, most_kernels) = figures(plan)
+        cells = (size, f"{most:g} GB", count.removesuffix(" kernels"), f"{most_kernels:,}")
+        table.add_row(plan["row"]["operator"], plan["row"]["precision"], *cells)
+    print_table(table, width=110)
+    if found := over(plans):
+        print_error(f"over its bound: {'; '.join(found)}")
         sys.exit(1)
     print("all within their bounds")
 

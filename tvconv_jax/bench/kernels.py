@@ -48,14 +48,17 @@ def kernels(program: Program) -> list[Kernel]:
     found = []
     for name, times in program.runs(follow=_STRUCTURE).items():
         sizes: dict[str, int] = {}
-        for one in program.computations[name]:
+        op_names: dict[str, str] = {}
+        for one in program.computations.get(name, ()):
             sizes[one.name] = memory_bytes(one.shape)
+            before = (op_names.get(operand, "") for operand in one.operands)
+            op_names[one.name] = next(filter(None, (_op_name(one, program), *before)), "")  # a copy may have none
             if one.opcode in _NO_WORK or one.opcode.endswith(("-update", "-done")):
                 continue
             read = sum(sizes.get(operand, 0) for operand in one.operands)
             if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":  # its result holds its operands
                 read = 0
-            found.append(Kernel(one.opcode, _op_name(one, program), sizes[one.name] + read, times))
+            found.append(Kernel(one.opcode, op_names[one.name], sizes[one.name] + read, times))
     return found
 
 

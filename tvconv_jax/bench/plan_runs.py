@@ -4,12 +4,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tvconv_jax.bench.targets import find_target, require_plugin
 from tvconv_jax.utils.files import read_json
-from tvconv_jax.utils.progress import minutes
+from tvconv_jax.utils.progress import minutes, reporter
 from tvconv_jax.utils.tether import tethered
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,16 @@ class Row(NamedTuple):
         ]
 
 
+def _make(row: Row, workdir: Path) -> None:
+    """Make a plan in a process of its own, whose output goes to ``plan.txt`` beside ``plan.json``."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = tethered([sys.executable, *row.command(workdir)])
+    with (workdir / "plan.txt").open("w") as output, reporter.doing(row.name):
+        done = subprocess.run(command, cwd=ROOT, stdout=output, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
 def code_commit() -> str:
     """Return the last commit that changed the code, with ``-dirty`` behind it if files differ from it."""
 
@@ -57,7 +68,7 @@ def code_commit() -> str:
 
 
 def plan_rows(rows: Iterable[Row], runs: Path) -> list[dict[str, Any]]:
-    """Return the plans of the rows, each with its ``row`` and ``commit``; make those that are not in ``runs``.
+    """Return the plans of the rows, each with its ``row``, ``commit`` and ``date``; make those that ``runs`` lacks.
 
     Code that differs from its commit is planned again each time.
 
@@ -73,11 +84,10 @@ def plan_rows(rows: Iterable[Row], runs: Path) -> list[dict[str, Any]]:
         workdir = runs / commit / row.name
         if commit.endswith("-dirty") or not (workdir / "plan.json").exists():
             print(f"plan {number} of {len(rows)}, {minutes(time.monotonic() - begin)} so far: {row.name}", flush=True)
-            done = subprocess.run(tethered([sys.executable, *row.command(workdir)]), cwd=ROOT, check=False)
-            if done.returncode:
-                sys.exit(done.returncode)
+            _make(row, workdir)
             made += 1
         plan = read_json(workdir / "plan.json", "remove it, and it is planned again")
-        plans.append({"row": row._asdict(), "commit": commit} | plan)
+        made_on = date.fromtimestamp((workdir / "plan.json").stat().st_mtime).isoformat()
+        plans.append({"row": row._asdict(), "commit": commit, "date": made_on} | plan)
     print(f"{len(rows)} plans of {commit}, {made} of them made now in {minutes(time.monotonic() - begin)}", flush=True)
     return plans

@@ -108,12 +108,12 @@ def shape_bytes(text: str) -> int:
     return sum(math.prod(_axes(dims)) * _bits(kind) // 8 for kind, dims, *_ in _SHAPE.findall(text))
 
 
-def memory_bytes(text: str) -> int:
-    """Return the bytes in a device's memory: tiles of TPUs are padded, and what lies on the chip takes none."""
+def memory_bytes(text: str, *, on_chip: bool = False) -> int:
+    """Return the bytes of a shape with the padding of a TPU's tiles; what lies on the chip counts if asked for."""
     return sum(
         math.prod(_padded(_axes(dims), _axes(order), tiles)) * _bits(kind) // 8
         for kind, dims, order, tiles in _SHAPE.findall(text)
-        if not _ON_CHIP.search(tiles)
+        if on_chip or not _ON_CHIP.search(tiles)
     )
 
 

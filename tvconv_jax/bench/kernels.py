@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tvconv_jax.bench.hlo import Instruction, Program, memory_bytes
+from tvconv_jax.bench.hlo import Instruction, Program, memory_bytes, tuple_elements
 
 # Opcodes that run other computations, and those that move nothing.
 _STRUCTURE = ("while", "conditional", "call", "async-start")
@@ -13,6 +13,8 @@ _NO_WORK = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "domain"),
     *("partition-id", "replica-id"),
 }
+_NO_CALL = ("AllocateBuffer", "ConcatBitcast")
+_COPIES = ("copy-start", "slice-start")  # of a TPU, beside its kernels
 
 PARTS = (
     *("spatial operator", "weight generator", "norm and activation", "1x1 and stem"),
@@ -28,6 +30,11 @@ class Kernel(NamedTuple):
     op_name: str  # path in the Python code, as JAX writes it
     size: int  # bytes that it reads and writes: every operand and result once
     times: int  # runs in a step
+
+    @property
+    def launches(self) -> int:
+        """Kernels in a step; a copy between memory and the chip's own runs beside them."""
+        return 0 if self.opcode in _COPIES else self.times
 
 
 class PartTotal(NamedTuple):
@@ -53,13 +60,22 @@ def kernels(program: Program) -> list[Kernel]:
             sizes[one.name] = memory_bytes(one.shape)
             before = (op_names.get(operand, "") for operand in one.operands)
             op_names[one.name] = next(filter(None, (_op_name(one, program), *before)), "")  # a copy may have none
-            if one.opcode in _NO_WORK or one.opcode.endswith(("-update", "-done")):
-                continue
-            read = sum(sizes.get(operand, 0) for operand in one.operands)
-            if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":  # its result holds its operands
-                read = 0
-            found.append(Kernel(one.opcode, op_names[one.name], sizes[one.name] + read, times))
+            idle = one.opcode in _NO_WORK or one.opcode.endswith(("-update", "-done"))
+            if not idle and one.attribute("custom_call_target") not in _NO_CALL:
+                read = sum(sizes.get(operand, 0) for operand in one.operands)
+                found.append(Kernel(one.opcode, op_names[one.name], _moved(one, read), times))
     return found
+
+
+def _moved(instruction: Instruction, read: int) -> int:
+    """Return the bytes that an instruction reads and writes, of operands with ``read`` bytes in memory."""
+    opcode, written = instruction.opcode, memory_bytes(instruction.shape)
+    if opcode in _COPIES:
+        ends = tuple_elements(instruction.shape)[:2]  # one of them may lie on the chip, or be a part of the other
+        return min(memory_bytes(end, on_chip=True) for end in ends) * sum(memory_bytes(end) > 0 for end in ends)
+    if opcode.endswith("-start") and opcode != "all-reduce-start":
+        return written  # its result holds its operands
+    return written + (min(read, written) if opcode in ("slice", "dynamic-slice") else read)
 
 
 def _op_name(instruction: Instruction, program: Program) -> str:
@@ -94,6 +110,6 @@ def by_part(found: Iterable[Kernel]) -> list[PartTotal]:
     totals: dict[tuple[str, bool], list[int]] = {}
     for kernel in found:
         total = totals.setdefault((part_of(kernel.op_name), "transpose(" in kernel.op_name), [0, 0])
-        total[0] += kernel.times
+        total[0] += kernel.launches
         total[1] += kernel.times * kernel.size
     return sorted((PartTotal(*key, *total) for key, total in totals.items()), key=lambda total: -total.size)

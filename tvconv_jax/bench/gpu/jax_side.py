@@ -61,7 +61,7 @@ def _step(item: Item, sizes: Sizes) -> Measure:
             **step_figures(seconds, sizes, losses),
             "compile_s": round(trainer.compile_seconds, 1),
             "temporaries_bytes": trainer.temporaries,
-            "kernels": sum(kernel.times for kernel in program),
+            "kernels": sum(kernel.launches for kernel in program),
             "moved_bytes": moved,  # as a plan counts them
             "gb_per_s": round(moved / seconds / 1e9, 1),
         }

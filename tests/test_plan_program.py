@@ -300,6 +300,12 @@ def test_a_step_that_the_compiler_refuses_does_not_fit(capsys):
         assert "warning: does not fit" in text
 
 
+def test_a_call_in_a_thread_returns_and_raises():
+    assert plan._in_thread(lambda: 3) == 3
+    with pytest.raises(UserError, match="odd"):
+        plan._in_thread(lambda: (_ for _ in ()).throw(UserError("odd")))
+
+
 def as_plan(row, **fields):
     return {"row": row._asdict(), "commit": "abc", "date": "2026-01-02"} | example(**fields).as_dict()
 

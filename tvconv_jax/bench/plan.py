@@ -208,14 +208,15 @@ def _bytes(tree: Any) -> int:
 
 
 def _compile(job: Any, state: Any, batch: Any, target: Target | None, *, accelerator: bool) -> jax.stages.Compiled:
-    traced = job.train_step().trace(state, batch)
+    traced, options = job.train_step().trace(state, batch), target.options if target else None
     if target:
         jax.config.update("jax_enable_compilation_cache", False)  # it wants the devices that are not here
         lowered = traced.lower()
-        with working(f"compiling the step for {target.name} with {target.compiler}"):
-            return _in_thread(lambda: lowered.compile(compiler_options=target.options))
-    # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.
-    return traced.lower(lowering_platforms=("tpu" if accelerator else "cpu",)).compile()
+    else:
+        # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.
+        lowered = traced.lower(lowering_platforms=("tpu" if accelerator else "cpu",))
+    with working(f"compiling the step with {target.compiler}" if target else "compiling the step for a CPU"):
+        return _in_thread(lambda: lowered.compile(compiler_options=options))
 
 
 def _in_thread(function: Callable[[], Any]) -> Any:

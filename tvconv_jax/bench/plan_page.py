@@ -7,7 +7,7 @@ from typing import Any
 from tvconv_jax.bench import gpu_program
 from tvconv_jax.bench.kernels import PARTS
 from tvconv_jax.bench.plan_runs import MODELS, Row
-from tvconv_jax.bench.plan_text import size
+from tvconv_jax.bench.tables import format_bytes
 from tvconv_jax.utils.errors import UserError
 
 MILLION = 1_000_000
@@ -72,9 +72,9 @@ def summary(plans: Sequence[dict[str, Any]]) -> str:
     """Return the table and the sentences for the page about performance."""
     body = []
     for plan in plans:
-        known = [f"{plan['kernels']:,}", size(plan["accessed_bytes"]), f"{plan['images_per_second']:,.0f}"]
+        known = [f"{plan['kernels']:,}", format_bytes(plan["accessed_bytes"]), f"{plan['images_per_second']:,.0f}"]
         fits = "yes" if plan["fits"] else "**no**"
-        body.append([*_name(plan), size(plan["memory"]), fits, *(known if plan["parts"] else ["", "", ""])])
+        body.append([*_name(plan), format_bytes(plan["memory"]), fits, *(known if plan["parts"] else ["", "", ""])])
     checked = [plan for plan in plans if Row(**plan["row"]) in gpu_program.ROWS]
     dates = ", ".join(dict.fromkeys(f"{plan['commit']} on {plan['date']}" for plan in checked))
     found = gpu_program.over(checked)
@@ -121,7 +121,7 @@ def _name(plan: dict[str, Any]) -> list[str]:
 
 def _memory(plan: dict[str, Any]) -> list[str]:
     sizes = [plan["parameter_bytes"] + plan["optimizer_bytes"], plan["activation_bytes"], plan["memory"]]
-    return [*_name(plan), *map(size, sizes), "yes" if plan["fits"] else "**no**"]
+    return [*_name(plan), *map(format_bytes, sizes), "yes" if plan["fits"] else "**no**"]
 
 
 def _refusals(plans: Sequence[dict[str, Any]]) -> str:
@@ -133,7 +133,7 @@ def _time(plan: dict[str, Any]) -> list[str]:
     seconds = {name: f"{1e3 * plan['seconds'][name]:.3g}" for name in ("compute", "memory", "links")}
     slowest = max(seconds, key=plan["seconds"].get)
     seconds[slowest] = f"**{seconds[slowest]}**"
-    moved = [f"{plan['kernels']:,}", size(plan["accessed_bytes"]), size(plan["sent"])]
+    moved = [f"{plan['kernels']:,}", format_bytes(plan["accessed_bytes"]), format_bytes(plan["sent"])]
     return [*_name(plan), *moved, *seconds.values(), f"{plan['images_per_second']:,.0f}"]
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from tvconv_jax.bench.kernels import PartTotal
 from tvconv_jax.bench.plan import Plan
-from tvconv_jax.bench.tables import make_table
+from tvconv_jax.bench.tables import format_bytes, make_table
 from tvconv_jax.utils.console import print_table
 
 ESTIMATE = (
@@ -49,7 +49,7 @@ def warning(plan: Plan) -> str:
         cause = "activations and other temporaries"
         hint = "use more devices, train.grad_accum_steps, model.remat, or a smaller data.batch_size"
     return (
-        f"warning: does not fit: {size(plan.memory)} a device, and a {plan.kind.name} has {size(plan.kind.memory)}; "
+        f"warning: does not fit: {format_bytes(plan.memory)} a device, and a {plan.kind.name} has {format_bytes(plan.kind.memory)}; "
         f"most of it are {cause}: {hint}."
     )
 
@@ -58,13 +58,13 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     parameters = ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
     rows = [
         ("parameters", f"{sum(plan.parameters.values()):,} ({parameters})"),
-        ("parameters, bytes a device", size(plan.parameter_bytes)),
-        ("optimizer", size(plan.optimizer_bytes)),
-        ("batch and running statistics", size(plan.batch_bytes)),
-        ("activations and other temporaries", size(plan.activation_bytes)),
+        ("parameters, bytes a device", format_bytes(plan.parameter_bytes)),
+        ("optimizer", format_bytes(plan.optimizer_bytes)),
+        ("batch and running statistics", format_bytes(plan.batch_bytes)),
+        ("activations and other temporaries", format_bytes(plan.activation_bytes)),
         (
             "memory a device",
-            f"{size(plan.memory)} of {size(plan.kind.memory)}: {'fits' if plan.fits else 'DOES NOT FIT'}",
+            f"{format_bytes(plan.memory)} of {format_bytes(plan.kind.memory)}: {'fits' if plan.fits else 'DOES NOT FIT'}",
         ),
     ]
     if plan.compiler:
@@ -79,8 +79,8 @@ def _speed(plan: Plan) -> list[tuple[str, str]]:
         ("FLOPs of a step, a device", f"{plan.flops:.3g} as XLA counts the program") if plan.flops else None,
         ("", f"{plan.counted_flops:.3g} in products, {generator:.0f} % of them for kernels"),
         ("kernels of a step", f"{plan.kernels:,}") if plan.compiler else None,
-        ("bytes read and written, a device", size(plan.accessed_bytes)),
-        ("bytes sent, a device", size(plan.sent)),
+        ("bytes read and written, a device", format_bytes(plan.accessed_bytes)),
+        ("bytes sent, a device", format_bytes(plan.sent)),
         *(("", row) for row in _traffic(plan)),
         ("a step at peak figures", f"{shares}; memory at {bandwidth / 1e12:.3g} TB/s"),
         ("images/s expected", f"{plan.images_per_second:,.0f}, bound by {max(plan.seconds, key=plan.seconds.get)}"),
@@ -97,12 +97,14 @@ def _parts(plan: Plan) -> Table:
     totals = {name: sum(part.size for part in plan.parts if part.part == name) for name, _ in found}
     for name, total in sorted(totals.items(), key=lambda item: -item[1]):
         cells = [_part_cells(found.get((name, backward))) for backward in (False, True)]
-        table.add_row(name, *cells[0], *cells[1], size(total), f"{1e3 * total / plan.kind.reachable_bandwidth:.3g}")
+        table.add_row(
+            name, *cells[0], *cells[1], format_bytes(total), f"{1e3 * total / plan.kind.reachable_bandwidth:.3g}"
+        )
     return table
 
 
 def _part_cells(part: PartTotal | None) -> tuple[str, str]:
-    return (size(part.size), f"{part.kernels:,}") if part else ("", "")
+    return (format_bytes(part.size), f"{part.kernels:,}") if part else ("", "")
 
 
 def _traffic(plan: Plan) -> list[str]:
@@ -111,15 +113,7 @@ def _traffic(plan: Plan) -> list[str]:
     for collective in plan.traffic:
         groups[collective.kind, collective.group].append(collective)
     return [
-        f"{sum(one.times for one in same)} {kind} among {group}: {size(sum(one.sent for one in same))} sent"
+        f"{sum(one.times for one in same)} {kind} among {group}: {format_bytes(sum(one.sent for one in same))} sent"
         for (kind, group), same in sorted(groups.items())
         if group > 1
     ]
-
-
-def size(number: float) -> str:
-    """Return a number of bytes with its unit."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number / factor:,.0f} {unit}"
-    return f"{number:.0f} B"

@@ -1,4 +1,4 @@
-"""Parts that the tables of exported models share: options, timing points, images/s, columns."""
+"""Parts that tables share: options, timing points, images/s, columns, bytes."""
 
 import argparse
 import importlib
@@ -47,6 +47,14 @@ def make_table(columns: Sequence[str], *, left: Collection[str] = (), **options:
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right")
     return table
+
+
+def format_bytes(number: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number / factor:,.0f} {unit}"
+    return f"{number:.0f} B"
 
 
 def onnx_modules() -> tuple[ModuleType, ModuleType]:

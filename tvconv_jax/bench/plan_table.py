@@ -65,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ends_in_one_line("plans that were made are kept."):
         data, short = args.docs / DATA, args.docs / SUMMARY
         kept = {Row(**plan["row"]): plan for plan in parse_json(data.read_bytes())} if data.exists() else {}
-        wanted = [row for row in ROWS if row.kind.startswith(args.kind)] if not args.page else []
-        made = {Row(**plan["row"]): compact(plan) for plan in plan_rows(wanted, args.runs)}
-        plans = [found for row in ROWS if (found := made.get(row) or kept.get(row))]
+        wanted = [row for row in ROWS if row.kind.startswith(args.kind)]
+        found = [] if args.page else plan_rows(wanted, args.runs)
+        made = {Row(**plan["row"]): compact(plan) for plan in found}
+        plans = [plan for row in ROWS if (plan := made.get(row) or kept.get(row))]
         write_text(data, "[\n" + ",\n".join(map(as_json, plans)) + "\n]\n")
         write_text(announce_overwrite(args.docs / PAGE), page(plans))
         write_text(short, put_summary(short.read_text(), plans))

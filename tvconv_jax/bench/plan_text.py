@@ -56,16 +56,14 @@ def warning(plan: Plan) -> str:
 
 def _rows(plan: Plan) -> list[tuple[str, str]]:
     parameters = ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
+    fits = "fits" if plan.fits else "DOES NOT FIT"
     rows = [
         ("parameters", f"{sum(plan.parameters.values()):,} ({parameters})"),
         ("parameters, bytes a device", format_bytes(plan.parameter_bytes)),
         ("optimizer", format_bytes(plan.optimizer_bytes)),
         ("batch and running statistics", format_bytes(plan.batch_bytes)),
         ("activations and other temporaries", format_bytes(plan.activation_bytes)),
-        (
-            "memory a device",
-            f"{format_bytes(plan.memory)} of {format_bytes(plan.kind.memory)}: {'fits' if plan.fits else 'DOES NOT FIT'}",
-        ),
+        ("memory a device", f"{format_bytes(plan.memory)} of {format_bytes(plan.kind.memory)}: {fits}"),
     ]
     if plan.compiler:
         rows.append(("compiled by", plan.compiler))

@@ -48,9 +48,9 @@ def warning(plan: Plan) -> str:
     if plan.activation_bytes > plan.parameter_bytes + plan.optimizer_bytes:
         cause = "activations and other temporaries"
         hint = "use more devices, train.grad_accum_steps, model.remat, or a smaller data.batch_size"
+    needed, there = format_bytes(plan.memory), format_bytes(plan.kind.memory)
     return (
-        f"warning: does not fit: {format_bytes(plan.memory)} a device, and a {plan.kind.name} has {format_bytes(plan.kind.memory)}; "
-        f"most of it are {cause}: {hint}."
+        f"warning: does not fit: {needed} a device, and a {plan.kind.name} has {there}; most of it are {cause}: {hint}."
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Of the process: TPUs must not be looked for on this machine, and XLA's log would only say that compiling is slow.
 ENVIRONMENT = {
     **{"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"},
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any: libtpu would warn that this machine has none
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu would let one process at a time use the TPU
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }

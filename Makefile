@@ -9,13 +9,15 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 # What pip compiles on one core, this does on all; some packages carry files that no Python 3 compiles.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib > /dev/null 2>&1 || true
 
-.PHONY: help run test docs bench lock clean
+.PHONY: help run test docs bench gpu-program plans lock clean
 
 help:
 	@echo "make run     train MobileNetV2 x0.1 with TVConv on the embedded faces, verify, print where everything lies"
 	@echo "make test    lint and run the tests"
 	@echo "make docs    build the documentation site in docs/_build/html"
 	@echo "make bench   speed of the operator and of a training step, beside a PyTorch baseline"
+	@echo "make gpu-program  bytes and kernels of a step compiled for a GPU, beside their bounds"
+	@echo "make plans   the step compiled for a GPU and for 1 to 64 TPU chips: docs/appendix/plan.md"
 	@echo "make lock    resolve requirements.lock again"
 	@echo "make clean   remove .venv and caches"
 
@@ -37,6 +39,13 @@ bench: .venv/.test
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench operator $(ARGS)
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench train $(ARGS)
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.bench segmentation $(ARGS)
+
+# Neither needs a device. Each plan takes minutes; the same command goes on with what is missing.
+gpu-program: .venv/.plan
+	@.venv/plan/bin/python -m tvconv_jax.bench.gpu_program $(ARGS)
+
+plans: .venv/.plan
+	@.venv/plan/bin/python -m tvconv_jax.bench.plan_table $(ARGS)
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or later is needed: make PYTHON=python3.11 ...")'
@@ -61,6 +70,13 @@ bench: .venv/.test
 	@$(PIP) -e '.[docs,test]'
 	@$(COMPILE)
 	@touch .venv/.base .venv/.docs $@
+
+# Plugins of GPUs and TPUs, which JAX would look for devices with in every other command.
+.venv/.plan: .venv/.made pyproject.toml requirements.lock
+	@echo "Installing XLA's compilers into .venv/plan (a few minutes the first time) ..."
+	@$(PYTHON) -m venv .venv/plan
+	@$(PIP:$(BIN)/%=.venv/plan/bin/%) -e '.[plan-gpu,plan-tpu]'
+	@touch $@
 
 # uv resolves for several Python versions at once, which pip cannot. CUDA's packages are torch's to pin.
 lock: .venv/.made

@@ -102,6 +102,7 @@ def test_all_of_it_at_tiny_sizes_and_again_what_is_missing(tmp_path, capsys):
         *("ours", "compiled", "eager", "channels-last", "compiled channels-last")
     }
     assert all(np.isfinite(row["losses"]).all() and row["images_per_s"] >= 0 for row in steps)
+    assert all(row["kernels"] > 50 and row["moved_bytes"] > 1e6 for row in steps if row["side"] == "ours")
     runs = [row for row in rows if row["what"] == "accuracy"]
     assert [(row["asked_rate"], row["learning_rate"]) for row in runs] == [(0.05, 0.05), (None, 0.05)]
     assert all(0 <= row["accuracy"] <= 100 for row in runs)
@@ -120,6 +121,15 @@ def test_all_of_it_at_tiny_sizes_and_again_what_is_missing(tmp_path, capsys):
     for title in ("### Copy", "### Operators", "### Training steps", "### Faces"):
         assert title in printed
     assert "commit abc" in printed and "mean nothing" in printed
+
+
+def test_a_step_stands_beside_a_copy():
+    model = {"model": "mobilenetv2", "width": 0.1, "operator": "tvconv", "precision": "float32", "batch": 512}
+    figures = {"images_per_s": 40_000, "kernels": 750, "moved_bytes": 29e9, "gb_per_s": 2265.6, "compile_s": 60.0}
+    copy = {"what": "copy", "precision": "float32", "gb_per_s": 4100.0, "read_bytes": 1, "launch_us": 2.0}
+    step = {"what": "step", "side": "ours", **model, **figures}
+    assert "| 60 | 750 | 29.0 | 55% |" in page([copy, step])
+    assert "| 60 | 750 | 29.0 | - |" in page([step])
 
 
 def test_the_order_is_by_value_and_each_item_is_there_once():

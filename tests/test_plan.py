@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvconv_jax.bench import plan_table, virtual_devices
-from tvconv_jax.bench.collectives import Collective, collectives, shape_bytes
+from tvconv_jax.bench import virtual_devices
+from tvconv_jax.bench.collectives import Collective, collectives
 from tvconv_jax.bench.device_specs import KINDS
-from tvconv_jax.bench.plan import Plan, generator_macs, make_plan
-from tvconv_jax.bench.plan_table import warning
+from tvconv_jax.bench.hlo import parse, shape_bytes
+from tvconv_jax.bench.plan import Plan, make_plan
+from tvconv_jax.bench.plan_text import warning
+from tvconv_jax.bench.planned_job import generator_macs
 from tvconv_jax.nn.layers import DepthwiseConv, TVConv
 from tvconv_jax.tasks.configs import face_config, odoc_config
 from tvconv_jax.utils.errors import UserError
@@ -53,7 +55,7 @@ def test_collectives_of_a_compiled_program():
     flags = "--xla_force_host_platform_device_count=4"
     done = run("-c", PROGRAM, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
-    found = {one.kind: one for one in collectives(done.stdout)}
+    found = {one.kind: one for one in collectives(parse(done.stdout))}
     # A device holds 16 numbers of w, and of x 4 x 3, which become 4 x 6, of which it keeps 2 x 6.
     assert found == {
         "all-reduce": Collective("all-reduce", size=16 * 4, group=2, times=3),
@@ -79,10 +81,12 @@ def test_collectives_of_a_compiled_program():
 )
 def test_groups_of_devices_as_xla_writes_them(groups, devices):
     head = "HloModule m, num_partitions=8\nENTRY %main (p: f32[2]) -> f32[2] {\n"
-    (one,) = collectives(f"{head}  %r = (f32[2]{{0}}, bf16[4,2]) all-reduce(%p), replica_groups={groups}, x=1\n}}")
+    (one,) = collectives(
+        parse(f"{head}  %r = (f32[2]{{0}}, bf16[4,2]) all-reduce(%p), replica_groups={groups}, x=1\n}}")
+    )
     assert one == Collective("all-reduce", 8 + 16, devices, 1)
     with pytest.raises(ValueError, match="an unknown way"):
-        collectives(f"{head}  %r = f32[2] all-reduce(%p), replica_groups=?\n}}")
+        collectives(parse(f"{head}  %r = f32[2] all-reduce(%p), replica_groups=?\n}}"))
 
 
 def test_bytes_of_shapes():
@@ -135,35 +139,6 @@ def test_a_plan_that_does_not_fit_says_what_to_do():
     assert "80 GB; most of it are parameters and optimizer: shard the head" in warning(example(parameter_bytes=10**11))
     assert "a smaller data.batch_size" in warning(example(activation_bytes=10**11))
     assert not example(activation_bytes=10**11).fits
-
-
-def test_the_page_of_plans_reads_what_is_there_and_makes_what_is_not(tmp_path, monkeypatch):
-    made = []
-
-    def main(arguments, check):
-        made.append(arguments[1:])
-        workdir = Path(arguments[-1].removeprefix("--workdir="))
-        workdir.mkdir(parents=True)
-        (workdir / "plan.json").write_text(json.dumps(example(mesh={"data": 1, "model": 8}).as_dict()))
-        return subprocess.CompletedProcess(arguments, 0)
-
-    monkeypatch.setattr(plan_table.subprocess, "run", main)
-    for _ in range(2):
-        plan_table.main([f"--out={tmp_path / 'plan.md'}", f"--runs={tmp_path}", "--device-kind=h100"])
-    assert len(made) == 16  # once only
-    assert "--config.mesh.model=1" in made[0] and "--identities=10000" in made[0]
-    assert "--config.mesh.model=256" in made[-1] and "--config=configs/face_mb10.py:data=folder" in made[-1]
-    page = (tmp_path / "plan.md").read_text()
-    assert page.count("| MB x0.1 |") == page.count("| MB x1.0 |") == 16
-    assert "| 1 x 8 | 8 | 0.0 M | 80 B | 1 kB | 1.09 kB | yes |" in page
-    assert "| 494.0 | 0 % | 335 MB | 45 MB | **1** | 0.1 | 0.1 | 64,000 | 64,000 |" in page
-
-
-def test_the_words_of_the_page_in_the_docs_are_those_of_the_command():
-    page = plan_table.page([("mb01", example(kind=KINDS["tpu-v5e"]).as_dict())], "tpu-v5e")
-    texts = (page, (ROOT / "docs" / "appendix" / "plan.md").read_text())
-    made, committed = ([line for line in text.splitlines() if not line.startswith("| MB")] for text in texts)
-    assert made == committed
 
 
 def test_plans_of_one_and_of_four_devices(tmp_path):

@@ -45,6 +45,7 @@ COMMANDS = {
     "export-table": Command("tvconv_jax.bench.export_table", "size, speed and accuracy by rank and precision"),
     "operator-table": Command("tvconv_jax.bench.operator_table", "cost, accuracy and speed of all operators"),
     "plan-table": Command("tvconv_jax.bench.plan_table", "plans of several models and devices"),
+    "gpu-program": Command("tvconv_jax.bench.gpu_program", "bytes and kernels of a step on a GPU beside their bounds"),
     "launch": Command("tvconv_jax.utils.launch", "scripts for clusters, TPUs and a Raspberry Pi"),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from tvconv_jax.bench import virtual_devices
+from tvconv_jax.bench import targets, virtual_devices
 from tvconv_jax.tasks import command
 from tvconv_jax.tasks.command import CONFIG
 from tvconv_jax.utils.progress import reporter
@@ -25,8 +25,13 @@ MODE = flags.DEFINE_enum(
     "Train or resume a run, evaluate it, plan a training, or print all keys of the config.",
 )
 KEYS = flags.DEFINE_string("keys", None, "Config: only keys with this name, part of a name or glob, as optimizer.*.")
-DEVICES = flags.DEFINE_integer("devices", 1, "Plan: number of devices.")
-KIND = flags.DEFINE_string("device-kind", "tpu-v5e", "Plan: kind of devices; see tvconv_jax/bench/device_specs.py.")
+DEVICES = flags.DEFINE_integer("devices", None, "Plan: number of devices; 1, or all chips of a TPU slice.")
+KIND = flags.DEFINE_string(
+    "device-kind",
+    "tpu-v5e",
+    "Plan: kind of devices. XLA itself compiles for h200 and for TPU slices such as v5e:8x8, with the extra plan-gpu "
+    "or plan-tpu; tpu-v5e, tpu-v5p, tpu-v6e, h100, a100 and cpu are estimated.",
+)
 IDENTITIES = flags.DEFINE_integer("identities", None, "Plan: identities or classes of the training set; 10,000 or 10.")
 # Flags that not every mode reads, by the modes that do.
 READ_BY = {
@@ -51,7 +56,7 @@ def main(_: Sequence[str]) -> None:
         importlib.import_module("tvconv_jax.tasks.config_table").print_config(CONFIG.value, KEYS.value)
         return
     if MODE.value == "plan":
-        virtual_devices.ensure(DEVICES.value, ["-m", "tvconv_jax.main", *sys.argv[1:]])
+        target = _ensure_devices()
     from tvconv_jax.data.cache import cache_dir  # late, so that a mistyped flag is answered at once
     from tvconv_jax.tasks import load_task
     from tvconv_jax.tasks.limits import check_values
@@ -69,7 +74,7 @@ def main(_: Sequence[str]) -> None:
         check_workdir(config, workdir, ignore=ignore)
     command.keep_compiled_programs(cache_dir())
     if MODE.value == "plan":
-        _plan(config)
+        _plan(config, target)
         return
     place = distributed.find_process(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
     with distributed.connected(place), reporter.doing("still at work"):
@@ -79,13 +84,27 @@ def main(_: Sequence[str]) -> None:
             task.train(config, workdir)
 
 
-def _plan(config: ConfigDict) -> None:
+def _ensure_devices() -> targets.Target | None:
+    """Restart as a process for a plan; return what a plugin compiles for, ``None`` for an estimate."""
+    target, again = targets.find_target(KIND.value, DEVICES.value), ["-m", "tvconv_jax.main", *sys.argv[1:]]
+    if target and targets.is_installed(target):
+        virtual_devices.ensure(1, again, targets.ENVIRONMENT)
+        return target
+    if target:
+        virtual_devices.ensure(target.devices, again)
+        print(targets.missing_note(target), flush=True)
+    else:
+        virtual_devices.ensure(1 if DEVICES.value is None else DEVICES.value, again)
+    return None
+
+
+def _plan(config: ConfigDict, target: targets.Target | None) -> None:
     from tvconv_jax.utils.files import announce_overwrite, write_json
 
     plan = importlib.import_module("tvconv_jax.bench.plan").make_plan(
-        config, kind=KIND.value, identities=IDENTITIES.value
+        config, kind=KIND.value, identities=IDENTITIES.value, target=target
     )
-    importlib.import_module("tvconv_jax.bench.plan_table").print_plan(plan)
+    importlib.import_module("tvconv_jax.bench.plan_text").print_plan(plan)
     if WORKDIR.value:
         _workdir().mkdir(parents=True, exist_ok=True)
         write_json(announce_overwrite(_workdir() / "plan.json"), plan.as_dict())

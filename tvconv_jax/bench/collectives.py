@@ -1,10 +1,10 @@
-"""Collectives of a compiled program, parsed from its text as XLA's CPU compiler writes it."""
+"""Collectives of a compiled program, and the bytes that they send."""
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import NamedTuple
+
+from tvconv_jax.bench.hlo import Program, shape_bytes, tuple_elements
 
 # Bytes that a device sends in a ring of n devices, each with a result of s bytes. No algorithm sends less (Patarasuk
 # and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002).
@@ -16,16 +16,9 @@ SENT = {
     "collective-permute": lambda n, s: s,
 }
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) .*\{$")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(SENT)})\(")
-_CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%([^,\s)]+)")
-_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_SHAPE = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w*)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _MESH = re.compile(r"replica_groups=mesh\[(.*?)\].*? \{(.*?)\}")
-_PARTITIONS = re.compile(r"num_partitions=(\d+)")
 
 
 class Collective(NamedTuple):
@@ -42,58 +35,22 @@ class Collective(NamedTuple):
         return self.times * SENT[self.kind](self.group, self.size)
 
 
-def collectives(text: str) -> list[Collective]:
-    """Return the collectives of ``compiled.as_text()``; in a loop of a known trip count they run so often.
+def collectives(program: Program) -> list[Collective]:
+    """Return the collectives of a program; in a loop of a known trip count they run so often.
 
     Raises:
         ValueError: If a group of devices is written in an unknown way.
     """
-    match = _PARTITIONS.search(text)
-    devices = int(match.group(1)) if match else 1
-    lines = defaultdict(list)
-    entry = name = ""
-    for line in text.splitlines():
-        if start := _COMPUTATION.match(line):
-            name = start.group(2)
-            entry = name if start.group(1) else entry
-        lines[name].append(line)
-    times = _times(lines, entry)
     found = []
-    for name, body in lines.items():
-        for line in body if times[name] else ():
-            if hit := _COLLECTIVE.search(line):
-                found.append(Collective(hit.group(2), shape_bytes(hit.group(1)), _group(line, devices), times[name]))
+    for name, times in program.runs().items():
+        for one in program.computations.get(name, ()):
+            kind = one.opcode.removesuffix("-start")
+            if kind in SENT:
+                # What starts a copy holds its operand and its result.
+                both = kind != "all-reduce" and one.opcode != kind
+                result = tuple_elements(one.shape)[1] if both else one.shape
+                found.append(Collective(kind, shape_bytes(result), _group(one.rest, program.devices), times))
     return found
-
-
-def shape_bytes(text: str) -> int:
-    """Return the bytes of ``f32[8,4]{1,0}`` or of a tuple of such."""
-    bits = {"pred": 8, "bf16": 16}
-    return sum(
-        math.prod(map(int, filter(None, dims.split(",")))) * (bits.get(kind) or int(re.search(r"\d+", kind)[0])) // 8
-        for kind, dims in _SHAPE.findall(text)
-    )
-
-
-def _times(lines: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """Return the runs of each computation in one run of the entry."""
-    times: dict[str, int] = defaultdict(int)
-
-    def run(name: str, count: int) -> None:
-        times[name] += count
-        for line in lines.get(name, ()):
-            trips = _TRIPS.search(line)
-            for called in _called(line):
-                run(called, count * (int(trips.group(1)) if trips else 1))
-
-    run(entry, 1)
-    return times
-
-
-def _called(line: str) -> Iterator[str]:
-    yield from _CALLED.findall(line)
-    if branches := _BRANCHES.search(line):
-        yield from (name.strip(" %") for name in branches.group(1).split(","))
 
 
 def _group(line: str, devices: int) -> int:

@@ -1,38 +1,38 @@
-"""Plan of a training step on devices that are not here: memory, FLOPs, traffic, and images/s at best.
+"""Plan of a training step on devices that are not here: memory, kernels, traffic, and images/s at best.
 
-``python -m tvconv_jax.main --mode=plan --config=... --devices=64 --device-kind=tpu-v5e [--identities=1000000]``
-compiles the training step itself for as many devices, which XLA emulates on a CPU. It is compiled from shapes alone:
-nothing is computed, no data is read.
+``python -m tvconv_jax.main --mode=plan --config=... --device-kind=h200|v5e:8x8|tpu-v5e [--identities=1000000]``
+compiles the training step itself, from shapes alone: nothing is computed, no data is read. XLA's own GPU or TPU
+compiler does that for a described device (:mod:`.targets`). For other kinds, or without its plugin, the plan is an
+estimate from the program for as many devices (``--devices=64``) as XLA emulates on a CPU.
 """
 
 import dataclasses
 import math
-from types import SimpleNamespace
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from tvconv_jax.bench.collectives import Collective, collectives
 from tvconv_jax.bench.device_specs import DeviceSpec, device_spec
+from tvconv_jax.bench.hlo import parse
+from tvconv_jax.bench.kernels import PartTotal, by_part, kernels
+from tvconv_jax.bench.planned_job import WITH_HEAD, generator_macs, make_job, step_shapes
+from tvconv_jax.bench.targets import Target, topology_devices
 from tvconv_jax.metrics.complexity import count
-from tvconv_jax.nn.layers import WeightGenerator
-from tvconv_jax.tasks import load_task
-from tvconv_jax.training.mesh import over_devices
-from tvconv_jax.training.state import state_shardings
-from tvconv_jax.utils.errors import UserError
-from tvconv_jax.utils.sizes import Size, height_width
+from tvconv_jax.utils.progress import working
+from tvconv_jax.utils.sizes import height_width
 
 # Forward, gradient of the inputs, gradient of the weights; a multiply and an add each.
 FLOPS_PER_MAC = 3 * 2
-MAX_IDENTITIES = 10**9  # labels are numbers of 32 bits
 IDENTITIES, CLASSES = 10_000, 10  # where none are given
-WITH_HEAD = ("face", "verification")  # tasks with class weights beside the model
-TASKS = (*WITH_HEAD, "classification", "segmentation")
+_NEEDED = re.compile(r"([\d.]+)([KMGT])\b")  # of bytes, in an error of the TPU's compiler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,13 @@ class Plan:
     counted_flops: float  # of products alone, as tvconv_jax.metrics.complexity counts them
     generator_flops: float  # of those, TVConv's weight generators: the same on every device, whatever their number
     float32_share: float  # of counted_flops in float32; less than 1 with train.precision=bfloat16
-    accessed_bytes: float  # between memory and cores, as XLA counts them in the program fused for a CPU
+    accessed_bytes: float  # between memory and cores; of an estimate, as XLA counts them in the program for a CPU
     traffic: list[Collective]
+    # Of a program that was compiled for the device itself; of an estimate empty.
+    compiler: str = ""  # its package and version
+    parts: list[PartTotal] = dataclasses.field(default_factory=list)
+    refusal: str = ""  # the compiler's error, if the step does not fit
+    compile_seconds: float = 0.0
 
     @property
     def devices(self) -> int:
@@ -76,7 +81,7 @@ class Plan:
         per_flop = self.float32_share / self.kind.float32 + (1 - self.float32_share) / self.kind.bfloat16
         return {
             "compute": max(self.flops, self.counted_flops) * per_flop,
-            "memory": self.accessed_bytes / self.kind.bandwidth,
+            "memory": self.accessed_bytes / self.kind.reachable_bandwidth,
             "links": self.sent / links,
         }
 
@@ -88,29 +93,36 @@ class Plan:
     @property
     def images_per_second_at_best(self) -> float:
         """The same with perfect fusion, which reads and writes everything in memory only once."""
-        once = min(self.seconds["memory"], 2 * self.memory / self.kind.bandwidth)
+        once = min(self.seconds["memory"], 2 * self.memory / self.kind.reachable_bandwidth)
         return self.batch_size / max((self.seconds | {"memory": once}).values())
 
     @property
     def fits(self) -> bool:
-        return self.memory <= self.kind.memory
+        return not self.refusal and self.memory <= self.kind.memory
+
+    @property
+    def kernels(self) -> int:
+        """Kernels that a step launches; 0 for an estimate."""
+        return sum(part.kernels for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and the properties, for JSON."""
         derived = ("devices", "memory", "sent", "seconds", "images_per_second", "images_per_second_at_best", "fits")
-        fields = dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
-        return fields | {"kind": self.kind._asdict(), "traffic": [one._asdict() for one in self.traffic]}
+        fields = dataclasses.asdict(self) | {name: getattr(self, name) for name in (*derived, "kernels")}
+        rows = {name: [row._asdict() for row in getattr(self, name)] for name in ("traffic", "parts")}
+        return fields | {"kind": self.kind._asdict()} | rows
 
 
-def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -> Plan:
-    """Compile the step of a face, classification or segmentation config for all devices of this process.
+def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None, target: Target | None = None) -> Plan:
+    """Compile the step of a face, classification or segmentation config for a target, or else estimate it.
 
     Args:
         config: As :func:`tvconv_jax.tasks.configs.face_config` or
             :func:`tvconv_jax.tasks.configs.classification_config` makes it; its data is not read.
-        kind: A key of :data:`tvconv_jax.bench.device_specs.KINDS`.
+        kind: A kind of device, see :func:`tvconv_jax.bench.device_specs.device_spec`.
         identities: Classes of the head; ``None``: :data:`IDENTITIES`, or for the others ``model.num_classes`` or,
             where that is 0, :data:`CLASSES`.
+        target: What its plugin compiles for; ``None``: an estimate for all devices of this process.
 
     Raises:
         UserError: If the config is of another task, or does not fit the devices.
@@ -118,106 +130,76 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None) -
     chosen, has_head = device_spec(kind), config.task in WITH_HEAD
     if identities is None:
         identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
-    job = _make_job(config, identities)
-    state, batch = _shapes(job)
-    compiled = _compile(job, state, batch, accelerator=kind != "cpu")
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    job = make_job(config, identities, topology_devices(target) if target else jax.devices())
+    state, batch = step_shapes(job)
     parts_of = state.params if has_head else {"model": state.params}
-    parameter_bytes, optimizer_bytes = _bytes(state.params), _bytes(state.opt_state)
-    parts, grid = config.train.grad_accum_steps, height_width(config.data.image_size)
-    share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
-    model = share * count(job.model, (1, *grid, 3)).macs
-    head = share * config.model.embedding_size * identities if has_head else 0  # of others a part of the model
-    generator = parts * FLOPS_PER_MAC * generator_macs(job.model, grid)
-    counted = model + head + generator
+    sizes = {"parameter_bytes": _bytes(state.params), "optimizer_bytes": _bytes(state.opt_state)}
+    fixed, begin = sum(sizes.values()), time.monotonic()
+    try:
+        compiled = _compile(job, state, batch, target, accelerator=kind != "cpu")
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = _refused(str(error), _bytes((state, batch)), fixed)
+    else:
+        found = _counts(compiled, target, job.config.train.grad_accum_steps, fixed)
     return Plan(
         kind=chosen,
         mesh=dict(job.mesh.shape),
         batch_size=config.data.batch_size,
         identities=identities,
         parameters={name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in parts_of.items()},
-        parameter_bytes=parameter_bytes,
-        optimizer_bytes=optimizer_bytes,
-        batch_bytes=memory.argument_size_in_bytes - parameter_bytes - optimizer_bytes,
-        activation_bytes=memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        # XLA counts a loop's body once. Gradient accumulation is a loop over parts, with the optimizer outside.
-        flops=parts * float(cost["flops"]),
-        counted_flops=counted,
-        generator_flops=generator,
-        float32_share=(generator + head) / counted if config.train.precision == "bfloat16" else 1.0,
-        accessed_bytes=parts * float(cost["bytes accessed"]),
-        traffic=collectives(compiled.as_text()),
+        compiler=target.compiler if target else "",
+        **sizes,
+        **_products(job, identities if has_head else 0),
+        **found,
+        compile_seconds=round(time.monotonic() - begin, 1),
     )
 
 
-def generator_macs(model: nn.Module, image_size: Size) -> int:
-    """Return the multiply-accumulates of all weight generators of a model in one step."""
-    macs = 0
-
-    def add(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        nonlocal macs
-        module = context.module
-        if type(module) is WeightGenerator and context.method_name == "declare":
-            height, width, channels = args[0]
-            hidden, layers = module.hidden_channels, module.hidden_layers
-            inputs = channels * hidden + layers * hidden * hidden + hidden * math.prod(module.features)
-            macs += 9 * height * width * inputs
-        return call(*args, **kwargs)
-
-    images = jax.ShapeDtypeStruct((1, *height_width(image_size), 3), jnp.float32)
-    with nn.intercept_methods(add):
-        jax.eval_shape(model.init, jax.random.key(0), images)
-    return macs
+def _products(job: Any, identities: int) -> dict[str, float]:
+    """Return the FLOPs of products in a step on a device, with a head of so many identities."""
+    config, grid = job.config, height_width(job.config.data.image_size)
+    share = config.data.batch_size / job.mesh.size * FLOPS_PER_MAC
+    model = share * count(job.model, (1, *grid, 3)).macs
+    head = share * config.model.embedding_size * identities if identities else 0  # of others a part of the model
+    generator = config.train.grad_accum_steps * FLOPS_PER_MAC * generator_macs(job.model, grid)
+    counted = model + head + generator
+    half = config.train.precision == "bfloat16"
+    return {
+        "counted_flops": counted,
+        "generator_flops": generator,
+        "float32_share": (generator + head) / counted if half else 1.0,
+    }
 
 
-def _make_job(config: ConfigDict, identities: int) -> Any:
-    """Return the task's job for data of one step an epoch."""
-    if config.task not in TASKS or "test_domain" in config.data:
-        name = "odoc" if "test_domain" in config.data else config.task
-        raise UserError(f"--mode=plan knows configs of the tasks {', '.join(TASKS)}; this one is of {name}.")
-    if not 2 <= identities <= MAX_IDENTITIES:
-        raise UserError(f"--identities={identities} must be 2 at least, and at most {MAX_IDENTITIES}.")
-    config = config.copy_and_resolve_references()
-    config.eval.batch_size = jax.device_count()  # evaluation is not planned
-    if config.task in WITH_HEAD:
-        data = SimpleNamespace(train=range(config.data.batch_size), num_classes=identities, verification={})
-        return load_task("face").FaceJob(config, data)
-    config.model.num_classes = identities
-    train = _Images(config.data.batch_size, identities)
-    if config.task == "segmentation":
-        shares, names = np.full(identities, 1 / identities), tuple(map(str, range(identities)))
-        classes = SimpleNamespace(names=names, foreground=[], background=None)
-        found = SimpleNamespace(classes=classes, shares=shares, notes=[], of=lambda test: [])
-        return load_task("segmentation").SegmentationJob(config, (found, train))
-    data = SimpleNamespace(train=train, validation=None, test=train, classes=range(identities))
-    return load_task("classification").ClassificationJob(config, data)
+def _counts(compiled: jax.stages.Compiled, target: Target | None, parts: int, fixed: int) -> dict[str, Any]:
+    """Return what a compiled step takes; parameters and optimizer take ``fixed`` bytes of its arguments."""
+    memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis() or {}, parse(compiled.as_text())
+    # XLA counts a loop's body once. Gradient accumulation is a loop over parts, with the optimizer outside.
+    flops, accessed = (parts * float(cost.get(name, 0)) for name in ("flops", "bytes accessed"))
+    totals = by_part(kernels(program)) if target else []
+    return {
+        "batch_bytes": memory.argument_size_in_bytes - fixed,
+        "activation_bytes": memory.temp_size_in_bytes
+        + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
+        "flops": flops,
+        "accessed_bytes": sum(total.size for total in totals) if target else accessed,
+        "traffic": collectives(program),
+        "parts": totals,
+    }
 
 
-class _Images:
-    """Number of images and their labels."""
-
-    def __init__(self, count: int, classes: int) -> None:
-        self.labels = np.arange(count) % classes
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def _shapes(job: Any) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
-    """Return state and batch as shapes, each with its sharding."""
-    state = jax.eval_shape(job.init_state)
-    state = jax.tree.map(_sharded, state, state_shardings(state, job.mesh))
-    batch_size, grid = job.config.data.batch_size, height_width(job.config.data.image_size)
-    batch = {"image": jax.ShapeDtypeStruct((batch_size, *grid, 3), jnp.uint8)}
-    if job.config.task == "segmentation":
-        batch["mask"] = jax.ShapeDtypeStruct((batch_size, *grid), jnp.uint8)
-    else:
-        batch["label"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    return state, jax.tree.map(lambda leaf: _sharded(leaf, over_devices(job.mesh)), batch)
-
-
-def _sharded(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _refused(message: str, arguments: int, fixed: int) -> dict[str, Any]:
+    """Return the same for a step that the compiler refuses, as far as its error says it."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed = max((float(number) * units[unit] for number, unit in _NEEDED.findall(message)), default=0)
+    return {
+        "batch_bytes": arguments - fixed,
+        "activation_bytes": int(needed) - (0 if "temporaries" in message else arguments),
+        **{"flops": 0.0, "accessed_bytes": 0.0, "traffic": [], "parts": []},
+        "refusal": " ".join(message.split())[:300],
+    }
 
 
 def _bytes(tree: Any) -> int:
@@ -225,7 +207,27 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _compile(job: Any, state: Any, batch: Any, *, accelerator: bool) -> jax.stages.Compiled:
-    traced = job.train_step().trace(state, batch)
-    # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.
-    return traced.lower(lowering_platforms=("tpu" if accelerator else "cpu",)).compile()
+def _compile(job: Any, state: Any, batch: Any, target: Target | None, *, accelerator: bool) -> jax.stages.Compiled:
+    traced, options = job.train_step().trace(state, batch), target.options if target else None
+    if target:
+        jax.config.update("jax_enable_compilation_cache", False)  # it wants the devices that are not here
+        lowered = traced.lower()
+    else:
+        # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.
+        lowered = traced.lower(lowering_platforms=("tpu" if accelerator else "cpu",))
+    with working(f"compiling the step with {target.compiler}" if target else "compiling the step for a CPU"):
+        return _in_thread(lambda: lowered.compile(compiler_options=options))
+
+
+def _in_thread(function: Callable[[], Any]) -> Any:
+    """Return what a function returns that takes minutes and holds signals; here Ctrl-C ends the wait at once."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # for the thread that waits
+            future.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return future.result()

@@ -1,4 +1,4 @@
-"""Parts that the tables of exported models share: options, timing points, images/s."""
+"""Parts that tables share: options, timing points, images/s, bytes."""
 
 import argparse
 import importlib
@@ -36,6 +36,14 @@ def timing_points(batches: Sequence[int]) -> list[tuple[int, int]]:
 def images_per_second(points: Sequence[dict[str, float]], batch: int | None = None) -> float:
     """Return the best images/s over threads, and over batch sizes unless one is given."""
     return max(point["images_per_second"] for point in points if batch in (None, point["batch"]))
+
+
+def format_bytes(number: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}" if number < 1000 * factor else f"{number / factor:,.0f} {unit}"
+    return f"{number:.0f} B"
 
 
 def onnx_modules() -> tuple[ModuleType, ModuleType]:

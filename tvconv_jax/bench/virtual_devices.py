@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tvconv_jax.utils.errors import UserError
 
@@ -12,12 +13,13 @@ COUNT = "--xla_force_host_platform_device_count"
 QUICK = "--xla_backend_optimization_level=0"
 
 
-def ensure(devices: int, arguments: Sequence[str]) -> None:
+def ensure(devices: int, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
     """Restart the process with virtual devices unless it has them; XLA reads their number only once.
 
     Args:
         devices: Their number.
         arguments: ``-m`` and the arguments after it, for the restart.
+        environment: Further variables, unless they are set.
 
     Raises:
         UserError: If the number is not between 1 and 4096.
@@ -26,9 +28,9 @@ def ensure(devices: int, arguments: Sequence[str]) -> None:
         raise UserError(f"--devices={devices} must be between 1 and 4096.")
     flags = os.environ.get("XLA_FLAGS", "")
     wanted = f"{COUNT}={devices}"
-    if wanted in flags.split() and os.environ.get("JAX_PLATFORMS") == "cpu":
+    if wanted in flags.split() and os.environ.get("JAX_PLATFORMS") == "cpu" and environment.keys() <= os.environ.keys():
         return
     flags = re.sub(rf"({COUNT}|{QUICK.partition('=')[0]})=\S+", "", flags)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {QUICK} {wanted}".strip()}
+    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {QUICK} {wanted}".strip()}
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *arguments], environment)
+    os.execve(sys.executable, [sys.executable, *arguments], {**environment, **os.environ, **own})

@@ -39,6 +39,7 @@ def generate_values(params: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: generate(params[f"{name}_{end}"], params["affinity"], PADDINGS[end]) for name, _, end in names}
 
 
+@jax.named_scope("generator")  # so that a plan of a compiled step can tell it from the operator
 def generate(params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorPadding) -> jax.Array:
     """Transform affinity maps ``[h, w, a]`` -> ``[h, w, *features]``, float32 or float64.
 

@@ -1,7 +1,7 @@
 """The flow of every task: train, evaluate, write the report, restore; a task's job fills in its parts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
@@ -68,10 +68,11 @@ class Job(ABC):
     sets: Any = None  # verification or test sets by name, for the report
     results_of_best = False  # whether results.json describes the best checkpoint; False: the last
     eval_of_best = True  # whether --mode=eval evaluates it
+    devices: Sequence[jax.Device] | None = None  # of the mesh; None: all of this process
     files = ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/")  # named when a run ends
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh = config, make_mesh(data=config.mesh.data, model=config.mesh.model)
+        self.config, self.mesh = config, make_mesh(**config.mesh, devices=self.devices)
         self.eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         check_cache(config)
         self.freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)

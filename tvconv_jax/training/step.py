@@ -48,8 +48,9 @@ def make_train_step(
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for operators that loop over the batch
             key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
             (loss, (batch_stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            with jax.named_scope("optimizer"):
+                updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+                params = optax.apply_updates(state.params, updates)
             state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
             return lax.with_sharding_constraint(state, state_shardings(state, mesh)), {"loss": loss, **metrics}
 

@@ -5,7 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 EVERY = 25.0  # seconds; with what a late thread adds, lines are at most 30 apart
@@ -87,6 +90,20 @@ class Reporter:
 reporter = Reporter()  # of this process
 
 
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show a phrase during a long call: a live line on a terminal, else a line every half minute."""
+    from rich.console import Console  # late, as in track
+
+    console = Console(file=sys.stdout)
+    with reporter.doing(text), console.status(text, spinner=_spinner(console)):
+        yield
+
+
+def _spinner(console: "Console") -> str:
+    return "dots" if console.encoding.startswith("utf") else "line"
+
+
 def track(items: Iterable[Item], *, total: int, text: str, reporter: Reporter = reporter) -> Iterator[Item]:
     """Yield the items; a bar on a terminal, or a plain line every half minute, shows how many of ``total`` are done."""
     from rich.console import Console  # late: most who import this module never show a bar
@@ -121,8 +138,7 @@ class ProgressLine:
         self.steps = 0  # timed ones
         self._status = None
         if self._console.is_terminal:
-            spinner = "dots" if self._console.encoding.startswith("utf") else "line"
-            status = self._console.status("Compiling the training step", spinner=spinner)
+            status = self._console.status("Compiling the training step", spinner=_spinner(self._console))
             self._status = self._open.enter_context(status)
         self._open.enter_context(reporter.doing(self._text))
 

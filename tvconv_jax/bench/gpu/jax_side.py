@@ -10,6 +10,8 @@ from tvconv_jax.bench import ours
 from tvconv_jax.bench.gpu import faces, operators
 from tvconv_jax.bench.gpu.item import Item, Sizes
 from tvconv_jax.bench.gpu.worker import Measure, Prepare, step_figures
+from tvconv_jax.bench.hlo import parse
+from tvconv_jax.bench.kernels import kernels
 from tvconv_jax.bench.settings import face_inputs
 from tvconv_jax.bench.timing import copy_bandwidth, interleaved
 from tvconv_jax.utils.environment import device_description
@@ -49,6 +51,8 @@ def _step(item: Item, sizes: Sizes) -> Measure:
     batch, class_weights = face_inputs(sizes.batch, sizes.image_size)
     model = {"name": about["model"], "width": about["width"], "depth": sizes.depth, "precision": about["precision"]}
     trainer = ours.face_trainer(about["operator"], class_weights, batch, **model)
+    program = kernels(parse(trainer.compiled.as_text()))
+    moved = sum(kernel.times * kernel.size for kernel in program)
 
     def measure() -> dict[str, Any]:
         losses = [float(trainer.step()) for _ in range(2)]
@@ -57,6 +61,9 @@ def _step(item: Item, sizes: Sizes) -> Measure:
             **step_figures(seconds, sizes, losses),
             "compile_s": round(trainer.compile_seconds, 1),
             "temporaries_bytes": trainer.temporaries,
+            "kernels": sum(kernel.launches for kernel in program),
+            "moved_bytes": moved,  # as a plan counts them
+            "gb_per_s": round(moved / seconds / 1e9, 1),
         }
 
     return measure

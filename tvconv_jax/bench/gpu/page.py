@@ -88,19 +88,31 @@ def _pass_cell(figures: Row) -> str:
 def _steps(rows: list[Row]) -> str:
     settings = ("model", "width", "operator", "precision", "batch")
     found = _of(rows, "step", "side", "mode", *settings)
+    copies = {precision: row["gb_per_s"] for (precision,), row in _of(rows, "copy", "precision").items()}
     body = []
     for about in dict.fromkeys(key[2:] for key in found):
         ours = _speed(found.get(("ours", None, *about)))
         theirs = [_speed(found.get(("PyTorch", mode, *about))) for mode in MODES]
         best = max(filter(None, theirs), default=None)
-        compiled = found.get(("ours", None, *about), {}).get("compile_s")
-        ratio = f"{ours / best:.2f}x" if ours and best else DASH
         model, width, operator, precision, batch = about
+        step = found.get(("ours", None, *about), {})
+        compiled = step.get("compile_s")
+        ratio = f"{ours / best:.2f}x" if ours and best else DASH
         cells = [_count(ours), *map(_count, theirs), ratio, DASH if compiled is None else f"{compiled:.0f}"]
+        cells += _program_cells(step, copies.get(precision))
         body.append((f"{model} x{width}", operator, precision, str(batch), *cells))
     modes = [f"PyTorch, {mode}" for mode in MODES]
     head = ("model", "operator", "precision", "batch", "ours", *modes, "over PyTorch's best", "compiled in s")
+    head += ("kernels", "GB a step", "GB/s as a share of a copy")
     return _table("Training steps: images/s", head, body) if body else ""
+
+
+def _program_cells(step: Row, copy: float | None) -> list[str]:
+    """Return kernels and gigabytes of a step's program, and the share of a copy's speed at which it moved them."""
+    if "moved_bytes" not in step:
+        return [DASH] * 3
+    share = f"{step['gb_per_s'] / copy:.0%}" if copy else DASH
+    return [f"{step['kernels']:,}", f"{step['moved_bytes'] / 1e9:.1f}", share]
 
 
 def _speed(row: Row | None) -> int | None:

@@ -13,13 +13,9 @@ from tvconv_jax.data.classes import find_classes
 from tvconv_jax.data.image_size import sample_sizes, scaled
 from tvconv_jax.data.source import LooseFiles
 from tvconv_jax.data.synthetic import inspection
-from tvconv_jax.tasks import auto
+from tvconv_jax.tasks import auto, rates
 from tvconv_jax.tasks.configs.classification import FREE
 
-# Operators with kernels of their own at every position: they learn at smaller rates. docs/evidence.md compares these
-# rates with the best of a grid.
-PER_POSITION = ("tvconv", "tvconv_linear", "tvconv_lowrank", "tvconv_dynamic", "locally_connected")
-RATES = {"per_position": 3.2e-3, "shared": 1e-2}
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 32, 1500), (2000, 32, 2000), (6000, 64, 2000), (math.inf, 64, 2500))
 MAX_SIZE, MULTIPLE = 64, 8  # of the larger side, and of both sides, in pixels
@@ -44,17 +40,12 @@ def settings_for(counted: Counted, operator: str, given: dict[str, Any]) -> dict
         given: Values by key of the settings that the user gave; the others are fitted to them.
     """
     share = given.get("data.validation_share", 0.1 if counted.images >= VALIDATED else 0.0)
-    trained = round(counted.images * (1 - share))
+    trained, rate = round(counted.images * (1 - share)), rates.of_classes(operator)
     return {
         "data.image_size": FREE["data.image_size"] if counted.size is None else size_for(counted.size),
-        **auto.schedule_for(counted.images, TABLE, rate_for(operator), given, min_batch=MIN_BATCH, trained=trained),
+        **auto.schedule_for(counted.images, TABLE, rate, given, min_batch=MIN_BATCH, trained=trained),
         "data.validation_share": share,
     } | given
-
-
-def rate_for(operator: str) -> float:
-    """Return the learning rate of an operator."""
-    return RATES["per_position" if operator in PER_POSITION else "shared"]
 
 
 def size_for(size: tuple[int, int]) -> tuple[int, int]:

@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 from tvconv_jax.data.cache import cache_dir
 from tvconv_jax.data.image_size import scaled
 from tvconv_jax.data.own_sets import open_set
-from tvconv_jax.tasks import auto
+from tvconv_jax.tasks import auto, rates
 from tvconv_jax.tasks.configs.segmentation import FREE
 from tvconv_jax.utils.sizes import describe_size, height_width
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 16, 600), (2000, 16, 800), (math.inf, 32, 1000))
-RATE = 1e-2
 MAX_SIZE = 128  # of the larger side, in pixels
 FINE = 96  # pixels of the larger side up to which the last grid is twice as fine
 MIN_BATCH = 4
@@ -36,7 +35,7 @@ def settings_for(images: int, size: tuple[int, int], given: dict[str, Any]) -> d
         "data.image_size": image_size,
         "model.width": FREE["model.width"],
         "model.output_stride": 8 if max(image_size) <= FINE else 16,
-        **auto.schedule_for(images, TABLE, RATE, given, min_batch=MIN_BATCH),
+        **auto.schedule_for(images, TABLE, rates.MASKS, given, min_batch=MIN_BATCH),
     } | given
 
 

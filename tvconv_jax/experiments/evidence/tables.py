@@ -6,7 +6,7 @@ from pathlib import Path
 from tvconv_jax.experiments.evidence import figures
 from tvconv_jax.experiments.evidence.record import Line, Record
 from tvconv_jax.experiments.evidence.results import BASE, FAILED, Cell, cell, curve, sets_of, variants_in
-from tvconv_jax.tasks import class_defaults, mask_defaults
+from tvconv_jax.tasks import rates
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import write_text
 
@@ -163,7 +163,7 @@ def _defaults(record: Record, sets: Sequence[Line]) -> str:
             continue
         row = [about["set"]]
         for operator in (BASE, "tvconv"):
-            rate = mask_defaults.RATE if about["task"] == "segmentation" else class_defaults.rate_for(operator)
+            rate = rates.MASKS if about["task"] == "segmentation" else rates.of_classes(operator)
             scores = dict(zip(*curve(record, about["set"], operator), strict=True))
             row.append(f"{100 * (scores[rate] - max(scores.values())):+.1f} at {rate:g}" if rate in scores else NONE)
         rows.append(row)

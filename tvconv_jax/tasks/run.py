@@ -72,7 +72,8 @@ class Job(ABC):
     files = ("report.html", "results.json", "metrics.jsonl", "tensorboard/", "checkpoints/")  # named when a run ends
 
     def __init__(self, config: ConfigDict) -> None:
-        self.config, self.mesh = config, make_mesh(**config.mesh, devices=self.devices)
+        self.config = config
+        self.mesh = make_mesh(data=config.mesh.data, model=config.mesh.model, devices=self.devices)
         self.eval_batch_size = eval_batch_size(config.eval.batch_size, self.mesh)
         check_cache(config)
         self.freeze = jax.jit(lambda variables: freeze(self.model, variables).variables)

@@ -95,7 +95,7 @@ def generate_together(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     """
     found: list[Generator] = []
     kept, indices = _split(params, _rules(), functools.partial(_collect, found))
-    with jax.named_scope("generators"):
+    with jax.named_scope("generator"):
         values = generate_all(found) if found else []
     return kept, jax.tree.map(lambda index: values[index], indices)
 

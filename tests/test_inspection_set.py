@@ -134,8 +134,11 @@ def test_the_sweep_has_the_same_points_for_both_operators():
     for name, values in of.items():
         # Rates are chosen on other boards than those that are scored, and nothing is left to the rule for own data.
         assert values["data.split_seed"] == int(name.startswith("rate")) and values["train.auto"] == ""
-        other = of[name.replace("tvconv", "depthwise")]
+        other = of[name.replace("tvconv", "depthwise")] if name.startswith(("images", "moved")) else values
         assert {k: v for k, v in values.items() if k != "optimizer.learning_rate"}.items() <= other.items()
+    for operator in ("tvconv", "depthwise"):  # the chosen rate has others on both sides
+        tried = sorted(v["optimizer.learning_rate"] for name, v in of.items() if name.startswith(f"rate {operator} "))
+        assert of[f"images {operator} 300"]["optimizer.learning_rate"] in tried[1:-1]
 
 
 def test_the_figure_is_written_and_other_sweeps_are_refused(tmp_path):

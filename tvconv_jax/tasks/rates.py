@@ -2,7 +2,7 @@
 
 # Operators with kernels of their own at every position: they learn at smaller rates.
 PER_POSITION = ("tvconv", "tvconv_linear", "tvconv_lowrank", "tvconv_dynamic", "locally_connected")
-MASKS = 1e-2  # of any operator
+MASKS = 3.2e-2  # of any operator
 
 
 def of_classes(operator: str) -> float:

@@ -2,8 +2,6 @@
 
 import io
 
-from PIL import Image
-
 
 def touch(path, content=b"image"):
     """Write a file, and the folders above it."""
@@ -14,6 +12,8 @@ def touch(path, content=b"image"):
 
 def encoded(image, kind="PNG", **options):
     """Bytes of an image of Pillow, or of an array, as a file of a format."""
+    from PIL import Image  # the tests of operators run without Pillow
+
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
     return file.getvalue()

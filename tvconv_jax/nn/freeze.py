@@ -88,7 +88,7 @@ def freeze_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def generate_together(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split off the weight generators as :func:`freeze_params` does, for training: see :func:`.generate_all`.
 
-    Layers that are stacked, and values that no :class:`.WeightGenerator` makes, are left to the layers.
+    Layers that are stacked, and values that no ``WeightGenerator`` makes, are left to the layers.
 
     Returns:
         The other parameters, and the values, which are differentiable functions of ``params``.

@@ -130,6 +130,8 @@ def make_plan(config: ConfigDict, *, kind: str, identities: int | None = None, t
     chosen, has_head = device_spec(kind), config.task in WITH_HEAD
     if identities is None:
         identities = IDENTITIES if has_head else config.model.get("num_classes") or CLASSES
+    if target:  # before anything is compiled: JAX looks once; its cache wants the devices that are not here
+        jax.config.update("jax_enable_compilation_cache", False)
     job = make_job(config, identities, topology_devices(target) if target else jax.devices())
     state, batch = step_shapes(job)
     parts_of = state.params if has_head else {"model": state.params}
@@ -210,7 +212,6 @@ def _bytes(tree: Any) -> int:
 def _compile(job: Any, state: Any, batch: Any, target: Target | None, *, accelerator: bool) -> jax.stages.Compiled:
     traced, options = job.train_step().trace(state, batch), target.options if target else None
     if target:
-        jax.config.update("jax_enable_compilation_cache", False)  # it wants the devices that are not here
         lowered = traced.lower()
     else:
         # Operators may lower otherwise on accelerators (jax.lax.platform_dependent); that lowering is the one to count.

@@ -150,6 +150,7 @@ MODEL = "jit(step)/transpose(jvp(MobileNetV2))/MobileNetV2.run"
         ("jit(step)/transpose(jvp(jit(take_along_axis)))/scatter-add", "head and loss"),
         ("jit(step)/optimizer/add", "optimizer"),
         ("", "other"),
+        ("jit(step)/transpose(jvp(generator))/vmap/dot_general", "weight generator"),
     ],
 )
 def test_parts_are_known_by_the_modules_in_the_name_of_an_operation(op_name, part):

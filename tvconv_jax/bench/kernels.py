@@ -91,8 +91,9 @@ def part_of(op_name: str) -> str:
     The innermost module decides. Generators and the optimizer have a scope of that name.
     """
     path = op_name.split("/")
+    scopes = re.split("[/()]", op_name)  # JAX wraps the outermost one: transpose(jvp(generator))
     for name in ("optimizer", "generator", "head"):
-        if name in path:
+        if name in scopes:
             return {"optimizer": "optimizer", "generator": "weight generator", "head": "head and loss"}[name]
     for parent, name in reversed(list(zip(["", *path], path, strict=False))):
         if name.startswith("norm"):

@@ -362,10 +362,10 @@ def docs(tmp_path):
 
 def test_pages_keep_the_plans_that_are_not_made_again(docs, monkeypatch):
     monkeypatch.setattr(plan_table, "plan_rows", lambda rows, runs: [as_plan(row) for row in rows])
-    plan_table.main([f"--docs={docs}", "--kind=h200"])
+    plan_table.main([f"--docs={docs}", "--device-kind=h200"])
     refused = {"kind": KINDS["tpu-v5e"], "refusal": "too large", "parts": []}
     monkeypatch.setattr(plan_table, "plan_rows", lambda rows, runs: [as_plan(row, **refused) for row in rows])
-    plan_table.main([f"--docs={docs}", "--kind=v5e"])
+    plan_table.main([f"--docs={docs}", "--device-kind=v5e"])
     long, short = ((docs / name).read_text() for name in ("appendix/plan.md", "performance.md"))
     assert len(json.loads((docs / "appendix" / "data" / "plan.json").read_text())) == len(plan_table.ROWS)
     name = "| MB x0.1 | tvconv | float32 | 10,000 | 1 x h200 | 1 x 1 |"

@@ -59,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--docs", type=output_folder, default="docs", metavar="DIR", help=f"has {PAGE}, {DATA} and {SUMMARY}")
     add("--runs", type=output_folder, default="runs/plan", metavar="DIR", help="folder of plans by commit")
-    add("--kind", default="", help="only rows of device kinds that begin so, as in h200; the others stay as they are")
+    add("--device-kind", default="", help="only rows of kinds that begin so, as in h200; the others stay as they are")
     add("--page", action="store_true", help="make no plan")
     args = parser.parse_args(argv)
     with ends_in_one_line("plans that were made are kept."):
         data, short = args.docs / DATA, args.docs / SUMMARY
         kept = {Row(**plan["row"]): plan for plan in parse_json(data.read_bytes())} if data.exists() else {}
-        wanted = [row for row in ROWS if row.kind.startswith(args.kind)]
+        wanted = [row for row in ROWS if row.kind.startswith(args.device_kind)]
         found = [] if args.page else plan_rows(wanted, args.runs)
         made = {Row(**plan["row"]): compact(plan) for plan in found}
         plans = [plan for row in ROWS if (plan := made.get(row) or kept.get(row))]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.platform import on_gpu, traced_once
+from tvconv_jax.ops.platform import on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 
@@ -100,13 +100,11 @@ def _two_sums(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Ar
     return on_gpu(functools.partial(_sum_at_once, axes=axes), functools.partial(_sum_apart, axes=axes), a, b)
 
 
-@traced_once
 def _sum_at_once(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     both = jnp.sum(lax.complex(a, b), axes)
     return both.real, both.imag
 
 
-@traced_once
 def _sum_apart(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(a, axes), jnp.sum(b, axes)
 

@@ -1,8 +1,9 @@
 """The order of axes in a GPU's memory."""
 
 import jax
-from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+
+from tvconv_jax.ops.platform import on_gpu
 
 
 def channels_last(x: jax.Array) -> jax.Array:
@@ -10,7 +11,7 @@ def channels_last(x: jax.Array) -> jax.Array:
 
     Left to itself XLA may choose another order for the sake of one sum, and transpose every large tensor on the way.
     """
-    return lax.platform_dependent(x, cuda=_keep_order, rocm=_keep_order, default=lambda x: x)
+    return on_gpu(_keep_order, lambda x: x, x)
 
 
 def _keep_order(x: jax.Array) -> jax.Array:

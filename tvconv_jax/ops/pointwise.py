@@ -28,10 +28,9 @@ def backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tu
     batch = tuple(range(x.ndim - 1))
     grad_kernel = _upcast_product(narrow, broad, ((batch, batch), ((), ())))
     grad_kernel = grad_kernel if narrow is x else grad_kernel.T
-    product = lambda cotangent, transposed: cotangent @ transposed  # noqa: E731
-    summed = lambda *operands: sum_where_read(*operands).astype(x.dtype)  # noqa: E731
-    gpu = summed if kernel.shape[1] <= FEW_CHANNELS else product
-    grad_x = on_gpu(gpu, product, cotangent, kernel.astype(x.dtype).T)
+    operands = (cotangent, kernel.astype(x.dtype).T)
+    few = kernel.shape[1] <= FEW_CHANNELS
+    grad_x = on_gpu(_summed_product, jnp.matmul, *operands) if few else jnp.matmul(*operands)
     return match_vma((grad_x, grad_kernel.astype(kernel.dtype)), residuals)
 
 
@@ -49,6 +48,10 @@ def sum_where_read(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.sum(upcast(x)[..., :, None] * upcast(kernel), axis=-2)
     contracted, shared = ((x.ndim - 1,), (groups,)), (tuple(range(groups)),) * 2
     return lax.dot_general(x, kernel.astype(x.dtype), (contracted, shared), preferred_element_type=upcast(x).dtype)
+
+
+def _summed_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return sum_where_read(x, kernel).astype(x.dtype)
 
 
 def _upcast_product(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:

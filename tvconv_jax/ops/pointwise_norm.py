@@ -7,6 +7,7 @@ writes the gradient of ``z``.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax import lax
 from tvconv_jax.ops import batch_norm as norm
 from tvconv_jax.ops import pointwise as product
 from tvconv_jax.ops.batch_norm import Activation, affine, per_channel
-from tvconv_jax.ops.platform import on_gpu, traced_once
+from tvconv_jax.ops.platform import on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, pcast_like
 
@@ -46,91 +47,71 @@ def pointwise_norm(
     return _forward(x, kernel, scale, bias, epsilon, activation, groups)[0]
 
 
+class Options(NamedTuple):
+    """Arguments that are no arrays, in the order of :func:`.batch_norm`."""
+
+    epsilon: float
+    activation: Activation
+    groups: int
+
+
 def _forward(
-    x: jax.Array,
-    kernel: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    activation: Activation,
-    groups: int,
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, *options: float | Activation
 ) -> tuple[tuple, tuple]:
-    options = {"epsilon": epsilon, "activation": activation, "groups": groups}
-    by_input, by_output = (functools.partial(f, **options) for f in (_forward_by_input, _forward_by_output))
+    by_input, by_output = (functools.partial(f, Options(*options)) for f in (_forward_by_input, _forward_by_output))
     outputs, kept = on_gpu(by_input, by_output, x, kernel, scale, bias)
     return outputs, (x, kernel, scale, bias, kept)
 
 
 def _backward(epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple) -> tuple:
-    *primals, kept = residuals
-    options = {"epsilon": epsilon, "activation": activation, "groups": groups}
-    by_input, by_output = (functools.partial(f, **options) for f in (_backward_by_input, _backward_by_output))
+    options, (*primals, kept) = Options(epsilon, activation, groups), residuals
+    by_input, by_output = (functools.partial(f, options) for f in (_backward_by_input, _backward_by_output))
     return on_gpu(by_input, by_output, *primals, kept, cotangents[0])
 
 
 pointwise_norm.defvjp(_forward, _backward)
 
 
-@traced_once
 def _forward_by_output(
-    x: jax.Array,
-    kernel: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    *,
-    epsilon: float,
-    activation: Activation,
-    groups: int,
+    options: Options, x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[tuple, tuple]:
     z = product.pointwise(x, kernel)
-    outputs, (_, _, _, mean, inverse) = norm.forward(z, scale, bias, epsilon, activation, groups)
+    outputs, (_, _, _, mean, inverse) = norm.forward(z, scale, bias, *options)
     empty = (jnp.zeros((*mean.shape[:-1], *shape), mean.dtype) for shape in (x.shape[-1:], x.shape[-1:] * 2))
     return outputs, (z, mean, inverse, *(pcast_like(zeros, mean) for zeros in empty))
 
 
-@traced_once
 def _backward_by_output(
+    options: Options,
     x: jax.Array,
     kernel: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
     kept: tuple,
     cotangent: jax.Array,
-    *,
-    epsilon: float,
-    activation: Activation,
-    groups: int,
 ) -> tuple:
     z, mean, inverse, *_ = kept
-    residuals = (norm.in_groups(z, groups)[0], scale, bias, mean, inverse)
-    grad_z, *grads = norm.backward(epsilon, activation, groups, residuals, (cotangent,))
+    residuals = (norm.in_groups(z, options.groups)[0], scale, bias, mean, inverse)
+    grad_z, *grads = norm.backward(*options, residuals, (cotangent,))
     return (*product.backward((x, kernel), grad_z), *grads)
 
 
-@traced_once
 def _forward_by_input(
-    x: jax.Array,
-    kernel: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    *,
-    epsilon: float,
-    activation: Activation,
-    groups: int,
+    options: Options, x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[tuple, tuple]:
-    input_mean, covariance = _moments(*norm.in_groups(x, groups))
+    input_mean, covariance = _moments(*norm.in_groups(x, options.groups))
     weights = _per_group(kernel, input_mean)
     mean = product.sum_where_read(input_mean, weights)
     var = jnp.maximum(jnp.sum(weights * product.sum_where_read(covariance, weights), -2), 0)
-    inverse = lax.rsqrt(var + epsilon)
+    inverse = lax.rsqrt(var + options.epsilon)
     z = product.sum_where_read(x, kernel)
-    parts, _ = norm.in_groups(z, groups)
-    y = norm.activate(affine(parts, *norm.factor_and_offset(scale, bias, mean, inverse)), activation)
+    parts, _ = norm.in_groups(z, options.groups)
+    y = norm.activate(affine(parts, *norm.factor_and_offset(scale, bias, mean, inverse)), options.activation)
     y = y.astype(x.dtype).reshape(z.shape)
     # The backward pass needs to know where the activation is cut. Few channels are summed there again, and what is kept
     # here is dropped by XLA; the product of many is as y is: cut at the same bounds.
     kept = z.astype(x.dtype) if len(kernel) <= product.FEW_CHANNELS else y
-    return (y, *norm.averages(mean, var, groups)), (kept, mean, inverse, input_mean, covariance)
+    return (y, *norm.averages(mean, var, options.groups)), (kept, mean, inverse, input_mean, covariance)
 
 
 def _per_group(kernel: jax.Array, mean: jax.Array) -> jax.Array:
@@ -161,29 +142,25 @@ def _with_ones(x: jax.Array) -> jax.Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)], constant_values=1)
 
 
-@traced_once
 def _backward_by_input(
+    options: Options,
     x: jax.Array,
     kernel: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
     kept: tuple,
     cotangent: jax.Array,
-    *,
-    epsilon: float,
-    activation: Activation,
-    groups: int,
 ) -> tuple:
     kept, mean, inverse, input_mean, covariance = kept
     factor, offset = norm.factor_and_offset(scale, bias, mean, inverse)
-    parts, axes = norm.in_groups(x, groups)
-    grad, _ = norm.in_groups(cotangent, groups)
+    parts, axes = norm.in_groups(x, options.groups)
+    grad, _ = norm.in_groups(cotangent, options.groups)
     if len(kernel) <= product.FEW_CHANNELS:
         again = lax.optimization_barrier(kernel)  # or XLA would keep the product of the forward pass for this
-        z, _ = norm.in_groups(product.sum_where_read(x, again), groups)
-        grad = norm.passed(grad, affine(z, factor, offset), activation)
+        z, _ = norm.in_groups(product.sum_where_read(x, again), options.groups)
+        grad = norm.passed(grad, affine(z, factor, offset), options.activation)
     else:
-        grad = norm.passed(grad, norm.in_groups(kept, groups)[0], activation)
+        grad = norm.passed(grad, norm.in_groups(kept, options.groups)[0], options.activation)
     weights, count = _per_group(kernel, input_mean), x.size // input_mean.size
     # Sums over positions of input times gradient, both centered, [..., c, d], and of the gradient.
     centered = _with_ones((upcast(parts) - per_channel(input_mean, parts)).astype(x.dtype))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.ops.checks import check_input, check_kernel, check_reach, is_integer
-from tvconv_jax.ops.layout import channels_last
+from tvconv_jax.ops.platform import channels_last
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, sum_over_devices
 from tvconv_jax.ops.shifts import over_images, pad, shifts

@@ -253,6 +253,15 @@ def test_settings_follow_from_the_data_and_fit_what_is_given():
     assert settings_for(Counted(20, None, 2), "tvconv", {})["data.batch_size"] <= 20
 
 
+def test_the_embedded_boards_have_a_schedule_of_their_own():
+    config = config_of(["--config=configs/classification.py"])
+    counted = class_defaults.count_images(config.data)
+    found = settings_for(counted, "tvconv", {})
+    trained = round(counted.images * (1 - found["data.validation_share"]))
+    assert found["optimizer.epochs"] * (trained // found["data.batch_size"]) == pytest.approx(600, rel=0.1)
+    assert found["data.image_size"] == class_defaults.BOARD_SIZE
+
+
 def test_the_image_size_follows_from_training_images_alone(tmp_path):
     root = tmp_path / "set"
     for part, count, size in (("train", 3, (24, 40)), ("test", 9, (96, 96))):

@@ -1,7 +1,7 @@
 """Settings of a classification run that follow from its data: one rule, whose numbers stand in a table."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from tvconv_jax.tasks.configs.classification import FREE
 
 # Largest number of training images of a row, batch size, steps of the run.
 TABLE = ((500, 32, 1500), (2000, 32, 2000), (6000, 64, 2000), (math.inf, 64, 2500))
+BOARDS, BOARD_SIZE = ((math.inf, 32, 600),), (48, 48)  # of the embedded boards: two minutes on two cores
 MAX_SIZE, MULTIPLE = 64, 8  # of the larger side, and of both sides, in pixels
 VALIDATED = 1000  # training images from which on a tenth is kept to fit the temperature
 MIN_BATCH = 8
@@ -29,6 +30,7 @@ class Counted(NamedTuple):
     images: int  # to train and to validate on
     size: tuple[int, int] | None  # median height and width of those to train on
     classes: int
+    table: Sequence[tuple[float, int, int]] = TABLE
 
 
 def settings_for(counted: Counted, operator: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def settings_for(counted: Counted, operator: str, given: dict[str, Any]) -> dict
     trained, rate = round(counted.images * (1 - share)), rates.of_classes(operator)
     return {
         "data.image_size": FREE["data.image_size"] if counted.size is None else size_for(counted.size),
-        **auto.schedule_for(counted.images, TABLE, rate, given, min_batch=MIN_BATCH, trained=trained),
+        **auto.schedule_for(counted.images, counted.table, rate, given, min_batch=MIN_BATCH, trained=trained),
         "data.validation_share": share,
     } | given
 
@@ -67,7 +69,7 @@ def prepare(config: ConfigDict, workdir: Path, log_fn: Callable[[str], None]) ->
 def count_images(data: ConfigDict) -> Counted:
     """Count the images and classes of the ``data`` part of a config; nothing is decoded."""
     if data.source == "embedded":
-        return Counted(data.images, None, len(inspection.CLASSES))
+        return Counted(data.images, BOARD_SIZE, len(inspection.CLASSES), BOARDS)
     found = find_classes(data)
     paths = [file.path for file, tested in zip(found.files, found.test, strict=True) if not tested]
     sizes = sample_sizes(LooseFiles(paths))

@@ -56,7 +56,7 @@ def classification_config(arg: str | None) -> ConfigDict:
         "classification",
         given,
         FREE,
-        images=1000,
+        images=3000,
         smoke_size=24,
         checkpoint_every=500,
         folder={"group_pattern": "", "test_share": 0.2, "max_corrupt": 0.01},

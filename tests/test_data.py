@@ -84,6 +84,18 @@ def test_embedded_set_has_identities_to_train_on_and_four_sets_of_others():
         np.testing.assert_array_equal(labels[pairs.left] == labels[pairs.right], pairs.same)
 
 
+def test_the_embedded_set_has_as_many_identities_and_photographs_as_are_asked_for():
+    few = load_faces(ConfigDict({"source": "embedded", "size": "smoke", "identities": 3, "photos": 5}))
+    assert few.num_classes == 3 and [few.train[i]["label"] for i in range(15)] == list(np.repeat(np.arange(3), 5))
+    usual, more = embedded(), load_faces(ConfigDict({"source": "embedded", "size": "smoke", "photos": 9}))
+    assert more.num_classes == 8 and len(more.train) == 72
+    for name, (source, pairs) in usual.verification.items():
+        images, same = few.verification[name]
+        assert images[7]["image"] == source[7]["image"] and np.array_equal(pairs.same, same.same)
+    with pytest.raises(UserError, match=r"data.identities is 1; training needs two or more\."):
+        load_faces(ConfigDict({"source": "embedded", "size": "smoke", "identities": 1}))
+
+
 def test_records_that_another_process_wrote_meanwhile_are_read(tmp_path):
     """As of two runs that start together: both look, one writes, the other waits for it."""
 

@@ -59,7 +59,7 @@ def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Face
         UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.
     """
     if config.source == "embedded":
-        train, verification, identities = embedded.load(config.size, cache_dir())
+        train, verification, identities = embedded.load(config.size, cache_dir(), **_drawn(config))
         text = f"embedded synthetic faces drawn by tvconv_jax ({identities} identities, {len(train)} images)"
         return FaceData(train, identities, verification, text, [])
     if config.source not in ("folder", "casia"):
@@ -73,6 +73,10 @@ def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Face
         notes.append(f"kept {len(train)} of {len(data.train)} images, {identities} identities, by {path}")
     text = f"{config.source} {config.root} ({identities} identities, {len(train)} images)"
     return FaceData(train, identities, data.verification, text, notes)
+
+
+def _drawn(config: ConfigDict) -> dict[str, int]:
+    return {name: config.get(name, 0) for name in ("identities", "photos")}
 
 
 def _load_folder(base: Path, config: ConfigDict, suffixes: tuple[str, ...], *, train: bool = True) -> FaceData:
@@ -130,7 +134,7 @@ def count_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Fac
         UserError: If a folder is missing, or holds nothing to train on.
     """
     if config.source == "embedded":
-        identities, photos, _ = embedded.SIZES[config.size]
+        identities, photos = embedded.count(config.size, **_drawn(config))
         return FaceCounts(identities * photos, (), True, "")
     packed = config.source == "casia" and config.root.startswith(PREFIX)
     base = None if packed else folder.existing(config.root)

@@ -80,6 +80,14 @@ _MODEL = {
 _DATA = {
     "source": ("origin of the images, set behind the config's colon", ("embedded", "folder", "casia")),
     "size": ("size of the embedded set", ("full", "smoke")),
+    "identities": (
+        "identities among the embedded training faces; 0: 500, or 8 of the smoke set",
+        count(1_000_000, low=0),
+    ),
+    "photos": (
+        "photographs of each of them; 0: 24, or 8 of the smoke set. With as many as a run takes, every image is new",
+        count(1_000_000, low=0),
+    ),
     "root": ("folder with your data; casia takes `tfds:NAME` too", "a path"),
     "verify_root": ("folder with the verification sets; empty: `data.root`", "a path"),
     "include_list": ("file that names the training images to use, one a line; empty: all", "a path"),

@@ -14,10 +14,12 @@ from tvconv_jax.data.source import Record
 from tvconv_jax.data.synthetic import face_rendering, faces
 from tvconv_jax.data.synthetic.face_rendering import render
 from tvconv_jax.data.synthetic.faces import VERIFICATION, draw_identities, draw_photos
+from tvconv_jax.utils.errors import UserError
 
 CHUNK = 240  # images drawn at once
 IMAGE_SIZE = 48
-# Training identities, photographs of each, and pairs in each verification set: ten folds, half of each of one identity.
+# By default training identities and photographs of each; pairs in each verification set: ten folds, half of each of one
+# identity.
 SIZES = {"full": (500, 24, 1000), "smoke": (8, 8, 20)}
 
 
@@ -28,27 +30,53 @@ class EmbeddedFaces(RecordBuilder):
     text = "Synthetic faces drawn by tvconv_jax."
 
 
-def load(size: str, root: Path) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], int]:
+def count(size: str, identities: int = 0, photos: int = 0) -> tuple[int, int]:
+    """Return the number of training identities, and of photographs of each; 0 stands for those of :data:`SIZES`.
+
+    Raises:
+        UserError: If there is one identity.
+    """
+    if identities == 1:
+        raise UserError("data.identities is 1; training needs two or more.")
+    return identities or SIZES[size][0], photos or SIZES[size][1]
+
+
+def load(
+    size: str, root: Path, *, identities: int = 0, photos: int = 0
+) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], int]:
     """Draw the set of a size in :data:`SIZES`, unless it is in the cache folder ``root``.
+
+    The verification sets depend on the size alone. The identities depend on their number, and not on that of their
+    photographs.
+
+    Args:
+        size: A key of :data:`SIZES`.
+        root: The cache folder.
+        identities: To train on; 0: as many as the size has.
+        photos: Photographs of each; 0: as many as the size has.
 
     Returns:
         The training images; for each verification set its images and pairs; the number of training identities.
+
+    Raises:
+        UserError: If there is one identity.
     """
-    identities, photos, count = SIZES[size]
+    (identities, photos), pairs_count = count(size, identities, photos), SIZES[size][2]
     seeds = iter(np.random.SeedSequence(0).spawn(1 + len(VERIFICATION)))
     labels = np.repeat(np.arange(identities), photos)
     splits = {"train": _draw(next(seeds), identities, labels, {}, "person{label:04d}/{index:06d}.jpg")}
-    labels = np.repeat(np.arange(count), 2)  # images 2i and 2i + 1 are pair i, of one identity where i is even
-    labels[3::4] = (labels[3::4] + 1) % count
+    labels = np.repeat(np.arange(pairs_count), 2)  # images 2i and 2i + 1 are pair i, of one identity where i is even
+    labels[3::4] = (labels[3::4] + 1) % pairs_count
     for name, exaggerate in VERIFICATION.items():
-        splits[name] = _draw(next(seeds), count, labels, exaggerate, name + "/{index:06d}.jpg")
+        splits[name] = _draw(next(seeds), pairs_count, labels, exaggerate, name + "/{index:06d}.jpg")
     # Another drawing code is another set.
     code = (Path(file).read_bytes() for file in (faces.__file__, face_rendering.__file__, __file__))
-    folder = root / f"embedded-{digest(*code)}"
+    given = "" if (identities, photos) == count(size) else f"-{identities}x{photos}"
+    folder = root / f"embedded-{digest(*code)}{given}"
     builder = EmbeddedFaces(splits=splits, config=size, data_dir=folder)
     prepare(builder, "the embedded faces (synthetic, drawn by tvconv_jax)")
-    index = np.arange(count, dtype=np.int32)
-    pairs = Pairs(left=2 * index, right=2 * index + 1, same=index % 2 == 0, folds=index * 10 // count)
+    index = np.arange(pairs_count, dtype=np.int32)
+    pairs = Pairs(left=2 * index, right=2 * index + 1, same=index % 2 == 0, folds=index * 10 // pairs_count)
     verification = {name: (ImageSource(builder, name), pairs) for name in VERIFICATION}
     return ImageSource(builder, "train"), verification, identities
 

@@ -19,6 +19,7 @@ OPTIMIZER = {"lr_scaling": "none", "base_batch": 512, "warmup_epochs": 0.0}
 TRAIN = {"precision": "float32", "batch_norm": "global", "grad_accum_steps": 1, "on_nonfinite": "stop"}
 DATA = {"workers": 0, "cache": "none", "timeout": 300.0}
 AUGMENT = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
+DRAWN = {"identities": 0, "photos": 0}  # of the embedded faces
 REPORT = {"report_images": False}
 OF_CLASSES = ("classification", "segmentation")  # tasks whose models return logits, so with model.num_classes
 
@@ -75,6 +76,8 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     model = whole.get("model", {})
     if model.get("name") in MODELS:
         whole["model"] = {**_model_fields(config.get("task"), model["name"], model.get("operator", "")), **model}
+    if config.get("task") in ("face", "verification") and whole["data"].get("source") == "embedded":
+        whole["data"] = {**DRAWN, **whole["data"]}
     if "stages" in model:
         whole["model"]["stages"] = model["stages"] or []  # null was all, as () is now
     return whole

@@ -154,6 +154,6 @@ def _auto(given: dict[str, Any]) -> str:
 
 def _source(name: str, smoke: bool) -> dict[str, Any]:
     if name == "embedded":
-        return {"source": name, "size": "smoke" if smoke else "full"}
+        return {"source": name, "size": "smoke" if smoke else "full", **base.DRAWN}
     source = {"source": name, "root": "", "max_corrupt": 0.01, "include_list": ""}
     return source | ({"verify_root": ""} if name == "casia" else {})

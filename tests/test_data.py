@@ -92,6 +92,9 @@ def test_the_embedded_set_has_as_many_identities_and_photographs_as_are_asked_fo
     for name, (source, pairs) in usual.verification.items():
         images, same = few.verification[name]
         assert images[7]["image"] == source[7]["image"] and np.array_equal(pairs.same, same.same)
+    other = load_faces(ConfigDict({"source": "embedded", "size": "smoke", "split_seed": 1}))
+    assert other.train[0]["image"] != usual.train[0]["image"]
+    assert other.verification["light"][0][0]["image"] != usual.verification["light"][0][0]["image"]
     with pytest.raises(UserError, match=r"data.identities is 1; training needs two or more\."):
         load_faces(ConfigDict({"source": "embedded", "size": "smoke", "identities": 1}))
 

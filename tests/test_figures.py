@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tvconv_jax.experiments import figures, map_figures, set_figures, sweep_figures
+from tvconv_jax.experiments import curve_figures, figures, map_figures, set_figures, sweep_figures
 from tvconv_jax.experiments.set_figures import (
     choose_layer,
     features_of,
@@ -72,8 +72,9 @@ def test_a_sweeps_outcomes_are_means_over_seeds_and_folders_are_pooled(tmp_path)
     first = sweep_folder(tmp_path / "a", ("g", "tvconv", 5, [80, 84]), ("", "other", 7, [70]))
     second = sweep_folder(tmp_path / "b", ("g", "tvconv", 5, [80, 84, 88]))  # goes on where the first one was
     tvconv, other = read_sweeps([first, second])
-    assert tvconv == ("g", "tvconv", 5, pytest.approx(84), pytest.approx(np.sqrt(32 / 3)), 3)  # -4, 0 and 4
-    assert other == ("", "other", 7, pytest.approx(70), 0, 1)
+    assert tvconv[:-1] == ("g", "tvconv", 5, pytest.approx(84), pytest.approx(np.sqrt(32 / 3)), 3)  # -4, 0 and 4
+    assert tvconv.by_seed == pytest.approx({0: 80, 1: 84, 2: 88})
+    assert other[:-1] == ("", "other", 7, pytest.approx(70), 0, 1)
     assert over_seeds([tvconv]) == "mean ± std of 3 seeds" and over_seeds([other]) == "1 seed"
     assert over_seeds([tvconv, other]) == "mean ± std of 1 to 3 seeds"
     for name, other in (("c", ("g", "tvconv", 5, [81])), ("d", ("", "other", 9, [70]))):
@@ -143,7 +144,7 @@ def test_curves_begin_with_strength_0_and_follow_the_strengths():
         ("scale", "tvconv 0.1", 82),
         ("shear", "tvconv 10", 81),
     ]
-    found = sweep_figures.curves([Outcome(group, label, 5, mean, 0, 1) for group, label, mean in rows])
+    found = curve_figures.curves([Outcome(group, label, 5, mean, 0, 1) for group, label, mean in rows])
     numbers = {group: [(x, one.mean) for x, one in lines["tvconv"]] for group, lines in found.items()}
     assert numbers == {"scale": [(0, 83), (0.1, 82), (0.2, 80)], "shear": [(0, 83), (10, 81)]}
 
@@ -153,8 +154,8 @@ def test_the_projects_own_sweeps_fit_their_figures(tmp_path):
         settings = load_sweep(f"configs/sweeps/{name}.py").settings
         return [(setting.group, setting.label, 5, [80]) for setting in settings]
 
-    found = sweep_figures.curves(read_sweeps([sweep_folder(tmp_path / "figure10", *outcomes("figure10"))]))
-    assert list(found) == ["rotation", "shear", "scale", "translation"] == list(sweep_figures.UNITS)
+    found = curve_figures.curves(read_sweeps([sweep_folder(tmp_path / "figure10", *outcomes("figure10"))]))
+    assert list(found) == ["rotation", "shear", "scale", "translation"] == list(curve_figures.UNITS)
     for lines in found.values():
         assert {operator: len(points) for operator, points in lines.items()} == {"tvconv": 4, "depthwise": 4}
     drawn("figure4", sweep_folder(tmp_path / "table1", *outcomes("table1")), f"--out={tmp_path}/out")

@@ -11,7 +11,7 @@ from tvconv_jax.data.synthetic import inspection
 from tvconv_jax.data.synthetic.inspection import CLASSES, EMPTY, LETTERS, MASK_CLASSES, OPTIONAL, PLACES, RIGHT, draw
 from tvconv_jax.data.synthetic.inspection_paint import PARTS
 from tvconv_jax.data.synthetic.preview import draw_boards
-from tvconv_jax.experiments import figures, sweep_figures
+from tvconv_jax.experiments import curve_figures, figures
 from tvconv_jax.experiments.sweep_file import load_sweep
 from tvconv_jax.experiments.sweep_results import Outcome
 from tvconv_jax.utils.errors import UserError
@@ -124,8 +124,8 @@ def outcomes(change=lambda label: label):
 
 
 def test_the_sweep_has_the_same_points_for_both_operators():
-    found = sweep_figures.board_curves(outcomes())
-    assert list(found) == list(sweep_figures.BOARDS)
+    found = curve_figures.grouped(outcomes(), curve_figures.BOARDS)
+    assert list(found) == list(curve_figures.BOARDS)
     for operator in ("tvconv", "depthwise"):
         assert [x for x, _ in found["images"][operator]] == [300, 1000, 3000, 10000]
         assert [x for x, _ in found["moved"][operator]] == [0, 1, 4, 12]  # 1 is that of 3,000 images
@@ -151,6 +151,6 @@ def test_the_figure_is_written_and_other_sweeps_are_refused(tmp_path):
     figures.main(["boards", str(tmp_path), f"--out={tmp_path / 'out'}"])
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["boards.pdf", "boards.png"]
     with pytest.raises(UserError, match="images tvconv-300 ends in no number"):
-        sweep_figures.board_curves(outcomes(lambda label: label.replace(" ", "-")))
+        curve_figures.grouped(outcomes(lambda label: label.replace(" ", "-")), curve_figures.BOARDS)
     with pytest.raises(UserError, match="no setting is of the groups images, moved"):
-        sweep_figures.board_curves([Outcome("none", "tvconv 0", 5, 80, 0, 1)])
+        curve_figures.grouped([Outcome("none", "tvconv 0", 5, 80, 0, 1)], curve_figures.BOARDS)

@@ -16,7 +16,7 @@ from tvconv_jax.ops.batch_norm import batch_norm
 from tvconv_jax.tasks.configs import face_config
 from tvconv_jax.tasks.configs.base import ADDED
 from tvconv_jax.tasks.forward import make_forward
-from tvconv_jax.tasks.parts import learning_rate_note, schedule_of
+from tvconv_jax.tasks.parts import learning_rate_note, optimizer_of, schedule_of
 from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
@@ -167,6 +167,21 @@ def test_the_rate_is_said_and_what_is_likely_to_be_a_mistake():
     assert learning_rate_note(config_of(warmup_epochs=0.5), 16).endswith(" of 2, growing for 0.5")
     assert "does not fall to its end: `epochs=` behind" in learning_rate_note(config_of(epochs=1.5), 16)
     assert learning_rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.lr_scaling")
+
+
+def test_faces_train_with_another_optimizer_by_its_own_keys():
+    config = face_config("optimizer=adamw,batch_size=32,epochs=4", model="mobilenetv2", width=0.1)
+    assert not {"momentum", "milestones", "factor"} & set(config.optimizer)
+    assert learning_rate_note(config, 32) == "learning rate: 0.01; it grows for 0.2 epochs, then falls to 0 at epoch 4"
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    optimizer = optimizer_of(config, batch_size=32, steps_per_epoch=10)
+    with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
+        updates, _ = optimizer.update(jax.tree.map(lambda leaf: 5 * leaf, params), optimizer.init(params), params)
+    rate = 0.01 / 2  # the first of two steps of warm-up
+    np.testing.assert_allclose(updates["scale"], -rate * np.ones(2), rtol=1e-5)  # Adam's first step has length 1
+    np.testing.assert_allclose(updates["kernel"], -rate * 1.05 * np.ones((2, 2)), rtol=1e-5)  # and weights decay
+    auto = face_config("optimizer=adamw,data=folder", model="mobilenetv2", width=0.1).train.auto.split(",")
+    assert "data.batch_size" in auto and not {"optimizer.milestones", "optimizer.learning_rate"} & set(auto)
 
 
 def test_drawn_faces_have_the_papers_rate_by_the_root_of_the_batch():

@@ -59,7 +59,8 @@ def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Face
         UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.
     """
     if config.source == "embedded":
-        train, verification, identities = embedded.load(config.size, cache_dir(), **_drawn(config))
+        options = _drawn(config) | {"seed": config.get("split_seed", 0)}
+        train, verification, identities = embedded.load(config.size, cache_dir(), **options)
         text = f"embedded synthetic faces drawn by tvconv_jax ({identities} identities, {len(train)} images)"
         return FaceData(train, identities, verification, text, [])
     if config.source not in ("folder", "casia"):

@@ -5,6 +5,7 @@
     python -m tvconv_jax.experiments.figures figure5 runs/a                affinity maps
     python -m tvconv_jax.experiments.figures figure7 runs/pi/*.json        accuracy against throughput on a device
     python -m tvconv_jax.experiments.figures boards runs/boards            accuracy on drawn boards
+    python -m tvconv_jax.experiments.figures lead runs/lead                TVConv's lead against steps and images
 
 Figure 9 is ``pictures.png`` in the workdir of a segmentation run. ``runs/a`` is a workdir of ``tvconv_jax.main``,
 ``runs/table1`` a folder of ``tvconv_jax.experiments.sweep``, ``photographs`` any folder of images; the JSON files are
@@ -21,14 +22,16 @@ from tvconv_jax.utils.cli import Parser, ends_in_one_line, image_size, integer, 
 
 # Figure: its module, its sources, their number, and its help. Sweeps are drawn at once, for JAX is not imported.
 FIGURES = {
-    "boards": ("sweep_figures", "SWEEP", "+", "accuracy on drawn boards against images, shift and rotation"),
+    "boards": ("curve_figures", "SWEEP", "+", "accuracy on drawn boards against images, shift and rotation"),
     "figure1e": ("set_figures", "WORKDIR|FOLDER", "+", "intra- and cross-image variance of features"),
     "figure4": ("sweep_figures", "SWEEP", "+", "accuracy against MACs, a line an operator"),
     "figure5": ("map_figures", "WORKDIR", 1, "affinity maps of every layer and their evolution in training"),
     "figure6": ("sweep_figures", "SWEEP", "+", "accuracy against MACs, a point a setting"),
     "figure7": ("edge_figures", "JSON", "+", "accuracy against throughput on a device"),
     "figure8": ("edge_figures", "JSON", "+", "accuracy against peak memory on a device"),
-    "figure10": ("sweep_figures", "SWEEP", "+", "accuracy against transformed images"),
+    "figure10": ("curve_figures", "SWEEP", "+", "accuracy against transformed images"),
+    "lead": ("curve_figures", "SWEEP", "+", "accuracy against steps and images, and TVConv's lead"),
+    "rates": ("curve_figures", "SWEEP", "+", "accuracy against the learning rate"),
     "figure11": ("set_figures", "WORKDIR|FOLDER", "+", "mean and standard deviation of sets at every pixel"),
 }
 RENAMED = {"--pictures": "--images", "--side": "--image-size"}

@@ -1,9 +1,7 @@
-"""The paper's Figures 4, 6 and 10 from sweeps: accuracy against multiply-accumulates, and against transformed images.
+"""The paper's Figures 4 and 6 from sweeps: accuracy against multiply-accumulates.
 
 Figure 4 has a panel for every family of models and a line for every operator, its points named by width. Figure 6 has
-a point for every setting, named directly. Figure 10 has a panel for every transformation of the training images, and a
-line for every operator. So has the figure of drawn boards, against the number of training images and how far boards
-move.
+a point for every setting, named directly.
 """
 
 import statistics
@@ -17,7 +15,6 @@ import numpy as np
 
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.report.plot_style import (
-    LABEL_SIZE,
     STYLES,
     draw_points,
     label_axes,
@@ -29,13 +26,6 @@ from tvconv_jax.report.plot_style import (
 from tvconv_jax.utils.errors import UserError
 
 LOG_FROM = 4.0  # smallest ratio of the largest to the smallest MACs for a logarithmic axis
-# As in tvconv_jax.data.augment.
-UNITS = {"rotation": ", degrees", "shear": ", degrees", "scale": ", share", "translation": ", share"}
-# Group of configs/sweeps/inspection.py: name of the x axis. Groups of other names, such as "rate", are not drawn.
-BOARDS = {"images": "training images", "moved": "shift, % and rotation, degrees"}
-# The setting of the first group that is also one of the second: with so many images boards move so far.
-SHARED = ("images", 3000.0, "moved", 1.0)
-Curves = dict[str, dict[str, list[tuple[float, Outcome]]]]
 
 
 def envelope(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -137,109 +127,3 @@ def _label(axes: Any, outcomes: Sequence[Outcome], title: str = "") -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
     label_axes(axes, "MACs, millions", f"accuracy, % ({over_seeds(outcomes)})", title)
-
-
-def curves(outcomes: Sequence[Outcome]) -> Curves:
-    """Return magnitudes and outcomes by transformation, then operator, in the order of magnitude.
-
-    A label is an operator and a magnitude, ``tvconv 10``; the group is the transformation. With magnitude 0 all
-    transformations are the same, so that setting starts every curve.
-
-    Raises:
-        UserError: If a label does not end in a number.
-    """
-    found: Curves = defaultdict(lambda: defaultdict(list))
-    start = defaultdict(list)
-    for outcome in outcomes:
-        operator, magnitude = _split(outcome, "no magnitude, as 'tvconv 10' does; give a sweep of figure10")
-        (found[outcome.group] if magnitude else start)[operator].append((magnitude, outcome))
-    return _sorted({g: {name: start[name] + points for name, points in lines.items()} for g, lines in found.items()})
-
-
-def board_curves(outcomes: Sequence[Outcome]) -> Curves:
-    """Return values and outcomes by group of :data:`BOARDS`, then operator, in the order of the values.
-
-    Raises:
-        UserError: If no setting is of such a group, or a label of these does not end in a number.
-    """
-    found: Curves = defaultdict(lambda: defaultdict(list))
-    for outcome in outcomes:
-        if outcome.group in BOARDS:
-            operator, value = _split(outcome, "no number; give a sweep of boards")
-            found[outcome.group][operator].append((value, outcome))
-            if (outcome.group, value) == SHARED[:2]:
-                found[SHARED[2]][operator].append((SHARED[3], outcome))
-    if not found:
-        groups = ", ".join(BOARDS)
-        raise UserError(f"no setting is of the groups {groups}; give a sweep of configs/sweeps/inspection.py.")
-    return _sorted(found)
-
-
-def _split(outcome: Outcome, rule: str) -> tuple[str, float]:
-    """Return the operator and the number of a label; the rule ends the message if there is no number."""
-    operator, _, text = outcome.label.rpartition(" ")
-    try:
-        return operator, float(text)
-    except ValueError:
-        raise UserError(f"setting {outcome.group} {outcome.label} ends in {rule}.") from None
-
-
-def _sorted(found: Curves) -> Curves:
-    return {g: {o: sorted(p, key=lambda point: point[0]) for o, p in lines.items()} for g, lines in found.items()}
-
-
-def figure10(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write ``figure10``.
-
-    Raises:
-        UserError: If a folder is not a sweep's, or the sweep's settings are others.
-    """
-    outcomes = read_sweeps(folders)
-    found = curves(outcomes)
-    if not found:
-        raise UserError(f"{folders[0]} holds no transformed training yet, only magnitude 0; let more of its runs end.")
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    figure = new_figure(0.9 + 2.4 * rows)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    _draw_curves(panels, found)
-    for axes, group in zip(panels, found, strict=False):
-        label_axes(axes, title=f"{group}{UNITS.get(group, '')}")
-    for axes in panels[len(found) :]:
-        axes.set_axis_off()
-    figure.supylabel(f"accuracy, % ({over_seeds(outcomes)})", fontsize=LABEL_SIZE)
-    figure.supxlabel("magnitude", fontsize=LABEL_SIZE)
-    legend_above(figure, panels[: len(found)])
-    return save(figure, out, "figure10")
-
-
-def boards(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write ``boards``: accuracy on drawn boards, with a panel for each group.
-
-    Raises:
-        UserError: If a folder is not a sweep's, or the sweep's settings are others.
-    """
-    outcomes = read_sweeps(folders)
-    found = board_curves(outcomes)
-    figure = new_figure(3.6, width=8.0)
-    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for axes, group in zip(panels, found, strict=True):
-        label_axes(axes, BOARDS[group], "" if axes is not panels[0] else f"accuracy, % ({over_seeds(outcomes)})")
-        if group == "images":
-            axes.set_xscale("log")
-            axes.minorticks_off()
-    _draw_curves(panels, found)
-    legend_above(figure, panels)
-    return save(figure, out, "boards")
-
-
-def _draw_curves(panels: Sequence[Any], found: Curves) -> None:
-    """Draw a panel for every group, with a line for every operator."""
-    operators = dict.fromkeys(operator for lines in found.values() for operator in lines)
-    styles = dict(zip(operators, cycle(STYLES), strict=False))
-    for axes, lines in zip(panels, found.values(), strict=False):
-        for operator, points in lines.items():
-            xs, ys, errors = zip(*((x, outcome.mean, outcome.std) for x, outcome in points), strict=True)
-            draw_points(axes, xs, ys, errors, label=operator, **styles[operator])
-        values = sorted({x for points in lines.values() for x, _ in points})
-        axes.set_xticks(values, [f"{x:,g}" for x in values])

@@ -1,8 +1,9 @@
 """Results of sweeps: ``sweep.json``, with a line for each run that ended."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class Outcome(NamedTuple):
     mean: float  # of the accuracy in percent, the mean over verification sets
     std: float  # population standard deviation; 0 with one seed
     seeds: int  # their number
+    by_seed: Mapping[int, float] = MappingProxyType({})  # accuracy of every seed in percent
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
@@ -41,7 +43,8 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     for (group, label), values in runs.items():
         macs, accuracies = np.array(list(values.values())).T
         mean, std = 100 * accuracies.mean(), 100 * accuracies.std()
-        outcomes.append(Outcome(group, label, macs[0] / 1e6, mean, std, len(values)))
+        by_seed = {seed: 100 * accuracy for seed, (_, accuracy) in values.items()}
+        outcomes.append(Outcome(group, label, macs[0] / 1e6, mean, std, len(values), by_seed))
     return outcomes
 
 

@@ -28,7 +28,7 @@ from tvconv_jax.metrics.paired import Comparison
 from tvconv_jax.tasks import class_defaults
 from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import decoupled_of, model_of, set_sizes
+from tvconv_jax.tasks.parts import model_of, optimizer_of, set_sizes
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job, restore
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
@@ -106,7 +106,7 @@ class ClassificationJob(Job):
             raise UserError("eval.checkpoint held_out needs validation images; set --config.data.validation_share=0.1.")
         self.sizes = set_sizes(len(self.data.train), self.data.classes)
         self.steps_per_epoch = steps_per_epoch(self.data.train, self.batch_size)
-        self.optimizer = decoupled_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = optimizer_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         self._logits = jax.jit(self._forward)
 
     def plan(self) -> Plan:

@@ -25,7 +25,7 @@ from tvconv_jax.tasks.finetune import describe_frozen, freeze_matching, start_fr
 from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.fresh import fresh_variables
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.tasks.parts import model_of, sgd_of
+from tvconv_jax.tasks.parts import model_of, optimizer_of
 from tvconv_jax.tasks.report_data import ReportData
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.tasks.trained import MAX_IMAGES, Accuracy, Embed
@@ -67,8 +67,8 @@ class FaceJob(Job):
         for name, (_, pairs) in self.sets.items():
             check_folds(pairs.same, pairs.folds, f"verification set {name}")
         self.steps_per_epoch = steps_per_epoch(self.data.train, config.data.batch_size)
-        sgd = sgd_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
-        self.optimizer = freeze_matching(sgd, config.finetune.freeze)
+        optimizer = optimizer_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = freeze_matching(optimizer, config.finetune.freeze)
         mirror = config.eval.get("mirror", config.eval.protocol == "standard")
         self._embed = make_embed(self.model, mirror=mirror, channel_order=config.eval.channel_order)
 

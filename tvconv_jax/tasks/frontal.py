@@ -16,7 +16,7 @@ from tvconv_jax.data.source import Source
 from tvconv_jax.data.tools import poses
 from tvconv_jax.tasks.forward import Forward
 from tvconv_jax.tasks.fresh import fresh_variables
-from tvconv_jax.tasks.parts import model_of, sgd_of
+from tvconv_jax.tasks.parts import model_of, optimizer_of
 from tvconv_jax.tasks.run import Job
 from tvconv_jax.training.loop import Best
 from tvconv_jax.training.state import TrainState, create_state
@@ -74,7 +74,7 @@ class FrontalJob(Job):
             self.check_batch_size("data.batch_size")
             self.steps_per_epoch = steps_per_epoch(data.train, config.data.batch_size)
             self.sizes = {"pictures": len(data.train)}
-        self.optimizer = sgd_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = optimizer_of(config, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch)
         self._logits = jax.jit(self._both_ways)
 
     @classmethod

@@ -94,7 +94,10 @@ _DATA = {
     "max_corrupt": ("largest share of unreadable training images that is skipped", Range(0, 1)),
     "test_domain": ("clinic that is tested, and not trained on", count(4)),
     "test_share": ("share of the images of every class, or of the identities, that is kept for testing", SHARE),
-    "split_seed": ("seed of drawn splits into training, validation and test images", count(MAX_SEED, low=0)),
+    "split_seed": (
+        "seed of the embedded sets, and of drawn splits into training, validation and test images",
+        count(MAX_SEED, low=0),
+    ),
     "validation_share": (
         "share of the training images that is not trained on: it fits the temperature",
         Range(0, 1, below=True),

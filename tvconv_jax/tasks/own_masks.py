@@ -28,7 +28,7 @@ from tvconv_jax.metrics.label_maps import summarize
 from tvconv_jax.tasks import mask_results
 from tvconv_jax.tasks.forward import Forward, check_choice
 from tvconv_jax.tasks.mask_results import MaskScores, Prediction
-from tvconv_jax.tasks.parts import decoupled_of, set_sizes
+from tvconv_jax.tasks.parts import optimizer_of, set_sizes
 from tvconv_jax.training.distributed import to_host
 from tvconv_jax.training.mesh import local_rows, put_batch
 from tvconv_jax.training.nonfinite import check_outputs
@@ -134,7 +134,7 @@ class OwnMasks:
 
     def optimizer(self, _: optax.Schedule, steps_per_epoch: int) -> optax.GradientTransformation:
         """Return the optimizer of ``optimizer.name``, with warm-up and cosine."""
-        return decoupled_of(self.config, batch_size=self.batch_size, steps_per_epoch=steps_per_epoch)
+        return optimizer_of(self.config, batch_size=self.batch_size, steps_per_epoch=steps_per_epoch)
 
     def batches(self, rows: np.ndarray) -> Any:
         """Return the training batches without end."""

@@ -81,16 +81,11 @@ def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     return round(config.optimizer.warmup_epochs * steps_per_epoch)
 
 
-def sgd_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return SGD as ``config.optimizer`` sets it, whose learning rate follows :func:`schedule_of`."""
-    schedule = schedule_of(config, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
-    return sgd(schedule, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
-
-
-def decoupled_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return the optimizer of ``optimizer.name``, whose learning rate follows :func:`schedule_of`."""
-    schedule_of(config, batch_size=batch_size, steps_per_epoch=steps_per_epoch)  # checks the numbers
-    o = config.optimizer
+def optimizer_of(config: ConfigDict, *, batch_size: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Return the optimizer that ``config.optimizer`` sets, whose learning rate follows :func:`schedule_of`."""
+    o, schedule = config.optimizer, schedule_of(config, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    if not hasattr(o, "name"):
+        return sgd(schedule, momentum=o.momentum, weight_decay=o.weight_decay)
     steps = {"warmup_steps": warmup_steps(config, steps_per_epoch), "total_steps": round(o.epochs * steps_per_epoch)}
     return decoupled(o.name, _learning_rate(config, batch_size), **steps, weight_decay=o.weight_decay)
 

@@ -42,11 +42,11 @@ def count(size: str, identities: int = 0, photos: int = 0) -> tuple[int, int]:
 
 
 def load(
-    size: str, root: Path, *, identities: int = 0, photos: int = 0
+    size: str, root: Path, *, identities: int = 0, photos: int = 0, seed: int = 0
 ) -> tuple[ImageSource, dict[str, tuple[ImageSource, Pairs]], int]:
     """Draw the set of a size in :data:`SIZES`, unless it is in the cache folder ``root``.
 
-    The verification sets depend on the size alone. The identities depend on their number, and not on that of their
+    The verification sets depend on size and seed alone. The identities depend on their number, and not on that of their
     photographs.
 
     Args:
@@ -54,6 +54,7 @@ def load(
         root: The cache folder.
         identities: To train on; 0: as many as the size has.
         photos: Photographs of each; 0: as many as the size has.
+        seed: Of all sets; those of two seeds have no identity in common.
 
     Returns:
         The training images; for each verification set its images and pairs; the number of training identities.
@@ -62,7 +63,7 @@ def load(
         UserError: If there is one identity.
     """
     (identities, photos), pairs_count = count(size, identities, photos), SIZES[size][2]
-    seeds = iter(np.random.SeedSequence(0).spawn(1 + len(VERIFICATION)))
+    seeds = iter(np.random.SeedSequence(seed).spawn(1 + len(VERIFICATION)))
     labels = np.repeat(np.arange(identities), photos)
     splits = {"train": _draw(next(seeds), identities, labels, {}, "person{label:04d}/{index:06d}.jpg")}
     labels = np.repeat(np.arange(pairs_count), 2)  # images 2i and 2i + 1 are pair i, of one identity where i is even
@@ -71,7 +72,7 @@ def load(
         splits[name] = _draw(next(seeds), pairs_count, labels, exaggerate, name + "/{index:06d}.jpg")
     # Another drawing code is another set.
     code = (Path(file).read_bytes() for file in (faces.__file__, face_rendering.__file__, __file__))
-    given = "" if (identities, photos) == count(size) else f"-{identities}x{photos}"
+    given = "" if (identities, photos, seed) == (*count(size), 0) else f"-{identities}x{photos}-{seed}"
     folder = root / f"embedded-{digest(*code)}{given}"
     builder = EmbeddedFaces(splits=splits, config=size, data_dir=folder)
     prepare(builder, "the embedded faces (synthetic, drawn by tvconv_jax)")

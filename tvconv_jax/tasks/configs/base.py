@@ -19,7 +19,7 @@ OPTIMIZER = {"lr_scaling": "none", "base_batch": 512, "warmup_epochs": 0.0}
 TRAIN = {"precision": "float32", "batch_norm": "global", "grad_accum_steps": 1, "on_nonfinite": "stop"}
 DATA = {"workers": 0, "cache": "none", "timeout": 300.0}
 AUGMENT = {"rotation": 0.0, "shear": 0.0, "scale": 0.0, "translation": 0.0}
-DRAWN = {"identities": 0, "photos": 0}  # of the embedded faces
+DRAWN = {"identities": 0, "photos": 0, "split_seed": 0}  # of the embedded faces
 REPORT = {"report_images": False}
 OF_CLASSES = ("classification", "segmentation")  # tasks whose models return logits, so with model.num_classes
 

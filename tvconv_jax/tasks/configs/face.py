@@ -8,6 +8,7 @@ from tvconv_jax.models.registry import MODELS, OPERATORS, list_operators
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
 from tvconv_jax.tasks.keys import KEYS
+from tvconv_jax.training.optimizer import OPTIMIZERS
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import height_width, parse_size
 
@@ -38,7 +39,8 @@ def face_arguments(model: str) -> dict[str, Argument]:
     """Return the ``:`` arguments of a face config."""
     data = Argument(str, "embedded", "origin of the images", KEYS["data.source"].choices)
     batch_size = Argument(int, None, "images in a batch, of all devices together")
-    return {"data": data, **common_arguments(list_operators(model)), "batch_size": batch_size}
+    optimizer = Argument(str, "sgd", "optimizer; sgd is the paper's", ("sgd", *OPTIMIZERS))
+    return {"data": data, **common_arguments(list_operators(model)), "batch_size": batch_size, "optimizer": optimizer}
 
 
 def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
@@ -51,7 +53,7 @@ def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=`` one of ``list_operators(model)``,
-            ``image_size``, ``epochs``, ``batch_size``, ``seed``, ``smoke`` (a test of seconds).
+            ``image_size``, ``epochs``, ``batch_size``, ``optimizer``, ``seed``, ``smoke`` (a test of seconds).
         model: Name of the model.
         width: Width multiplier of the model.
 
@@ -84,7 +86,8 @@ def verification_config(arg: str | None) -> ConfigDict:
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``model``, ``width``, ``operator``, ``embedding_size``,
-            ``head_pool``, ``image_size`` as 64 or 48x64, ``epochs``, ``batch_size``, ``seed``, ``smoke``.
+            ``head_pool``, ``image_size`` as 64 or 48x64, ``epochs``, ``batch_size``, ``optimizer``, ``seed``,
+            ``smoke``.
 
     Raises:
         UserError: If an argument does not fit.
@@ -131,16 +134,25 @@ def config_of(task: str, given: dict[str, Any], model: dict[str, Any]) -> Config
             "lr_scaling": "sqrt" if scaled else "none",
             "base_batch": base_batch,
             "warmup_epochs": epochs / 4 if scaled else 0.0,
-            "learning_rate": FREE["optimizer.learning_rate"],
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
             "epochs": epochs,
-            "milestones": tuple(epoch * (epochs / EPOCHS) for epoch in MILESTONES),
-            "factor": 0.1,
+            **_optimizer(given["optimizer"], epochs, size["batch_size"]),
         },
         train={"checkpoint_every": 6 if smoke else 100, "eval_every": 2.0, "auto": _auto(given)},
         eval={"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
     )
+
+
+def _optimizer(name: str, epochs: float, batch_size: int) -> dict[str, Any]:
+    if name != "sgd":
+        of_batch = {"lr_scaling": "none", "base_batch": batch_size}
+        return {"name": name, "learning_rate": 1e-2, "weight_decay": 0.05, "warmup_epochs": epochs / 20, **of_batch}
+    return {
+        "learning_rate": FREE["optimizer.learning_rate"],
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "milestones": tuple(epoch * (epochs / EPOCHS) for epoch in MILESTONES),
+        "factor": 0.1,
+    }
 
 
 def _auto(given: dict[str, Any]) -> str:
@@ -149,7 +161,8 @@ def _auto(given: dict[str, Any]) -> str:
         return ""
     set_by = dict.fromkeys(("data.batch_size", "optimizer.base_batch"), "batch_size")
     set_by |= dict.fromkeys(("optimizer.epochs", "optimizer.milestones"), "epochs") | {"data.image_size": "image_size"}
-    return ",".join(key for key in FREE if key not in set_by or given[set_by[key]] is None)
+    fixed = () if given["optimizer"] == "sgd" else ("optimizer.learning_rate", "optimizer.milestones")
+    return ",".join(key for key in FREE if key not in fixed and (key not in set_by or given[set_by[key]] is None))
 
 
 def _source(name: str, smoke: bool) -> dict[str, Any]:

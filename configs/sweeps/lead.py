@@ -1,0 +1,78 @@
+"""TVConv's lead over the depthwise convolution on small faces: steps, images, learning rates, starts, poolings.
+
+    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="sgd *,adamw *" --seeds=0 --out=runs/lead
+    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="images *" --out=runs/lead
+    python -m tvconv_jax.experiments.figures lead runs/lead
+
+The model is MobileNetV2 x0.1 with half the blocks, on embedded faces of 500 identities at 32x32, in batches of 64; the
+generator of TVConv has 8 hidden channels. Groups ``sgd`` and ``adamw`` train at every learning rate of a grid, on other
+identities than all others and verified on others; the best of each operator stands in ``RATES``, and all other groups
+use it. Group ``images 6000`` has 6,000 training images, ``images new`` new ones in every step; a label ``tvconv 750``
+is the operator and the steps. Groups ``start`` and ``pool`` change one thing, with 750 steps on 12,000 images.
+"""
+
+from typing import Any
+
+from tvconv_jax.experiments.sweep import Setting, Sweep
+
+CONFIG = "configs/face_mb01.py"
+OPERATORS = ("tvconv", "depthwise")
+GRID = {"sgd": (0.01, 0.032, 0.1, 0.32, 1.0), "adamw": (1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)}
+RATES = {"tvconv": 0.1, "depthwise": 0.1}  # of SGD
+SIZE, BATCH, IDENTITIES, PHOTOS = 32, 64, 500, 24
+STEPS = (750, 3000, 12000, 50000)
+IMAGES = (6000, 24000, 0)  # of the training set; 0: new images in every step
+SHORT = STEPS[0]
+STARTS = {  # of TVConv
+    "maps of noise": {"model.affinity_init": "normal"},
+    "64 hidden channels": {"model.hidden_channels": 64},
+    "edge padding": {"model.generator_padding": "edge"},
+    "no weight decay": {"optimizer.weight_decay": 0.0},
+}
+POOLS = {"mean": {}, "gdc": {"model.head_pool": "gdc"}, "coordinates": {"model.coordinates": True}}
+
+
+def setting(group: str, label: str, operator: str, *, steps: int = SHORT, images: int | None = None, **more: Any):
+    """Return a setting of so many steps and training images; 0 images are new ones in every step."""
+    photos = PHOTOS if images is None else -(-(images or steps * BATCH) // IDENTITIES)
+    epochs = steps / (photos * IDENTITIES // BATCH)
+    optimizer = more.pop("optimizer", "sgd")
+    changes = {
+        "model.depth": 0.5,
+        "model.hidden_channels": 8,
+        "data.photos": photos,
+        "data.cache": "device",
+        "optimizer.learning_rate": more.pop("learning_rate", RATES[operator]),
+        "optimizer.lr_scaling": "none",
+        "optimizer.base_batch": BATCH,
+        "optimizer.warmup_epochs": epochs / (4 if optimizer == "sgd" else 20),
+        "train.eval_every": epochs,
+        "train.checkpoint_every": 1000,
+    }
+    argument = f"operator={operator},image_size={SIZE},epochs={epochs!r},optimizer={optimizer}"
+    return Setting(label, CONFIG, argument, changes=changes | more.pop("changes", {}), group=group)
+
+
+def get_sweep() -> Sweep:
+    of_rates = {"data.split_seed": 1}
+    return Sweep(
+        title="TVConv's lead on small faces: MobileNetV2 x0.1 with half the blocks, 32x32",
+        settings=[
+            *(
+                setting(name, f"{o} {rate:g}", o, optimizer=name, learning_rate=rate, changes=of_rates)
+                for name, grid in GRID.items()
+                for o in OPERATORS
+                for rate in grid
+            ),
+            *(
+                setting(f"images {images or 'new'}", f"{o} {steps}", o, steps=steps, images=images)
+                for images in IMAGES
+                for steps in STEPS
+                for o in OPERATORS
+            ),
+            *(setting("start", f"tvconv {name}", "tvconv", changes=changes) for name, changes in STARTS.items()),
+            *(setting("pool", f"{o} {name}", o, changes=changes) for name, changes in POOLS.items() for o in OPERATORS),
+            setting("pool", "tvconv S5 to S7", "tvconv", changes={"model.stages": (5, 6, 7)}),
+        ],
+        note="1,000 pairs in each of four verification sets, of identities that are not trained on",
+    )

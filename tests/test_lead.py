@@ -1,0 +1,72 @@
+"""The sweep of TVConv's lead on small faces, and its figures."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tvconv_jax.experiments import curve_figures, figures
+from tvconv_jax.experiments.sweep_file import load_sweep
+from tvconv_jax.experiments.sweep_results import Outcome
+from tvconv_jax.utils.errors import UserError
+
+SWEEP = "configs/sweeps/lead.py"
+
+
+def changes():
+    return {row.name: dict(row.changes, argument=row.argument) for row in load_sweep(SWEEP).settings}
+
+
+def test_operators_differ_in_their_rate_alone():
+    of = changes()
+    for name in (name for name in of if name.startswith("images ")):
+        assert "data.split_seed" not in of[name]
+        other = of[name.replace("tvconv", "depthwise")]
+        different = {key for key, value in of[name].items() if other[key] != value}
+        assert different <= {"optimizer.learning_rate", "argument"}
+        assert of[name]["argument"].replace("tvconv", "depthwise") == other["argument"]
+
+
+def test_the_chosen_rates_have_others_on_both_sides_and_were_tried_on_other_faces():
+    of = changes()
+    for operator in ("tvconv", "depthwise"):
+        tried = {name: of[name] for name in of if name.startswith(f"sgd {operator} ")}
+        assert all(row["data.split_seed"] == 1 for row in tried.values())
+        rates = sorted(row["optimizer.learning_rate"] for row in tried.values())
+        assert of[f"images 6000 {operator} 750"]["optimizer.learning_rate"] in rates[1:-1]
+
+
+@pytest.mark.parametrize("steps", [750, 3000])
+def test_every_image_is_new_where_the_label_says_so(steps):
+    row = changes()[f"images new tvconv {steps}"]
+    epochs = float(row["argument"].partition("epochs=")[2].partition(",")[0])
+    assert epochs <= 1 and round(epochs * (row["data.photos"] * 500 // 64)) == steps
+
+
+def test_leads_are_of_the_same_seeds():
+    first, second = (Outcome("g", "a 1", 5, 0, 0, 3, values) for values in ({0: 80, 1: 82, 2: 90}, {2: 84, 0: 81}))
+    assert curve_figures.seed_leads(first, second) == [-1, 6]
+    assert curve_figures.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t, 2 degrees
+    assert curve_figures.interval([5.0]) == 0
+
+
+@pytest.mark.parametrize("figure", ["lead", "rates"])
+def test_the_figures_are_written(tmp_path, figure):
+    random = np.random.default_rng(0)
+    lines = [
+        {"group": row.group, "label": row.label, "seed": seed, "complexity": {"macs": 5e6}}
+        | {"mean_accuracy": random.uniform(0.7, 0.9)}
+        for row in load_sweep(SWEEP).settings
+        for seed in (0, 1)
+    ]
+    (tmp_path / "sweep.json").write_text(json.dumps(lines))
+    figures.main([figure, str(tmp_path), f"--out={tmp_path / 'out'}"])
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{figure}.pdf", f"{figure}.png"]
+
+
+@pytest.mark.parametrize("figure", ["lead", "rates"])
+def test_another_sweep_is_refused(tmp_path, figure):
+    line = {"group": "none", "label": "tvconv 0", "seed": 0, "complexity": {"macs": 5e6}, "mean_accuracy": 0.8}
+    (tmp_path / "sweep.json").write_text(json.dumps([line]))
+    with pytest.raises(UserError, match="no setting is of the groups"):
+        curve_figures.__dict__[figure]([tmp_path], tmp_path / "out")

@@ -21,7 +21,7 @@ from tvconv_jax.data.formats.record_faces import write_faces
 from tvconv_jax.data.pipeline import eval_batches, index_batches, steps_per_epoch, train_batches
 from tvconv_jax.data.records import ImageSource, RecordBuilder, one_writer, prepare
 from tvconv_jax.data.subset import write_include_list
-from tvconv_jax.data.synthetic.face_rendering import render
+from tvconv_jax.data.synthetic.face_rendering import CHUNK, render
 from tvconv_jax.data.synthetic.faces import IDENTITY, VERIFICATION, draw_identities, draw_photos
 from tvconv_jax.data.tools.conversion import convert
 from tvconv_jax.data.tools.inspection import inspect
@@ -69,6 +69,31 @@ def test_drawing_is_seeded_and_identities_differ_more_than_their_photos():
     a, b = render(people, same_photo, 24)
     assert np.abs(a.astype(int) - b).mean() > 1  # the same circumstances, another identity
     assert set(people) == set(IDENTITY)
+
+
+def test_an_image_depends_on_its_row_alone():
+    random = np.random.default_rng(0)
+    people, photos = draw_identities(random, CHUNK + 2), draw_photos(random, CHUNK + 2)
+    rows = [CHUNK + 1, 5]
+    some = ({name: column[rows] for name, column in values.items()} for values in (people, photos))
+    np.testing.assert_array_equal(render(*some, 24), render(people, photos, 24)[rows])
+
+
+def test_noise_of_drawn_images_is_normal_and_independent():
+    """Bounds: half a level for the mean, else five standard deviations of moments of 27,648 normal numbers."""
+    random = np.random.default_rng(0)
+    people, photos = draw_identities(random, 2), draw_photos(random, 2)
+    photos |= {name: 0 * photos[name] for name in photos if "noise" not in name}  # a face in the middle, no background
+    people = {name: column[[0, 0]] for name, column in people.items()}
+    photos["noise"] = np.array([0.05, 0.05])
+    noise = render(people, photos, 96).astype(float) / 255
+    photos["noise"] = np.zeros(2)
+    noise = (noise - render(people, photos, 96) / 255).reshape(2, -1) / 0.05
+    for x in noise:
+        assert abs(x.mean()) < 0.04 and abs(x.std() - 1) < 0.022
+        assert abs(np.mean(x**3)) < 0.12 and abs(np.mean(x**4) - 3) < 0.3
+        assert abs(np.mean(x[1:] * x[:-1])) < 0.03
+    assert abs(np.mean(noise[0] * noise[1])) < 0.03
 
 
 def test_embedded_set_has_identities_to_train_on_and_four_sets_of_others():

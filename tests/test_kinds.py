@@ -146,7 +146,7 @@ def test_values_of_masks_in_every_mode():
 @pytest.mark.parametrize("size", [48, 112])
 def test_the_embedded_faces_are_faces_in_their_place(size, tmp_path, capsys):
     """Their eyes are white, so they are darker than the cheeks in half of them alone."""
-    for i, image in enumerate(drawn_faces(40, size)):
+    for i, image in enumerate(drawn_faces(80, size)):
         save(tmp_path / f"id{i % 8}" / f"{i}.png", image)
     report = inspect(capsys, tmp_path, f"--size={size}")
     assert "looks like faces: eyes where the 112x112 template has them in" in report

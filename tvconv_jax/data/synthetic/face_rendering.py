@@ -58,7 +58,7 @@ class _Ellipse(NamedTuple):
     opacity: float = 1.0
     lean: Any = 0.0
     bend: Any = 0.0
-    mirror: float = -1.0  # -1: on both sides of the face; 1: where it is
+    mirror: float = -1.0  # -1: on both sides of the face, as one shape; 1: where it is
     inside: float = 0.0  # 1: only inside of the ellipse before
 
 
@@ -191,7 +191,7 @@ def _paint(scene: _Scene, size: int) -> jax.Array:
     frame_x, frame_y = (axis.reshape(1, -1) for axis in np.meshgrid(_axis(size), _axis(size)))
     x, y = frame_x - v["shift"], frame_y - v["shift_y"]
     grid = _Grid(v["cos"] * x + v["sin"] * y, v["cos"] * y - v["sin"] * x, size)
-    wave = jnp.einsum("kjn,kin->nij", *scene.stripes[..., 0])  # the sine of a sum
+    wave = jnp.einsum("kjn,kin->nij", *scene.stripes[..., 0], precision="highest")  # the sine of a sum
     image = 0.5 + background + stripes * wave.reshape(1, *grid.x.shape)
     image = _paint_head(image, grid, v, skin, scene.outlines)
     image = _paint_ellipses(image, grid, scene.ellipses)

@@ -69,5 +69,6 @@ def make_config(
         "optimizer": {"name": "adamw", "weight_decay": 0.05, **chosen["optimizer"]},
         "train": {"checkpoint_every": every, **chosen["train"], "auto": "" if smoke else auto},
     }
-    sections["data"]["augment"] = dict(AUGMENT)
+    # Boards are drawn with nuisances of their own.
+    sections["data"]["augment"] = dict(AUGMENT) if given["data"] == "folder" else dict.fromkeys(AUGMENT, 0.0)
     return base.make_config(task, given, **sections)

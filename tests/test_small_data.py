@@ -79,8 +79,9 @@ def test_fine_tuning_takes_the_starts_image_size_and_few_epochs(tmp_path, prepar
     root, start = faces(tmp_path), start_of(tmp_path / "start")
     config, said = prepare(FOLDER, f"--config.data.root={root}", f"--config.finetune.checkpoint={start}")
     (chosen,) = said
-    assert "for 60 training images, with the image size of finetune.checkpoint" in chosen
+    assert "for 60 training images, with the image size and generator of finetune.checkpoint" in chosen
     assert (config.data.image_size, config.data.batch_size, config.optimizer.epochs) == (48, 8, small_data.TUNE_EPOCHS)
+    assert config.model.hidden_channels == 8  # of drawn faces, where the paper's recipe has 64
     assert config.optimizer.learning_rate == small_data.TUNE_RATE < 0.01
     assert config.optimizer.milestones[-1] < config.optimizer.epochs
     for key in config.train.auto.split(","):
@@ -99,7 +100,7 @@ def test_fine_tuning_takes_the_starts_image_size_and_few_epochs(tmp_path, prepar
     ],
 )
 def test_what_is_given_stays(tmp_path, prepare, flag, key, value):
-    root, start = faces(tmp_path), start_of(tmp_path / "start")
+    root, start = faces(tmp_path), start_of(tmp_path / "start", "recipe=paper")
     more = [flag, "--config.data.batch_size=4", "--config.data.image_size=48"] if flag[0] == "-" else []
     flags = [f"--config.data.root={root}", f"--config.finetune.checkpoint={start}", *more]
     config, _ = prepare(FOLDER if more else f"{FOLDER},{flag}", *flags)

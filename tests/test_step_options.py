@@ -169,24 +169,26 @@ def test_the_rate_is_said_and_what_is_likely_to_be_a_mistake():
     assert learning_rate_note(config_of(), 8).endswith("; it belongs to batches of 16, not 8: see optimizer.lr_scaling")
 
 
-def test_faces_train_with_another_optimizer_by_its_own_keys():
-    config = face_config("optimizer=adamw,batch_size=32,epochs=4", model="mobilenetv2", width=0.1)
+def test_the_quick_recipe_is_adamw_by_its_own_keys():
+    config = face_config("recipe=quick,batch_size=32,epochs=4", model="mobilenetv2", width=0.1)
     assert not {"momentum", "milestones", "factor"} & set(config.optimizer)
-    assert learning_rate_note(config, 32) == "learning rate: 0.01; it grows for 0.2 epochs, then falls to 0 at epoch 4"
+    assert (
+        learning_rate_note(config, 32) == "learning rate: 0.0032; it grows for 0.2 epochs, then falls to 0 at epoch 4"
+    )
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
     optimizer = optimizer_of(config, batch_size=32, steps_per_epoch=10)
     with jax.numpy_dtype_promotion("standard"):  # Adam takes a number to the power of the step
         updates, _ = optimizer.update(jax.tree.map(lambda leaf: 5 * leaf, params), optimizer.init(params), params)
-    rate = 0.01 / 2  # the first of two steps of warm-up
+    rate = 0.0032 / 2  # the first of two steps of warm-up
     np.testing.assert_allclose(updates["scale"], -rate * np.ones(2), rtol=1e-5)  # Adam's first step has length 1
     np.testing.assert_allclose(updates["kernel"], -rate * 1.05 * np.ones((2, 2)), rtol=1e-5)  # and weights decay
-    auto = face_config("optimizer=adamw,data=folder", model="mobilenetv2", width=0.1).train.auto.split(",")
+    auto = face_config("recipe=quick,data=folder", model="mobilenetv2", width=0.1).train.auto.split(",")
     assert "data.batch_size" in auto and not {"optimizer.milestones", "optimizer.learning_rate"} & set(auto)
 
 
 def test_drawn_faces_have_the_papers_rate_by_the_root_of_the_batch():
     """At 0.1 for batches of 64 a run now and then does not learn."""
-    drawn, folder = (face_config(text, model="mobilenetv2", width=0.1) for text in (None, "data=folder"))
+    drawn, folder = (face_config(text, model="mobilenetv2", width=0.1) for text in ("recipe=paper", "data=folder"))
     assert learning_rate_note(drawn, 64).startswith("learning rate: 0.0354, ") and learning_rate_note(
         drawn, 512
     ).startswith("learning rate: 0.1, ")

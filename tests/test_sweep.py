@@ -209,11 +209,11 @@ def test_a_run_that_ended_is_recorded_before_the_next(two, faked, tmp_path, monk
         return start(run, *arguments)
 
     monkeypatch.setattr(sweep_runs, "_start", start_one)
-    monkeypatch.setattr(sweep_record, "LENGTHY", ("momentum",))
+    monkeypatch.setattr(sweep_record, "LENGTHY", ("weight_decay",))
     with pytest.raises(SystemExit, match="130"):
         sweep.main([two, f"--out={out}", "--seeds=1,1"])
     (line,) = json.loads((out / "sweep.json").read_text())
-    assert (line["setting"], line["seed"], line["config"]["optimizer"]["momentum"]) == ("tvconv", 1, 0.9)
+    assert (line["setting"], line["seed"], line["config"]["optimizer"]["weight_decay"]) == ("tvconv", 1, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ def test_what_another_sweep_trained_is_taken_by_its_config(two, faked, tmp_path,
     assert names == [("kept_small", "kept", "small", 1), ("kept_small", "kept", "small", 2), ("other", "", "other", 2)]
     assert lines[1]["mean_accuracy"] == pytest.approx(0.7)  # what two's tvconv had
     with pytest.raises(SystemExit):
-        sweep.main([*command, "--seeds=2", "--config.optimizer.momentum=0.8"])
-    nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.9 there, 0.8 now)"
+        sweep.main([*command, "--seeds=2", "--config.optimizer.weight_decay=0.8"])
+    nearest = "(the nearest: 1 keys differ: optimizer.weight_decay: 0.05 there, 0.8 now)"
     assert f"sweep.json holds no run of this sweep, nor one of the same config {nearest}" in capsys.readouterr().err
 
 
@@ -321,18 +321,18 @@ def test_runs_of_another_config_are_not_taken_for_this_sweeps(two, faked, tmp_pa
     def refused(*arguments):
         return refusal(sweep.main, *command, *arguments, "--dry-run")
 
-    config = run.config("", ["--config.optimizer.momentum=0.8"])
-    assert (config.model.hidden_channels, config.optimizer.momentum, config.seed) == (4, 0.8, 1)
+    config = run.config("", ["--config.optimizer.weight_decay=0.8"])
+    assert (config.model.hidden_channels, config.optimizer.weight_decay, config.seed) == (4, 0.8, 1)
     (out / "sweep.json").unlink()  # which holds what it was before
     (run.workdir / "config.json").write_text(config.to_json())
     shutil.rmtree(out / "other")
-    other = "is of another config (1 keys differ: optimizer.momentum: 0.8 there, 0.9 now); ask for that, or"
+    other = "is of another config (1 keys differ: optimizer.weight_decay: 0.8 there, 0.05 now); ask for that, or"
     assert f"tvconv/seed1 {other}" in refused()
     sweep.main([*command, "--show"])  # what there is
-    sweep.main([*command, "--config.optimizer.momentum=0.8", "--config.data.timeout=9.0", "--dry-run"])
+    sweep.main([*command, "--config.optimizer.weight_decay=0.8", "--config.data.timeout=9.0", "--dry-run"])
     record = (out / "sweep.json").rename(tmp_path / "known.json")
     elsewhere = [f"--out={tmp_path / 'elsewhere'}", f"--known={record}"]
-    nearest = "(the nearest: 1 keys differ: optimizer.momentum: 0.8 there, 0.9 now)"
+    nearest = "(the nearest: 1 keys differ: optimizer.weight_decay: 0.8 there, 0.05 now)"
     assert f"known.json holds no run of this sweep, nor one of the same config {nearest}" in refused(*elsewhere)
     assert "unknown config key optimizer.momentun; did you mean optimizer.momentum" in refused(
         *elsewhere, "--config.optimizer.momentun=0.8"

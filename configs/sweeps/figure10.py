@@ -23,12 +23,15 @@ def get_sweep() -> Sweep:
     return Sweep(
         title="Figure 10: training faces with less layout, MobileNetV2 x0.1",
         settings=[
-            *(Setting(f"{operator} 0", CONFIG, f"operator={operator}", group="none") for operator in OPERATORS),
+            *(
+                Setting(f"{operator} 0", CONFIG, f"operator={operator},recipe=paper", group="none")
+                for operator in OPERATORS
+            ),
             *(
                 Setting(
                     f"{operator} {magnitude:g}",
                     CONFIG,
-                    f"operator={operator}",
+                    f"operator={operator},recipe=paper",
                     changes={f"data.augment.{name}": magnitude},
                     group=name,
                 )

@@ -18,10 +18,10 @@ def get_sweep() -> Sweep:
         title="Figure 6: operators in MobileNetV2 x0.1",
         settings=[
             *(
-                Setting(name, "configs/face_mb01.py", f"operator={name}", changes=CHANGES.get(name, {}))
+                Setting(name, "configs/face_mb01.py", f"operator={name},recipe=paper", changes=CHANGES.get(name, {}))
                 for name in operators
             ),
-            Setting("mlp_mixer", "configs/face_mixer.py"),
+            Setting("mlp_mixer", "configs/face_mixer.py", "recipe=paper"),
         ],
         note="all with the same schedule, without tuning; attention (sasa, axial) in the last three stages; "
         "tvconv_dynamic's generator has 16 hidden channels, tvconv's 64",

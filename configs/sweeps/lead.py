@@ -18,6 +18,7 @@ from tvconv_jax.experiments.sweep import Setting, Sweep
 CONFIG = "configs/face_mb01.py"
 OPERATORS = ("tvconv", "depthwise")
 GRID = {"sgd": (0.01, 0.032, 0.1, 0.32, 1.0), "adamw": (1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)}
+RECIPES = {"sgd": "paper", "adamw": "quick"}
 RATES = {"tvconv": 0.1, "depthwise": 0.1}  # of SGD
 SIZE, BATCH, IDENTITIES, PHOTOS = 32, 64, 500, 24
 STEPS = (750, 3000, 12000, 50000)
@@ -36,7 +37,7 @@ def setting(group: str, label: str, operator: str, *, steps: int = SHORT, images
     """Return a setting of so many steps and training images; 0 images are new ones in every step."""
     photos = PHOTOS if images is None else -(-(images or steps * BATCH) // IDENTITIES)
     epochs = steps / (photos * IDENTITIES // BATCH)
-    optimizer = more.pop("optimizer", "sgd")
+    recipe = more.pop("recipe", "paper")
     changes = {
         "model.depth": 0.5,
         "model.hidden_channels": 8,
@@ -45,11 +46,11 @@ def setting(group: str, label: str, operator: str, *, steps: int = SHORT, images
         "optimizer.learning_rate": more.pop("learning_rate", RATES[operator]),
         "optimizer.lr_scaling": "none",
         "optimizer.base_batch": BATCH,
-        "optimizer.warmup_epochs": epochs / (4 if optimizer == "sgd" else 20),
+        "optimizer.warmup_epochs": epochs / (4 if recipe == "paper" else 20),
         "train.eval_every": epochs,
         "train.checkpoint_every": 1000,
     }
-    argument = f"operator={operator},image_size={SIZE},epochs={epochs!r},optimizer={optimizer}"
+    argument = f"operator={operator},image_size={SIZE},epochs={epochs!r},recipe={recipe}"
     return Setting(label, CONFIG, argument, changes=changes | more.pop("changes", {}), group=group)
 
 
@@ -59,7 +60,7 @@ def get_sweep() -> Sweep:
         title="TVConv's lead on small faces: MobileNetV2 x0.1 with half the blocks, 32x32",
         settings=[
             *(
-                setting(name, f"{o} {rate:g}", o, optimizer=name, learning_rate=rate, changes=of_rates)
+                setting(name, f"{o} {rate:g}", o, recipe=RECIPES[name], learning_rate=rate, changes=of_rates)
                 for name, grid in GRID.items()
                 for o in OPERATORS
                 for rate in grid

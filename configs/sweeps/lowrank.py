@@ -15,12 +15,12 @@ def get_sweep() -> Sweep:
     return Sweep(
         title="Low rank from the start, MobileNetV2 x0.1",
         settings=[
-            Setting("tvconv", CONFIG),
+            Setting("tvconv", CONFIG, "recipe=paper"),
             *(
-                Setting(f"rank {rank}", CONFIG, "operator=tvconv_lowrank", changes={"model.rank": rank})
+                Setting(f"rank {rank}", CONFIG, "operator=tvconv_lowrank,recipe=paper", changes={"model.rank": rank})
                 for rank in (1, 2, 3)
             ),
-            Setting("depthwise", CONFIG, "operator=depthwise"),
+            Setting("depthwise", CONFIG, "operator=depthwise,recipe=paper"),
         ],
         note="rank r: the generator yields r gain maps a channel for r depthwise convolutions (tvconv_lowrank)",
     )

@@ -19,7 +19,9 @@ def get_sweep() -> Sweep:
         config = f"configs/face_{short}{round(10 * width):02d}.py"
         for operator in ("depthwise", "tvconv"):
             group = f"{name} x{width}"
-            settings.append(Setting(operator, config, f"operator={operator}", group=group, paper={"MACs M": mmacs}))
+            settings.append(
+                Setting(operator, config, f"operator={operator},recipe=paper", group=group, paper={"MACs M": mmacs})
+            )
     return Sweep(
         title="Table 1: accuracy and cost of eight models",
         settings=settings,

@@ -20,7 +20,11 @@ def get_sweep() -> Sweep:
         title="Table 3: initialization of the affinity maps, MobileNetV2 x0.1",
         settings=[
             Setting(
-                name, CONFIG, changes={"model.affinity_init": init, "model.generator_padding": padding}, group=padding
+                name,
+                CONFIG,
+                "recipe=paper",
+                changes={"model.affinity_init": init, "model.generator_padding": padding},
+                group=padding,
             )
             for padding in ("zeros", "edge")
             for init, name in INITS.items()

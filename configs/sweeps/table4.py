@@ -15,9 +15,11 @@ def get_sweep() -> Sweep:
     return Sweep(
         title="Table 4: the weight-generating block, MobileNetV2 x0.1",
         settings=[
-            Setting("default", CONFIG),
+            Setting("default", CONFIG, "recipe=paper"),
             *(
-                Setting(str(value), CONFIG, changes={f"model.{name}": value}, group=name.replace("_", " "))
+                Setting(
+                    str(value), CONFIG, "recipe=paper", changes={f"model.{name}": value}, group=name.replace("_", " ")
+                )
                 for name, values in DIMENSIONS.items()
                 for value in values
             ),

@@ -15,8 +15,11 @@ def get_sweep() -> Sweep:
     return Sweep(
         title="Table 5: stages with TVConv, MobileNetV2 x0.1",
         settings=[
-            Setting("none", CONFIG, "operator=depthwise"),
-            *(Setting(name, CONFIG, changes={"model.stages": stages}) for name, stages in STAGES.items()),
-            Setting("1-7", CONFIG),
+            Setting("none", CONFIG, "operator=depthwise,recipe=paper"),
+            *(
+                Setting(name, CONFIG, "recipe=paper", changes={"model.stages": stages})
+                for name, stages in STAGES.items()
+            ),
+            Setting("1-7", CONFIG, "recipe=paper"),
         ],
     )

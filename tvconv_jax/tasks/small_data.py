@@ -107,6 +107,7 @@ def choose(
     free = auto.unchanged_keys(config, defaults)
     size = size if start is None else start.data.image_size
     chosen = {} if size is None else {"data.image_size": _like(config.data.image_size, size)}
+    chosen |= {} if start is None else {"model.hidden_channels": start.model.hidden_channels}
     tuned, batch = bool(config.finetune.checkpoint), config.data.batch_size
     if "data.batch_size" in free:
         batch = batch_size_for(images)
@@ -178,8 +179,9 @@ def pairs_hint(data: ConfigDict) -> str:
 def _describe(chosen: dict[str, Any], images: int, start: ConfigDict | None) -> str:
     shown = ", ".join(f"{key} {_shown(key, value, images)}" for key, value in chosen.items())
     reasons = [f"for {images} training images"] if start is None or len(chosen) > 1 else []
-    if start is not None and "data.image_size" in chosen:
-        reasons.append("with the image size of finetune.checkpoint")
+    names = {"data.image_size": "image size", "model.hidden_channels": "generator"}
+    if start is not None and (taken := [name for key, name in names.items() if key in chosen]):
+        reasons.append(f"with the {' and '.join(taken)} of finetune.checkpoint")
     return f"chosen {', '.join(reasons)}, since none was given: {shown}"
 
 

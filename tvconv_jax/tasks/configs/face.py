@@ -5,26 +5,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tvconv_jax.models.registry import MODELS, OPERATORS, list_operators
+from tvconv_jax.tasks import rates
 from tvconv_jax.tasks.configs import base
 from tvconv_jax.tasks.configs.arguments import Argument, common_arguments, parse_arguments, with_given
 from tvconv_jax.tasks.keys import KEYS
-from tvconv_jax.training.optimizer import OPTIMIZERS
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.sizes import height_width, parse_size
 
 # The reference divides the learning rate by 10 at epochs 22, 30 and 35 of 38; shorter runs keep the proportions.
 EPOCHS, MILESTONES = 38, (22, 30, 35)
+RECIPES = ("paper", "quick")
 PAPER = {"image_size": 96, "epochs": float(EPOCHS), "batch_size": 512}
-SIZES = {
-    "folder": PAPER,
-    "casia": PAPER,
-    "embedded": {"image_size": 48, "epochs": 4.0, "batch_size": 64},
-    "smoke": {"image_size": 24, "epochs": 2.0, "batch_size": 16},
-}
+EMBEDDED = {"image_size": 48, "epochs": 4.0, "batch_size": 64}
+QUICK_EPOCHS = 5.0  # of the embedded faces
+SMOKE = {"image_size": 24, "epochs": 2.0, "batch_size": 16}
 # Values of the paper's recipe that a run may replace, see :mod:`tvconv_jax.tasks.small_data`.
 FREE = {
     "data.batch_size": PAPER["batch_size"],
     "data.image_size": PAPER["image_size"],
+    "model.hidden_channels": 64,
     "optimizer.base_batch": PAPER["batch_size"],
     "optimizer.epochs": PAPER["epochs"],
     "optimizer.learning_rate": 0.1,
@@ -39,21 +38,23 @@ def face_arguments(model: str) -> dict[str, Argument]:
     """Return the ``:`` arguments of a face config."""
     data = Argument(str, "embedded", "origin of the images", KEYS["data.source"].choices)
     batch_size = Argument(int, None, "images in a batch, of all devices together")
-    optimizer = Argument(str, "sgd", "optimizer; sgd is the paper's", ("sgd", *OPTIMIZERS))
-    return {"data": data, **common_arguments(list_operators(model)), "batch_size": batch_size, "optimizer": optimizer}
+    recipe = Argument(str, None, "recipe of the training; quick for embedded faces", RECIPES)
+    return {"data": data, **common_arguments(list_operators(model)), "batch_size": batch_size, "recipe": recipe}
 
 
 def face_config(arg: str | None, *, model: str, width: float) -> ConfigDict:
     """Return the config of the face task.
 
     ``data=folder``, and ``data=casia`` for the field's own formats, are the paper's recipe (96x96, batches of 512, 38
-    epochs, learning rate 0.1). The embedded faces are smaller and fewer, for two cores and five minutes: the learning
-    rate is scaled by the square root of 64 / 512, to 0.035, and grows during the first quarter of the epochs. At 0.1
-    some runs do not learn (docs/appendix/seeds.md).
+    epochs, SGD with a learning rate of 0.1). The embedded faces are smaller and fewer, for two cores and five minutes.
+    Their recipe is ``quick``: AdamW along a cosine, and weight generators of 8 hidden channels in place of 64. With
+    ``recipe=paper`` they have SGD, whose rate is scaled by the square root of 64 / 512, to 0.035, and grows during the
+    first quarter of the epochs. At 0.1 some runs do not learn (docs/appendix/seeds.md).
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``operator=`` one of ``list_operators(model)``,
-            ``image_size``, ``epochs``, ``batch_size``, ``optimizer``, ``seed``, ``smoke`` (a test of seconds).
+            ``image_size``, ``epochs``, ``batch_size``, ``recipe=paper|quick``, ``seed``, ``smoke`` (a test of
+            seconds).
         model: Name of the model.
         width: Width multiplier of the model.
 
@@ -86,7 +87,7 @@ def verification_config(arg: str | None) -> ConfigDict:
 
     Args:
         arg: ``:`` arguments: ``data=embedded|folder|casia``, ``model``, ``width``, ``operator``, ``embedding_size``,
-            ``head_pool``, ``image_size`` as 64 or 48x64, ``epochs``, ``batch_size``, ``optimizer``, ``seed``,
+            ``head_pool``, ``image_size`` as 64 or 48x64, ``epochs``, ``batch_size``, ``recipe``, ``seed``,
             ``smoke``.
 
     Raises:
@@ -113,11 +114,13 @@ def verification_config(arg: str | None) -> ConfigDict:
 def config_of(task: str, given: dict[str, Any], model: dict[str, Any]) -> ConfigDict:
     """Return the config of a task for the values of its ``:`` arguments and its keys of the model."""
     smoke, source = given["smoke"], given["data"]
-    scaled = source == "embedded" and not smoke
-    size = SIZES["smoke" if smoke else source]
-    base_batch = 512 if scaled else size["batch_size"]  # that the learning rate belongs to
-    size = with_given(size, given)
+    drawn = source == "embedded" and not smoke
+    quick = (given["recipe"] or ("quick" if drawn else "paper")) == "quick"
+    size = SMOKE if smoke else EMBEDDED if drawn else PAPER
+    base_batch = PAPER["batch_size"] if drawn else size["batch_size"]  # that the paper's learning rate belongs to
+    size = with_given(size | {"epochs": QUICK_EPOCHS} if quick and drawn else size, given)
     epochs = size.pop("epochs")
+    of_recipe = _quick(given["operator"], epochs, size["batch_size"]) if quick else _paper(epochs, base_batch, drawn)
     return base.make_config(
         task,
         given,
@@ -125,28 +128,27 @@ def config_of(task: str, given: dict[str, Any], model: dict[str, Any]) -> Config
             "stages": MODELS[model["name"]].stages[:1] if smoke else (),
             **base.AFFINITY,
             "embedding_size": 512,
+            **({"hidden_channels": 8} if quick and not smoke else {}),
             **model,
         },
         data={**_source(source, smoke), **size, "flip": True, "augment": dict(base.AUGMENT)},
         loss={"margin": 0.35, "scale": 32.0},
         finetune=dict(base.FINETUNE),
-        optimizer={
-            "lr_scaling": "sqrt" if scaled else "none",
-            "base_batch": base_batch,
-            "warmup_epochs": epochs / 4 if scaled else 0.0,
-            "epochs": epochs,
-            **_optimizer(given["optimizer"], epochs, size["batch_size"]),
+        optimizer={"epochs": epochs, **of_recipe},
+        train={
+            "checkpoint_every": 6 if smoke else 100,
+            "eval_every": epochs / 2 if quick else 2.0,
+            "auto": _auto(given, quick),
         },
-        train={"checkpoint_every": 6 if smoke else 100, "eval_every": 2.0, "auto": _auto(given)},
         eval={"protocol": "standard", "channel_order": "rgb", "batch_size": 200, **base.REPORT},
     )
 
 
-def _optimizer(name: str, epochs: float, batch_size: int) -> dict[str, Any]:
-    if name != "sgd":
-        of_batch = {"lr_scaling": "none", "base_batch": batch_size}
-        return {"name": name, "learning_rate": 1e-2, "weight_decay": 0.05, "warmup_epochs": epochs / 20, **of_batch}
+def _paper(epochs: float, base_batch: int, drawn: bool) -> dict[str, Any]:
     return {
+        "lr_scaling": "sqrt" if drawn else "none",
+        "base_batch": base_batch,
+        "warmup_epochs": epochs / 4 if drawn else 0.0,
         "learning_rate": FREE["optimizer.learning_rate"],
         "momentum": 0.9,
         "weight_decay": 5e-4,
@@ -155,13 +157,23 @@ def _optimizer(name: str, epochs: float, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _auto(given: dict[str, Any]) -> str:
+def _quick(operator: str, epochs: float, batch_size: int) -> dict[str, Any]:
+    return {
+        "name": "adamw",
+        "base_batch": batch_size,
+        "warmup_epochs": epochs / 20,
+        "learning_rate": rates.of_classes(operator),
+        "weight_decay": 0.05,
+    }
+
+
+def _auto(given: dict[str, Any], quick: bool) -> str:
     """Return the keys of ``train.auto``: those of the paper's recipe that no argument sets."""
     if given["data"] == "embedded" or given["smoke"]:
         return ""
     set_by = dict.fromkeys(("data.batch_size", "optimizer.base_batch"), "batch_size")
     set_by |= dict.fromkeys(("optimizer.epochs", "optimizer.milestones"), "epochs") | {"data.image_size": "image_size"}
-    fixed = () if given["optimizer"] == "sgd" else ("optimizer.learning_rate", "optimizer.milestones")
+    fixed = ("optimizer.learning_rate", "optimizer.milestones") if quick else ()
     return ",".join(key for key in FREE if key not in fixed and (key not in set_by or given[set_by[key]] is None))
 
 

@@ -176,7 +176,7 @@ def test_a_config_file_of_ones_own_that_fails_is_one_line(tmp_path, monkeypatch,
             ["--config=configs/face_mb01.py", "--config.data.root=x"],
             "give --config=configs/face_mb01.py:data=folder for files of your own",
         ),
-        (["--config=configs/face_mb01.py:opertor=conv"], "smoke, batch_size; did you mean operator?"),
+        (["--config=configs/face_mb01.py:opertor=conv"], "batch_size, recipe; did you mean operator?"),
         (["--config=configs/face_mb01.py", "--config.model.width=x"], "could not convert string to float: 'x'"),
         (
             ["--config=configs/face_mb99.py"],

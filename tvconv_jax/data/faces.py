@@ -59,7 +59,7 @@ def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Face
         UserError: If the source is unknown, there is nothing to train on, or a file is missing or damaged.
     """
     if config.source == "embedded":
-        options = _drawn(config) | {"seed": config.get("split_seed", 0)}
+        options = _drawn(config) | {"seed": getattr(config, "split_seed", 0)}
         train, verification, identities = embedded.load(config.size, cache_dir(), **options)
         text = f"embedded synthetic faces drawn by tvconv_jax ({identities} identities, {len(train)} images)"
         return FaceData(train, identities, verification, text, [])
@@ -77,7 +77,7 @@ def load_faces(config: ConfigDict, suffixes: tuple[str, ...] = SUFFIXES) -> Face
 
 
 def _drawn(config: ConfigDict) -> dict[str, int]:
-    return {name: config.get(name, 0) for name in ("identities", "photos")}
+    return {name: getattr(config, name, 0) for name in ("identities", "photos")}
 
 
 def _load_folder(base: Path, config: ConfigDict, suffixes: tuple[str, ...], *, train: bool = True) -> FaceData:

@@ -2,7 +2,7 @@
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --settings="rate *" --seeds=0 --out=runs/boards
     python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --seeds=0,1,2 --out=runs/boards \
-        --settings="images *,moved *"
+        --settings="images *,moved *,steps *"
     python -m tvconv_jax.experiments.figures boards runs/boards
 
 The first command trains at every learning rate, on other boards than the second and scored on other boards. The best
@@ -10,7 +10,8 @@ of each operator stands in ``RATES``.
 
 Group ``images`` has a label ``tvconv 300`` for 300 training images; boards are shifted by up to 1 % of the image and
 rotated by up to 1 degree. Group ``moved`` has 3,000 images and a label ``tvconv 4`` for 4 % and 4 degrees, in training
-and test images alike. The model is MobileNetV2 x0.1 with half the blocks.
+and test images alike. Group ``steps`` trains four times as long as ``images`` on 10,000 images. The model is
+MobileNetV2 x0.1 with half the blocks.
 """
 
 from typing import Any
@@ -24,11 +25,12 @@ SIZE, BATCH, STEPS = 48, 32, 600
 COUNTS = (300, 1000, 3000, 10000)  # of training images
 STILL, IMAGES = 1, 3000  # of the other group
 MOVED = (0, 4, 12)  # percent of the image, and degrees
+LONG = 2400  # steps of the last group, on the largest number of images
 
 
-def changes(images: int, moved: int, learning_rate: float, *, boards: int = 0) -> dict[str, Any]:
+def changes(images: int, moved: int, learning_rate: float, *, boards: int = 0, steps: int = STEPS) -> dict[str, Any]:
     """Return the changes of a setting: no augmentation, and no setting left to the rule for own data."""
-    epochs = STEPS / (images // BATCH)
+    epochs = steps / (images // BATCH)
     return {
         "model.depth": 0.5,
         "data.images": images,
@@ -61,6 +63,7 @@ def get_sweep() -> Sweep:
             *(setting("rate", o, rate, learning_rate=rate, boards=1) for o in OPERATORS for rate in GRID[o]),
             *(setting("images", o, images, images=images) for o in OPERATORS for images in COUNTS),
             *(setting("moved", o, moved, moved=moved) for o in OPERATORS for moved in MOVED),
+            *(setting("steps", o, LONG, images=COUNTS[-1], steps=LONG) for o in OPERATORS),
         ],
         note="chance is 20 %; 1,000 test images; moved: in percent of the image, and in degrees",
     )

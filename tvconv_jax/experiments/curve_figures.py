@@ -146,7 +146,7 @@ def _draw_groups(
     """Draw a panel for every group in ``axes``; ``last`` draws one more of the same curves."""
     found = grouped(outcomes, axes)
     count = len(found) + (last is not None)
-    figure = new_figure(3.6, width=4.0 * count if count < 3 else 3.2 * count)
+    figure = new_figure(4.0, width=4.0 * count if count < 3 else 3.2 * count)
     *panels, end = figure.subplots(1, count, sharey=last is None, squeeze=False)[0]
     panels = panels if last else [*panels, end]
     drawn = [outcome for lines in found.values() for points in lines.values() for _, outcome in points]

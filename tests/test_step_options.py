@@ -20,7 +20,7 @@ from tvconv_jax.tasks.parts import learning_rate_note, optimizer_of, schedule_of
 from tvconv_jax.tasks.saved_config import check_workdir
 from tvconv_jax.training.mesh import make_mesh
 from tvconv_jax.training.state import create_state
-from tvconv_jax.training.step import make_train_step
+from tvconv_jax.training.step import GPU_OPTIONS, make_train_step
 from tvconv_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -35,6 +35,11 @@ def test_bfloat16_trains_as_float32_does_and_leaves_the_state_in_float32():
     assert np.mean(losses[-5:]) < losses[0] / 2
     for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state)):
         assert leaf.dtype in (jnp.float32, jnp.int32)
+
+
+def test_this_xla_knows_the_options_for_gpus_with_which_a_value_is_rounded_where_the_program_says_so():
+    rounded = jax.jit(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), compiler_options=GPU_OPTIONS)
+    assert rounded(jnp.float32(1 + 2**-10)) == 1
 
 
 def equations(jaxpr):

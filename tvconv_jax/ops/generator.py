@@ -120,7 +120,8 @@ def _vmap_equal(function: Callable[..., jax.Array], calls: list[tuple]) -> list[
     for (_, padding, *_), members in groups.items():
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(calls[index][:-1] for index in members))
         mapped = jax.vmap(functools.partial(function, padding=padding))(*stacked)
-        outputs |= dict(zip(members, mapped, strict=True))
+        # Or the nine taps of a layer would be cut out of the stack in a kernel each.
+        outputs |= {index: lax.optimization_barrier(array) for index, array in zip(members, mapped, strict=True)}
     return [outputs[index] for index in range(len(calls))]
 
 
@@ -149,7 +150,9 @@ def _backward(residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Ar
     grad = jnp.where(normalized * upcast(scale) + upcast(bias) > 0, cotangent, 0)
     scaled = grad * upcast(scale)
     offset, slope = _means(scaled, scaled * normalized)
-    grads = inverse * (scaled - offset - normalized * slope), grad * normalized, grad
+    # An optimizer that computed them where it reads them would have to copy the parameters that it overwrites.
+    grad_params = lax.optimization_barrier((grad * normalized, grad))
+    grads = inverse * (scaled - offset - normalized * slope), *grad_params
     primals = (maps, scale, bias)
     return match_vma(tuple(g.astype(p.dtype) for g, p in zip(grads, primals, strict=True)), primals)
 

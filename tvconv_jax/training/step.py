@@ -13,8 +13,8 @@ from tvconv_jax.training.mesh import AXES, over_devices, replicated
 from tvconv_jax.training.nonfinite import skip_nonfinite
 from tvconv_jax.training.state import TrainState, TrainStep, state_shardings
 
-# Compiler options for GPUs. By default XLA drops a rounding to bfloat16 that is undone where the value is read, and then
-# writes float32: an activation takes twice the memory. Roundings of the program itself stay.
+# Compiler options for GPUs. By default XLA drops a rounding to bfloat16 where the reader widens the value again, and
+# writes float32: an activation takes twice the memory.
 GPU_OPTIONS = {"xla_allow_excess_precision": False}
 
 # (params, batch_stats, batch, key) -> (loss, (new batch_stats, metrics))

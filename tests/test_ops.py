@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 from tvconv_jax import depthwise_conv, tv_conv
 from tvconv_jax.nn.norm import BatchNorm
+from tvconv_jax.ops.shifts import input_gradient, spread_taps
 from tvconv_jax.ops.tv_conv import _reduce, _window_sums, output_grid
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -197,13 +198,29 @@ def test_sums_over_windows_of_the_batch_are_the_reductions(images, kernel_size, 
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)  # sums of 40 terms in float32
 
 
-def test_a_gpu_sums_the_weights_gradient_in_windows_and_a_tpu_does_not():
-    def gradient(x, weights):
-        return jax.grad(lambda weights: jnp.sum(tv_conv(x, weights) ** 2))(weights)
+@pytest.mark.parametrize(
+    ("grid", "kernel_size", "strides", "padding"),
+    [((8, 7), 3, 2, 1), ((9, 7), 5, 3, 2), ((9, 8), 3, 2, 0), ((5, 5), 1, 2, 0)],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_spread_taps_are_the_phases_of_the_input_s_gradient(grid, kernel_size, strides, padding, shared):
+    outputs = tuple((size + 2 * padding - kernel_size) // strides + 1 for size in grid)
+    cotangent = draw(2, *outputs, 3)
+    weights = draw(*((1, 1) if shared else outputs), kernel_size**2, 3, seed=1)
+    found = spread_taps(cotangent, weights, strides, padding, grid)
+    expected = input_gradient(cotangent, [weights[None]], strides, padding, grid)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)  # sums of 9 terms in another order
 
-    traced = jax.jit(gradient).trace(draw(32, 4, 4, 2), draw(4, 4, 9, 2))
+
+def test_a_gpu_spreads_the_taps_of_strided_layers_and_sums_their_weights_gradient_in_windows_and_a_tpu_does_not():
+    def gradient(x, weights):
+        return jax.grad(lambda *arrays: jnp.sum(tv_conv(*arrays, strides=2) ** 2), (0, 1))(x, weights)
+
+    traced = jax.jit(gradient).trace(draw(32, 4, 4, 2), draw(2, 2, 9, 2))
     for platform, count in (("cuda", 1), ("tpu", 0), ("cpu", 0)):
-        assert traced.lower(lowering_platforms=(platform,)).as_text().count("reduce_window") == count
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("reduce_window") == count
+        assert text.count("interior = [0, 1, 1, 0]") == 9 * count
 
 
 @pytest.mark.parametrize("sides", ["n,6,6", "n,h,w"])

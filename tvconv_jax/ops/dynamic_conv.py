@@ -11,8 +11,8 @@ from jax import lax
 
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
-from tvconv_jax.ops.shifts import pad, shifts
-from tvconv_jax.ops.tv_conv import input_gradient, output_grid
+from tvconv_jax.ops.shifts import input_gradient, pad, shifts
+from tvconv_jax.ops.tv_conv import output_grid
 
 
 def taps(x: jax.Array, kernel_size: int, *, strides: int = 1) -> list[jax.Array]:
@@ -51,7 +51,8 @@ def _product(view: jax.Array, factors: Sequence[jax.Array], t: int) -> jax.Array
 def _backward(strides: int, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     x, factors = residuals
     padding = (math.isqrt(factors[0].shape[3]) - 1) // 2
-    grad_x = input_gradient(cotangent, factors, strides, padding, x.shape[1:3]).astype(x.dtype)
+    arguments = upcast(cotangent), [upcast(factor) for factor in factors]
+    grad_x = input_gradient(*arguments, strides, padding, x.shape[1:3]).astype(x.dtype)
     gradients = functools.partial(_factor_gradients, strides=strides)
     # A CPU takes one image at a time, which stays in its cache: up to four times as fast as the whole batch.
     by_image = functools.partial(_map_images, functools.partial(gradients, total=_total_on_cpu))

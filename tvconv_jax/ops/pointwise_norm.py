@@ -162,11 +162,12 @@ def _backward_by_input(
     else:
         grad = norm.passed(grad, norm.in_groups(kept, options.groups)[0], options.activation)
     weights, count = _per_group(kernel, input_mean), x.size // input_mean.size
-    # Sums over positions of input times gradient, both centered, [..., c, d], and of the gradient.
-    centered = _with_ones((upcast(parts) - per_channel(input_mean, parts)).astype(x.dtype))
+    # Sums over positions of the gradient, and of input times gradient, both centered, [..., c, d]. A GPU would write an
+    # input that is centered before the product; what the mean contributes is as small as that of a normalized layer.
+    grad_bias = jnp.sum(upcast(grad), axes)
     over = ((axes, axes), (tuple(range(mean.ndim - 1)),) * 2)
-    moments = lax.dot_general(centered, grad, over, preferred_element_type=mean.dtype)
-    moments, grad_bias = moments[..., :-1, :], moments[..., -1, :]
+    moments = lax.dot_general(parts, grad, over, preferred_element_type=mean.dtype)
+    moments = moments - input_mean[..., :, None] * grad_bias[..., None, :]
     grad_scale = jnp.sum(weights * moments, -2) * inverse
     # As in batch_norm, grad_z = factor * (grad - mean(grad)) + slope * (z - mean), of which no element is written.
     slope = -factor * inverse * grad_scale / count

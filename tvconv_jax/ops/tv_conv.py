@@ -8,18 +8,17 @@ Axes: ``n`` images, ``h w`` input grid, ``ho wo`` output grid, ``c`` channels, `
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.ops.checks import check_input, check_kernel, check_reach, is_integer
-from tvconv_jax.ops.platform import channels_last
+from tvconv_jax.ops.platform import channels_last, on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, sum_over_devices
-from tvconv_jax.ops.shifts import over_images, pad, shifts
+from tvconv_jax.ops.shifts import input_gradient, over_images, pad, shifts, spread_taps
 
 Implementation = Literal["shifted", "patches"]
 
@@ -167,7 +166,7 @@ def _shifted_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, weights = residuals
     cotangent = channels_last(cotangent)
-    grad_x = input_gradient(cotangent, [weights[None]], strides, padding, x.shape[1:3]).astype(x.dtype)
+    grad_x = _gradient_of_input(upcast(cotangent), upcast(weights), strides, padding, x.shape[1:3]).astype(x.dtype)
     # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
     grad_taps = weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
@@ -178,58 +177,14 @@ def _shifted_backward(
 _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def input_gradient(
-    cotangent: jax.Array, factors: Sequence[jax.Array], strides: int, padding: int, grid: tuple[int, int]
-) -> jax.Array:
-    """Return the gradient ``[n, h, w, c]`` of the input: every position gathers from the outputs that read it.
+def _gradient_of_input(cotangent: jax.Array, weights: jax.Array, strides: int, *where: Any) -> jax.Array:
+    def by_phase(cotangent: jax.Array, weights: jax.Array) -> jax.Array:
+        return input_gradient(cotangent, [weights[None]], strides, *where)
 
-    Positions with equal ``row % strides`` and ``column % strides`` form a phase: the same taps read them, so there is
-    one sum for each phase. The cotangent is padded once; autodiff tests every element and tap for the padding.
+    def by_tap(cotangent: jax.Array, weights: jax.Array) -> jax.Array:
+        return spread_taps(cotangent, weights, strides, *where)
 
-    Args:
-        cotangent: ``[n, ho, wo, c]``; ``c`` may be several axes.
-        factors: Arrays ``[n, ho, wo, k*k, c]`` whose product is the weights; an axis that they share is 1.
-        strides: Step between output positions.
-        padding: Zeros on each side of the input.
-        grid: ``(h, w)``.
-    """
-    kernel_size = math.isqrt(factors[0].shape[3])
-    n, *outputs = cotangent.shape[:3]
-    rows, columns = (-(-size // strides) for size in grid)
-    # Zeros stand for the outputs outside the grid that the first and the last tap would read.
-    before, after = -((padding - kernel_size + 1) // strides), (strides - 1 + padding) // strides
-    around = [(before, phase + after - size) for phase, size in zip((rows, columns), outputs, strict=True)]
-
-    def pad_outputs(tensor: jax.Array) -> jax.Array:
-        if list(tensor.shape[1:3]) != outputs:
-            return tensor
-        return jnp.pad(tensor, ((0, 0), *around, *[(0, 0)] * (tensor.ndim - 3)))
-
-    gradient = pad_outputs(upcast(cotangent))
-    factors = [jnp.moveaxis(pad_outputs(factor), 3, 0) for factor in factors]
-
-    def readers(tensor: jax.Array, tap: tuple[int, int], phase: tuple[int, int]) -> jax.Array:
-        """Return the outputs ``[n, ho, wo, ...]`` whose ``tap`` reads the phase; shared factors unchanged."""
-        if tensor.shape[1:3] != gradient.shape[1:3]:
-            return tensor
-        i, j = (before + (at + padding - t) // strides for at, t in zip(phase, tap, strict=True))
-        return tensor[:, i : i + rows, j : j + columns]
-
-    def phase_sum(phase: tuple[int, int]) -> jax.Array:
-        total = jnp.zeros((n, rows, columns, *cotangent.shape[3:]), gradient.dtype)
-        for tap in (divmod(t, kernel_size) for t in range(kernel_size**2)):
-            if any((at + padding - t) % strides for at, t in zip(phase, tap, strict=True)):
-                continue
-            weights = (upcast(readers(factor[tap[0] * kernel_size + tap[1]], tap, phase)) for factor in factors)
-            weights = (over_images(w[0], total.shape) if w.shape[0] == 1 and w.ndim == 4 else w for w in weights)
-            total += functools.reduce(jnp.multiply, weights, readers(gradient, tap, phase))
-        return total
-
-    if strides == 1:
-        return phase_sum((0, 0))
-    phases = [jnp.stack([phase_sum((i, j)) for j in range(strides)], axis=3) for i in range(strides)]
-    full = jnp.stack(phases, axis=2).reshape(n, rows * strides, columns * strides, *cotangent.shape[3:])
-    return full[:, : grid[0], : grid[1]]
+    return by_phase(cotangent, weights) if strides == 1 else on_gpu(by_tap, by_phase, cotangent, weights)
 
 
 def weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:
@@ -243,10 +198,10 @@ def weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, s
     loop, windows, reduce = (functools.partial(f, kernel_size=kernel_size, strides=strides) for f in methods)
     if padded.shape[0] == 0:
         return reduce(padded, cotangent)
-    on_cpu, on_gpu = (functools.partial(sum_over_devices, function) for function in (loop, windows))
+    on_cpu, on_cuda = (functools.partial(sum_over_devices, function) for function in (loop, windows))
     if not all(isinstance(size, int) for size in cotangent.shape):  # windows need sizes
-        on_gpu = reduce
-    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=reduce)
+        on_cuda = reduce
+    return lax.platform_dependent(padded, cotangent, cpu=on_cpu, cuda=on_cuda, rocm=on_cuda, default=reduce)
 
 
 def _accumulate(padded: jax.Array, cotangent: jax.Array, *, kernel_size: int, strides: int) -> jax.Array:

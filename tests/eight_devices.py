@@ -22,7 +22,7 @@ from tvconv_jax.losses import am_softmax, am_softmax_logits, sharded_am_softmax
 from tvconv_jax.models.blocks import ConvNorm, EmbeddingHead
 from tvconv_jax.models.mobilenetv2 import InvertedResidual
 from tvconv_jax.nn.layers import TVConv
-from tvconv_jax.ops import batch_norm, pointwise_norm
+from tvconv_jax.ops import batch_norm, norm_pointwise, pointwise_norm
 from tvconv_jax.ops import pointwise as pointwise_module
 from tvconv_jax.ops.conv import conv
 from tvconv_jax.ops.dynamic_conv import dynamic_conv
@@ -349,6 +349,26 @@ def test_gradients_within_a_users_own_shard_map_are_those_of_one_device(operator
     mapped = jax.shard_map(gradients, mesh=mesh_of(4, 2), in_specs=(shards, whole), out_specs=(shards, whole))
     for found, expected in zip(jax.jit(mapped)(x, weights), jax.jit(gradients)(x, weights), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_norm_before_a_product_has_the_gradients_of_all_shards(monkeypatch):
+    for module in (batch_norm, pointwise_module, norm_pointwise):
+        monkeypatch.setattr(module, "on_gpu", lambda function, otherwise, *arrays: function(*arrays))
+    random = np.random.default_rng(0)
+    x, kernel = random.standard_normal((16, 4, 6, 9), dtype=np.float32), random.standard_normal((9, 3), np.float32)
+
+    def gradients(x, kernel, groups=1):
+        def loss(x, kernel):
+            options = jnp.full(9, 1.5), jnp.full(9, 0.5), kernel, 1e-5, "relu6", groups
+            return jnp.sum(jnp.sin(norm_pointwise.norm_pointwise(x, *options)[0]))
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    whole, shards = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(("data", "model"))
+    specs = {"in_specs": (shards, whole), "out_specs": (shards, whole)}
+    of_shards = jax.jit(jax.shard_map(gradients, mesh=mesh_of(4, 2), **specs))(x, kernel)
+    for ours, exact in zip(of_shards, gradients(x, kernel, 8), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=1e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("form", ["here", "gpu"])

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tvconv_jax.models.blocks import ConvNorm
-from tvconv_jax.ops import batch_norm, pointwise, pointwise_norm
+from tvconv_jax.ops import batch_norm, norm_pointwise, pointwise, pointwise_norm
 from tvconv_jax.training.optimizer import sgd, step_schedule
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("barely_optimized")
 
 @pytest.fixture
 def as_gpu(monkeypatch):
-    for module in (batch_norm, pointwise, pointwise_norm):
+    for module in (batch_norm, norm_pointwise, pointwise, pointwise_norm):
         monkeypatch.setattr(module, "on_gpu", lambda function, otherwise, *arrays: function(*arrays))
 
 
@@ -95,6 +95,36 @@ def test_sums_at_once_and_few_products_where_they_are_read_change_no_value(as_gp
         expected = results(lambda x, *params: eye(x, scale=params[0], bias=params[1]), *arrays, dtype=jnp.float64)
     for found, exact in zip(results(ours, *arrays, dtype=jnp.float32), expected, strict=True):
         np.testing.assert_allclose(found, exact, atol=2e-6 * np.abs(exact).max())
+
+
+def normalized_first(x, scale, bias, kernel, activation, groups):
+    y, *statistics = plain(x, jnp.eye(x.shape[-1], dtype=x.dtype), scale, bias, activation, groups)
+    return y @ kernel, *statistics
+
+
+@pytest.mark.parametrize(("activation", "groups"), [("relu6", 1), ("identity", 3)])
+def test_a_norm_before_a_product_has_all_gradients_of_the_two(as_gpu, activation, groups):
+    x, kernel, *_ = draw(24, 8)
+    arrays = x, *draw(8, 24)[2:4], kernel, draw(8, 8)[-1]
+    options = {"activation": activation, "groups": groups}
+    with jax.enable_x64(True):
+        expected = results(functools.partial(normalized_first, **options), *arrays, dtype=jnp.float64)
+    ours = functools.partial(norm_pointwise.norm_pointwise, epsilon=1e-5, **options)
+    for found, exact in zip(results(ours, *arrays, dtype=jnp.float32), expected, strict=True):
+        np.testing.assert_allclose(found, exact, atol=2e-6 * np.abs(exact).max())
+
+
+def test_on_a_cpu_a_norm_before_a_product_is_norm_and_product_bit_for_bit():
+    x, kernel, *_ = draw(24, 8)
+    arrays = x, *draw(8, 24)[2:4], kernel, draw(8, 8)[-1]
+
+    def apart(x, scale, bias, kernel):
+        y, *statistics = batch_norm.batch_norm(x, scale, bias, 1e-5, "relu6")
+        return pointwise.pointwise(y, kernel), *statistics
+
+    ours = functools.partial(norm_pointwise.norm_pointwise, epsilon=1e-5, activation="relu6")
+    for found, expected in zip(*(results(f, *arrays, dtype=jnp.float32) for f in (ours, apart)), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_gpus_program_has_no_gradient_of_the_product_and_a_cpus_is_product_and_norm():

@@ -14,7 +14,7 @@ from tvconv_jax.nn.layers import DepthwiseConv, kaiming_normal
 from tvconv_jax.nn.norm import BatchNorm
 from tvconv_jax.ops.batch_norm import Activation
 from tvconv_jax.ops.conv import conv
-from tvconv_jax.ops.pointwise import pointwise
+from tvconv_jax.ops.pointwise import FEW_CHANNELS, pointwise
 from tvconv_jax.ops.pointwise_norm import is_narrow
 from tvconv_jax.ops.precision import upcast
 
@@ -92,11 +92,16 @@ class ConvNorm(Checked):
     pointwise: ConvFactory = Pointwise
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, before: BatchNorm | None = None) -> jax.Array:
+        """Return ``[n, ho, wo, features]``; the input goes through the norm ``before`` first, if there is one."""
         norm = BatchNorm(activation=self.activation, name="norm")
         if self.kernel_size == 1:
             conv = self.pointwise(self.features, kernel_init=self.kernel_init, name="conv")
-            if train and type(conv) is Pointwise and is_narrow(x.shape[-1], self.features):
+            together = train and type(conv) is Pointwise
+            if together and before is not None and self.features <= FEW_CHANNELS < x.shape[-1]:
+                return norm(before(x, train=True, next_kernel=conv.declare(x.shape[-1])), train=True)
+            x = x if before is None else before(x, train=train)
+            if together and is_narrow(x.shape[-1], self.features):
                 return norm(x, train=True, kernel=conv.declare(x.shape[-1]))
         else:
             geometry = (self.kernel_size, self.strides, self.dilation, self.padding)

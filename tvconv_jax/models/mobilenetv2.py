@@ -90,8 +90,8 @@ class InvertedResidual(Checked):
         if self.expansion != 1:
             y = pointwise(x.shape[-1] * self.expansion, "relu6", name="expand")(y, train=train)
         y = spatial(self.conv(strides=self.strides, name="conv"), y, train=train)
-        y = BatchNorm(activation="relu6", name="norm")(y, train=train)
-        y = pointwise(self.features, name="project")(y, train=train)
+        norm = BatchNorm(activation="relu6", name="norm")
+        y = pointwise(self.features, name="project")(y, train=train, before=norm)
         return x + y if self.strides == 1 and x.shape == y.shape else y
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tvconv_jax.nn.checks import Checked
 from tvconv_jax.ops.batch_norm import Activation, activate, affine, batch_norm
+from tvconv_jax.ops.norm_pointwise import norm_pointwise
 from tvconv_jax.ops.pointwise_norm import pointwise_norm
 from tvconv_jax.ops.precision import upcast
 
@@ -36,10 +37,19 @@ class BatchNorm(Checked):
     param_dtype: Any = jnp.float32  #: Dtype of the parameters.
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, groups: int = 1, kernel: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        groups: int = 1,
+        kernel: jax.Array | None = None,
+        next_kernel: jax.Array | None = None,
+    ) -> jax.Array:
         """Return ``[n, ..., c]``; in training, ``groups`` equal parts of the batch have statistics of their own.
 
-        In training, with the ``kernel [b, c]`` of a 1x1 convolution, ``x`` may be its input ``[n, ..., b]``.
+        In training, with the ``kernel [b, c]`` of a 1x1 convolution, ``x`` may be its input ``[n, ..., b]``; with the
+        ``next_kernel [c, d]`` of one that follows, its output ``[n, ..., d]`` is returned.
 
         Raises:
             ValueError: If a channel has a single value while training.
@@ -54,6 +64,7 @@ class BatchNorm(Checked):
             factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             return activate(affine(x, factor, bias - mean.value * factor), self.activation).astype(x.dtype)
         normalize = batch_norm if kernel is None else functools.partial(pointwise_norm, kernel=kernel)
+        normalize = normalize if next_kernel is None else functools.partial(norm_pointwise, kernel=next_kernel)
         y, batch_mean, batch_var = normalize(
             x, scale=scale, bias=bias, epsilon=self.epsilon, activation=self.activation, groups=groups
         )

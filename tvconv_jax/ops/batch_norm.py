@@ -125,15 +125,22 @@ def forward(
 
 
 def backward(
-    epsilon: float, activation: Activation, groups: int, residuals: tuple, cotangents: tuple
+    epsilon: float,
+    activation: Activation,
+    groups: int,
+    residuals: tuple,
+    cotangents: tuple,
+    again: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the gradients of input, scale and bias."""
+    """Return the gradients of input, scale and bias; ``again`` is the output's, for a second pass, computed anew."""
     x, *params, mean, inverse = residuals
     shape = cotangents[0].shape
     grad, axes = in_groups(upcast(cotangents[0]), groups)
     factor, offset = factor_and_offset(*params, mean, inverse)
     grad = passed(grad, affine(x, factor, offset), activation)
     grad_bias, grad_scale = _two_sums(grad, grad * upcast(x), axes)
+    if again is not None:
+        grad = passed(in_groups(upcast(again), groups)[0], affine(x, factor, offset), activation)
     grad_scale = (grad_scale - mean * grad_bias) * inverse
     # grad_x = factor * (grad - mean(grad) - normalized * mean(grad * normalized)), as one affine map of grad and x, so
     # that the normalized input is never stored.

@@ -10,6 +10,7 @@ import pytest
 
 from tvconv_jax import TVConv
 from tvconv_jax.nn.freeze import generate_together
+from tvconv_jax.ops import generator
 from tvconv_jax.ops.generator import Generator, generate, generate_all, norm_relu
 
 pytestmark = pytest.mark.usefixtures("barely_optimized")
@@ -43,7 +44,11 @@ def values_and_gradients(function, dtype):
     return values, vjp([jnp.cos(jnp.arange(value.size, dtype=dtype)).reshape(value.shape) for value in values])
 
 
-def test_together_is_one_after_the_other_in_value_and_gradient():
+@pytest.mark.parametrize("form", ["here", "gpu"])
+def test_together_is_one_after_the_other_in_value_and_gradient(form, monkeypatch):
+    if form == "gpu":
+        monkeypatch.setattr(generator, "LARGE", 0)
+        monkeypatch.setattr(generator, "on_gpu", lambda function, otherwise, *arrays: function(*arrays))
     together = values_and_gradients(generate_all, np.float32)
     with jax.enable_x64(True):
         expected = values_and_gradients(one_by_one, np.float64)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tvconv_jax.ops.platform import channels_last, on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 from tvconv_jax.ops.unfold import unfold
@@ -26,6 +27,7 @@ GENERATOR_NAMES = {"zeros": "generator", "edge": "edge_generator"}
 PADDINGS: dict[str, GeneratorPadding] = {"generator": "zeros", "edge_generator": "edge"}
 
 EPSILON = 1e-5  # added to the variance of every norm
+LARGE = 24 * 24  # positions of a map that a GPU convolves without its patches
 
 
 def generate_values(params: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -53,13 +55,21 @@ def generate(params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorP
 
 
 def hidden_maps(
-    params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorPadding, norm: Norm | None = None
+    params: Mapping[str, Any],
+    affinity: jax.Array,
+    padding: GeneratorPadding,
+    norm: Norm | None = None,
+    conv: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """Return the maps ``[h, w, hidden_channels]`` after all blocks; ``norm`` replaces :func:`_norm_relu`."""
+    """Return the maps ``[h, w, hidden_channels]`` after all blocks.
+
+    ``norm`` replaces :func:`_norm_relu`, and ``conv`` :func:`.map_conv`.
+    """
     maps = upcast(affinity)
     for i in range(len(params.keys() - {"out"})):
         block = params[f"block_{i}"]
-        maps = (norm or _norm_relu)(map_conv(block["conv"]["kernel"], maps, padding), block["scale"], block["bias"])
+        maps = (conv or map_conv)(block["conv"]["kernel"], maps, padding)
+        maps = (norm or _norm_relu)(maps, block["scale"], block["bias"])
     return maps
 
 
@@ -85,6 +95,23 @@ def map_conv(kernel: jax.Array, maps: jax.Array, padding: GeneratorPadding) -> j
     return product.reshape(height, width, *features)
 
 
+def _conv_together(kernel: jax.Array, maps: jax.Array, padding: GeneratorPadding) -> jax.Array:
+    """Return :func:`.map_conv`; a GPU convolves large maps without their patches, nine times the size of a map."""
+    by_patches, by_library = (functools.partial(function, padding=padding) for function in (map_conv, _library_conv))
+    if maps.shape[0] * maps.shape[1] < LARGE:
+        return by_patches(kernel, maps)
+    return on_gpu(by_library, by_patches, kernel, maps)
+
+
+def _library_conv(kernel: jax.Array, maps: jax.Array, padding: GeneratorPadding) -> jax.Array:
+    sides = ((1, 1), (1, 1))
+    if padding == "edge":
+        maps, sides = jnp.pad(maps, (*sides, (0, 0)), mode="edge"), "VALID"
+    flat = upcast(kernel).reshape(*kernel.shape[:3], -1)
+    y = lax.conv_general_dilated(maps[None], flat, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(*y.shape[1:3], *kernel.shape[3:])
+
+
 class Generator(NamedTuple):
     """One call of :func:`.generate`."""
 
@@ -101,12 +128,12 @@ def generate_all(generators: Sequence[Generator]) -> list[jax.Array]:
     """
 
     def blocks(params: Mapping[str, Any], affinity: jax.Array, padding: GeneratorPadding) -> jax.Array:
-        return hidden_maps(params, affinity, padding, norm_relu)
+        return hidden_maps(params, affinity, padding, norm_relu, _conv_together)
 
     hidden = [{name: block for name, block in g.params.items() if name != "out"} for g in generators]
     maps = _vmap_equal(blocks, [(p, g.affinity, g.padding) for p, g in zip(hidden, generators, strict=True)])
     kernels = [g.params["out"]["kernel"] for g in generators]
-    return _vmap_equal(map_conv, [(k, m, g.padding) for k, m, g in zip(kernels, maps, generators, strict=True)])
+    return _vmap_equal(_conv_together, [(k, m, g.padding) for k, m, g in zip(kernels, maps, generators, strict=True)])
 
 
 def _vmap_equal(function: Callable[..., jax.Array], calls: list[tuple]) -> list[jax.Array]:
@@ -118,10 +145,12 @@ def _vmap_equal(function: Callable[..., jax.Array], calls: list[tuple]) -> list[
         groups.setdefault(key, []).append(index)
     outputs = {}
     for (_, padding, *_), members in groups.items():
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(calls[index][:-1] for index in members))
+        stacked = jax.tree.map(
+            lambda *leaves: channels_last(jnp.stack(leaves)), *(calls[index][:-1] for index in members)
+        )
         mapped = jax.vmap(functools.partial(function, padding=padding))(*stacked)
         # Or the nine taps of a layer would be cut out of the stack in a kernel each.
-        outputs |= {index: lax.optimization_barrier(array) for index, array in zip(members, mapped, strict=True)}
+        outputs |= {i: lax.optimization_barrier(channels_last(y)) for i, y in zip(members, mapped, strict=True)}
     return [outputs[index] for index in range(len(calls))]
 
 

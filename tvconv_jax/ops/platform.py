@@ -14,7 +14,7 @@ def on_gpu(function: Callable[..., Any], otherwise: Callable[..., Any], *arrays:
 
 
 def channels_last(x: jax.Array) -> jax.Array:
-    """Return ``x [n, h, w, c]``, which a GPU keeps in this order in memory.
+    """Return ``x [n, h, w, c]``, or of other axes, which a GPU keeps in this order in memory.
 
     Left to itself XLA may choose another order for the sake of one sum, and transpose every large tensor on the way.
     """

@@ -29,6 +29,12 @@ def shifts(padded: jax.Array, kernel_size: int, strides: int, grid: tuple[int, i
     ]
 
 
+def split_taps(weights: jax.Array) -> list[jax.Array]:
+    """Return the weights ``[ho, wo, c]`` of each tap of ``[ho, wo, k*k, c]``."""
+    flat = weights.reshape(*weights.shape[:2], -1)  # so that XLA, if it writes the taps' weights, does so at once
+    return jnp.split(flat, weights.shape[2], axis=2)
+
+
 def over_images(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Broadcast weights ``[ho, wo, c]``, or ``[1, 1, c]`` shared by all positions, to ``[n, ho, wo, c]``.
 
@@ -98,8 +104,8 @@ def spread_taps(
 ) -> jax.Array:
     """Return the gradient ``[n, h, w, c]`` of the input: the outputs' parts through each tap, spread and summed.
 
-    Between outputs and around them are zeros, which a GPU does not read. What makes the cotangent and what reads the
-    gradient can be fused with this; not with phases that are put together, see :func:`.input_gradient`.
+    Between outputs and around them are zeros, which a GPU does not read. XLA fuses this with sums of the gradient; not
+    phases that are put together, or taps that are transposed, as in :func:`.input_gradient`.
 
     Args:
         cotangent: ``[n, ho, wo, c]``, in the dtype of the sums.
@@ -116,8 +122,8 @@ def spread_taps(
 
     zero = jnp.zeros((), cotangent.dtype)
     total = zero
-    for t in range(kernel_size**2):
-        part = cotangent * over_images(weights[:, :, t], cotangent.shape)
+    for t, tap in enumerate(split_taps(weights)):
+        part = cotangent * over_images(tap, cotangent.shape)
         places = map(along, divmod(t, kernel_size), grid, cotangent.shape[1:3])
         total += lax.pad(part, zero, [(0, 0, 0), *places, (0, 0, 0)])
     return total

@@ -18,7 +18,7 @@ from tvconv_jax.ops.checks import check_input, check_kernel, check_reach, is_int
 from tvconv_jax.ops.platform import channels_last, on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma, sum_over_devices
-from tvconv_jax.ops.shifts import input_gradient, over_images, pad, shifts, spread_taps
+from tvconv_jax.ops.shifts import input_gradient, over_images, pad, shifts, split_taps, spread_taps
 
 Implementation = Literal["shifted", "patches"]
 
@@ -143,9 +143,7 @@ def _check_weights(x: jax.Array, weights: jax.Array, strides: int) -> int:
 def _weighted_sum(padded: jax.Array, weights: jax.Array, strides: int, grid: tuple[int, int]) -> jax.Array:
     """Return the output; ``weights`` is ``[ho, wo, t, c]`` or, shared by all positions, ``[1, 1, t, c]``."""
     views = shifts(padded, math.isqrt(weights.shape[2]), strides, grid)
-    flat = weights.reshape(*weights.shape[:2], -1)  # so that XLA, if it writes the taps' weights, does so at once
-    taps = jnp.split(flat, len(views), axis=2)
-    terms = (upcast(a) * over_images(upcast(tap), a.shape) for a, tap in zip(views, taps, strict=True))
+    terms = (upcast(a) * over_images(upcast(tap), a.shape) for a, tap in zip(views, split_taps(weights), strict=True))
     return functools.reduce(jnp.add, terms).astype(padded.dtype)
 
 
@@ -184,7 +182,7 @@ def _gradient_of_input(cotangent: jax.Array, weights: jax.Array, strides: int, *
     def by_tap(cotangent: jax.Array, weights: jax.Array) -> jax.Array:
         return spread_taps(cotangent, weights, strides, *where)
 
-    return by_phase(cotangent, weights) if strides == 1 else on_gpu(by_tap, by_phase, cotangent, weights)
+    return on_gpu(by_tap, by_phase, cotangent, weights)
 
 
 def weight_gradient(padded: jax.Array, cotangent: jax.Array, kernel_size: int, strides: int) -> jax.Array:

@@ -78,6 +78,35 @@ def test_kernels_of_a_program_read_and_write_every_array_once():
     ]
 
 
+# As XLA writes it for a GPU: one fusion slices an array, another reads it too.
+SLICES = """
+%sliced (p: f32[8,4], q: f32[4]) -> f32[4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %row = f32[1,4]{1,0} slice(%p), slice={[0:1], [0:4]}
+  %flat = f32[4]{0} bitcast(%row)
+  %q = f32[4]{0} parameter(1)
+  ROOT %add = f32[4]{0} add(%flat, %q)
+}
+
+%both (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %row = f32[1,4]{1,0} slice(%p), slice={[0:1], [0:4]}
+  ROOT %sum = f32[8,4]{1,0} add(%p, %row)
+}
+
+ENTRY %main (a: f32[8,4], b: f32[4]) -> f32[4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %x = f32[8,4]{1,0} fusion(%a), kind=kLoop, calls=%both
+  ROOT %y = f32[4]{0} fusion(%x, %b), kind=kLoop, calls=%sliced
+}
+"""
+
+
+def test_of_an_array_that_a_kernel_only_slices_the_slice_is_read():
+    assert [kernel.size for kernel in kernels(parse(SLICES))] == [2 * 8 * 4 * 4, 3 * 4 * 4]
+
+
 # As XLA writes one for a TPU: copies between memory and the chip, and calls that do nothing.
 TPU = """
 ENTRY %main (w: f32[48,8,128]) -> f32[16,128] {

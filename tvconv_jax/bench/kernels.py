@@ -1,7 +1,8 @@
 """Kernels of a compiled program, and the bytes that they read and write, by part of the model."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tvconv_jax.bench.hlo import Instruction, Program, memory_bytes, tuple_elements
@@ -49,8 +50,8 @@ class PartTotal(NamedTuple):
 def kernels(program: Program) -> list[Kernel]:
     """Return the kernels in order; those in a loop of a known trip count run so often.
 
-    Bytes are those between memory and cores, if no cache holds them and every operand is read whole. Both branches of a
-    conditional count.
+    Bytes are those between memory and cores, if no cache holds them and every operand, or slice of one, is read whole.
+    Both branches of a conditional count.
     """
     found = []
     for name, times in program.runs(follow=_STRUCTURE).items():
@@ -62,7 +63,7 @@ def kernels(program: Program) -> list[Kernel]:
             op_names[one.name] = next(filter(None, (_op_name(one, program), *before)), "")  # a copy may have none
             idle = one.opcode in _NO_WORK or one.opcode.endswith(("-update", "-done"))
             if not idle and one.attribute("custom_call_target") not in _NO_CALL:
-                read = sum(sizes.get(operand, 0) for operand in one.operands)
+                read = sum(map(min, (sizes.get(operand, 0) for operand in one.operands), _parts(one, program)))
                 found.append(Kernel(one.opcode, op_names[one.name], _moved(one, read), times))
     return found
 
@@ -76,6 +77,17 @@ def _moved(instruction: Instruction, read: int) -> int:
     if opcode.endswith("-start") and opcode != "all-reduce-start":
         return written  # its result holds its operands
     return written + (min(read, written) if opcode in ("slice", "dynamic-slice") else read)
+
+
+def _parts(instruction: Instruction, program: Program) -> Iterator[float]:
+    """Yield the bytes that an instruction reads of each operand: of one that a fusion only slices, the slices."""
+    called = [one for name in instruction.called for one in program.computations.get(name, ())]
+    parameters = {one.rest.split(")")[0]: one.name for one in called if one.opcode == "parameter"}
+    for index, _ in enumerate(instruction.operands):
+        name = parameters.get(str(index)) if instruction.opcode == "fusion" else None
+        readers = [one for one in called if name in one.operands]
+        sliced = bool(readers) and all(one.opcode in ("slice", "dynamic-slice") for one in readers)
+        yield sum(memory_bytes(one.shape) for one in readers) if sliced else math.inf
 
 
 def _op_name(instruction: Instruction, program: Program) -> str:

@@ -351,6 +351,15 @@ def test_gradients_within_a_users_own_shard_map_are_those_of_one_device(operator
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_a_gpu_keeps_the_order_of_its_own_images_alone():
+    mesh = mesh_of(4, 2)
+    images, weights = jax.ShapeDtypeStruct((16, 4, 6, 3), jnp.float32), jax.ShapeDtypeStruct((4, 6, 9, 3), jnp.float32)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        text = jax.jit(tv_conv).trace(images, weights).lower(lowering_platforms=("cuda",)).as_text()
+    pinned = [line for line in text.splitlines() if "LayoutConstraint" in line]
+    assert len(pinned) == 2 and all("tensor<2x4x6x3xf32>" in line for line in pinned)
+
+
 def test_a_norm_before_a_product_has_the_gradients_of_all_shards(monkeypatch):
     for module in (batch_norm, pointwise_module, norm_pointwise):
         monkeypatch.setattr(module, "on_gpu", lambda function, otherwise, *arrays: function(*arrays))

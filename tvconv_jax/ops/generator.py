@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tvconv_jax.ops.platform import channels_last, on_gpu
+from tvconv_jax.ops.platform import keep_order, on_gpu
 from tvconv_jax.ops.precision import upcast
 from tvconv_jax.ops.sharding import match_vma
 from tvconv_jax.ops.unfold import unfold
@@ -145,13 +145,15 @@ def _vmap_equal(function: Callable[..., jax.Array], calls: list[tuple]) -> list[
         groups.setdefault(key, []).append(index)
     outputs = {}
     for (_, padding, *_), members in groups.items():
-        stacked = jax.tree.map(
-            lambda *leaves: channels_last(jnp.stack(leaves)), *(calls[index][:-1] for index in members)
-        )
+        stacked = jax.tree.map(lambda *leaves: _row_major(jnp.stack(leaves)), *(calls[index][:-1] for index in members))
         mapped = jax.vmap(functools.partial(function, padding=padding))(*stacked)
         # Or the nine taps of a layer would be cut out of the stack in a kernel each.
-        outputs |= {i: lax.optimization_barrier(channels_last(y)) for i, y in zip(members, mapped, strict=True)}
+        outputs |= {i: lax.optimization_barrier(_row_major(y)) for i, y in zip(members, mapped, strict=True)}
     return [outputs[index] for index in range(len(calls))]
+
+
+def _row_major(x: jax.Array) -> jax.Array:
+    return on_gpu(keep_order, lambda x: x, x)
 
 
 @jax.custom_vjp

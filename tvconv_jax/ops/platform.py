@@ -13,13 +13,9 @@ def on_gpu(function: Callable[..., Any], otherwise: Callable[..., Any], *arrays:
     return lax.platform_dependent(*arrays, cuda=function, rocm=function, default=otherwise)
 
 
-def channels_last(x: jax.Array) -> jax.Array:
-    """Return ``x [n, h, w, c]``, or of other axes, which a GPU keeps in this order in memory.
+def keep_order(x: jax.Array) -> jax.Array:
+    """Return ``x``, whose axes a GPU keeps in their order in memory, the last side by side; for a GPU only.
 
     Left to itself XLA may choose another order for the sake of one sum, and transpose every large tensor on the way.
     """
-    return on_gpu(_keep_order, lambda x: x, x)
-
-
-def _keep_order(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

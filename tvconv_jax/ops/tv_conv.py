@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from tvconv_jax.ops.checks import check_input, check_kernel, check_reach, is_integer
-from tvconv_jax.ops.platform import channels_last, on_gpu
+from tvconv_jax.ops.platform import keep_order, on_gpu
 from tvconv_jax.ops.precision import upcast
-from tvconv_jax.ops.sharding import match_vma, sum_over_devices
+from tvconv_jax.ops.sharding import map_over_devices, match_vma, sum_over_devices
 from tvconv_jax.ops.shifts import input_gradient, over_images, pad, shifts, split_taps, spread_taps
 
 Implementation = Literal["shifted", "patches"]
@@ -152,24 +152,32 @@ def _shifted(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> ja
     return _shifted_forward(x, weights, strides, padding)[0]
 
 
+def _channels_last(x: jax.Array) -> jax.Array:
+    """Return ``x [n, h, w, c]``, which a GPU keeps in this order in memory; each device its images.
+
+    The partitioner does not know the constraint, and would give every device the whole batch.
+    """
+    return on_gpu(functools.partial(map_over_devices, keep_order), lambda x: x, x)
+
+
 def _shifted_forward(x: jax.Array, weights: jax.Array, strides: int, padding: int) -> tuple[jax.Array, tuple]:
-    x, kernel_size = channels_last(x), math.isqrt(weights.shape[2])
+    x, kernel_size = _channels_last(x), math.isqrt(weights.shape[2])
     padded = pad(x, padding)
     y = _weighted_sum(padded, weights, strides, output_grid(*padded.shape[1:3], strides, kernel_size - 1))
-    return channels_last(y), (x, weights)
+    return _channels_last(y), (x, weights)
 
 
 def _shifted_backward(
     strides: int, padding: int, residuals: tuple, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, weights = residuals
-    cotangent = channels_last(cotangent)
+    cotangent = _channels_last(cotangent)
     grad_x = _gradient_of_input(upcast(cotangent), upcast(weights), strides, padding, x.shape[1:3]).astype(x.dtype)
     # XLA pads once for both passes, or where the padded input is read: a residual of its own would be written.
     grad_taps = weight_gradient(pad(x, padding), cotangent, math.isqrt(weights.shape[2]), strides)
     if weights.shape[:2] == (1, 1) != cotangent.shape[1:3]:  # shared by all positions
         grad_taps = jnp.sum(grad_taps, axis=(0, 1), keepdims=True)
-    return match_vma((channels_last(grad_x), grad_taps.astype(weights.dtype)), residuals)
+    return match_vma((_channels_last(grad_x), grad_taps.astype(weights.dtype)), residuals)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)

@@ -20,7 +20,7 @@ from tvconv_jax.experiments.sweep import Setting, Sweep
 
 OPERATORS = ("tvconv", "depthwise")
 GRID = {"tvconv": (1e-3, 3.2e-3, 1e-2), "depthwise": (3.2e-3, 1e-2, 3.2e-2, 1e-1)}
-RATES = {"tvconv": 3.2e-3, "depthwise": 3.2e-2}
+RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}
 SIZE, BATCH, STEPS = 48, 32, 600
 COUNTS = (300, 1000, 3000, 10000)  # of training images
 STILL, IMAGES = 1, 3000  # of the other group

@@ -68,6 +68,13 @@ def _root(node):
     return getattr(node, "id", "")
 
 
+def test_a_jpeg_has_the_bytes_that_pillow_writes(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (33, 20, 3), np.uint8)
+    fast = decoder.encode_jpeg(image)
+    monkeypatch.setattr(decoder, "simplejpeg", None)
+    assert fast == decoder.encode_jpeg(image)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "PPM", "WEBP"])
 def test_every_lossless_format_gives_the_same_pixels(kind):
     image = COLOR.quantize(16) if kind == "GIF" else COLOR

@@ -175,7 +175,7 @@ def test_what_cannot_be_the_same_on_the_devices_is_refused():
         r"data.augment.contrast=0.1, .*\); set --config.data.augment.brightness=0 .*, or --config.data.cache=none\.$"
     )
     with pytest.raises(UserError, match=words):
-        check_cache(with_cache(classification_config("smoke")))
+        check_cache(with_cache(classification_config("data=folder,smoke")))
     with pytest.raises(UserError, match=r"data.augment.shear=2\); set --config.data.augment.shear=0, or"):
         RecordedJob("device", **{"data.augment.shear": 2.0})
     for config in (segmentation_config("smoke"), odoc_config("smoke")):

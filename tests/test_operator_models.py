@@ -185,7 +185,7 @@ def test_fields_reach_the_operator():
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_config_has_every_field_of_its_operator(operator):
-    config = face_config(f"operator={operator}", model="mobilenetv2", width=0.1)
+    config = face_config(f"operator={operator},recipe=paper", model="mobilenetv2", width=0.1)
     for name in OPERATORS[operator].fields:
         assert name in config.model
     old = json.loads(config.to_json())

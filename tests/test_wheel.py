@@ -135,7 +135,7 @@ def test_a_model_is_trained_and_exported(command):
 
 def test_a_sweep_finds_its_file_and_its_configs(command):
     printed = command("tvconv-jax", "sweep", "table1", "--dry-run", "--seeds=0", "--settings=ShuffleNetV2 x0.5 tvconv")
-    assert "-m tvconv_jax.main --config=configs/face_sf05.py:operator=tvconv,seed=0" in printed
+    assert "-m tvconv_jax.main --config=configs/face_sf05.py:operator=tvconv,recipe=paper,seed=0" in printed
 
 
 def test_a_folder_of_images_is_inspected(command):

@@ -17,9 +17,9 @@ from tvconv_jax.experiments.sweep import Setting, Sweep
 
 CONFIG = "configs/face_mb01.py"
 OPERATORS = ("tvconv", "depthwise")
-GRID = {"sgd": (0.01, 0.032, 0.1, 0.32, 1.0), "adamw": (1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)}
+GRID = {"sgd": (0.0032, 0.01, 0.032, 0.1, 0.32, 1.0), "adamw": (1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)}
 RECIPES = {"sgd": "paper", "adamw": "quick"}
-RATES = {"tvconv": 0.1, "depthwise": 0.1}  # of SGD
+RATES = {"tvconv": 0.01, "depthwise": 0.01}  # of SGD, by seed 0
 SIZE, BATCH, IDENTITIES, PHOTOS = 32, 64, 500, 24
 STEPS = (750, 3000, 12000, 50000)
 IMAGES = (6000, 24000, 0)  # of the training set; 0: new images in every step

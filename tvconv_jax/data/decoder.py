@@ -227,6 +227,13 @@ def encode(image: np.ndarray, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Encode ``uint8 [h, w, 3]``, RGB, as a JPEG of quality 96 whose colors have the full resolution."""
+    if simplejpeg is None:
+        return encode(image, "JPEG", quality=96, subsampling=0)
+    return simplejpeg.encode_jpeg(image, 96, "RGB", "444")  # from this quality on the same bytes, in 40 % of the time
+
+
 def _rgb(file: Image.Image) -> np.ndarray:
     if _is_16_bit(file):
         return np.repeat(EIGHT_OF_SIXTEEN[np.asarray(file).astype(np.uint16)][..., None], 3, axis=-1)

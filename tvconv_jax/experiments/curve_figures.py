@@ -152,7 +152,7 @@ def _draw_groups(
     drawn = [outcome for lines in found.values() for points in lines.values() for _, outcome in points]
     for panel, group in zip(panels, found, strict=True):
         title = group.replace("images ", "training images: ") if axes[group] == STEPS else ""
-        label_axes(panel, axes[group], "" if panel is not panels[0] else f"accuracy, % ({over_seeds(drawn)})", title)
+        label_axes(panel, axes[group], "" if panel is not panels[0] else f"accuracy, %\n({over_seeds(drawn)})", title)
         _scale(panel, axes[group])
         if last and panel is not panels[0]:
             panel.sharey(panels[0])

@@ -1,6 +1,6 @@
 """TVConv and the depthwise convolution on drawn boards: few and many images, boards that lie still and that move.
 
-    python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --settings="rate *" --seeds=0 --out=runs/boards
+    python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --settings="rate *" --out=runs/boards
     python -m tvconv_jax.experiments.sweep configs/sweeps/inspection.py --seeds=0,1,2 --out=runs/boards \
         --settings="images *,moved *,steps *"
     python -m tvconv_jax.experiments.figures boards runs/boards

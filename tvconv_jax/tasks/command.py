@@ -201,7 +201,8 @@ def _unknown_key(text: str, arguments: Sequence[str]) -> str:
     of_source = key.startswith("data.") and not any(re.search(r":(.*,)?data=", word) for word in arguments)
     example = f"--config=configs/{_config_file(arguments).name}:data=folder"
     source = f", or of another source: give {example} for files of your own" if of_source else ""
-    return f"this config has no key {key}: it is of another task or operator{source}; --mode=config lists its keys."
+    rule = f"it is of another task, operator or recipe{source}"
+    return f"this config has no key {key}: {rule}; --mode=config lists its keys."
 
 
 def _config_file_error(error: Exception, arguments: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tvconv_jax.data.formats.recordio import RecordFile, RecordWriter
 from tvconv_jax.data.records import one_writer
 from tvconv_jax.report.plots import read_metrics
-from tvconv_jax.training.logging import MetricsLog
+from tvconv_jax.training.logging import MetricsLog, last_loss
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import is_left_over, replacing, user_path, write_bytes, write_json, write_text
 
@@ -155,6 +155,17 @@ def test_json_has_no_numbers_that_other_programs_cannot_read(tmp_path):
     assert read_metrics(lines) == [{"step": 1, "accuracy": 0.5}]
     with pytest.raises(ValueError, match="not an object"):
         read_metrics(["[1]"])
+
+
+def test_the_last_loss_is_the_mean_of_the_last_hundred_steps(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step, loss in ((10, 9.0), (110, 8.0), (120, math.nan), (200, 4.0), (210, 2.0), (210, 2.0)):
+        log.write(step, loss=loss)
+    log.write(210, score=0.5)
+    log.close()
+    assert last_loss(tmp_path) == 3.0  # of steps 200 and 210
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "score": 1}\n[1]\n{"step"')
+    assert last_loss(tmp_path) is None
 
 
 def test_lines_of_a_log_that_mean_nothing_are_dropped_when_a_run_goes_on(tmp_path):

@@ -73,6 +73,8 @@ def test_a_run_leaves_what_it_promises(finished):
     for result in results["verification"].values():
         assert len(result["folds"]) == 10 and abs(np.mean(result["folds"]) - result["accuracy"]) < 1e-9
     assert results["step"] == 24 and "synthetic" in results["data"]
+    losses = [json.loads(line).get("loss") for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert results["train_loss"] == pytest.approx(np.mean([loss for loss in losses if loss is not None]), abs=1e-4)
     assert json.loads((workdir / "config.json").read_text())["optimizer"]["epochs"] == 6
     assert "light" in stdout and str(workdir) in stdout
     assert list((workdir / "tensorboard").iterdir())

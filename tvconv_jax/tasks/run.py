@@ -26,7 +26,7 @@ from tvconv_jax.tasks.trained import Trained, check_trained, training_images
 from tvconv_jax.training import loop
 from tvconv_jax.training.checkpoint import Checkpoints
 from tvconv_jax.training.distributed import is_first, to_host
-from tvconv_jax.training.logging import MetricsLog
+from tvconv_jax.training.logging import MetricsLog, last_loss
 from tvconv_jax.training.maps import MapsLog
 from tvconv_jax.training.mesh import (
     check_batch_size,
@@ -204,7 +204,8 @@ class Job(ABC):
         if not is_first():
             return
         job.write_files(workdir, found)
-        write_json(workdir / "results.json", results | provenance(config.seed, ended.images_per_second))
+        results = {**results, "train_loss": last_loss(workdir), **provenance(config.seed, ended.images_per_second)}
+        write_json(workdir / "results.json", results)
         data = job.report_data(state, found)
         report_data.save(workdir, data)
         write_report(workdir, config, data, job.sets)

@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,6 +16,7 @@ from tvconv_jax.utils.storage import writing
 # Names that the loop and the losses write themselves; a data set may not be called so.
 METRICS = ("step", "loss", "accuracy", "score", "skipped", "images_per_second")
 FLUSH_SECONDS = 60.0  # between two flushes of TensorBoard's file
+LAST_STEPS = 100  # of a run, whose mean training loss stands in results.json
 
 
 class MetricsLog:
@@ -110,15 +112,26 @@ def check_metric_names(kind: str, names: Iterable[str]) -> None:
             )
 
 
+def last_loss(workdir: Path) -> float | None:
+    """Return the mean training loss of the logged steps among the last :data:`LAST_STEPS`; ``None`` if none has one."""
+    lines = _lines(workdir / "metrics.jsonl")
+    losses = {step: line["loss"] for step, line, _ in lines if isinstance(line.get("loss"), float)}
+    last = [loss for step, loss in losses.items() if step > max(losses) - LAST_STEPS]
+    return round(sum(last) / len(last), 4) if last else None
+
+
 def _cut(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines():
+    if path.exists():
+        kept = [text for of_step, _, text in _lines(path) if of_step <= step]
+        write_bytes(path, b"".join(text + b"\n" for text in kept))
+
+
+def _lines(path: Path) -> Iterator[tuple[float, dict[str, Any], bytes]]:
+    """Yield the step, the numbers and the text of every line that holds a step."""
+    for text in path.read_bytes().splitlines():
         try:
-            if parse_json(line)["step"] <= step:
-                kept.append(line)
+            line = parse_json(text)
+            yield line["step"] + 0, line, text
         # Such as the last line of a run that was killed while writing it, or damage by a disk or another program.
         except (ValueError, LookupError, TypeError):
             continue
-    write_bytes(path, b"".join(line + b"\n" for line in kept))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tvconv_jax.experiments import curve_figures, figures
+from tvconv_jax.experiments import curve_figures, figures, lead_figures
 from tvconv_jax.experiments.sweep_file import load_sweep
 from tvconv_jax.experiments.sweep_results import Outcome
 from tvconv_jax.utils.errors import UserError
@@ -45,12 +45,20 @@ def test_every_image_is_new_where_the_label_says_so(steps):
 
 def test_leads_are_of_the_same_seeds():
     first, second = (Outcome("g", "a 1", 5, 0, 0, 3, values) for values in ({0: 80, 1: 82, 2: 90}, {2: 84, 0: 81}))
-    assert curve_figures.seed_leads(first, second) == [-1, 6]
-    assert curve_figures.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t, 2 degrees
-    assert curve_figures.interval([5.0]) == 0
+    assert lead_figures.seed_leads(first, second) == [-1, 6]
+    assert lead_figures.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t, 2 degrees
+    assert lead_figures.interval([5.0]) == 0
 
 
-@pytest.mark.parametrize("figure", ["lead", "rates"])
+def test_a_change_is_compared_with_the_depthwise_network_of_the_same_pooling():
+    values = {"tvconv mean": 90, "depthwise mean": 88, "tvconv gdc": 91, "depthwise gdc": 90, "tvconv S5 to S7": 87}
+    outcomes = [Outcome("pool", label, 5, 0, 0, 2, {0: x, 1: x + 1}) for label, x in values.items()]
+    outcomes.append(Outcome("start", "tvconv edge padding", 5, 0, 0, 1, {1: 92}))
+    leads = {"mean": [2, 2], "gdc": [1, 1], "S5 to S7": [-1, -1], "edge padding": [3]}
+    assert lead_figures.changed_leads(outcomes) == leads
+
+
+@pytest.mark.parametrize("figure", ["lead", "rates", "steps"])
 def test_the_figures_are_written(tmp_path, figure):
     random = np.random.default_rng(0)
     lines = [
@@ -64,9 +72,9 @@ def test_the_figures_are_written(tmp_path, figure):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{figure}.pdf", f"{figure}.png"]
 
 
-@pytest.mark.parametrize("figure", ["lead", "rates"])
+@pytest.mark.parametrize("figure", ["lead", "rates", "steps"])
 def test_another_sweep_is_refused(tmp_path, figure):
     line = {"group": "none", "label": "tvconv 0", "seed": 0, "complexity": {"macs": 5e6}, "mean_accuracy": 0.8}
     (tmp_path / "sweep.json").write_text(json.dumps([line]))
     with pytest.raises(UserError, match="no setting is of the groups"):
-        curve_figures.__dict__[figure]([tmp_path], tmp_path / "out")
+        (curve_figures.__dict__ | lead_figures.__dict__)[figure]([tmp_path], tmp_path / "out")

@@ -10,6 +10,7 @@ the quick recipe. Groups ``sgd`` and ``adamw`` train at every learning rate of a
 others and verified on others; the best of AdamW, for each operator, stands in ``RATES``, and all other groups use it.
 Group ``images 6000`` has 6,000 training images, ``images new`` new ones in every step; a label ``tvconv 750`` is the
 operator and the steps. Groups ``width``, ``start`` and ``pool`` change one thing, with 750 steps on 12,000 images.
+Group ``make run`` is the default config, whole and at 48x48.
 """
 
 from typing import Any
@@ -83,6 +84,7 @@ def get_sweep() -> Sweep:
             *(setting("start", f"tvconv {name}", "tvconv", changes=changes) for name, changes in STARTS.items()),
             *(setting("pool", f"{o} {name}", o, changes=changes) for name, changes in POOLS.items() for o in OPERATORS),
             setting("pool", "tvconv S5 to S7", "tvconv", changes={"model.stages": (5, 6, 7)}),
+            *(Setting(o, CONFIG, f"operator={o}", group="make run") for o in OPERATORS),
         ],
         note="1,000 pairs in each of four verification sets, of identities that are not trained on",
     )

@@ -1,7 +1,8 @@
 """Accuracy of operators from sweeps, a panel for every group of settings and a line for every operator.
 
 Figure 10 of the paper has a panel for every transformation of the training images. The figure of drawn boards is
-against the number of training images and how far boards move, those of small faces against learning rates and steps.
+against the number of training images and how far boards move, those of small faces against learning rates and steps;
+:mod:`tvconv_jax.experiments.lead_figures` draws leads.
 """
 
 from collections import defaultdict
@@ -9,9 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from scipy import stats
 
 from tvconv_jax.experiments.sweep_results import Outcome, over_seeds, read_sweeps
 from tvconv_jax.report.plot_style import (
@@ -30,7 +28,7 @@ UNITS = {"rotation": ", degrees", "shear": ", degrees", "scale": ", share", "tra
 # By group of a sweep: name of the x axis. Groups of other names are not drawn.
 BOARDS = {"images": "training images", "moved": "shift, % and rotation, degrees"}
 RATES = {"sgd": "learning rate, SGD", "adamw": "learning rate, AdamW"}
-STEPS = "training steps"  # x axis of the groups that begin with "images", in a sweep of steps
+STEPS, IMAGES = "training steps", "images "  # x axis and begin of the groups of a sweep of steps
 LOGARITHMIC = ("training images", STEPS, *RATES.values())
 # The setting of boards' first group that is also one of the second: with so many images boards move so far.
 SHARED = ("images", 3000.0, "moved", 1.0)
@@ -128,71 +126,43 @@ def rates(folders: Sequence[Path], out: Path) -> list[Path]:
     return _draw_groups(read_sweeps(folders), RATES, out, "rates")
 
 
-def lead(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write ``lead``: accuracy against steps, a panel for every number of images, and TVConv's lead over all of them.
+def steps(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write ``steps``: accuracy against steps, a panel for every number of images.
 
     Raises:
         UserError: If a folder is not a sweep's, or the sweep's settings are others.
     """
     outcomes = read_sweeps(folders)
-    groups = dict.fromkeys(outcome.group for outcome in outcomes if outcome.group.startswith("images "))
-    axes = dict.fromkeys(groups, STEPS)
-    return _draw_groups(outcomes, axes or {"images N": STEPS}, out, "lead", last=_draw_leads)
+    return _draw_groups(outcomes, axes_of_steps(outcomes), out, "steps")
 
 
-def _draw_groups(
-    outcomes: Sequence[Outcome], axes: Mapping[str, str], out: Path, name: str, last: Any = None
-) -> list[Path]:
-    """Draw a panel for every group in ``axes``; ``last`` draws one more of the same curves."""
+def axes_of_steps(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return the name of the x axis by group, of the groups of a sweep of steps: one for every number of images."""
+    groups = dict.fromkeys(outcome.group for outcome in outcomes if outcome.group.startswith(IMAGES))
+    return dict.fromkeys(groups, STEPS) or {f"{IMAGES}N": STEPS}
+
+
+def _draw_groups(outcomes: Sequence[Outcome], axes: Mapping[str, str], out: Path, name: str) -> list[Path]:
+    """Draw a panel for every group in ``axes``."""
     found = grouped(outcomes, axes)
-    count = len(found) + (last is not None)
+    count = len(found)
     figure = new_figure(4.0, width=4.0 * count if count < 3 else 3.2 * count)
-    *panels, end = figure.subplots(1, count, sharey=last is None, squeeze=False)[0]
-    panels = panels if last else [*panels, end]
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     drawn = [outcome for lines in found.values() for points in lines.values() for _, outcome in points]
     for panel, group in zip(panels, found, strict=True):
-        title = group.replace("images ", "training images: ") if axes[group] == STEPS else ""
+        title = group.replace(IMAGES, "training images: ") if axes[group] == STEPS else ""
         label_axes(panel, axes[group], "" if panel is not panels[0] else f"accuracy, %\n({over_seeds(drawn)})", title)
-        _scale(panel, axes[group])
-        if last and panel is not panels[0]:
-            panel.sharey(panels[0])
+        if axes[group] in LOGARITHMIC:
+            logarithmic(panel)
     _draw_curves(panels, found)
-    if last:
-        last(end, found)
     legend_above(figure, panels)
     return save(figure, out, name)
 
 
-def _scale(panel: Any, axis: str) -> None:
-    if axis in LOGARITHMIC:
-        panel.set_xscale("log")
-        panel.minorticks_off()
-
-
-def seed_leads(first: Outcome, second: Outcome) -> list[float]:
-    """Return the first setting's accuracy minus the second's, for every seed that both have, in points."""
-    return [first.by_seed[seed] - second.by_seed[seed] for seed in sorted(first.by_seed.keys() & second.by_seed.keys())]
-
-
-def interval(values: Sequence[float]) -> float:
-    """Return half the 95 % interval of a mean by Student's t; 0 for one value, which has none."""
-    count = len(values)
-    return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5) if count > 1 else 0.0
-
-
-def _draw_leads(panel: Any, found: Curves) -> None:
-    """Draw TVConv's lead over the depthwise convolution, seed by seed, a line for every group."""
-    label_axes(panel, STEPS, "", "TVConv's lead in points, 95 % interval")
-    _scale(panel, STEPS)
-    for style, (group, lines) in zip(cycle(STYLES), found.items(), strict=False):
-        base = dict(lines.get("depthwise", ()))
-        pairs = [(x, seed_leads(outcome, base[x])) for x, outcome in lines.get("tvconv", ()) if x in base]
-        if points := [(x, np.mean(values), interval(values)) for x, values in pairs if values]:
-            name = group.removeprefix("images ")
-            draw_points(panel, *zip(*points, strict=True), label=f"{name} images", **style)
-    panel.axhline(0, color="#777777", linewidth=0.8)
-    panel.legend(fontsize="small")
-    _name_ticks(panel, [x for lines in found.values() for points in lines.values() for x, _ in points])
+def logarithmic(panel: Any) -> None:
+    """Make the x axis logarithmic, without ticks between the values."""
+    panel.set_xscale("log")
+    panel.minorticks_off()
 
 
 def _draw_curves(panels: Sequence[Any], found: Curves) -> None:
@@ -203,9 +173,10 @@ def _draw_curves(panels: Sequence[Any], found: Curves) -> None:
         for operator, points in lines.items():
             xs, ys, errors = zip(*((x, outcome.mean, outcome.std) for x, outcome in points), strict=True)
             draw_points(axes, xs, ys, errors, label=operator, **styles[operator])
-        _name_ticks(axes, [x for points in lines.values() for x, _ in points])
+        name_ticks(axes, [x for points in lines.values() for x, _ in points])
 
 
-def _name_ticks(axes: Any, values: Sequence[float]) -> None:
+def name_ticks(axes: Any, values: Sequence[float]) -> None:
+    """Write a number at every value of the x axis, and nowhere else."""
     ticks = sorted(set(values))
     axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])

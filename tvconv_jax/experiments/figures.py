@@ -5,7 +5,7 @@
     python -m tvconv_jax.experiments.figures figure5 runs/a                affinity maps
     python -m tvconv_jax.experiments.figures figure7 runs/pi/*.json        accuracy against throughput on a device
     python -m tvconv_jax.experiments.figures boards runs/boards            accuracy on drawn boards
-    python -m tvconv_jax.experiments.figures lead runs/lead                TVConv's lead against steps and images
+    python -m tvconv_jax.experiments.figures lead runs/lead                TVConv's lead on small faces
 
 Figure 9 is ``pictures.png`` in the workdir of a segmentation run. ``runs/a`` is a workdir of ``tvconv_jax.main``,
 ``runs/table1`` a folder of ``tvconv_jax.experiments.sweep``, ``photographs`` any folder of images; the JSON files are
@@ -30,8 +30,9 @@ FIGURES = {
     "figure7": ("edge_figures", "JSON", "+", "accuracy against throughput on a device"),
     "figure8": ("edge_figures", "JSON", "+", "accuracy against peak memory on a device"),
     "figure10": ("curve_figures", "SWEEP", "+", "accuracy against transformed images"),
-    "lead": ("curve_figures", "SWEEP", "+", "accuracy against steps and images, and TVConv's lead"),
+    "lead": ("lead_figures", "SWEEP", "+", "TVConv's lead on small faces against steps, images, width and changes"),
     "rates": ("curve_figures", "SWEEP", "+", "accuracy against the learning rate"),
+    "steps": ("curve_figures", "SWEEP", "+", "accuracy on small faces against steps and images"),
     "figure11": ("set_figures", "WORKDIR|FOLDER", "+", "mean and standard deviation of sets at every pixel"),
 }
 RENAMED = {"--pictures": "--images", "--side": "--image-size"}

@@ -1,0 +1,119 @@
+"""TVConv's lead over the depthwise convolution on small faces: against steps, against width, with one thing changed.
+
+The sweep is ``configs/sweeps/lead.py``. A lead is of the same seeds of two settings.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tvconv_jax.experiments.curve_figures import (
+    IMAGES,
+    STEPS,
+    Curves,
+    axes_of_steps,
+    grouped,
+    logarithmic,
+    name_ticks,
+)
+from tvconv_jax.experiments.sweep_results import Outcome, read_sweeps
+from tvconv_jax.report.plot_style import STYLES, draw_points, label_axes, new_figure, save
+from tvconv_jax.utils.errors import UserError
+
+# Chen et al. 2022, Table 1: MobileNetV2 by width, mean over four sets, 329,000 images, 24,000 steps of 512.
+PAPER = {0.1: 4.21, 0.2: 2.20, 0.3: 1.71, 0.5: 1.22, 1.0: 0.85}
+WIDTH = {"width": "width of the model"}
+CHANGED = ("pool", "start")  # groups whose labels say what is changed
+BASE, OTHER = "depthwise", "tvconv"
+UNCHANGED = "mean"  # the pooling that the starts have
+
+
+def lead(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write ``lead``.
+
+    Raises:
+        UserError: If a folder is not a sweep's, or the sweep's settings are others.
+    """
+    outcomes = read_sweeps(folders)
+    of_steps, of_width = grouped(outcomes, axes_of_steps(outcomes)), grouped(outcomes, WIDTH)
+    changed = changed_leads(outcomes)
+    if not changed:
+        raise UserError(f"no setting is of the groups {', '.join(CHANGED)}; give a sweep that has them.")
+    figure = new_figure(4.6, width=14.0)
+    steps, width, rows = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
+    _draw_steps(steps, of_steps)
+    _draw_width(width, of_width)
+    _draw_changed(rows, changed)
+    return save(figure, out, "lead")
+
+
+def seed_leads(first: Outcome, second: Outcome) -> list[float]:
+    """Return the first setting's accuracy minus the second's, for every seed that both have, in points."""
+    return [first.by_seed[seed] - second.by_seed[seed] for seed in sorted(first.by_seed.keys() & second.by_seed.keys())]
+
+
+def interval(values: Sequence[float]) -> float:
+    """Return half the 95 % interval of a mean by Student's t; 0 for one value, which has none."""
+    count = len(values)
+    return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5) if count > 1 else 0.0
+
+
+def changed_leads(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+    """Return TVConv's leads, seed by seed, for every change, over the depthwise network with the same pooling."""
+    found = {(outcome.group, outcome.label): outcome for outcome in outcomes if outcome.group in CHANGED}
+    unchanged = found.get(("pool", f"{BASE} {UNCHANGED}"))
+    leads = {}
+    for (_, label), outcome in found.items():
+        operator, _, change = label.partition(" ")
+        base = found.get(("pool", f"{BASE} {change}"), unchanged)
+        if operator == OTHER and base and (values := seed_leads(outcome, base)):
+            leads[change] = values
+    return leads
+
+
+def _leads_of(lines: Any) -> list[tuple[float, float, float]]:
+    """Return value, mean lead and interval, for every value that both operators have."""
+    base = dict(lines.get(BASE, ()))
+    pairs = [(x, seed_leads(outcome, base[x])) for x, outcome in lines.get(OTHER, ()) if x in base]
+    return [(x, float(np.mean(values)), interval(values)) for x, values in pairs if values]
+
+
+def _draw_steps(panel: Any, found: Curves) -> None:
+    label_axes(panel, STEPS, "TVConv's lead in points, 95 % interval", "steps and images")
+    logarithmic(panel)
+    every = []
+    for i, (style, (group, lines)) in enumerate(zip(cycle(STYLES), found.items(), strict=False)):
+        if points := _leads_of(lines):
+            xs, ys, errors = zip(*points, strict=True)
+            every += xs
+            beside = [x * 1.06 ** (i - (len(found) - 1) / 2) for x in xs]  # bars at the same step stay apart
+            draw_points(panel, beside, ys, errors, label=f"{group.removeprefix(IMAGES)} images", **style)
+    _finish(panel, every)
+
+
+def _draw_width(panel: Any, found: Curves) -> None:
+    label_axes(panel, *WIDTH.values(), "", "width")
+    logarithmic(panel)
+    points = _leads_of(found["width"])
+    draw_points(panel, *zip(*points, strict=True), label="here", **STYLES[0])
+    draw_points(panel, list(PAPER), list(PAPER.values()), [0.0], label="paper, 24,000 steps", **STYLES[1])
+    _finish(panel, [*PAPER, *(x for x, _, _ in points)])
+
+
+def _finish(panel: Any, values: Sequence[float]) -> None:
+    panel.axhline(0, color="#777777", linewidth=0.8)
+    panel.legend(fontsize="small")
+    name_ticks(panel, values)
+
+
+def _draw_changed(panel: Any, leads: dict[str, list[float]]) -> None:
+    label_axes(panel, "TVConv's lead in points, 95 % interval", "", "one thing changed")
+    panel.axvline(0, color="#777777", linewidth=0.8)
+    means, rows = [np.mean(values) for values in leads.values()], range(len(leads), 0, -1)
+    errors = [interval(values) for values in leads.values()]
+    panel.errorbar(means, rows, xerr=errors if any(errors) else None, **STYLES[0] | {"linestyle": ""})
+    panel.set_yticks(rows, [name.replace(UNCHANGED, "as it is") for name in leads])

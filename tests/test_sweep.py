@@ -235,6 +235,11 @@ def test_a_damaged_record_is_one_line(two, faked, tmp_path, capsys, changed, sai
     assert said in refusal(sweep.main, two, f"--out={out}", "--seeds=1", "--show")
 
 
+def test_nothing_to_show_is_said(two, faked, tmp_path, refusal):
+    message = f"{tmp_path / 'out'} holds no run that ended; without --show the same command trains them."
+    assert message in refusal(sweep.main, two, f"--out={tmp_path / 'out'}", "--show")
+
+
 def test_what_ended_is_not_repeated_and_a_failure_stops_nothing(two, faked, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as end:

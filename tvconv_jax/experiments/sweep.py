@@ -37,6 +37,7 @@ from tvconv_jax.tasks.small_data import check_verified
 from tvconv_jax.training.checkpoint_files import check_reachable
 from tvconv_jax.utils.cli import Parser, ends_in_one_line, output_folder, path_argument, seed_argument
 from tvconv_jax.utils.console import make_table, print_table
+from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import user_path
 
 
@@ -204,7 +205,13 @@ def _show(
     results: Results,
     failed: Mapping[Run, str],
 ) -> None:
-    """Print the table and the errors, and write the report."""
+    """Print the table and the errors, and write the report.
+
+    Raises:
+        UserError: If there is nothing to show.
+    """
+    if args.show and not results:
+        raise UserError(f"{out} holds no run that ended; without --show the same command trains them.")
     by_setting = {s: [result for run, result in results.items() if run.setting is s] for s in sweep.settings}
     if results and args.markdown:
         print(markdown(sweep, by_setting))

@@ -182,6 +182,13 @@ def test_rows_that_are_told_apart_by_their_files_stay_apart():
     check_overrides(rows, "smoke", ["--config.model.affinity_channels=2"])
 
 
+def test_a_row_of_own_data_takes_its_folder():
+    rows = [sweep.Setting("faces", "configs/face_mb01.py", "data=folder")]
+    check_overrides(rows, "", ["--config.data.root=faces"])
+    with pytest.raises(UserError, match="the sweep sets data.source itself"):
+        check_overrides(rows, "", ["--config.data.source=embedded"])
+
+
 def test_commands_in_one_folder_keep_each_others_lines(two, faked, tmp_path, monkeypatch, capsys):
     """While one trains seed 1, another that began before it ended trains seed 2."""
     out, train = tmp_path / "out", sweep.train_all

@@ -111,11 +111,11 @@ def check_overrides(settings: Sequence[Setting], argument: str, overrides: Seque
 
 
 def _keys(setting: Setting) -> set[str]:
-    """Return the keys that a row sets, by its changes or its argument."""
+    """Return the keys that a row sets, by its changes or its argument; an empty one, as data.root, is for the user."""
     default, changed = (
         flat(config_of([f"--config={setting.config}:{text}"]).to_dict()) for text in ("", setting.argument)
     )
-    return {*setting.changes, *(key for key in changed if changed[key] != default.get(key))}
+    return {*setting.changes, *(key for key in changed if changed[key] not in ("", default.get(key)))}
 
 
 def shares_of_cores(jobs: int) -> list[list[int]]:

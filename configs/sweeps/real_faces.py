@@ -1,0 +1,43 @@
+"""TVConv and the depthwise convolution on real faces at the paper's size and epochs: 96x96, 38 epochs.
+
+    python -m tvconv_jax.data pairs faces_rates --hold-out=0.1
+    python -m tvconv_jax.experiments.sweep configs/sweeps/real_faces.py --settings="rate *" --out=runs/real \
+        --config.data.root=faces_rates --config.data.include_list=faces_rates/own_train.txt
+    python -m tvconv_jax.experiments.sweep configs/sweeps/real_faces.py --settings="faces *" --out=runs/real \
+        --config.data.root=faces
+
+``faces_rates`` is a copy of ``faces`` with the folder ``train`` alone. The first command keeps a tenth of its
+identities apart, the second trains on the others at every learning rate, at 48x48 for five epochs, and verifies on
+those kept apart. The best rate of each operator stands in ``RATES``. The third trains on all identities and verifies
+on the sets of ``faces``. The model is MobileNetV2 x0.1, whole, in batches of 64, by the quick recipe.
+"""
+
+from tvconv_jax.experiments.sweep import Setting, Sweep
+
+CONFIG = "configs/face_mb01.py"
+OPERATORS = ("tvconv", "depthwise")
+GRID = {"tvconv": (1e-3, 3.2e-3, 1e-2), "depthwise": (3.2e-3, 1e-2, 3.2e-2)}
+RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}
+SIZE, EPOCHS, BATCH = 96, 38, 64
+SMALL, SHORT = 48, 5
+
+
+def setting(group: str, label: str, operator: str, size: int, epochs: int, learning_rate: float) -> Setting:
+    argument = f"data=folder,operator={operator},image_size={size},epochs={epochs},batch_size={BATCH},recipe=quick"
+    changes = {
+        "data.cache": "device",
+        "optimizer.learning_rate": learning_rate,
+        "train.eval_every": epochs / 2,
+        "train.checkpoint_every": 200,
+    }
+    return Setting(label, CONFIG, argument, changes=changes, group=group)
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        title="Real faces: MobileNetV2 x0.1",
+        settings=[
+            *(setting("rate", f"{o} {rate:g}", o, SMALL, SHORT, rate) for o in OPERATORS for rate in GRID[o]),
+            *(setting("faces", o, o, SIZE, EPOCHS, RATES[o]) for o in OPERATORS),
+        ],
+    )

@@ -30,6 +30,7 @@ WIDTH = {"width": "width of the model"}
 CHANGED = ("pool", "start")  # groups whose labels say what is changed
 BASE, OTHER = "depthwise", "tvconv"
 UNCHANGED = "mean"  # the pooling that the starts have
+NAMES = {UNCHANGED: "nothing", "gdc": "a learned pooling", "S5 to S7": "in S5 to S7 alone"}  # of changes, in the figure
 
 
 def lead(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -64,7 +65,7 @@ def interval(values: Sequence[float]) -> float:
 
 def changed_leads(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
     """Return TVConv's leads, seed by seed, for every change, over the depthwise network with the same pooling."""
-    found = {(outcome.group, outcome.label): outcome for outcome in outcomes if outcome.group in CHANGED}
+    found = {(group, o.label): o for group in CHANGED for o in outcomes if o.group == group}
     unchanged = found.get(("pool", f"{BASE} {UNCHANGED}"))
     leads = {}
     for (_, label), outcome in found.items():
@@ -91,7 +92,7 @@ def _draw_steps(panel: Any, found: Curves) -> None:
             xs, ys, errors = zip(*points, strict=True)
             every += xs
             beside = [x * 1.06 ** (i - (len(found) - 1) / 2) for x in xs]  # bars at the same step stay apart
-            draw_points(panel, beside, ys, errors, label=f"{group.removeprefix(IMAGES)} images", **style)
+            draw_points(panel, beside, ys, errors, label=_images(group), **style)
     _finish(panel, every)
 
 
@@ -102,6 +103,11 @@ def _draw_width(panel: Any, found: Curves) -> None:
     draw_points(panel, *zip(*points, strict=True), label="here", **STYLES[0])
     draw_points(panel, list(PAPER), list(PAPER.values()), [0.0], label="paper, 24,000 steps", **STYLES[1])
     _finish(panel, [*PAPER, *(x for x, _, _ in points)])
+
+
+def _images(group: str) -> str:
+    count = group.removeprefix(IMAGES)
+    return f"{int(count):,} images" if count.isdecimal() else f"{count} images in every step"
 
 
 def _finish(panel: Any, values: Sequence[float]) -> None:
@@ -116,4 +122,4 @@ def _draw_changed(panel: Any, leads: dict[str, list[float]]) -> None:
     means, rows = [np.mean(values) for values in leads.values()], range(len(leads), 0, -1)
     errors = [interval(values) for values in leads.values()]
     panel.errorbar(means, rows, xerr=errors if any(errors) else None, **STYLES[0] | {"linestyle": ""})
-    panel.set_yticks(rows, [name.replace(UNCHANGED, "as it is") for name in leads])
+    panel.set_yticks(rows, [NAMES.get(name, name) for name in leads])

@@ -50,12 +50,17 @@ def test_leads_are_of_the_same_seeds():
     assert lead_figures.interval([5.0]) == 0
 
 
-def test_a_change_is_compared_with_the_depthwise_network_of_the_same_pooling():
+def test_a_change_is_compared_with_the_depthwise_network_of_the_same_change():
     values = {"tvconv mean": 90, "depthwise mean": 88, "tvconv gdc": 91, "depthwise gdc": 90, "tvconv S5 to S7": 87}
-    outcomes = [Outcome("pool", label, 5, 0, 0, 2, {0: x, 1: x + 1}) for label, x in values.items()]
+    outcomes = [Outcome("pool", label, 5, 0, 0, 2, {0: x, 1: x + 1}, 12.0) for label, x in values.items()]
     outcomes.append(Outcome("start", "tvconv edge padding", 5, 0, 0, 1, {1: 92}))
-    leads = {"mean": [2, 2], "gdc": [1, 1], "S5 to S7": [-1, -1], "edge padding": [3]}
-    assert lead_figures.changed_leads(outcomes) == leads
+    outcomes += [Outcome(g, o, 5, 0, 0, 1, {0: 9}) for g, o in (("make run", "tvconv"), ("adamw", "tvconv 0.1"))]
+    pairs = lead_figures.compared(outcomes)
+    leads = {change: lead_figures.seed_leads(*pair) for (_, change), pair in pairs.items()}
+    assert leads == {"mean": [2, 2], "gdc": [1, 1], "S5 to S7": [-1, -1], "edge padding": [3]}
+    rows = lead_figures.table(pairs).splitlines()
+    assert rows[2] == "| pool | mean | 90.50 ± 0.50 | 88.50 ± 0.50 | +2.0, +2.0 | +2.0 to +2.0 | 12.00, 12.00 |"
+    assert rows[-1] == "| start | edge padding | 92.00 | 88.50 ± 0.50 | +3.0 | - | -, 12.00 |"
 
 
 @pytest.mark.parametrize("figure", ["lead", "rates", "steps"])
@@ -69,7 +74,8 @@ def test_the_figures_are_written(tmp_path, figure):
     ]
     (tmp_path / "sweep.json").write_text(json.dumps(lines))
     figures.main([figure, str(tmp_path), f"--out={tmp_path / 'out'}"])
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{figure}.pdf", f"{figure}.png"]
+    table = ["lead.md"] if figure == "lead" else []
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [*table, f"{figure}.pdf", f"{figure}.png"]
 
 
 @pytest.mark.parametrize("figure", ["lead", "rates", "steps"])

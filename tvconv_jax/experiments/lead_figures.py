@@ -13,6 +13,7 @@ from scipy import stats
 
 from tvconv_jax.experiments.curve_figures import (
     IMAGES,
+    RATES,
     STEPS,
     Curves,
     axes_of_steps,
@@ -22,34 +23,42 @@ from tvconv_jax.experiments.curve_figures import (
 )
 from tvconv_jax.experiments.sweep_results import Outcome, read_sweeps
 from tvconv_jax.report.plot_style import STYLES, draw_points, label_axes, new_figure, save
+from tvconv_jax.report.sweep import spread
 from tvconv_jax.utils.errors import UserError
+from tvconv_jax.utils.files import announce_overwrite, write_text
 
 # Chen et al. 2022, Table 1: MobileNetV2 by width, mean over four sets, 329,000 images, 24,000 steps of 512.
 PAPER = {0.1: 4.21, 0.2: 2.20, 0.3: 1.71, 0.5: 1.22, 1.0: 0.85}
 WIDTH = {"width": "width of the model"}
-CHANGED = ("pool", "start")  # groups whose labels say what is changed
+CHANGED = ("pool", "start")  # groups whose labels say what is changed; the first has a setting without a change
+Compared = dict[tuple[str, str], tuple[Outcome, Outcome]]
 BASE, OTHER = "depthwise", "tvconv"
 UNCHANGED = "mean"  # the pooling that the starts have
 NAMES = {UNCHANGED: "nothing", "gdc": "a learned pooling", "S5 to S7": "in S5 to S7 alone"}  # of changes, in the figure
 
 
 def lead(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write ``lead``.
+    """Write ``lead``, and ``lead.md``, the same as a table.
 
     Raises:
         UserError: If a folder is not a sweep's, or the sweep's settings are others.
     """
     outcomes = read_sweeps(folders)
     of_steps, of_width = grouped(outcomes, axes_of_steps(outcomes)), grouped(outcomes, WIDTH)
-    changed = changed_leads(outcomes)
-    if not changed:
+    pairs = compared(outcomes)
+    if not any(group in CHANGED for group, _ in pairs):
         raise UserError(f"no setting is of the groups {', '.join(CHANGED)}; give a sweep that has them.")
     figure = new_figure(4.6, width=14.0)
     steps, width, rows = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
     _draw_steps(steps, of_steps)
     _draw_width(width, of_width)
-    _draw_changed(rows, changed)
-    return save(figure, out, "lead")
+    _draw_changed(
+        rows, {change: seed_leads(*pairs[g, change]) for group in CHANGED for g, change in pairs if g == group}
+    )
+    files, text = save(figure, out, "lead"), out / "lead.md"
+    announce_overwrite(text)
+    write_text(text, table(pairs))
+    return [*files, text]
 
 
 def seed_leads(first: Outcome, second: Outcome) -> list[float]:
@@ -63,17 +72,37 @@ def interval(values: Sequence[float]) -> float:
     return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5) if count > 1 else 0.0
 
 
-def changed_leads(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-    """Return TVConv's leads, seed by seed, for every change, over the depthwise network with the same pooling."""
-    found = {(group, o.label): o for group in CHANGED for o in outcomes if o.group == group}
-    unchanged = found.get(("pool", f"{BASE} {UNCHANGED}"))
-    leads = {}
-    for (_, label), outcome in found.items():
+def compared(outcomes: Sequence[Outcome]) -> Compared:
+    """Return TVConv's settings, each with the depthwise one that it is compared with, by group and change.
+
+    That is the one of the same change, or where there is none, as for the starts, the one with nothing changed. Rates
+    are not compared: one rate for both operators is fair to neither.
+    """
+    found = {(o.group, o.label): o for o in outcomes if o.group not in RATES}
+    unchanged = found.get((CHANGED[0], f"{BASE} {UNCHANGED}"))
+    pairs = {}
+    for (group, label), outcome in found.items():
         operator, _, change = label.partition(" ")
-        base = found.get(("pool", f"{BASE} {change}"), unchanged)
-        if operator == OTHER and base and (values := seed_leads(outcome, base)):
-            leads[change] = values
-    return leads
+        base = found.get((group, f"{BASE} {change}".strip()), unchanged if group in CHANGED else None)
+        if operator == OTHER and base and outcome.by_seed.keys() & base.by_seed.keys():
+            pairs[group, change] = outcome, base
+    return pairs
+
+
+def table(pairs: Compared) -> str:
+    """Return both accuracies, the lead seed by seed with its interval, and both training losses, as Markdown."""
+    head = ("group", "setting", "TVConv", "depthwise", "lead, seed by seed", "95 % interval", "training loss")
+    rows = []
+    for (group, change), (first, base) in pairs.items():
+        values = seed_leads(first, base)
+        mean, half = float(np.mean(values)), interval(values)
+        limits = f"{mean - half:+.1f} to {mean + half:+.1f}" if len(values) > 1 else "-"
+        losses = [f"{o.train_loss:.2f}" if o.train_loss is not None else "-" for o in (first, base)]
+        accuracies = [spread(list(o.by_seed.values())) for o in (first, base)]
+        rows.append(
+            (group, change or "-", *accuracies, ", ".join(f"{x:+.1f}" for x in values), limits, ", ".join(losses))
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def _leads_of(lines: Any) -> list[tuple[float, float, float]]:

@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
     std: float  # population standard deviation; 0 with one seed
     seeds: int  # their number
     by_seed: Mapping[int, float] = MappingProxyType({})  # accuracy of every seed in percent
+    train_loss: float | None = None  # mean over seeds; None if a run has none, as those of older versions
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
@@ -32,32 +33,52 @@ def read_sweeps(folders: Sequence[Path]) -> list[Outcome]:
     Raises:
         UserError: If a folder holds no ``sweep.json``, or one that is not of a sweep.
     """
-    runs: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
+    runs: dict[tuple[str, str], dict[int, _Row]] = defaultdict(dict)
     for folder in folders:
-        for group, label, seed, macs, accuracy in _read(folder):
-            same = runs[group, label]
-            if any(macs != other for other, _ in same.values()) or same.get(seed, (macs, accuracy))[1] != accuracy:
-                raise UserError(f"{folder} and a folder before differ in {label}, seed {seed}; draw them separately.")
-            same[seed] = macs, accuracy  # a run in several folders counts once
+        for row in _read(folder):
+            same = runs[row.group, row.label]
+            before = same.get(row.seed, row)
+            if any(row.macs != other.macs for other in same.values()) or before.accuracy != row.accuracy:
+                raise UserError(
+                    f"{folder} and a folder before differ in {row.label}, seed {row.seed}; draw them separately."
+                )
+            same[row.seed] = row  # a run in several folders counts once
     outcomes = []
-    for (group, label), values in runs.items():
-        macs, accuracies = np.array(list(values.values())).T
-        mean, std = 100 * accuracies.mean(), 100 * accuracies.std()
-        by_seed = {seed: 100 * accuracy for seed, (_, accuracy) in values.items()}
-        outcomes.append(Outcome(group, label, macs[0] / 1e6, mean, std, len(values), by_seed))
+    for (group, label), rows in runs.items():
+        by_seed = {seed: 100 * row.accuracy for seed, row in rows.items()}
+        values, losses = np.array(list(by_seed.values())), [row.train_loss for row in rows.values()]
+        macs, loss = next(iter(rows.values())).macs / 1e6, None if None in losses else float(np.mean(losses))
+        outcomes.append(Outcome(group, label, macs, values.mean(), values.std(), len(rows), by_seed, loss))
     return outcomes
 
 
-def _read(folder: Path) -> list[tuple[str, str, int, float, float]]:
+class _Row(NamedTuple):
+    group: str
+    label: str
+    seed: int
+    macs: float
+    accuracy: float
+    train_loss: float | None
+
+
+def _read(folder: Path) -> list[_Row]:
     file = folder / "sweep.json"
     again = f"python -m tvconv_jax.experiments.sweep configs/sweeps/NAME.py --out={folder} --show"
     try:
         lines = parse_json(file.read_text())
-        runs = [
-            (str(run["group"]), str(run["label"]), run["seed"], run["complexity"]["macs"], run["mean_accuracy"])
+        rows = [
+            _Row(
+                str(run["group"]),
+                str(run["label"]),
+                run["seed"],
+                run["complexity"]["macs"],
+                run["mean_accuracy"],
+                run.get("train_loss"),
+            )
             for run in lines
         ]
-        if not np.isfinite([number for run in runs for number in run[2:]]).all():
+        numbers = [(row.seed, row.macs, row.accuracy, row.train_loss or 0) for row in rows]
+        if not np.isfinite(numbers).all():
             raise ValueError("not a number")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
@@ -65,9 +86,9 @@ def _read(folder: Path) -> list[tuple[str, str, int, float, float]]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is not as a sweep writes it now; remove it, and {again} writes it again.") from None
-    if not runs:
+    if not rows:
         raise UserError(f"{file} holds no run; let one end, then {again}.")
-    return runs
+    return rows
 
 
 def read_lines(file: Path, hint: str) -> Lines:

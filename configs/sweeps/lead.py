@@ -1,7 +1,7 @@
 """TVConv's lead over the depthwise convolution on small faces: steps, images, widths, learning rates, starts, poolings.
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="sgd *,adamw *" --out=runs/lead
-    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="images *,width *" --out=runs/lead
+    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="images *,ident*,width *" --out=runs/lead
     python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="start *,pool *" --out=runs/lead
     python -m tvconv_jax.experiments.figures lead runs/lead
 
@@ -9,8 +9,9 @@ The model is MobileNetV2 x0.1 with half the blocks, on embedded faces of 500 ide
 the quick recipe. Groups ``sgd`` and ``adamw`` train at every learning rate of a grid, on other identities than all
 others and verified on others; the best of AdamW, for each operator, stands in ``RATES``, and all other groups use it.
 Group ``images 6000`` has 6,000 training images, ``images new`` new ones in every step; a label ``tvconv 750`` is the
-operator and the steps. Groups ``width``, ``start`` and ``pool`` change one thing, with 750 steps on 12,000 images.
-Group ``make run`` is the default config, whole and at 48x48.
+operator and the steps. Group ``identities 5000`` has 24 images of each of 5,000 identities. Groups ``width``, ``start``
+and ``pool`` change one thing, with 750 steps on 12,000 images. Group ``make run`` is the default config, whole and at
+48x48.
 """
 
 from typing import Any
@@ -25,6 +26,7 @@ RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}  # of AdamW
 SIZE, BATCH, IDENTITIES, PHOTOS = 32, 64, 500, 24
 STEPS = (750, 3000, 12000)
 IMAGES = (6000, 24000, 0)  # of the training set; 0: new images in every step
+MANY = 5000  # identities, of the group with ten times as many
 SHORT = STEPS[0]
 WIDTHS = (0.1, 0.2, 0.5)
 STARTS = {  # of TVConv
@@ -37,16 +39,24 @@ POOLS = {"mean": {}, "gdc": {"model.head_pool": "gdc"}, "coordinates": {"model.c
 
 
 def setting(
-    group: str, label: str, operator: str, *, steps: int = SHORT, images: int | None = None, **more: Any
+    group: str,
+    label: str,
+    operator: str,
+    *,
+    steps: int = SHORT,
+    images: int | None = None,
+    identities: int = IDENTITIES,
+    **more: Any,
 ) -> Setting:
-    """Return a setting of so many steps and training images; 0 images are new ones in every step."""
-    photos = PHOTOS if images is None else -(-(images or steps * BATCH) // IDENTITIES)
-    epochs = steps / (photos * IDENTITIES // BATCH)
+    """Return a setting of so many steps, training images and identities; 0 images are new ones in every step."""
+    photos = PHOTOS if images is None else -(-(images or steps * BATCH) // identities)
+    epochs = steps / (photos * identities // BATCH)
     recipe = more.pop("recipe", "quick")
     changes = {
         "model.depth": 0.5,
         "model.hidden_channels": 8,
         "data.photos": photos,
+        **({"data.identities": identities} if identities != IDENTITIES else {}),
         "data.cache": "device",
         "optimizer.learning_rate": more.pop("learning_rate", RATES[operator]),
         "optimizer.lr_scaling": "none",
@@ -74,6 +84,11 @@ def get_sweep() -> Sweep:
                 setting(f"images {images or 'new'}", f"{o} {steps}", o, steps=steps, images=images)
                 for images in IMAGES
                 for steps in STEPS
+                for o in OPERATORS
+            ),
+            *(
+                setting(f"identities {MANY}", f"{o} {steps}", o, steps=steps, identities=MANY)
+                for steps in STEPS[:2]
                 for o in OPERATORS
             ),
             *(

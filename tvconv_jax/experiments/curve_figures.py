@@ -28,7 +28,7 @@ UNITS = {"rotation": ", degrees", "shear": ", degrees", "scale": ", share", "tra
 # By group of a sweep: name of the x axis. Groups of other names are not drawn.
 BOARDS = {"images": "training images", "moved": "shift, % and rotation, degrees"}
 RATES = {"sgd": "learning rate, SGD", "adamw": "learning rate, AdamW"}
-STEPS, IMAGES = "training steps", "images "  # x axis and begin of the groups of a sweep of steps
+STEPS, COUNTED = "training steps", ("images ", "identities ")  # x axis and begin of the groups of a sweep of steps
 LOGARITHMIC = ("training images", STEPS, *RATES.values())
 # The setting of boards' first group that is also one of the second: with so many images boards move so far.
 SHARED = ("images", 3000.0, "moved", 1.0)
@@ -138,8 +138,14 @@ def steps(folders: Sequence[Path], out: Path) -> list[Path]:
 
 def axes_of_steps(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return the name of the x axis by group, of the groups of a sweep of steps: one for every number of images."""
-    groups = dict.fromkeys(outcome.group for outcome in outcomes if outcome.group.startswith(IMAGES))
-    return dict.fromkeys(groups, STEPS) or {f"{IMAGES}N": STEPS}
+    groups = dict.fromkeys(outcome.group for outcome in outcomes if outcome.group.startswith(COUNTED))
+    return dict.fromkeys(groups, STEPS) or {f"{COUNTED[0]}N": STEPS}
+
+
+def name_group(group: str) -> str:
+    """Return what a group of a sweep of steps is: ``6,000 images`` for ``images 6000``."""
+    kind, _, count = group.partition(" ")
+    return f"{int(count):,} {kind}" if count.isdecimal() else f"{count} {kind} in every step"
 
 
 def _draw_groups(outcomes: Sequence[Outcome], axes: Mapping[str, str], out: Path, name: str) -> list[Path]:
@@ -150,7 +156,7 @@ def _draw_groups(outcomes: Sequence[Outcome], axes: Mapping[str, str], out: Path
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     drawn = [outcome for lines in found.values() for points in lines.values() for _, outcome in points]
     for panel, group in zip(panels, found, strict=True):
-        title = group.replace(IMAGES, "training images: ") if axes[group] == STEPS else ""
+        title = name_group(group) if axes[group] == STEPS else ""
         label_axes(panel, axes[group], "" if panel is not panels[0] else f"accuracy, %\n({over_seeds(drawn)})", title)
         if axes[group] in LOGARITHMIC:
             logarithmic(panel)

@@ -12,13 +12,13 @@ import numpy as np
 from scipy import stats
 
 from tvconv_jax.experiments.curve_figures import (
-    IMAGES,
     RATES,
     STEPS,
     Curves,
     axes_of_steps,
     grouped,
     logarithmic,
+    name_group,
     name_ticks,
 )
 from tvconv_jax.experiments.sweep_results import Outcome, read_sweeps
@@ -121,7 +121,7 @@ def _draw_steps(panel: Any, found: Curves) -> None:
             xs, ys, errors = zip(*points, strict=True)
             every += xs
             beside = [x * 1.06 ** (i - (len(found) - 1) / 2) for x in xs]  # bars at the same step stay apart
-            draw_points(panel, beside, ys, errors, label=_images(group), **style)
+            draw_points(panel, beside, ys, errors, label=name_group(group), **style)
     _finish(panel, every)
 
 
@@ -132,11 +132,6 @@ def _draw_width(panel: Any, found: Curves) -> None:
     draw_points(panel, *zip(*points, strict=True), label="here", **STYLES[0])
     draw_points(panel, list(PAPER), list(PAPER.values()), [0.0], label="paper, 24,000 steps", **STYLES[1])
     _finish(panel, [*PAPER, *(x for x, _, _ in points)])
-
-
-def _images(group: str) -> str:
-    count = group.removeprefix(IMAGES)
-    return f"{int(count):,} images" if count.isdecimal() else f"{count} images in every step"
 
 
 def _finish(panel: Any, values: Sequence[float]) -> None:

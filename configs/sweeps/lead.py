@@ -88,7 +88,7 @@ def get_sweep() -> Sweep:
             ),
             *(
                 setting(f"identities {MANY}", f"{o} {steps}", o, steps=steps, identities=MANY)
-                for steps in STEPS[:2]
+                for steps in STEPS
                 for o in OPERATORS
             ),
             *(

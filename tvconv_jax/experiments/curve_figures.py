@@ -185,4 +185,7 @@ def _draw_curves(panels: Sequence[Any], found: Curves) -> None:
 def name_ticks(axes: Any, values: Sequence[float]) -> None:
     """Write a number at every value of the x axis, and nowhere else."""
     ticks = sorted(set(values))
+    if axes.get_xscale() == "log" and ticks:  # for one value alone the limits would be far off
+        margin = 1.1 * (ticks[-1] / ticks[0]) ** 0.03
+        axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
     axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])

@@ -22,7 +22,7 @@ help:
 	@echo "make clean   remove .venv and caches"
 
 run: .venv/.base
-	@$(if $(ARGS),,echo "The embedded faces: four minutes on two cores, about 91 % at the end. Where TVConv is ahead, and where not: docs/evidence.md")
+	@$(if $(ARGS),,echo "The embedded faces: four minutes on two cores, about 91 % at the end. When TVConv is ahead, and when not: docs/lead.md")
 	@launch/cpu_env.sh $(BIN)/python -m tvconv_jax.main --config=$(CONFIG) $(ARGS)
 
 test: .venv/.test

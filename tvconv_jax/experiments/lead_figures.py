@@ -136,7 +136,9 @@ def _draw_width(panel: Any, found: Curves) -> None:
 
 def _finish(panel: Any, values: Sequence[float]) -> None:
     panel.axhline(0, color="#777777", linewidth=0.8)
-    panel.legend(fontsize="small")
+    low, high = panel.get_ylim()
+    panel.set_ylim(low, high + 0.09 * len(panel.get_legend_handles_labels()[0]) * (high - low))  # the legend is above
+    panel.legend(fontsize="small", loc="upper right")
     name_ticks(panel, values)
 
 

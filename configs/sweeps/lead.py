@@ -33,6 +33,7 @@ STARTS = {  # of TVConv
     "maps of noise": {"model.affinity_init": "normal"},
     "64 hidden channels": {"model.hidden_channels": 64},
     "edge padding": {"model.generator_padding": "edge"},
+    "edge padding and maps of noise": {"model.generator_padding": "edge", "model.affinity_init": "normal"},
     "no weight decay": {"optimizer.weight_decay": 0.0},
 }
 POOLS = {"mean": {}, "gdc": {"model.head_pool": "gdc"}, "coordinates": {"model.coordinates": True}}

@@ -30,11 +30,11 @@ MANY = 5000  # identities, of the group with ten times as many
 SHORT = STEPS[0]
 WIDTHS = (0.1, 0.2, 0.5)
 STARTS = {  # of TVConv
-    "maps of noise": {"model.affinity_init": "normal"},
     "64 hidden channels": {"model.hidden_channels": 64},
+    "no weight decay": {"optimizer.weight_decay": 0.0},
+    "maps of noise": {"model.affinity_init": "normal"},
     "edge padding": {"model.generator_padding": "edge"},
     "edge padding and maps of noise": {"model.generator_padding": "edge", "model.affinity_init": "normal"},
-    "no weight decay": {"optimizer.weight_decay": 0.0},
 }
 POOLS = {"mean": {}, "gdc": {"model.head_pool": "gdc"}, "coordinates": {"model.coordinates": True}}
 

@@ -34,7 +34,12 @@ CHANGED = ("pool", "start")  # groups whose labels say what is changed; the firs
 Compared = dict[tuple[str, str], tuple[Outcome, Outcome]]
 BASE, OTHER = "depthwise", "tvconv"
 UNCHANGED = "mean"  # the pooling that the starts have
-NAMES = {UNCHANGED: "nothing", "gdc": "a learned pooling", "S5 to S7": "in S5 to S7 alone"}  # of changes, in the figure
+NAMES = {  # of changes, in the figure
+    UNCHANGED: "nothing",
+    "gdc": "a learned pooling",
+    "S5 to S7": "in S5 to S7 alone",
+    "edge padding and maps of noise": "both of these",
+}
 
 
 def lead(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -143,7 +148,7 @@ def _finish(panel: Any, values: Sequence[float]) -> None:
 
 
 def _draw_changed(panel: Any, leads: dict[str, list[float]]) -> None:
-    label_axes(panel, "TVConv's lead in points, 95 % interval", "", "one thing changed")
+    label_axes(panel, "lead in points, 95 % interval", "", "one thing changed")
     panel.axvline(0, color="#777777", linewidth=0.8)
     means, rows = [np.mean(values) for values in leads.values()], range(len(leads), 0, -1)
     errors = [interval(values) for values in leads.values()]

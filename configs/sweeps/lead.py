@@ -2,7 +2,7 @@
 
     python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="sgd *,adamw *" --out=runs/lead
     python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="images *,ident*,width *" --out=runs/lead
-    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="start *,pool *" --out=runs/lead
+    python -m tvconv_jax.experiments.sweep configs/sweeps/lead.py --settings="start *,pool *,make *" --out=runs/lead
     python -m tvconv_jax.experiments.figures lead runs/lead
 
 The model is MobileNetV2 x0.1 with half the blocks, on embedded faces of 500 identities at 32x32, in batches of 64, by

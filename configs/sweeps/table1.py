@@ -6,21 +6,11 @@ There are 16 settings; ``:data=casia`` trains on faces of your own, as the paper
 https://arxiv.org/abs/2203.10489, Table 1: 329,000 images at 96x96, 38 epochs, five runs.
 """
 
+from tvconv_jax.experiments.paper import ACCURACIES
 from tvconv_jax.experiments.sweep import Setting, Sweep
 from tvconv_jax.metrics.complexity import PAPER_MMACS
 from tvconv_jax.report.sweep import MEAN
 
-# Mean over LFW, CFP-FF, AgeDB-30 and CALFW in percent: depthwise convolution, TVConv.
-ACCURACIES = {
-    ("mobilenetv2", 0.1): (87.20, 91.41),
-    ("mobilenetv2", 0.2): (90.01, 92.21),
-    ("mobilenetv2", 0.3): (91.22, 92.93),
-    ("mobilenetv2", 0.5): (92.11, 93.33),
-    ("mobilenetv2", 1.0): (93.37, 94.22),
-    ("shufflenetv2", 0.5): (90.82, 92.24),
-    ("shufflenetv2", 1.0): (92.75, 93.34),
-    ("shufflenetv2", 1.5): (93.37, 93.84),
-}
 NAMES = {"mobilenetv2": ("MobileNetV2", "mb"), "shufflenetv2": ("ShuffleNetV2", "sf")}
 
 

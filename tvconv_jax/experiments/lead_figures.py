@@ -14,24 +14,21 @@ from scipy import stats
 from tvconv_jax.experiments.curve_figures import (
     RATES,
     STEPS,
-    Curves,
     axes_of_steps,
-    grouped,
     logarithmic,
     name_group,
     name_ticks,
 )
+from tvconv_jax.experiments.paper import ACCURACIES
 from tvconv_jax.experiments.sweep_results import Outcome, read_sweeps
 from tvconv_jax.report.plot_style import STYLES, draw_points, label_axes, new_figure, save
 from tvconv_jax.report.sweep import spread
 from tvconv_jax.utils.errors import UserError
 from tvconv_jax.utils.files import announce_overwrite, write_text
 
-# Chen et al. 2022, Table 1: MobileNetV2 by width, mean over four sets, 329,000 images, 24,000 steps of 512.
-PAPER = {0.1: 4.21, 0.2: 2.20, 0.3: 1.71, 0.5: 1.22, 1.0: 0.85}
-WIDTH = {"width": "width of the model"}
+WIDTH = "width"
 CHANGED = ("pool", "start")  # groups whose labels say what is changed; the first has a setting without a change
-Compared = dict[tuple[str, str], tuple[Outcome, Outcome]]
+Compared = dict[tuple[str, str], tuple[Outcome, Outcome]]  # TVConv's setting and the depthwise one, by group and change
 BASE, OTHER = "depthwise", "tvconv"
 UNCHANGED = "mean"  # the pooling that the starts have
 NAMES = {  # of changes, in the figure
@@ -49,17 +46,16 @@ def lead(folders: Sequence[Path], out: Path) -> list[Path]:
         UserError: If a folder is not a sweep's, or the sweep's settings are others.
     """
     outcomes = read_sweeps(folders)
-    of_steps, of_width = grouped(outcomes, axes_of_steps(outcomes)), grouped(outcomes, WIDTH)
     pairs = compared(outcomes)
-    if not any(group in CHANGED for group, _ in pairs):
-        raise UserError(f"no setting is of the groups {', '.join(CHANGED)}; give a sweep that has them.")
+    groups = {group for group, _ in pairs}
+    for panel, wanted in (("steps", [*axes_of_steps(outcomes)]), ("width", [WIDTH]), ("changes", CHANGED)):
+        if not groups.intersection(wanted):
+            raise UserError(f"no setting is of the groups {', '.join(wanted)}, for the panel of {panel}; let them end.")
     figure = new_figure(4.6, width=14.0)
-    steps, width, rows = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
-    _draw_steps(steps, of_steps)
-    _draw_width(width, of_width)
-    _draw_changed(
-        rows, {change: seed_leads(*pairs[g, change]) for group in CHANGED for g, change in pairs if g == group}
-    )
+    steps, width, changes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
+    _draw_steps(steps, {group: _leads(pairs, group) for group in axes_of_steps(outcomes)})
+    _draw_width(width, _leads(pairs, WIDTH))
+    _draw_changes(changes, {change: seed_leads(*pairs[g, change]) for of in CHANGED for g, change in pairs if g == of})
     files, text = save(figure, out, "lead"), out / "lead.md"
     announce_overwrite(text)
     write_text(text, table(pairs))
@@ -95,48 +91,54 @@ def compared(outcomes: Sequence[Outcome]) -> Compared:
 
 
 def table(pairs: Compared) -> str:
-    """Return both accuracies, the lead seed by seed with its interval, and both training losses, as Markdown."""
-    head = ("group", "setting", "TVConv", "depthwise", "lead, seed by seed", "95 % interval", "training loss")
-    rows = []
+    """Return accuracies, lead, difference to the unchanged setting and training losses of both operators, as Markdown.
+
+    Leads and differences are in points, seed by seed, each with its 95 % interval; starts alone have a difference.
+    """
+    leads = ("lead", "interval", "minus unchanged", "interval")
+    head = ("group", "setting", "TVConv", "depthwise", *leads, "training loss")
+    unchanged, rows = pairs.get((CHANGED[0], UNCHANGED)), []
     for (group, change), (first, base) in pairs.items():
-        values = seed_leads(first, base)
-        mean, half = float(np.mean(values)), interval(values)
-        limits = f"{mean - half:+.1f} to {mean + half:+.1f}" if len(values) > 1 else "-"
-        losses = [f"{o.train_loss:.2f}" if o.train_loss is not None else "-" for o in (first, base)]
         accuracies = [spread(list(o.by_seed.values())) for o in (first, base)]
-        rows.append(
-            (group, change or "-", *accuracies, ", ".join(f"{x:+.1f}" for x in values), limits, ", ".join(losses))
-        )
+        starts = seed_leads(first, unchanged[0]) if group == CHANGED[1] and unchanged else []
+        losses = ", ".join("-" if o.train_loss is None else f"{o.train_loss:.2f}" for o in (first, base))
+        rows.append((group, change or "-", *accuracies, *_cells(seed_leads(first, base)), *_cells(starts), losses))
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
-def _leads_of(lines: Any) -> list[tuple[float, float, float]]:
-    """Return value, mean lead and interval, for every value that both operators have."""
-    base = dict(lines.get(BASE, ()))
-    pairs = [(x, seed_leads(outcome, base[x])) for x, outcome in lines.get(OTHER, ()) if x in base]
-    return [(x, float(np.mean(values)), interval(values)) for x, values in pairs if values]
+def _cells(values: Sequence[float]) -> tuple[str, str]:
+    """Return differences seed by seed and the interval of their mean, dashes where there are none."""
+    if not values:
+        return "-", "-"
+    mean, half = float(np.mean(values)), interval(values)
+    limits = f"{mean - half:+.1f} to {mean + half:+.1f}" if len(values) > 1 else "-"
+    return ", ".join(f"{value:+.1f}" for value in values), limits
 
 
-def _draw_steps(panel: Any, found: Curves) -> None:
+def _leads(pairs: Compared, group: str) -> list[tuple[float, float, float]]:
+    """Return value, mean lead and half its interval, for every value of a group, in their order."""
+    values = {float(change): seed_leads(*pair) for (of, change), pair in pairs.items() if of == group}
+    return [(x, float(np.mean(found)), interval(found)) for x, found in sorted(values.items())]
+
+
+def _draw_steps(panel: Any, found: dict[str, list[tuple[float, float, float]]]) -> None:
     label_axes(panel, STEPS, "TVConv's lead in points, 95 % interval", "steps and images")
     logarithmic(panel)
-    every = []
-    for i, (style, (group, lines)) in enumerate(zip(cycle(STYLES), found.items(), strict=False)):
-        if points := _leads_of(lines):
+    for i, (style, (group, points)) in enumerate(zip(cycle(STYLES), found.items(), strict=False)):
+        if points:
             xs, ys, errors = zip(*points, strict=True)
-            every += xs
             beside = [x * 1.06 ** (i - (len(found) - 1) / 2) for x in xs]  # bars at the same step stay apart
             draw_points(panel, beside, ys, errors, label=name_group(group), **style)
-    _finish(panel, every)
+    _finish(panel, [x for points in found.values() for x, _, _ in points])
 
 
-def _draw_width(panel: Any, found: Curves) -> None:
-    label_axes(panel, *WIDTH.values(), "", "width")
+def _draw_width(panel: Any, points: list[tuple[float, float, float]]) -> None:
+    label_axes(panel, "width of the model", "", "width")
     logarithmic(panel)
-    points = _leads_of(found["width"])
     draw_points(panel, *zip(*points, strict=True), label="here", **STYLES[0])
-    draw_points(panel, list(PAPER), list(PAPER.values()), [0.0], label="paper, 24,000 steps", **STYLES[1])
-    _finish(panel, [*PAPER, *(x for x, _, _ in points)])
+    paper = {width: second - first for (model, width), (first, second) in ACCURACIES.items() if model == "mobilenetv2"}
+    draw_points(panel, list(paper), list(paper.values()), [0.0], label="paper, 24,000 steps", **STYLES[1])
+    _finish(panel, [*paper, *(x for x, _, _ in points)])
 
 
 def _finish(panel: Any, values: Sequence[float]) -> None:
@@ -147,7 +149,7 @@ def _finish(panel: Any, values: Sequence[float]) -> None:
     name_ticks(panel, values)
 
 
-def _draw_changed(panel: Any, leads: dict[str, list[float]]) -> None:
+def _draw_changes(panel: Any, leads: dict[str, list[float]]) -> None:
     label_axes(panel, "lead in points, 95 % interval", "", "one thing changed")
     panel.axvline(0, color="#777777", linewidth=0.8)
     means, rows = [np.mean(values) for values in leads.values()], range(len(leads), 0, -1)

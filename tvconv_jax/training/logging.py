@@ -116,7 +116,8 @@ def last_loss(workdir: Path) -> float | None:
     """Return the mean training loss of the logged steps among the last :data:`LAST_STEPS`; ``None`` if none has one."""
     lines = _lines(workdir / "metrics.jsonl")
     losses = {step: line["loss"] for step, line, _ in lines if isinstance(line.get("loss"), float)}
-    last = [loss for step, loss in losses.items() if step > max(losses) - LAST_STEPS]
+    end = max(losses, default=0)
+    last = [loss for step, loss in losses.items() if step > end - LAST_STEPS]
     return round(sum(last) / len(last), 4) if last else None
 
 

@@ -21,6 +21,7 @@ GRID = {"tvconv": (3.2e-4, 1e-3, 3.2e-3, 1e-2), "depthwise": (3.2e-3, 1e-2, 3.2e
 RATES = {"tvconv": 3.2e-3, "depthwise": 1e-2}
 SIZE, EPOCHS, BATCH = 96, 38, 64
 SMALL, SHORT = 48, 12
+EVALUATIONS = {"rate": 2, "faces": 4}
 
 
 def setting(group: str, label: str, operator: str, size: int, epochs: int, learning_rate: float) -> Setting:
@@ -28,7 +29,7 @@ def setting(group: str, label: str, operator: str, size: int, epochs: int, learn
     changes = {
         "data.cache": "device",
         "optimizer.learning_rate": learning_rate,
-        "train.eval_every": epochs / 2,
+        "train.eval_every": epochs / EVALUATIONS[group],
         "train.checkpoint_every": 200,
     }
     return Setting(label, CONFIG, argument, changes=changes, group=group)

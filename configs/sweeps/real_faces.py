@@ -19,7 +19,7 @@ from tvconv_jax.experiments.sweep import Setting, Sweep
 CONFIG = "configs/face_mb01.py"
 OPERATORS = ("tvconv", "depthwise")
 GRID = (1e-3, 3.2e-3, 1e-2)
-BY_SGD = {"tvconv": (1e-2,), "depthwise": (3.2e-2, 1e-1)}
+BY_SGD = (1e-2, 3.2e-2, 1e-1)
 RATES = {"tvconv": 3.2e-3, "depthwise": 3.2e-3}
 SIZE, EPOCHS, BATCH = 96, 38, 64
 SMALL, SHORT = 48, 12
@@ -51,7 +51,7 @@ def get_sweep() -> Sweep:
         title="Real faces: MobileNetV2 x0.1",
         settings=[
             *(setting("rate", f"{o} {rate:g}", o, rate) for o in OPERATORS for rate in GRID),
-            *(setting("sgd", f"{o} {rate:g}", o, rate) for o in OPERATORS for rate in BY_SGD[o]),
+            *(setting("sgd", f"{o} {rate:g}", o, rate) for o in OPERATORS for rate in BY_SGD),
             *(setting("faces", o, o, RATES[o]) for o in OPERATORS),
         ],
     )
